@@ -1,0 +1,1 @@
+"""What train_rm.py, score.py and audit.py share."""

@@ -1,0 +1,482 @@
+"""Any preference source -> disjoint splits of canonical pairs, and a ledger of what was dropped and why.
+
+`python train_rm.py --recipe R --check-data` prints the ledger and stops. Every pair that is read, also one that is
+dropped, is a row of an Arrow table on disk (larger than memory is fine) with the reason in its `drop` column; the ledger
+counts that column. Splits are disjoint by first user turn and decided by a hash of it, so that they do not depend on
+the order of rows, the seed, the number of processes, or rows added later.
+"""
+
+import csv
+import glob
+import gzip
+import hashlib
+import inspect
+import itertools
+import json
+import os
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from rm import encoding, formats
+from rm.encoding import encode_within, encoder_facts
+from rm.formats import RowError, first_user_turn, is_rating, rating_pairs, text_of, to_pairs
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
+# Part of every cache key: datasets does not see a change in a function that its generator merely calls.
+CODE = hashlib.sha256(b"".join(inspect.getsource(m).encode() for m in (encoding, formats))).hexdigest()
+STREAM_HELD_OUT = 10_000  # streaming: validation pairs come from this many first rows
+FEATURES = Features(
+    {
+        **{name: Value("string") for name in ("prompt", "chosen", "rejected", "tools", "subset", "where", "drop")},
+        **{name: Value("int64") for name in ("turn_key", "pair_key", "swap_key")},
+        **{name: Value("float64") for name in ("target_margin", "chosen_probability", "bayes_accuracy")},
+        "votes": List(Value("int64")),
+    }
+)
+
+
+class DataError(ValueError):
+    """A source that cannot be read or trained on; the message names file and line, and the mend."""
+
+
+# --------------------------------------------------------------------------------------------------------- the ledger
+
+
+@dataclass
+class Ledger:
+    """Counts of pairs by split: `read`, `kept`, `dropped` and `truncated` by reason and side, `noted` (kept, but you
+    should know)."""
+
+    splits: dict = field(default_factory=lambda: defaultdict(lambda: defaultdict(Counter)))
+
+    def add(self, split: str, kind: str, reason: str, count: int = 1) -> None:
+        if count:
+            self.splits[split][kind][reason] += int(count)
+
+    def read(self, split: str) -> int:
+        return self.splits[split]["pairs"]["read"]
+
+    def dropped(self, split: str) -> int:
+        return sum(self.splits[split]["dropped"].values())
+
+    def as_dict(self) -> dict:
+        return {
+            split: {
+                "read": counts["pairs"]["read"],
+                "kept": counts["pairs"]["read"] - sum(counts["dropped"].values()),
+                "by_subset": dict(sorted(counts["subset"].items())),
+                **{kind: dict(sorted(counts[kind].items())) for kind in ("dropped", "truncated", "noted")},
+            }
+            for split, counts in self.splits.items()
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{'':12}{'read':>9}{'kept':>9}{'dropped':>9}"]
+        for split, counts in self.as_dict().items():
+            lines.append(f"{split:12}{counts['read']:>9,}{counts['kept']:>9,}{self.dropped(split):>9,}")
+            for kind in ("dropped", "truncated", "noted"):
+                lines += [f"{'':12}  {kind:9} {n:>7,}  {reason}" for reason, n in counts[kind].items()]
+            if len(counts["by_subset"]) > 1:
+                lines.append(f"{'':14}" + ", ".join(f"{name} {n:,}" for name, n in counts["by_subset"].items()))
+        return "\n".join(lines)
+
+    def check(self, max_dropped: float) -> None:
+        """Raise DataError where a split is empty, or lost more than the share `max_dropped` of its pairs."""
+        for split, counts in self.as_dict().items():
+            if not counts["kept"]:
+                raise DataError(f"no pair of the {split} split is left.\n{self}")
+            share = self.dropped(split) / counts["read"]
+            if share > max_dropped:
+                raise DataError(
+                    f"{share:.1%} of the {split} pairs were dropped; max_dropped allows {max_dropped:.1%}.\n{self}\n"
+                    f"If that is what you want, set max_dropped: {min(1.0, np.ceil(share * 100) / 100):.2f}."
+                )
+
+
+# ------------------------------------------------------------------------------------------------------- reading rows
+
+
+def read_rows(path: str):
+    """(physical line, row) of a local JSONL, JSON, CSV or Parquet file, plain or .gz. Raises DataError naming file and
+    line, never content."""
+    plain = path.removesuffix(".gz")
+    opener = gzip.open if path.endswith(".gz") else open
+    try:
+        if plain.endswith(".parquet"):
+            yield from enumerate(Dataset.from_parquet(path), start=1)
+        elif plain.endswith(".csv"):
+            with opener(path, "rt", encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file, strict=True)
+                for row in reader:
+                    if None in row or None in row.values():
+                        raise DataError(f"{path}:{reader.line_num}: {len(reader.fieldnames)} columns are needed")
+                    yield reader.line_num, {key: value for key, value in row.items() if value != ""}
+        elif plain.endswith(".json"):
+            with opener(path, "rt", encoding="utf-8") as file:
+                rows = json.load(file)
+            if not isinstance(rows, list):
+                raise DataError(f"{path}: a JSON list of rows is needed; one row a line is a .jsonl file")
+            yield from enumerate(rows, start=1)
+        else:
+            with opener(path, "rt", encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        try:
+                            yield number, json.loads(line)
+                        except json.JSONDecodeError as error:
+                            raise DataError(f"{path}:{number}: no valid JSON at column {error.colno}") from None
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise DataError(f"{path}: cannot be read as {plain.rsplit('.', 1)[-1]}{where} ({type(error).__name__})") from None
+
+
+def local_files(source: dict, split: str | None) -> list[str] | None:
+    """The local files of one split of a source; None for a Hub dataset, [] where the source has no such split."""
+    path, data_files = source["path"], source.get("data_files")
+    if data_files and path in ("json", "csv", "parquet"):
+        files = data_files.get(split, []) if isinstance(data_files, dict) else data_files if split == source["split"] else []
+        files = [files] if isinstance(files, str) else files
+        return [name for pattern in files for name in sorted(glob.glob(os.path.expanduser(pattern))) or [pattern]]
+    path = os.path.expanduser(path)
+    if path.endswith(SUFFIXES):
+        if split == source["split"]:
+            return [path]
+        return [split] if split and split.endswith(SUFFIXES) else []
+    if not os.path.isdir(path):
+        return None
+    folder = os.path.join(path, source.get("data_dir") or "")
+    patterns = [f"{split}{suffix}" for suffix in SUFFIXES] + [f"{split}-*.parquet", f"{split}/*"]
+    return [name for pattern in patterns for name in sorted(glob.glob(os.path.join(folder, pattern)))]
+
+
+def _hub_split(source: dict, split: str):
+    """A split of a Hub dataset; None where the dataset has no such split. Raises DataError where it is not found."""
+    options = {key: source[key] for key in ("name", "data_dir", "data_files") if source.get(key)}
+    try:
+        return load_dataset(source["path"], split=split, streaming=bool(source.get("streaming")), **options)
+    except ValueError as error:
+        if "Unknown split" in str(error) or "Bad split" in str(error):
+            return None
+        raise DataError(f"{source['path']}: {error}") from error
+    except (OSError, DatasetGenerationError) as error:
+        raise DataError(
+            f"{source['path']}: cannot be loaded ({type(error).__name__}: {error}). A Hub id needs network and, where "
+            "gated, `hf auth login`; a local path starts with ./ or ends in .jsonl, .json, .csv or .parquet."
+        ) from error
+
+
+def canonical_rows(rows, transcript: str, subset: str | None, columns: tuple | None):
+    """`(where, row)` pairs -> rows of the table (FEATURES). Raises DataError for a malformed row."""
+    rows = ((where, row) for where, row in rows)
+    for where, group in _grouped(rows):
+        try:
+            if columns:
+                group = [{name: row[name] for name in columns if name in row} for row in group]
+            pairs = rating_pairs(group) if len(group) > 1 or is_rating(group[0]) else to_pairs(group[0], transcript)
+        except RowError as error:
+            raise DataError(f"{where}: {error}") from None
+        for pair in pairs:
+            prompt, chosen, rejected, tools = (pair.get(key) for key in ("prompt", "chosen", "rejected", "tools"))
+            yield {
+                **{key: pair.get(key) for key in ("target_margin", "chosen_probability", "votes", "bayes_accuracy")},
+                **{side: json.dumps(pair[side], ensure_ascii=False) for side in ("prompt", "chosen", "rejected")},
+                "tools": tools if isinstance(tools, (str, type(None))) else json.dumps(tools),
+                "subset": subset or pair.get("subset") or "all",
+                "where": where,
+                "drop": pair["drop"],
+                "turn_key": _key(first_user_turn(prompt)),
+                "pair_key": _key(text_of(prompt), text_of(chosen), text_of(rejected)),
+                "swap_key": _key(text_of(prompt), text_of(rejected), text_of(chosen)),
+            }
+
+
+def _grouped(rows):
+    """One group a row; rated completions of one prompt that follow each other form one group."""
+    held, where_held = [], None
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: a row is a JSON object with named columns; found {type(row).__name__}")
+        if held and not (is_rating(row) and row["prompt"] == held[0]["prompt"]):
+            yield where_held, held
+            held = []
+        if is_rating(row):
+            held, where_held = [*held, row], where_held if held else where
+        else:
+            yield where, [row]
+    if held:
+        yield where_held, held
+
+
+def _file_rows(files):
+    return ((f"{path}:{number}", row) for path in files for number, row in read_rows(path))
+
+
+def _hub_rows(dataset, label: str):
+    return ((f"{label} row {number}", row) for number, row in enumerate(dataset))
+
+
+def _generate(files, stamps, dataset, label, transcript, subset, columns):
+    """The generator behind a table; `stamps` only makes datasets' cache notice a changed file or changed code."""
+    rows = _hub_rows(dataset, label) if files is None else _file_rows(files)
+    yield from canonical_rows(rows, transcript, subset, columns)
+
+
+def _generator_of(source: dict, split: str, transcript: str) -> dict | None:
+    """The arguments of `_generate` for one split of a source; None where the source has no such split."""
+    files = local_files(source, split)
+    if files == []:
+        return None
+    dataset = _hub_split(source, split) if files is None else None
+    if files is None and dataset is None:
+        return None
+    try:
+        stamps = (CODE, *((os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files or ()))
+    except OSError as error:
+        raise DataError(f"{error.filename}: no such data file") from None
+    return {
+        "files": None if files is None else tuple(files),
+        "stamps": stamps,
+        "dataset": dataset,
+        "label": f"{source['path']}{'/' + source['data_dir'] if source.get('data_dir') else ''} [{split}]",
+        "transcript": transcript,
+        "subset": source.get("subset"),
+        "columns": tuple(source["columns"]) if source.get("columns") else None,
+    }
+
+
+def _table(source: dict, split: str, transcript: str) -> Dataset | None:
+    arguments = _generator_of(source, split, transcript)
+    if arguments is None:
+        return None
+    try:
+        return Dataset.from_generator(_generate, features=FEATURES, gen_kwargs=arguments)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        raise
+    except ValueError as error:  # datasets' word for a generator that yields nothing
+        if "corresponds to no data" in str(error) or "Instruction" in str(error):
+            raise DataError(f"{arguments['label']}: the {split} split has no rows") from None
+        raise
+
+
+def _key(*texts: str) -> int:
+    digest = hashlib.blake2b("\x1e".join(texts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _share(keys: np.ndarray, salt: int) -> np.ndarray:
+    """A number in [0, 1) for each key, the same on every machine (splitmix64)."""
+    with np.errstate(over="ignore"):
+        z = keys.astype(np.uint64) + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (z ^ (z >> np.uint64(31))).astype(np.float64) / 2.0**64
+
+
+# --------------------------------------------------------------------------------------------------------- the splits
+
+
+def load_preferences(sources, transcript="messages", validation_fraction=0.1, test_fraction=None):
+    """Read every source and split it: `(splits, ledger)`, splits = {"train", "validation", "test"} -> table of text.
+
+    A source's own test split is the test split; where it has none, `test_fraction` of its first user turns is. Train
+    rows whose first user turn is in the test split are dropped and counted. With a streaming source, "train" is an
+    IterableDataset and its part of the ledger is counted as it streams. Raises DataError.
+    """
+    ledger = Ledger()
+    with PartialState().main_process_first():  # the others read the first one's cache
+        test = []
+        for source in sources:
+            table = _table({**source, "streaming": False}, source.get("test_split"), transcript)
+            if table is None and not test_fraction:
+                raise DataError(
+                    f"{source['path']}: no {source.get('test_split')!r} split, so there would be nothing to audit on. "
+                    "Name it (test_split in a datasets: entry, dataset_test_split otherwise), or set test_fraction: 0.1."
+                )
+            test.append(table)
+        if any(source.get("streaming") for source in sources):
+            if None in test:
+                raise DataError("a streaming source needs a test split of its own (test_split); test_fraction reads all rows")
+            return _streamed(sources, transcript, validation_fraction, concatenate_datasets(test), ledger)
+        train = []
+        for source in sources:
+            table = _table(source, source["split"], transcript)
+            if table is None:
+                raise DataError(f"{source['path']}: no {source['split']!r} split to train on. Name it (split).")
+            train.append(table)
+
+    origin = np.repeat(np.arange(len(train)), [len(table) for table in train])
+    keep = _mixture([len(table) for table in train], [source.get("fraction") for source in sources])
+    rows = concatenate_datasets(train)
+    keys = {name: rows.with_format("numpy")[name][:] for name in ("turn_key", "pair_key", "swap_key")}
+    drop = np.array(rows["drop"][:], dtype=object)
+    without_test = np.array([table is None for table in test])[origin]
+    to_test = without_test & (_share(keys["turn_key"], 1) < (test_fraction or 0)) & keep
+    own = [table for table in test if table is not None]
+    splits = {"test": concatenate_datasets([*own, rows.select(np.flatnonzero(to_test))])}
+    keep &= ~to_test
+
+    test_turns = splits["test"].with_format("numpy")["turn_key"][:]
+    _mark(drop, np.isin(keys["turn_key"], test_turns) & keep, "first user turn shared with test")
+    usable = np.flatnonzero(keep & (drop == ""))
+    _, first = np.unique(keys["pair_key"][usable], return_index=True)
+    repeated = np.ones(len(usable), dtype=bool)
+    repeated[first] = False
+    _mark(drop, np.isin(np.arange(len(drop)), usable[repeated]), "exact duplicate")
+    contradictory = np.isin(keys["swap_key"], keys["pair_key"][usable]) & keep & (drop == "")
+    validation = (_share(keys["turn_key"], 2) < validation_fraction) & keep
+
+    for name, mask in (("train", keep & ~validation), ("validation", validation)):
+        if name == "validation" and not validation_fraction:
+            continue
+        chosen = np.flatnonzero(mask)
+        _count(ledger, name, drop[chosen])
+        ledger.add(name, "noted", "contradictory labels (the same pair the other way round)", contradictory[chosen].sum())
+        splits[name] = rows.select(np.flatnonzero(mask & (drop == "")))
+    test_drop = np.array(splits["test"]["drop"][:], dtype=object)
+    _count(ledger, "test", test_drop)
+    test_pairs = splits["test"].with_format("numpy")["pair_key"][:][test_drop == ""]
+    ledger.add("test", "noted", "exact duplicate (kept)", len(test_pairs) - len(np.unique(test_pairs)))
+    splits["test"] = splits["test"].select(np.flatnonzero(test_drop == ""))
+    return splits, ledger
+
+
+def _mark(drop: np.ndarray, mask: np.ndarray, reason: str) -> None:
+    drop[mask & (drop == "")] = reason
+
+
+def _count(ledger: Ledger, split: str, drop) -> None:
+    ledger.add(split, "pairs", "read", len(drop))
+    for reason, n in Counter(drop).items():
+        if reason:
+            ledger.add(split, "dropped", reason, n)
+
+
+def _mixture(sizes: list[int], fractions: list) -> np.ndarray:
+    """TRL's mixture rule: the first round(fraction * N) rows of each source, N the largest without oversampling."""
+    if not any(fractions):
+        return np.ones(sum(sizes), dtype=bool)
+    if not all(fractions):
+        raise DataError("`fraction` is set for some entries of `datasets:` and not for others; set it for all or none")
+    shares = np.array(fractions) / sum(fractions)
+    total = min(size / share for size, share in zip(sizes, shares, strict=True))
+    return np.concatenate(
+        [np.arange(size) < round(share * total) for size, share in zip(sizes, shares, strict=True)]
+    )
+
+
+def _streamed(sources, transcript, validation_fraction, test, ledger):
+    """Streaming: validation from the first rows, train as an endless-memory-free generator that keeps the ledger."""
+    drop = np.array(test["drop"][:], dtype=object)
+    _count(ledger, "test", drop)
+    test_turns = set(test["turn_key"][:])
+    test = test.select(np.flatnonzero(drop == ""))
+    arguments = [_generator_of(source, source["split"], transcript) for source in sources]
+
+    def pairs(counting: bool):
+        seen = set()
+        for row in itertools.chain.from_iterable(_generate(**a) for a in arguments):
+            held_out = _share(np.array([row["turn_key"]], dtype=np.int64), 2)[0] < validation_fraction
+            reason = row["drop"] or ("first user turn shared with test" if row["turn_key"] in test_turns else "")
+            reason = reason or ("exact duplicate" if row["pair_key"] in seen else "")
+            seen.add(row["pair_key"])
+            if counting and not held_out:
+                _count(ledger, "train", [reason])
+            yield row, reason, held_out
+
+    first = list(itertools.islice(pairs(counting=False), STREAM_HELD_OUT))
+    held = [(row, reason) for row, reason, held_out in first if held_out]
+    splits = {"test": test, "train": lambda: (r for r, reason, out in pairs(counting=True) if not (reason or out))}
+    if validation_fraction:
+        _count(ledger, "validation", [reason for _, reason in held])
+        splits["validation"] = Dataset.from_list([r for r, reason in held if not reason], features=FEATURES)
+    return splits, ledger
+
+
+# ------------------------------------------------------------------------------------------------------- text -> ids
+
+
+def decode_sides(row: dict) -> tuple:
+    """(prompt, chosen, rejected, tools) of a table row, as messages or strings."""
+    tools = json.loads(row["tools"]) if row.get("tools") else None
+    return (*(json.loads(row[side]) for side in ("prompt", "chosen", "rejected")), tools)
+
+
+def encode_row(row: dict, tokenizer, max_length: int | None, overlong: str) -> dict:
+    """`chosen_ids`, `rejected_ids`, `length` of one pair, and in `drop` and `truncated` what the limit did to it."""
+    prompt, chosen, rejected, tools = decode_sides(row)
+    ids, over, truncated = encode_within(tokenizer, prompt, [chosen, rejected], max_length, overlong, tools)
+    drop = ""
+    if any(over):
+        drop = f"over-long ({'both sides' if all(over) else 'chosen' if over[0] else 'rejected'})"
+        if overlong == "error":
+            raise DataError(
+                f"{row['where']}: {max(map(len, ids))} tokens, max_length is {max_length}. Raise max_length, or set "
+                "overlong: drop (counted) or overlong: truncate_prompt."
+            )
+    elif ids[0] == ids[1]:
+        drop = "identical sides once encoded"
+    return {
+        "chosen_ids": ids[0],
+        "rejected_ids": ids[1],
+        "length": max(map(len, ids)),
+        "drop": drop,
+        "truncated": truncated,
+    }
+
+
+def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subsets: list[str], num_proc=None) -> dict:
+    """Tokenise every split, drop and count what the length limit excludes.
+
+    Adds columns `chosen_ids`, `rejected_ids`, `length`, `subset_id` (index into `subsets`, which is filled here) and
+    `margin` (the target margin, 0 where a row has none). Raises DataError under `overlong="error"`.
+    """
+    for table in splits.values():
+        subsets += sorted(set(table.unique("subset")) - set(subsets)) if isinstance(table, Dataset) else []
+
+    def columns(row):
+        encoded = encode_row(row, tokenizer, max_length, overlong)
+        if row["subset"] not in subsets:  # streaming meets subsets as they come
+            subsets.append(row["subset"])
+        return {**encoded, "subset_id": subsets.index(row["subset"]), "margin": row["target_margin"] or 0.0}
+
+    encoded = {}
+    for name, table in splits.items():
+        if not isinstance(table, Dataset):
+            encoded[name] = IterableDataset.from_generator(_encoded_stream, gen_kwargs={"rows": table, "columns": columns, "ledger": ledger})
+            continue
+        recipe = [table._fingerprint, CODE, encoder_facts(tokenizer), max_length, overlong, subsets]
+        with PartialState().main_process_first():
+            table = table.map(
+                columns,
+                num_proc=num_proc,
+                desc=f"Encoding {name}",
+                # A tokenizer's own hash changes with use, which would encode again on every process.
+                new_fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:32],
+            )
+        drop = np.array(table["drop"][:], dtype=object)
+        for reason, n in Counter(drop).items():
+            ledger.add(name, "dropped" if reason else "kept", reason, n)
+        kept = np.flatnonzero(drop == "")
+        ledger.add(name, "truncated", "prompt cut at the start", np.array(table["truncated"][:])[kept].sum())
+        encoded[name] = table.select(kept)
+        for subset, n in Counter(encoded[name]["subset"][:]).items():
+            ledger.add(name, "subset", subset, n)
+    return encoded
+
+
+def _encoded_stream(rows, columns, ledger):
+    for row in rows():
+        encoded = columns(row)
+        ledger.add("train", "truncated", "prompt cut at the start", encoded["truncated"])
+        if encoded["drop"]:
+            ledger.add("train", "dropped", encoded["drop"])
+        else:
+            ledger.add("train", "subset", row["subset"])
+            yield encoded

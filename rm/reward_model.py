@@ -1,0 +1,284 @@
+"""Build a reward model to train, load one to score: `model, tokenizer = load_reward_model("rm-out")`.
+
+A reward model is a stock sequence-classification model with one label: the head at the last token (causal models) or at
+[CLS] (encoders). Nothing is added to it, so stock transformers, TRL's RL trainers, `pipeline` and vLLM load what is saved.
+"""
+
+import json
+import logging
+import os
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from rm.encoding import encoder_facts, prepare_tokenizer
+
+KNOWN_FILES = ("config.json", "adapter_config.json")
+HEAD_NAMES = ("score", "classifier", "v_head", "value_head", "reward_head", "rm_head")
+
+
+class ModelError(ValueError):
+    """A checkpoint that is no reward model, or cannot become one; the message names the tensors and the mend."""
+
+
+# ------------------------------------------------------------------------------------------------------------ the head
+
+
+class Float32Head(torch.nn.Linear):
+    """A linear head computed in float32 with autocast off, whatever dtype it is stored in.
+
+    In bf16 a reward between 4 and 8 moves in steps of .031, so that pairs tie; under bf16 autocast even a float32 head
+    returns bf16. The weights keep the body's dtype, so that a stock reload has the same ones and FSDP2 sees one dtype.
+    """
+
+    def forward(self, hidden):
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(hidden.float(), self.weight.float(), bias)
+
+
+def head_of(model) -> tuple[str, torch.nn.Linear]:
+    """(name, module) of the linear layer that gives the reward. Raises ModelError where there is none."""
+    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n.split(".")[0] in HEAD_NAMES]
+    if not names:
+        raise ModelError(f"{type(model).__name__} has no linear head named {', '.join(HEAD_NAMES)}")
+    return names[-1], model.get_submodule(names[-1])
+
+
+# ------------------------------------------------------------------------------------------------------ to train
+
+
+def build_reward_model(name, *, revision="main", dtype=None, head_init=None, trust_remote_code=False, **options):
+    """A one-label sequence-classification model with a float32 head, from a language model, an encoder, or a reward model.
+
+    A trained one-label head is kept. Where the checkpoint holds a head of another shape or name, it would be lost
+    silently: that raises ModelError unless `head_init` (`zero` or `normal`) asks for a new one. `options` go to
+    `from_pretrained` (quantization_config, attn_implementation, device_map).
+    """
+    if not os.path.isdir(name):
+        _reachable(name, revision)
+    torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
+    model, info = _load(
+        name, revision=revision, num_labels=1, dtype=torch_dtype, trust_remote_code=trust_remote_code, **options
+    )
+    head, layer = head_of(model)
+    lost = [f"{key} {list(found)} (this model needs {list(made)})" for key, found, made in info["mismatched_keys"]]
+    lost += [key for key in info["unexpected_keys"] if key.split(".")[0] in HEAD_NAMES]
+    body_lost = [entry for entry in lost if entry.split(".")[0] not in HEAD_NAMES]
+    missing = [key for key in info["missing_keys"] if key.split(".")[0] not in (*HEAD_NAMES, "pooler") and "pooler" not in key]
+    if body_lost or missing:
+        raise ModelError(f"{name}: tensors of the body are missing or have another shape: {body_lost + missing}")
+    if lost and head_init is None:
+        raise ModelError(
+            f"{name} holds a trained head that does not fit a one-label reward model and would be replaced by a random "
+            f"one: {', '.join(sorted(lost))}. Set head_init: normal in the recipe if a new head is what you want."
+        )
+    if head_init is not None:
+        _init_head(layer, head_init)
+    layer.__class__ = Float32Head
+    model.config.problem_type = "regression"  # pipeline and vLLM then give the raw reward, not its sigmoid
+    return model
+
+
+def _load(name, **options):
+    """`(model, loading info)`. transformers' own report of missing and unexpected tensors is kept quiet: what matters in it
+    is an error here, and the rest (a new head over a language model) is meant."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    finally:
+        logger.setLevel(level)
+
+
+def _init_head(layer: torch.nn.Linear, head_init: str) -> None:
+    """zero: the first loss is exactly ln 2. normal: std 1/sqrt(hidden + 1), Stiennon et al. 2020, arXiv 2009.01325."""
+    gather = nullcontext()
+    if is_deepspeed_zero3_enabled():  # the weights are in pieces over the processes
+        import deepspeed
+
+        gather = deepspeed.zero.GatheredParameters(list(layer.parameters()), modifier_rank=0)
+    with torch.no_grad(), gather:
+        std = 0.0 if head_init == "zero" else (layer.in_features + 1) ** -0.5
+        layer.weight.normal_(std=std) if std else layer.weight.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+def build_tokenizer(name, config, *, revision="main", trust_remote_code=False, chat_template_path=None, eos_token=None):
+    """The tokenizer that the reward model is saved with (rm.encoding.prepare_tokenizer)."""
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    if eos_token is not None:
+        tokenizer.eos_token = eos_token
+    if chat_template_path is not None:
+        if os.path.isfile(chat_template_path):
+            with open(chat_template_path, encoding="utf-8") as file:
+                tokenizer.chat_template = file.read()
+        else:
+            tokenizer.chat_template = AutoTokenizer.from_pretrained(chat_template_path).chat_template
+    prepare_tokenizer(tokenizer, is_encoder(config))
+    return tokenizer
+
+
+def is_encoder(config) -> bool:
+    """Whether the head reads [CLS] (BERT-like) and not the last token."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return False
+    return config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not getattr(config, "is_decoder", True)
+
+
+def position_limit(config, tokenizer) -> int | None:
+    """The longest input in tokens that the model can read; None where nothing bounds it."""
+    text = config.get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None), tokenizer.model_max_length]
+    limits = [int(limit) for limit in limits if limit and limit < 1e9]
+    # RoBERTa-like models start counting positions after the pad id.
+    offset = text.pad_token_id + 1 if text.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return min(limits) - offset if limits else None
+
+
+# ------------------------------------------------------------------------------------------------------------ to score
+
+
+def load_reward_model(name: str, *, device=None, quantized=True, revision="main", trust_remote_code=False):
+    """`(model, tokenizer)` of a saved reward model, local or on the Hub, ready to score: full, merged, a PEFT adapter, a
+    two-logit head (HALOs: the reward is logit 1), or LLaMA-Factory's value head.
+
+    `quantized=False` loads the base of a QLoRA adapter unquantised, in the dtype that it computed in.
+    Raises ModelError for a checkpoint without a head (its rewards would be those of random weights) or with more than
+    two labels. The tokenizer is used as it was saved; one without a chat template gets ours.
+    """
+    common = {"revision": revision, "trust_remote_code": trust_remote_code}
+    adapter = _read_json(name, "adapter_config.json", revision)
+    base = name if adapter is None else adapter["base_model_name_or_path"]
+    base_common = common if adapter is None else {**common, "revision": adapter.get("revision") or "main"}
+    value_head = _value_head(name, revision)
+    manifest = _read_json(name, "manifest.json", revision) or {}
+    config = AutoConfig.from_pretrained(base, **base_common)
+    if adapter is not None or value_head is not None:
+        config.num_labels = 1
+    elif config.num_labels not in (1, 2):
+        raise ModelError(f"{name}: {config.num_labels} labels; a reward model has one (or two, reward = logit 1)")
+    # A full model is loaded as saved; a base as it was under this adapter, whatever dtype the Hub has it in.
+    options = {"dtype": "auto" if adapter is None else getattr(torch, manifest.get("dtype", ""), "auto")}
+    if adapter is not None and quantized and manifest.get("quantization"):
+        options["quantization_config"] = BitsAndBytesConfig(**manifest["quantization"])
+    model, info = _load(base, config=config, **options, **base_common)
+    head, layer = head_of(model)
+    missing = sorted(info["missing_keys"] | {key for key, *_ in info["mismatched_keys"]})
+    if adapter is not None:
+        model = _load_adapter(model, name, adapter, revision)
+    elif value_head is not None:
+        _set_value_head(model, head, value_head)
+        missing = [key for key in missing if not key.startswith(head)]
+    if missing and adapter is None:
+        raise ModelError(
+            f"{name} is no reward model: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in the "
+            "checkpoint and would be random. Train one with train_rm.py, or name the folder that holds the head."
+        )
+    tokenizer = AutoTokenizer.from_pretrained(name, **common)
+    if tokenizer.chat_template is None:
+        prepare_tokenizer(tokenizer, is_encoder(config))
+    if tokenizer.pad_token is None:
+        raise ModelError(f"{name}: the tokenizer has no pad token; set one that never comes last and save it")
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    for path, module in model.named_modules():
+        if type(module) is torch.nn.Linear and not {*path.split(".")}.isdisjoint(HEAD_NAMES):
+            module.__class__ = Float32Head
+    if "quantization_config" not in options:
+        model.to(device or default_device())
+    return model.eval(), tokenizer
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def rewards_from_logits(logits: torch.Tensor) -> torch.Tensor:
+    """(batch,) rewards of (batch, labels) logits: the one label, or logit 1 of two (ContextualAI/HALOs)."""
+    return logits[..., -1].float()
+
+
+def _load_adapter(model, name, adapter, revision):
+    from peft import PeftModel
+
+    saved = _file(name, "adapter_model.safetensors", revision)
+    keys = load_file(saved).keys() if saved else []
+    if not any(part in HEAD_NAMES for key in keys for part in key.split(".")):
+        raise ModelError(
+            f"{name} is an adapter without a head: adapter_model.safetensors holds no {' or '.join(HEAD_NAMES[:2])} "
+            "weight, so its rewards would be random. It was trained with a task type other than SEQ_CLS; train again."
+        )
+    return PeftModel.from_pretrained(model, name, revision=revision)
+
+
+def _value_head(name, revision) -> dict | None:
+    """LLaMA-Factory's `v_head.summary` weight and bias, where the checkpoint has them."""
+    path = _file(name, "value_head.safetensors", revision)
+    if path is not None:
+        return load_file(path)
+    path = _file(name, "value_head.bin", revision)
+    return None if path is None else torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _set_value_head(model, head: str, tensors: dict) -> None:
+    weight, bias = tensors.get("v_head.summary.weight"), tensors.get("v_head.summary.bias")
+    layer = model.get_submodule(head)
+    if weight is None or weight.shape != layer.weight.shape:
+        found = {key: list(value.shape) for key, value in tensors.items()}
+        raise ModelError(f"value head: v_head.summary.weight {list(layer.weight.shape)} is needed, found {found}")
+    new = torch.nn.Linear(layer.in_features, 1, bias=bias is not None, dtype=layer.weight.dtype)
+    new.load_state_dict({"weight": weight.to(layer.weight.dtype)} | ({} if bias is None else {"bias": bias}))
+    model.set_submodule(head, new)
+
+
+def _read_json(name, file, revision) -> dict | None:
+    path = _file(name, file, revision)
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as handle:
+        return json.load(handle)
+
+
+def _file(name, file, revision) -> str | None:
+    """A file of a local folder or a Hub repository; None where it has no such file."""
+    if os.path.isdir(name):
+        path = os.path.join(name, file)
+        return path if os.path.isfile(path) else None
+    try:
+        return hf_hub_download(name, file, revision=revision)
+    except LocalEntryNotFoundError as error:  # offline: fine where the model itself is in the cache
+        if any(isinstance(try_to_load_from_cache(name, known, revision=revision), str) for known in KNOWN_FILES):
+            return None
+        raise ModelError(f"{name}: no such folder here, and the Hub cannot be reached") from error
+    except EntryNotFoundError:
+        return None
+    except (HFValidationError, HfHubHTTPError) as error:
+        raise ModelError(f"{name}: no such folder here, and not to be had from the Hub ({type(error).__name__})") from error
+
+
+def _reachable(name, revision) -> None:
+    if _file(name, "config.json", revision) is None:
+        raise ModelError(f"{name}: neither a local folder nor a Hub model with a config.json that can be reached")
+
+
+def resolved_revision(name: str, config) -> str | None:
+    """The commit that a Hub id was loaded at; None for a local folder. The KL anchor of a later policy is this one."""
+    return None if os.path.isdir(name) else getattr(config, "_commit_hash", None)
+
+
+def facts_differ(tokenizer, base_tokenizer) -> list[str]:
+    """Which of template, end token and pad token an RL trainer that takes the base's tokenizer would get wrong."""
+    ours, theirs = encoder_facts(tokenizer), encoder_facts(base_tokenizer)
+    return [key for key in ("chat_template_sha256", "end_token_id", "pad_token_id") if ours[key] != theirs[key]]

@@ -1,0 +1,223 @@
+"""One training run, from a sound recipe to a verified checkpoint; train_rm.py's body.
+
+Steps: machine, data, model, training, checkpoint. Exit statuses: rm.runtime.
+"""
+
+import gc
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from accelerate import PartialState
+from transformers import AutoConfig, AutoTokenizer, EarlyStoppingCallback, set_seed
+from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_config
+
+from rm import checkpoint
+from rm.card import model_card
+from rm.checkpoint import CheckpointError
+from rm.encoding import EncodingError, encoder_facts
+from rm.preferences import DataError, encode_splits, load_preferences
+from rm.reward_model import (
+    ModelError,
+    build_reward_model,
+    build_tokenizer,
+    facts_differ,
+    position_limit,
+    resolved_revision,
+)
+from rm.runtime import BAD_INPUT, INTERRUPTED, NON_FINITE, StopOnSignal, choose_precision, die_with_launcher
+from rm.trainer import NonFiniteError, PairTrainer
+
+
+def run(recipe) -> int:
+    """Train what `recipe` (rm.recipe.Recipe) says; returns the exit status."""
+    die_with_launcher()
+    try:
+        return _run(recipe)
+    except (DataError, ModelError, EncodingError) as error:
+        return _say_and_return(error, BAD_INPUT)
+    except NonFiniteError as error:
+        return _say_and_return(f"{error}\nNothing was saved for this step; earlier checkpoints are as they were.", NON_FINITE)
+    except CheckpointError as error:
+        return _say_and_return(error, 1)
+
+
+def _say_and_return(message, status: int) -> int:
+    print(f"\ntrain_rm.py: {message}", file=sys.stderr)
+    return status
+
+
+def _run(recipe) -> int:
+    # ----------------------------------------------------------------------------------------------------- the machine
+    settings = recipe.section("RewardConfig")
+    model_config = ModelConfig(**recipe.section("ModelConfig"))
+    quantized = model_config.load_in_4bit or model_config.load_in_8bit
+    precision = choose_precision(settings, quantized)
+    # Ours: the ledger applies max_length, the tokenizer carries the template, the model is built here.
+    own = {key: settings.pop(key, None) for key in ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")}
+    max_length = recipe["max_length"]
+    try:
+        args = RewardConfig(**settings, max_length=None)
+    except ValueError as error:
+        return _say_and_return(f"{recipe.path}: {error}", BAD_INPUT)
+    state = PartialState()
+    say = state.print
+    say(f"machine: {precision}, {state.num_processes} process{'es' if state.num_processes > 1 else ''}")
+    output_dir = Path(args.output_dir)
+    set_seed(args.seed)
+
+    # -------------------------------------------------------------------------------------------------------- the data
+    name = recipe["model_name_or_path"]
+    load = {"revision": recipe["model_revision"], "trust_remote_code": args.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **load)
+        tokenizer = build_tokenizer(
+            name, config, **load, chat_template_path=own["chat_template_path"], eos_token=own["eos_token"]
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: {error}") from error
+    limit = position_limit(config, tokenizer)
+    if max_length and limit and max_length > limit:
+        raise ModelError(f"max_length is {max_length}, but {name} reads at most {limit} tokens; set max_length: {limit}")
+    sources = recipe.data_sources()
+    splits, ledger = load_preferences(
+        sources, recipe["transcript"], recipe["validation_fraction"], recipe["test_fraction"]
+    )
+    subsets: list[str] = []
+    encoded = encode_splits(
+        splits, ledger, tokenizer, max_length, recipe["overlong"], subsets, num_proc=args.dataset_num_proc
+    )
+    say(f"data:\n{ledger}")
+    ledger.check(recipe["max_dropped"])
+    if recipe.check_data:
+        return 0
+
+    # ------------------------------------------------------------------------------------------------------- the model
+    if recipe.overwrite and state.is_main_process:
+        for old in output_dir.glob("checkpoint-*"):  # of another run; --resume would pick them up
+            shutil.rmtree(old)
+    state.wait_for_everyone()
+    quantization = get_quantization_config(model_config)
+    options = {"attn_implementation": model_config.attn_implementation, "quantization_config": quantization}
+    model = build_reward_model(
+        name,
+        dtype=model_config.dtype,
+        head_init=recipe["head_init"],
+        **load,
+        **{key: value for key, value in options.items() if value is not None},
+        **(own["model_init_kwargs"] or {}),
+    )
+    facts = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "base_model": name,
+        "base_revision": resolved_revision(name, model.config),
+        "adapter": model_config.use_peft,
+        "quantization": quantization.to_dict() if quantization is not None else None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "max_length": max_length,
+        "overlong": recipe["overlong"],
+        "encoder": encoder_facts(tokenizer),
+        "subsets": subsets,
+        "data": [" ".join(str(v) for v in (s["path"], s["name"], s["data_dir"]) if v) for s in sources],
+        "fingerprints": {
+            split: checkpoint.fingerprint(table["pair_key"][:]) for split, table in encoded.items() if hasattr(table, "select")
+        },
+        "versions": checkpoint.versions(),
+        "device": precision.split(";")[0] + f", {state.num_processes} process(es)",
+        "precision": precision.split("; ")[1],
+    }
+
+    # ---------------------------------------------------------------------------------------------------- the training
+    stop = StopOnSignal()
+    callbacks = [stop]
+    if recipe["early_stopping_patience"]:
+        callbacks.append(EarlyStoppingCallback(recipe["early_stopping_patience"]))
+    trainer = PairTrainer(
+        model=model,
+        args=args,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded.get("validation"),
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_config),
+        callbacks=callbacks,
+        subsets=subsets,
+        loss_type=recipe["loss_type"],
+    )
+    stop.accelerator = trainer.accelerator
+    trainer.add_callback(checkpoint.SealCheckpoint(trainer, facts))
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in trainer.model.parameters())
+    if total:  # 0 under ZeRO-3, whose processes hold pieces
+        say(f"model: {name}, {total:,} parameters, {trained / total:.1%} trained")
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=_resume_from(recipe, output_dir, say))
+    if stop.stopped:
+        say(f"interrupted at step {trainer.state.global_step}; go on with the same command and --resume auto", file=sys.stderr)
+        return INTERRUPTED
+    facts |= {"train_seconds": round(time.monotonic() - start, 1), "steps": trainer.state.global_step}
+    facts["date"] = time.strftime("%Y-%m-%d")
+    facts["validation"] = {}
+    if "validation" in encoded:
+        metrics = trainer.evaluate()
+        facts["validation"] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
+    golden = checkpoint.golden_pairs(encoded["test"])
+    rewards = trainer.predict(golden).predictions.flatten().tolist()  # chosen, rejected, chosen, ...
+
+    # -------------------------------------------------------------------------------------------------- the checkpoint
+    staging = output_dir / "unverified"
+    if state.is_main_process:
+        shutil.rmtree(staging, ignore_errors=True)
+    state.wait_for_everyone()
+    trainer.save_model(str(staging))
+    main_process = state.is_main_process
+    ledger_saved = ledger.as_dict()
+    if main_process:
+        (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle, never loaded
+        recipe.save(staging / "recipe.yaml")
+        checkpoint.write_json(staging / "ledger.json", ledger_saved)
+        checkpoint.write_json(staging / "test_ids.json", [f"{key & (2**64 - 1):016x}" for key in encoded["test"]["pair_key"][:]])
+        checkpoint.write_golden(staging, checkpoint.golden_texts(golden))
+        checkpoint.seal(staging, facts)
+    trainer.end()  # trackers, and the process group: the child below must not meet it
+    del trainer, model, callbacks, stop
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not main_process:
+        return 0
+    exact = facts["dtype"] == "float32" and facts["precision"].startswith("float32")
+    verified = checkpoint.verify(staging, rewards, tolerance_of_std=0.0 if exact else 0.05)
+    checkpoint.write_golden(staging, checkpoint.golden_texts(golden), verified.pop("rewards"))
+    facts["verified"] = verified
+    (staging / "README.md").write_text(model_card(facts, ledger_saved, verified, str(output_dir)), encoding="utf-8")
+    checkpoint.seal(staging, facts)
+    checkpoint.put_in_place(staging, output_dir)
+    print(
+        f"saved {output_dir}: a fresh process gives the same rewards within {verified['max_difference']:.1e} "
+        f"(allowed {verified['tolerance']:.1e})"
+    )
+    if facts["adapter"]:
+        differs = facts_differ(tokenizer, AutoTokenizer.from_pretrained(name, **load))
+        if recipe.merge or differs:
+            because = f" (an RL trainer would take the base's tokenizer, whose {', '.join(differs)} differ)" if differs else ""
+            moved = checkpoint.merge(output_dir)["moved"]
+            print(f"saved {output_dir / 'merged'}{because}: merging moved rewards by at most {moved:.1e}")
+    print(f"next: python audit.py --ckpt {output_dir}")
+    return 0
+
+
+def _resume_from(recipe, output_dir, say) -> str | None:
+    if recipe.resume is None:
+        return None
+    if recipe.resume != "auto":
+        if fault := checkpoint.checkpoint_fault(recipe.resume):
+            raise CheckpointError(f"--resume {recipe.resume}: {fault}")
+        return recipe.resume
+    folder, passed_over = checkpoint.newest_valid_checkpoint(output_dir)
+    for line in passed_over:
+        say(f"resume: not from {line}")
+    say(f"resume: from {folder}" if folder else f"resume: no checkpoint in {output_dir} to go on from; starting anew")
+    return folder

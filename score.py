@@ -1,0 +1,142 @@
+"""Score completions with a reward model, ours or any stock one, local or on the Hub.
+
+    python score.py --ckpt rm-out --prompt "What is 2+2?" --completion "4." --completion "I'd rather not say."
+    python score.py --ckpt rm-out --input completions.jsonl --output scored.jsonl
+
+A row in is `prompt, completion`, or a preference row in any format that train_rm.py reads; strings or messages; JSONL, JSON,
+CSV or Parquet, plain or .gz. A row out is the row in + `reward`, or + `reward_chosen, reward_rejected, margin`, in the same
+order. A reward is null where a completion alone is longer than the model can read; how many is said at the end.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", required=True, help="folder or Hub id of a reward model")
+    parser.add_argument("--revision", default="main", help="of a Hub id")
+    parser.add_argument("--input", help="file of rows to score")
+    parser.add_argument("--output", help="JSONL file to write; standard output if not given")
+    parser.add_argument("--prompt", help="one prompt, with one or more --completion")
+    parser.add_argument("--completion", action="append", default=[], help="repeat to compare")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own Python code")
+    args = parser.parse_args()
+    if (args.prompt is None) == (args.input is None) or (args.prompt is not None and not args.completion):
+        parser.error("give either --input FILE, or --prompt TEXT with one or more --completion TEXT")
+    if args.input and not Path(args.input).is_file():
+        parser.error(f"--input {args.input}: no such file")
+    if args.batch_size < 1:
+        parser.error(f"--batch_size {args.batch_size}: at least 1 is needed")
+
+    from rm.encoding import EncodingError
+    from rm.preferences import DataError
+    from rm.reward_model import ModelError
+    from rm.scorer import Scorer
+
+    try:
+        scorer = Scorer(args.ckpt, args.batch_size, revision=args.revision, trust_remote_code=args.trust_remote_code)
+        if args.prompt is not None:
+            print_one_off(scorer, args.prompt, args.completion)
+        else:
+            score_file(scorer, args.input, args.output)
+    except (ModelError, DataError, EncodingError) as error:
+        print(f"score.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def print_one_off(scorer, prompt: str, completions: list[str]) -> None:
+    """Rewards, P(A beats B) = sigmoid(r_A - r_B) by the Bradley-Terry model, and the reward after each token."""
+    from rm.formats import assistant, user
+
+    turns = user(prompt)
+    ids, cut = scorer.encode(turns, [assistant(text) for text in completions])
+    rewards = scorer.rewards_of_ids(ids)
+    names = [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(completions))]
+    for name, text, reward in zip(names, completions, rewards, strict=True):
+        print(f"{name}  {'too long' if reward is None else f'{reward:+.4f}'}  {text}")
+    if cut:
+        print(f"(the start of the prompt was cut, to fit {scorer.limit} tokens)")
+    for i, j in [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]:
+        if None not in (rewards[i], rewards[j]):
+            print(f"P({names[i]} beats {names[j]}) = {1 / (1 + math.exp(rewards[j] - rewards[i])):.3f}")
+    for name, text, reward in zip(names, completions, rewards, strict=True):
+        steps = None if reward is None or cut else scorer.rewards_by_token(turns, assistant(text))
+        if steps:
+            print(f"\n{name}, reward after each token (only the last value was trained):")
+            print("  ".join(f"{token.strip() or repr(token)} {value:+.2f}" for token, value in steps))
+
+
+def score_file(scorer, source: str, output: str | None) -> None:
+    from rm.formats import RowError
+    from rm.preferences import DataError, read_rows
+
+    rows, encoded, cut = [], [], 0  # encoded: the ids of each row, one list of them a row
+    for line, row in read_rows(source):
+        try:
+            prompt, completions, tools, row = sides(row)
+        except RowError as error:
+            raise DataError(f"{source}:{line}: {error}") from None
+        ids, was_cut = scorer.encode(prompt, completions, tools)
+        rows.append(row)
+        encoded.append(ids)
+        cut += was_cut
+    rewards = iter(scorer.rewards_of_ids([ids for group in encoded for ids in group], progress="Scoring"))
+    too_long = 0
+    # Written beside its place and moved there, so that an interrupted run leaves no half file.
+    temporary = Path(f"{output}.tmp") if output else None
+    sink = open(temporary, "w", encoding="utf-8") if temporary else sys.stdout
+    try:
+        for row, group in zip(rows, encoded, strict=True):
+            found = [next(rewards) for _ in group]
+            too_long += None in found
+            if len(found) == 1:
+                row["reward"] = found[0]
+            else:
+                row["reward_chosen"], row["reward_rejected"] = found
+                row["margin"] = None if None in found else found[0] - found[1]
+            sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+    finally:
+        if temporary:
+            sink.close()
+    if temporary:
+        temporary.replace(output)
+    print(
+        f"scored {len(rows):,} rows"
+        + (f", {cut:,} with the start of the prompt cut to fit {scorer.limit} tokens" if cut else "")
+        + (f", {too_long:,} with no reward because a completion alone is longer than {scorer.limit} tokens" if too_long else ""),
+        file=sys.stderr,
+    )
+
+
+def sides(row: dict) -> tuple:
+    """(prompt, completions, tools, row) of a row: its one completion, or chosen and rejected as rm.formats reads them."""
+    from rm.formats import RowError, assistant, is_messages, to_pairs, user
+
+    if not isinstance(row, dict):
+        raise RowError("a row is a JSON object with named columns")
+    if "completion" in row:
+        prompt, completion = row.get("prompt"), row["completion"]
+        prompt = user(prompt) if isinstance(prompt, str) else prompt
+        completion = assistant(completion) if isinstance(completion, str) else completion
+        if not is_messages(prompt) or not is_messages(completion):
+            raise RowError("`prompt` and `completion` must each be a string or a list of messages (role, content)")
+        return prompt, [completion], row.get("tools"), dict(row)
+    pairs = to_pairs(row)
+    if len(pairs) != 1:
+        raise RowError(f"a ranking of {len(pairs)} pairs; give one row a completion (prompt, completion)")
+    pair = pairs[0]
+    if pair["drop"].startswith("prompts differ"):
+        raise RowError("the two sides have different prompts, so their rewards cannot be compared")
+    if "chosen" not in row:  # another format: say which side is which
+        row = {**row, **{side: pair[side] for side in ("prompt", "chosen", "rejected")}}
+    return pair["prompt"], [pair["chosen"], pair["rejected"]], pair.get("tools"), dict(row)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

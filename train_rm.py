@@ -1,0 +1,29 @@
+"""Train a reward model: recipe -> preferences -> token ids -> RewardTrainer -> verified checkpoint.
+
+    accelerate launch train_rm.py --recipe recipes/quickstart.yaml
+    accelerate launch train_rm.py --recipe recipes/qwen-0.5b.yaml --learning_rate 1e-5 --output_dir rm-lr1e-5
+    python train_rm.py --recipe recipes/qwen-0.5b.yaml --check-data      # the ledger of the data, no training
+
+Exit statuses of this process: 0, 2 bad input, 3 non-finite loss or gradient, 75 interrupted and resumable.
+"""
+
+import sys
+
+from rm.recipe import RecipeError, parse_command_line
+
+
+def main(argv: list[str]) -> int:
+    # ------------------------------------------------------------------------------------------------------ the recipe
+    try:
+        recipe = parse_command_line(argv)
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+    from rm.training import run  # torch and the rest, only now that the recipe is sound
+
+    return run(recipe)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
