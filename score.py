@@ -109,7 +109,11 @@ def score_file(scorer, source: str, output: str | None) -> None:
     print(
         f"scored {len(rows):,} rows"
         + (f", {cut:,} with the start of the prompt cut to fit {scorer.limit} tokens" if cut else "")
-        + (f", {too_long:,} with no reward because a completion alone is longer than {scorer.limit} tokens" if too_long else ""),
+        + (
+            f", {too_long:,} with no reward because a completion alone is longer than {scorer.limit} tokens"
+            if too_long
+            else ""
+        ),
         file=sys.stderr,
     )
 

@@ -50,9 +50,9 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
 
 
-def fingerprint(keys) -> str:
-    """Of a split: its pair keys, in order."""
-    return hashlib.sha256(json.dumps([int(key) for key in keys]).encode()).hexdigest()[:16]
+def fingerprint(row_ids: list[str]) -> str:
+    """Of a split: its pairs, in order."""
+    return hashlib.sha256("".join(row_ids).encode()).hexdigest()[:16]
 
 
 def write_json(path, value) -> None:
@@ -77,7 +77,8 @@ class SealCheckpoint(TrainerCallback):
         if state.is_world_process_zero and folder.is_dir():
             metrics = next((log for log in reversed(state.log_history) if "eval_accuracy" in log), {})
             write_json(
-                folder / MANIFEST, {**self.facts, "step": state.global_step, "metrics": metrics, "files": hash_files(folder)}
+                folder / MANIFEST,
+                {**self.facts, "step": state.global_step, "metrics": metrics, "files": hash_files(folder)},
             )
 
 
@@ -150,7 +151,9 @@ def verify(folder, trained_rewards: list[float], tolerance_of_std: float) -> dic
     that is not 0 (bf16, 4-bit). Returns {"rewards", "max_difference", "tolerance", "seconds"}; raises CheckpointError.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(SCRUBBED)}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
+    )
     start = time.monotonic()
     try:
         child = subprocess.run(
@@ -210,7 +213,7 @@ def merge(folder) -> dict:
     folder = Path(folder)
     facts = read_manifest(folder)
     golden = read_golden(folder)
-    # A quantised base is merged in the dtype that it computed in: 4-bit weights cannot hold the sum.
+    # Not into 4-bit layers: they cannot hold the sum.
     model, tokenizer = load_reward_model(str(folder), quantized=False)
     model = model.merge_and_unload()
     model.save_pretrained(folder / "merged")
@@ -224,5 +227,7 @@ def merge(folder) -> dict:
     write_golden(folder / "merged", golden, rewards)
     for name in ("recipe.yaml", "ledger.json", "test_ids.json"):
         shutil.copy(folder / name, folder / "merged" / name)
-    seal(folder / "merged", {**facts, "quantization": None, "merged_from_adapter": True, "merging_moved_rewards": moved})
+    seal(
+        folder / "merged", {**facts, "quantization": None, "merged_from_adapter": True, "merging_moved_rewards": moved}
+    )
     return {"moved": moved}

@@ -156,9 +156,7 @@ def _implicit(chosen: list[dict], rejected: list[dict]) -> dict:
 def parse_transcript(text: str) -> list[dict]:
     """`\\n\\nHuman: ... \\n\\nAssistant: ...` -> messages, turns stripped."""
     parts = TURN.split(text)[1:]
-    return [
-        {"role": ROLE[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    return [{"role": ROLE[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _ranking(row: dict, completions: list[tuple]) -> list[dict]:

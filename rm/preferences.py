@@ -29,6 +29,7 @@ from rm.formats import RowError, first_user_turn, is_rating, rating_pairs, text_
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
 # Part of every cache key: datasets does not see a change in a function that its generator merely calls.
 CODE = hashlib.sha256(b"".join(inspect.getsource(m).encode() for m in (encoding, formats))).hexdigest()
+TEST_SALT, VALIDATION_SALT = 1, 2  # a change would move rows between splits
 STREAM_HELD_OUT = 10_000  # streaming: validation pairs come from this many first rows
 FEATURES = Features(
     {
@@ -132,14 +133,22 @@ def read_rows(path: str):
                             raise DataError(f"{path}:{number}: no valid JSON at column {error.colno}") from None
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise DataError(f"{path}: cannot be read as {plain.rsplit('.', 1)[-1]}{where} ({type(error).__name__})") from None
+        raise DataError(
+            f"{path}: cannot be read as {plain.rsplit('.', 1)[-1]}{where} ({type(error).__name__})"
+        ) from None
 
 
 def local_files(source: dict, split: str | None) -> list[str] | None:
     """The local files of one split of a source; None for a Hub dataset, [] where the source has no such split."""
     path, data_files = source["path"], source.get("data_files")
     if data_files and path in ("json", "csv", "parquet"):
-        files = data_files.get(split, []) if isinstance(data_files, dict) else data_files if split == source["split"] else []
+        files = (
+            data_files.get(split, [])
+            if isinstance(data_files, dict)
+            else data_files
+            if split == source["split"]
+            else []
+        )
         files = [files] if isinstance(files, str) else files
         return [name for pattern in files for name in sorted(glob.glob(os.path.expanduser(pattern))) or [pattern]]
     path = os.path.expanduser(path)
@@ -289,62 +298,86 @@ def load_preferences(sources, transcript="messages", validation_fraction=0.1, te
     rows whose first user turn is in the test split are dropped and counted. With a streaming source, "train" is an
     IterableDataset and its part of the ledger is counted as it streams. Raises DataError.
     """
-    ledger = Ledger()
-    with PartialState().main_process_first():  # the others read the first one's cache
-        test = []
-        for source in sources:
-            table = _table({**source, "streaming": False}, source.get("test_split"), transcript)
-            if table is None and not test_fraction:
-                raise DataError(
-                    f"{source['path']}: no {source.get('test_split')!r} split, so there would be nothing to audit on. "
-                    "Name it (test_split in a datasets: entry, dataset_test_split otherwise), or set test_fraction: 0.1."
-                )
-            test.append(table)
-        if any(source.get("streaming") for source in sources):
-            if None in test:
-                raise DataError("a streaming source needs a test split of its own (test_split); test_fraction reads all rows")
-            return _streamed(sources, transcript, validation_fraction, concatenate_datasets(test), ledger)
-        train = []
-        for source in sources:
-            table = _table(source, source["split"], transcript)
-            if table is None:
-                raise DataError(f"{source['path']}: no {source['split']!r} split to train on. Name it (split).")
-            train.append(table)
-
-    origin = np.repeat(np.arange(len(train)), [len(table) for table in train])
-    keep = _mixture([len(table) for table in train], [source.get("fraction") for source in sources])
+    tests = _test_tables(sources, transcript, test_fraction)
+    test, ledger = _test_split(tests)
+    if any(source.get("streaming") for source in sources):
+        return _streamed(sources, transcript, validation_fraction, test, ledger)
+    with PartialState().main_process_first():
+        train = [_train_table(source, transcript) for source in sources]
     rows = concatenate_datasets(train)
+    origin = np.repeat(np.arange(len(train)), [len(table) for table in train])
     keys = {name: rows.with_format("numpy")[name][:] for name in ("turn_key", "pair_key", "swap_key")}
     drop = np.array(rows["drop"][:], dtype=object)
-    without_test = np.array([table is None for table in test])[origin]
-    to_test = without_test & (_share(keys["turn_key"], 1) < (test_fraction or 0)) & keep
-    own = [table for table in test if table is not None]
-    splits = {"test": concatenate_datasets([*own, rows.select(np.flatnonzero(to_test))])}
-    keep &= ~to_test
+    in_test = np.array([carved for _, carved in tests])[origin] & (
+        _share(keys["turn_key"], TEST_SALT) < (test_fraction or 0)
+    )
+    keep = _mixture([len(table) for table in train], [source.get("fraction") for source in sources]) & ~in_test
 
-    test_turns = splits["test"].with_format("numpy")["turn_key"][:]
+    test_turns = test.with_format("numpy")["turn_key"][:]
     _mark(drop, np.isin(keys["turn_key"], test_turns) & keep, "first user turn shared with test")
     usable = np.flatnonzero(keep & (drop == ""))
     _, first = np.unique(keys["pair_key"][usable], return_index=True)
     repeated = np.ones(len(usable), dtype=bool)
     repeated[first] = False
-    _mark(drop, np.isin(np.arange(len(drop)), usable[repeated]), "exact duplicate")
+    drop[usable[repeated]] = "exact duplicate"
     contradictory = np.isin(keys["swap_key"], keys["pair_key"][usable]) & keep & (drop == "")
-    validation = (_share(keys["turn_key"], 2) < validation_fraction) & keep
+    validation = (_share(keys["turn_key"], VALIDATION_SALT) < validation_fraction) & keep
 
+    splits = {"test": test}
     for name, mask in (("train", keep & ~validation), ("validation", validation)):
         if name == "validation" and not validation_fraction:
             continue
         chosen = np.flatnonzero(mask)
         _count(ledger, name, drop[chosen])
-        ledger.add(name, "noted", "contradictory labels (the same pair the other way round)", contradictory[chosen].sum())
+        ledger.add(
+            name, "noted", "contradictory labels (the same pair the other way round)", contradictory[chosen].sum()
+        )
         splits[name] = rows.select(np.flatnonzero(mask & (drop == "")))
-    test_drop = np.array(splits["test"]["drop"][:], dtype=object)
-    _count(ledger, "test", test_drop)
-    test_pairs = splits["test"].with_format("numpy")["pair_key"][:][test_drop == ""]
-    ledger.add("test", "noted", "exact duplicate (kept)", len(test_pairs) - len(np.unique(test_pairs)))
-    splits["test"] = splits["test"].select(np.flatnonzero(test_drop == ""))
     return splits, ledger
+
+
+def load_test_split(sources, transcript="messages", test_fraction=None):
+    """`(table, ledger)` of the test split alone: each source's own, or `test_fraction` of its first user turns."""
+    return _test_split(_test_tables(sources, transcript, test_fraction))
+
+
+def _test_tables(sources, transcript, test_fraction) -> list[tuple[Dataset, bool]]:
+    """(test rows of a source, whether they were carved from its train split)."""
+    tables = []
+    with PartialState().main_process_first():  # the others read the first one's cache
+        for source in sources:
+            table = _table({**source, "streaming": False}, source.get("test_split"), transcript)
+            carved = table is None
+            if carved and (not test_fraction or source.get("streaming")):
+                raise DataError(
+                    f"{source['path']}: no {source.get('test_split')!r} split, so there would be nothing to audit on. "
+                    "Name it (test_split in a datasets: entry, dataset_test_split otherwise), or set test_fraction: 0.1 "
+                    "(not for a stream, which cannot be read twice)."
+                )
+            if carved:
+                table = _train_table(source, transcript)
+                share = _share(table.with_format("numpy")["turn_key"][:], TEST_SALT)
+                table = table.select(np.flatnonzero(share < test_fraction))
+            tables.append((table, carved))
+    return tables
+
+
+def _test_split(tables) -> tuple[Dataset, Ledger]:
+    ledger = Ledger()
+    table = concatenate_datasets([table for table, _ in tables])
+    drop = np.array(table["drop"][:], dtype=object)
+    _count(ledger, "test", drop)
+    table = table.select(np.flatnonzero(drop == ""))
+    pairs = table.with_format("numpy")["pair_key"][:]
+    ledger.add("test", "noted", "exact duplicate (kept)", len(pairs) - len(np.unique(pairs)))
+    return table, ledger
+
+
+def _train_table(source: dict, transcript: str) -> Dataset:
+    table = _table(source, source["split"], transcript)
+    if table is None:
+        raise DataError(f"{source['path']}: no {source['split']!r} split to read. Name it (split).")
+    return table
 
 
 def _mark(drop: np.ndarray, mask: np.ndarray, reason: str) -> None:
@@ -366,23 +399,18 @@ def _mixture(sizes: list[int], fractions: list) -> np.ndarray:
         raise DataError("`fraction` is set for some entries of `datasets:` and not for others; set it for all or none")
     shares = np.array(fractions) / sum(fractions)
     total = min(size / share for size, share in zip(sizes, shares, strict=True))
-    return np.concatenate(
-        [np.arange(size) < round(share * total) for size, share in zip(sizes, shares, strict=True)]
-    )
+    return np.concatenate([np.arange(size) < round(share * total) for size, share in zip(sizes, shares, strict=True)])
 
 
 def _streamed(sources, transcript, validation_fraction, test, ledger):
     """Streaming: validation from the first rows, train as an endless-memory-free generator that keeps the ledger."""
-    drop = np.array(test["drop"][:], dtype=object)
-    _count(ledger, "test", drop)
     test_turns = set(test["turn_key"][:])
-    test = test.select(np.flatnonzero(drop == ""))
     arguments = [_generator_of(source, source["split"], transcript) for source in sources]
 
     def pairs(counting: bool):
         seen = set()
         for row in itertools.chain.from_iterable(_generate(**a) for a in arguments):
-            held_out = _share(np.array([row["turn_key"]], dtype=np.int64), 2)[0] < validation_fraction
+            held_out = _share(np.array([row["turn_key"]], dtype=np.int64), VALIDATION_SALT)[0] < validation_fraction
             reason = row["drop"] or ("first user turn shared with test" if row["turn_key"] in test_turns else "")
             reason = reason or ("exact duplicate" if row["pair_key"] in seen else "")
             seen.add(row["pair_key"])
@@ -406,6 +434,11 @@ def decode_sides(row: dict) -> tuple:
     """(prompt, chosen, rejected, tools) of a table row, as messages or strings."""
     tools = json.loads(row["tools"]) if row.get("tools") else None
     return (*(json.loads(row[side]) for side in ("prompt", "chosen", "rejected")), tools)
+
+
+def row_ids(table) -> list[str]:
+    """What identifies the pairs of a split, in order: 16 hexadecimal digits each, of prompt, chosen and rejected text."""
+    return [f"{key & (2**64 - 1):016x}" for key in table["pair_key"][:]]
 
 
 def encode_row(row: dict, tokenizer, max_length: int | None, overlong: str) -> dict:
@@ -449,7 +482,9 @@ def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subse
     encoded = {}
     for name, table in splits.items():
         if not isinstance(table, Dataset):
-            encoded[name] = IterableDataset.from_generator(_encoded_stream, gen_kwargs={"rows": table, "columns": columns, "ledger": ledger})
+            encoded[name] = IterableDataset.from_generator(
+                _encoded_stream, gen_kwargs={"rows": table, "columns": columns, "ledger": ledger}
+            )
             continue
         recipe = [table._fingerprint, CODE, encoder_facts(tokenizer), max_length, overlong, subsets]
         with PartialState().main_process_first():

@@ -362,7 +362,7 @@ def _source_faults(source: dict, test_fraction: float | None) -> Iterator[str]:
     if local and (files or not folder.exists()):
         return
     listed = files.values() if isinstance(files, dict) else [files or []]
-    listed = [file for item in listed for file in ([item] if isinstance(item, str) else item)]
+    listed = [file for item in listed for file in (item if isinstance(item, list) else [item])]
     for file in listed if path in ("json", "csv", "parquet") else ():
         if "://" not in str(file) and not glob.glob(os.path.expanduser(str(file))):
             yield f"found no data file {file}; give one that exists from here: `data_files: FILE`"
@@ -386,6 +386,10 @@ def _check_training(r: Recipe) -> Iterator[tuple[str, str]]:
     eval_steps = r["eval_steps"] or r["logging_steps"] or 1
     if r["bf16"] and r["fp16"]:
         yield "fp16 bf16", "found both bf16 and fp16; delete one of the two lines"
+    for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+        new = old.replace("gradient", "activation")
+        if {old, new} <= set(r.values):
+            yield f"{old} {new}", f"{old} is the old name of {new} and has no effect beside it; delete the line"
     if by != "no" and not r["validation_fraction"]:
         yield "eval_strategy validation_fraction", "there are no rows to evaluate; write `validation_fraction: 0.1`"
     if r["load_best_model_at_end"]:
@@ -459,7 +463,8 @@ def parse_command_line(argv: list[str]) -> Recipe:
     given = _read(recipe.path, lines, faults) if recipe.path else {} if overrides else None
 
     def place(label: str) -> str:
-        return f"{recipe.path}:{lines.get(label) or lines.get(label.split('[')[0])}"
+        line = lines.get(label) or lines.get(label.split("[")[0])
+        return f"{recipe.path}:{line}" if line else recipe.path
 
     recipe.values |= _take(recipe, given or {}, KEYS, place, faults, bad)
     recipe.values |= _take(recipe, overrides, KEYS, lambda label: CLI, faults, bad)
@@ -469,6 +474,16 @@ def parse_command_line(argv: list[str]) -> Recipe:
                 first = next((key for key in keys.split() if key in recipe.places), "")
                 where = recipe.places.get(first) or recipe.path or CLI
                 faults += [] if bad & set(keys.split()) else [f"{where}: {text}"]
+    if faults:
+        raise RecipeError(faults)
+    return recipe
+
+
+def load_saved(path: str | Path) -> Recipe:
+    """The resolved recipe of a checkpoint, as `Recipe.save` wrote it. What it names need not be there any more."""
+    recipe, faults = Recipe(path=str(path)), []
+    given = _read(recipe.path, {}, faults) or {}
+    recipe.values = _take(recipe, given, KEYS, lambda label: recipe.path, faults, set())
     if faults:
         raise RecipeError(faults)
     return recipe

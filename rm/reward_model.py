@@ -71,7 +71,9 @@ def build_reward_model(name, *, revision="main", dtype=None, head_init=None, tru
     lost = [f"{key} {list(found)} (this model needs {list(made)})" for key, found, made in info["mismatched_keys"]]
     lost += [key for key in info["unexpected_keys"] if key.split(".")[0] in HEAD_NAMES]
     body_lost = [entry for entry in lost if entry.split(".")[0] not in HEAD_NAMES]
-    missing = [key for key in info["missing_keys"] if key.split(".")[0] not in (*HEAD_NAMES, "pooler") and "pooler" not in key]
+    missing = [
+        key for key in info["missing_keys"] if key.split(".")[0] not in (*HEAD_NAMES, "pooler") and "pooler" not in key
+    ]
     if body_lost or missing:
         raise ModelError(f"{name}: tensors of the body are missing or have another shape: {body_lost + missing}")
     if lost and head_init is None:
@@ -131,7 +133,10 @@ def build_tokenizer(name, config, *, revision="main", trust_remote_code=False, c
 
 def is_encoder(config) -> bool:
     """Whether the head reads [CLS] (BERT-like) and not the last token."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return False
@@ -155,7 +160,8 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
     """`(model, tokenizer)` of a saved reward model, local or on the Hub, ready to score: full, merged, a PEFT adapter, a
     two-logit head (HALOs: the reward is logit 1), or LLaMA-Factory's value head.
 
-    `quantized=False` loads the base of a QLoRA adapter unquantised, in the dtype that it computed in.
+    `quantized=False` gives the base of a QLoRA adapter as ordinary layers that hold the values its 4-bit ones stood for:
+    those are what the adapter was trained on, not the original weights.
     Raises ModelError for a checkpoint without a head (its rewards would be those of random weights) or with more than
     two labels. The tokenizer is used as it was saved; one without a chat template gets ours.
     """
@@ -172,12 +178,14 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
         raise ModelError(f"{name}: {config.num_labels} labels; a reward model has one (or two, reward = logit 1)")
     # A full model is loaded as saved; a base as it was under this adapter, whatever dtype the Hub has it in.
     options = {"dtype": "auto" if adapter is None else getattr(torch, manifest.get("dtype", ""), "auto")}
-    if adapter is not None and quantized and manifest.get("quantization"):
+    if adapter is not None and manifest.get("quantization"):
         options["quantization_config"] = BitsAndBytesConfig(**manifest["quantization"])
     model, info = _load(base, config=config, **options, **base_common)
     head, layer = head_of(model)
     missing = sorted(info["missing_keys"] | {key for key, *_ in info["mismatched_keys"]})
     if adapter is not None:
+        if not quantized and "quantization_config" in options:
+            model = model.dequantize()
         model = _load_adapter(model, name, adapter, revision)
     elif value_head is not None:
         _set_value_head(model, head, value_head)
@@ -196,7 +204,7 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
     for path, module in model.named_modules():
         if type(module) is torch.nn.Linear and not {*path.split(".")}.isdisjoint(HEAD_NAMES):
             module.__class__ = Float32Head
-    if "quantization_config" not in options:
+    if not (quantized and "quantization_config" in options):
         model.to(device or default_device())
     return model.eval(), tokenizer
 
@@ -265,7 +273,9 @@ def _file(name, file, revision) -> str | None:
     except EntryNotFoundError:
         return None
     except (HFValidationError, HfHubHTTPError) as error:
-        raise ModelError(f"{name}: no such folder here, and not to be had from the Hub ({type(error).__name__})") from error
+        raise ModelError(
+            f"{name}: no such folder here, and not to be had from the Hub ({type(error).__name__})"
+        ) from error
 
 
 def _reachable(name, revision) -> None:

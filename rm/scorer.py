@@ -34,7 +34,9 @@ class Scorer:
         rewards: list[float | None] = [None] * len(ids)
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         for batch in tqdm(batches, desc=progress, disable=progress is None or len(batches) < 8, unit="batch"):
-            padded = self.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, padding_side="right", return_tensors="pt")
+            padded = self.tokenizer.pad(
+                {"input_ids": [ids[i] for i in batch]}, padding_side="right", return_tensors="pt"
+            )
             with torch.inference_mode():
                 logits = self.model(
                     input_ids=padded["input_ids"].to(self.model.device),
@@ -71,6 +73,8 @@ class Scorer:
 
     def _completion_start(self, prompt, completion, ids) -> int:
         """Index of the completion's first token: where the encoding first differs from one with another completion."""
-        other = completion + "?" if isinstance(completion, str) else [{**completion[0], "content": "\x00"}, *completion[1:]]
+        other = (
+            completion + "?" if isinstance(completion, str) else [{**completion[0], "content": "\x00"}, *completion[1:]]
+        )
         alternative = encode(self.tokenizer, prompt, other)
         return next((i for i, (a, b) in enumerate(zip(ids, alternative, strict=False)) if a != b), 0)

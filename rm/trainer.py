@@ -111,7 +111,9 @@ class PairTrainer(RewardTrainer):
         both = torch.cat([chosen, rejected])
         sums = [len(margin), ((margin > 0) + 0.5 * (margin == 0)).sum(), (margin == 0).sum(), margin.sum(), both.sum()]
         self._window = self._window.to(chosen.device)
-        self._window += torch.stack([torch.as_tensor(s, dtype=torch.float64, device=chosen.device) for s in (*sums, tokens)])
+        self._window += torch.stack(
+            [torch.as_tensor(s, dtype=torch.float64, device=chosen.device) for s in (*sums, tokens)]
+        )
 
     def log(self, logs, start_time=None):
         """Training metrics of the pairs since the last log, summed over processes: accuracy (ties one half), margin, ..."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, EarlyStoppingCallback, set_seed
 from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_config
 
@@ -19,7 +20,7 @@ from rm import checkpoint
 from rm.card import model_card
 from rm.checkpoint import CheckpointError
 from rm.encoding import EncodingError, encoder_facts
-from rm.preferences import DataError, encode_splits, load_preferences
+from rm.preferences import DataError, encode_splits, load_preferences, row_ids
 from rm.reward_model import (
     ModelError,
     build_reward_model,
@@ -40,7 +41,9 @@ def run(recipe) -> int:
     except (DataError, ModelError, EncodingError) as error:
         return _say_and_return(error, BAD_INPUT)
     except NonFiniteError as error:
-        return _say_and_return(f"{error}\nNothing was saved for this step; earlier checkpoints are as they were.", NON_FINITE)
+        return _say_and_return(
+            f"{error}\nNothing was saved for this step; earlier checkpoints are as they were.", NON_FINITE
+        )
     except CheckpointError as error:
         return _say_and_return(error, 1)
 
@@ -57,7 +60,9 @@ def _run(recipe) -> int:
     quantized = model_config.load_in_4bit or model_config.load_in_8bit
     precision = choose_precision(settings, quantized)
     # Ours: the ledger applies max_length, the tokenizer carries the template, the model is built here.
-    own = {key: settings.pop(key, None) for key in ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")}
+    own = {
+        key: settings.pop(key, None) for key in ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")
+    }
     max_length = recipe["max_length"]
     try:
         args = RewardConfig(**settings, max_length=None)
@@ -81,7 +86,9 @@ def _run(recipe) -> int:
         raise ModelError(f"{name}: {error}") from error
     limit = position_limit(config, tokenizer)
     if max_length and limit and max_length > limit:
-        raise ModelError(f"max_length is {max_length}, but {name} reads at most {limit} tokens; set max_length: {limit}")
+        raise ModelError(
+            f"max_length is {max_length}, but {name} reads at most {limit} tokens; set max_length: {limit}"
+        )
     sources = recipe.data_sources()
     splits, ledger = load_preferences(
         sources, recipe["transcript"], recipe["validation_fraction"], recipe["test_fraction"]
@@ -123,7 +130,9 @@ def _run(recipe) -> int:
         "subsets": subsets,
         "data": [" ".join(str(v) for v in (s["path"], s["name"], s["data_dir"]) if v) for s in sources],
         "fingerprints": {
-            split: checkpoint.fingerprint(table["pair_key"][:]) for split, table in encoded.items() if hasattr(table, "select")
+            split: checkpoint.fingerprint(row_ids(table))
+            for split, table in encoded.items()
+            if isinstance(table, Dataset)
         },
         "versions": checkpoint.versions(),
         "device": precision.split(";")[0] + f", {state.num_processes} process(es)",
@@ -155,7 +164,10 @@ def _run(recipe) -> int:
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=_resume_from(recipe, output_dir, say))
     if stop.stopped:
-        say(f"interrupted at step {trainer.state.global_step}; go on with the same command and --resume auto", file=sys.stderr)
+        say(
+            f"interrupted at step {trainer.state.global_step}; go on with the same command and --resume auto",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     facts |= {"train_seconds": round(time.monotonic() - start, 1), "steps": trainer.state.global_step}
     facts["date"] = time.strftime("%Y-%m-%d")
@@ -178,7 +190,7 @@ def _run(recipe) -> int:
         (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle, never loaded
         recipe.save(staging / "recipe.yaml")
         checkpoint.write_json(staging / "ledger.json", ledger_saved)
-        checkpoint.write_json(staging / "test_ids.json", [f"{key & (2**64 - 1):016x}" for key in encoded["test"]["pair_key"][:]])
+        checkpoint.write_json(staging / "test_ids.json", row_ids(encoded["test"]))
         checkpoint.write_golden(staging, checkpoint.golden_texts(golden))
         checkpoint.seal(staging, facts)
     trainer.end()  # trackers, and the process group: the child below must not meet it
@@ -202,7 +214,11 @@ def _run(recipe) -> int:
     if facts["adapter"]:
         differs = facts_differ(tokenizer, AutoTokenizer.from_pretrained(name, **load))
         if recipe.merge or differs:
-            because = f" (an RL trainer would take the base's tokenizer, whose {', '.join(differs)} differ)" if differs else ""
+            because = (
+                f" (an RL trainer would take the base's tokenizer, whose {', '.join(differs)} differ)"
+                if differs
+                else ""
+            )
             moved = checkpoint.merge(output_dir)["moved"]
             print(f"saved {output_dir / 'merged'}{because}: merging moved rewards by at most {moved:.1e}")
     print(f"next: python audit.py --ckpt {output_dir}")

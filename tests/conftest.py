@@ -1,0 +1,70 @@
+"""Fixtures: stand-in models, scripts as subprocesses, a loopback hub, real data where it lies beside the checkout."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("RM_SHARED", REPO.parent / "shared"))
+sys.path.insert(0, str(REPO))
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory):
+    """`standin("qwen")` -> folder of a tiny language model of that kind (tests/standins.py), made once."""
+    from standins import make_model
+
+    made = {}
+
+    def get(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = make_model(tmp_path_factory.mktemp(kind) / kind, kind)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def hh_real():
+    """Path of 2,312 real HH-RLHF pairs (harmless-base, test split)."""
+    path = SHARED / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"needs {path.name}, which is not part of the repository")
+    return path
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    """Rows as JSONL, gzipped where the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def run_script(*command, timeout: float = 300, env: dict | None = None, cwd: Path = REPO, check: bool = True):
+    """Run `python COMMAND...` in the repository; the CompletedProcess, with text output. `check`: it must exit 0."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if check and done.returncode:
+        raise AssertionError(f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    return done
+
+
+@pytest.fixture(scope="session")
+def train_options():
+    """A run of a few steps on a CPU, as command-line overrides."""
+    return (
+        "--max_steps 4 --eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 2 --logging_steps 2 "
+        "--per_device_train_batch_size 4 --activation_checkpointing false --learning_rate 5e-3 --report_to none"
+    ).split()

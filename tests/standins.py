@@ -1,0 +1,127 @@
+"""Tiny stand-ins for real models and data, built in seconds: `make_model(folder, "qwen")`, `hh_rows(40)`.
+
+Same architecture, special tokens and chat template as the real one; small random weights from a fixed seed.
+"""
+
+import random
+from pathlib import Path
+
+import torch
+import trl
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, LlamaConfig, Qwen2Config
+from transformers import PreTrainedTokenizerFast
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+ZEPHYR = (  # TinyLlama-1.1B-Chat's own template
+    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}"
+    "\n{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
+    "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
+)
+KINDS = {  # special tokens, what the tokenizer's roles are, template; as in the real repositories
+    "qwen": (
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        (TEMPLATES / "qwen2_5.jinja").read_text(encoding="utf-8"),
+    ),
+    "llama3": (
+        ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>"]
+        + ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+        (TEMPLATES / "llama3.jinja").read_text(encoding="utf-8"),
+    ),
+    "tinyllama": (  # pad = eos, as on the Hub
+        ["<unk>", "<s>", "</s>"],
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"},
+        ZEPHYR,
+    ),
+    "base": (["<|endoftext|>"], {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}, None),
+    "encoder": (
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
+        None,
+    ),
+}
+WORDS = (
+    "tea coffee garden music river winter bread window paper train morning letter how what why can you tell me about the "
+    "best way to make it is a good idea to start with some water and a little patience sure here are three steps sorry i "
+    "would rather not say that depends on many things first then finally thank you for asking please stop"
+).split()
+
+
+def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    special, roles, template = KINDS[kind]
+    if kind == "encoder":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,!?'\"-()[]<>|/:_")
+        trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters)
+        tokenizer.train_from_iterator(WORDS, trainer)
+        ids = {token: tokenizer.token_to_id(token) for token in special}
+        tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+        tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+        if "bos_token" in roles:  # these tokenizers add BOS by themselves
+            bos = roles["bos_token"]
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+            )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **roles)
+    fast.chat_template = template
+    return fast
+
+
+def make_config(kind: str, tokenizer):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 2048}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if kind == "encoder":
+        return BertConfig(**{**sizes, "max_position_embeddings": 512}, pad_token_id=tokenizer.pad_token_id)
+    if kind in ("llama3", "tinyllama"):
+        return LlamaConfig(**sizes, **ids, num_key_value_heads=2, bos_token_id=tokenizer.bos_token_id)
+    return Qwen2Config(**sizes, **ids, num_key_value_heads=2, bos_token_id=None)
+
+
+def make_model(folder, kind: str, seed: int = 0) -> Path:
+    """A language model (or encoder) without a reward head, saved to `folder`."""
+    tokenizer = make_tokenizer(kind)
+    torch.manual_seed(seed)
+    config = make_config(kind, tokenizer)
+    model = AutoModel.from_config(config) if kind == "encoder" else AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # transformers' std of .02 makes all rewards nearly equal, which hides faults
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def hh_rows(n: int, seed: int = 0, turns: int = 2) -> list[dict]:
+    """HH-RLHF transcripts of random words; the rejected answer apologises, so that there is something to learn."""
+    rng = random.Random(seed)
+
+    def words(low, high):
+        return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
+
+    rows = []
+    for i in range(n):
+        prompt = "".join(
+            f"\n\nHuman: {seed} {i} {words(3, 10)}?\n\nAssistant: {words(3, 12)}"
+            for _ in range(rng.randint(0, turns - 1))
+        )
+        prompt += f"\n\nHuman: {seed} {i} {words(4, 12)}?\n\nAssistant:"
+        rows.append(
+            {"chosen": f"{prompt} here are three steps {words(4, 20)}", "rejected": f"{prompt} sorry {words(4, 20)}"}
+        )
+    return rows
+
+
+def load_tokenizer(folder):
+    return AutoTokenizer.from_pretrained(folder)
