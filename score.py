@@ -9,6 +9,7 @@ order. A reward is null where a completion alone is longer than the model can re
 """
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -62,7 +63,7 @@ def print_one_off(scorer, prompt: str, completions: list[str]) -> None:
         print(f"{name}  {'too long' if reward is None else f'{reward:+.4f}'}  {text}")
     if cut:
         print(f"(the start of the prompt was cut, to fit {scorer.limit} tokens)")
-    for i, j in [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]:
+    for i, j in itertools.combinations(range(len(names)), 2):
         if None not in (rewards[i], rewards[j]):
             print(f"P({names[i]} beats {names[j]}) = {1 / (1 + math.exp(rewards[j] - rewards[i])):.3f}")
     for name, text, reward in zip(names, completions, rewards, strict=True):

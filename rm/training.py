@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import torch
-import transformers
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, EarlyStoppingCallback, set_seed

@@ -9,8 +9,15 @@ from pathlib import Path
 import torch
 import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, LlamaConfig, Qwen2Config
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 ZEPHYR = (  # TinyLlama-1.1B-Chat's own template
