@@ -69,7 +69,8 @@ def where_to_look(args) -> tuple[list[dict], dict]:
         settings = {key: recipe[key] for key in settings}
     if args.data is not None:
         settings["test_fraction"] = None
-        source = {"path": args.data, "data_dir": args.data_dir, "split": args.split, "test_split": args.split}
+        test_split = args.data if Path(args.data).is_file() else args.split
+        source = {"path": args.data, "data_dir": args.data_dir, "split": None, "test_split": test_split}
         return [source], settings
     if recipe is None:
         raise DataError(

@@ -346,7 +346,8 @@ def _test_tables(sources, transcript, test_fraction) -> list[tuple[Dataset, bool
     tables = []
     with PartialState().main_process_first():  # the others read the first one's cache
         for source in sources:
-            table = _table({**source, "streaming": False}, source.get("test_split"), transcript)
+            own = source.get("test_split") != source["split"]
+            table = _table({**source, "streaming": False}, source.get("test_split"), transcript) if own else None
             carved = table is None
             if carved and (not test_fraction or source.get("streaming")):
                 raise DataError(

