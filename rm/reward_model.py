@@ -12,10 +12,17 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils.hub import extract_commit_hash
 
 from rm.encoding import encoder_facts, prepare_tokenizer
 
@@ -272,6 +279,8 @@ def _file(name, file, revision) -> str | None:
         raise ModelError(f"{name}: no such folder here, and the Hub cannot be reached") from error
     except EntryNotFoundError:
         return None
+    except GatedRepoError as error:
+        raise ModelError(f"{name} is gated: accept its licence on the Hub, then `hf auth login`") from error
     except (HFValidationError, HfHubHTTPError) as error:
         raise ModelError(
             f"{name}: no such folder here, and not to be had from the Hub ({type(error).__name__})"
@@ -283,9 +292,12 @@ def _reachable(name, revision) -> None:
         raise ModelError(f"{name}: neither a local folder nor a Hub model with a config.json that can be reached")
 
 
-def resolved_revision(name: str, config) -> str | None:
-    """The commit that a Hub id was loaded at; None for a local folder. The KL anchor of a later policy is this one."""
-    return None if os.path.isdir(name) else getattr(config, "_commit_hash", None)
+def resolved_revision(name: str, revision: str) -> str | None:
+    """The commit of a Hub id's branch or tag; None for a local folder. The KL anchor of a later policy is this one."""
+    if os.path.isdir(name):
+        return None
+    _reachable(name, revision)
+    return extract_commit_hash(_file(name, "config.json", revision), None)
 
 
 def facts_differ(tokenizer, base_tokenizer) -> list[str]:

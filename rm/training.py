@@ -75,7 +75,8 @@ def _run(recipe) -> int:
 
     # -------------------------------------------------------------------------------------------------------- the data
     name = recipe["model_name_or_path"]
-    load = {"revision": recipe["model_revision"], "trust_remote_code": args.trust_remote_code}
+    commit = resolved_revision(name, recipe["model_revision"])  # every file comes from the same one
+    load = {"revision": commit or recipe["model_revision"], "trust_remote_code": args.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **load)
         tokenizer = build_tokenizer(
@@ -119,7 +120,7 @@ def _run(recipe) -> int:
     facts = {
         "format_version": checkpoint.FORMAT_VERSION,
         "base_model": name,
-        "base_revision": resolved_revision(name, model.config),
+        "base_revision": commit,
         "adapter": model_config.use_peft,
         "quantization": quantization.to_dict() if quantization is not None else None,
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -232,7 +232,8 @@ CSS = """
 body{margin:0 auto;padding:1rem;max-width:76rem;font:16px/1.45 system-ui,sans-serif;color:#111;background:#fff}
 h1{font-size:1.5rem;margin:.2rem 0}
 h2{font-size:1.2rem;margin:2rem 0 .6rem}
-h1,p,td,li,pre{overflow-wrap:anywhere}
+h1,p,li,pre{overflow-wrap:anywhere}
+td{overflow-wrap:break-word;max-width:40rem}
 ul{list-style:none;margin:0;padding:0}
 .strip{display:flex;flex-wrap:wrap;gap:.4rem;margin:.8rem 0}
 td .verdict{white-space:nowrap}
