@@ -31,6 +31,8 @@ def main() -> int:
         parser.error("give either --input FILE, or --prompt TEXT with one or more --completion TEXT")
     if args.input and not Path(args.input).is_file():
         parser.error(f"--input {args.input}: no such file")
+    if args.output and not Path(args.output).absolute().parent.is_dir():
+        parser.error(f"--output {args.output}: no such folder; it would fail once everything is scored")
     if args.batch_size < 1:
         parser.error(f"--batch_size {args.batch_size}: at least 1 is needed")
 
@@ -102,11 +104,13 @@ def score_file(scorer, source: str, output: str | None) -> None:
                 row["reward_chosen"], row["reward_rejected"] = found
                 row["margin"] = None if None in found else found[0] - found[1]
             sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if temporary:
+            sink.close()
+            temporary.replace(output)
     finally:
         if temporary:
             sink.close()
-    if temporary:
-        temporary.replace(output)
+            temporary.unlink(missing_ok=True)
     print(
         f"scored {len(rows):,} rows"
         + (f", {cut:,} with the start of the prompt cut to fit {scorer.limit} tokens" if cut else "")

@@ -99,7 +99,10 @@ def checkpoint_fault(folder) -> str | None:
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         return "no manifest.json, so saving it was interrupted"
-    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError):
+        return "manifest.json is damaged"
     if "trainer_state.json" not in files:
         return "no trainer_state.json"
     if "optimizer.pt" not in files and not any("global_step" in name or "optimizer" in name for name in files):
@@ -168,8 +171,9 @@ def verify(folder, trained_rewards: list[float], tolerance_of_std: float) -> dic
     mean = sum(trained_rewards) / len(trained_rewards)
     std = (sum((r - mean) ** 2 for r in trained_rewards) / max(len(trained_rewards) - 1, 1)) ** 0.5
     tolerance = max(1e-4, tolerance_of_std * std)
-    worst = max(abs(a - b) for a, b in zip(rewards, trained_rewards, strict=True))
-    if not worst <= tolerance:  # NaN fails too
+    differences = [abs(a - b) for a, b in zip(rewards, trained_rewards, strict=True)]
+    worst = max(differences)
+    if not all(difference <= tolerance for difference in differences):  # NaN fails too, wherever it stands
         raise CheckpointError(
             f"{folder}: a fresh process gives other rewards than the trained model: they differ by up to {worst:.3g}, "
             f"allowed is {tolerance:.3g}. The files do not hold what was trained; they stay there for inspection."
@@ -216,6 +220,7 @@ def merge(folder) -> dict:
     # Not into 4-bit layers: they cannot hold the sum.
     model, tokenizer = load_reward_model(str(folder), quantized=False)
     model = model.merge_and_unload()
+    model.config.problem_type = "regression"  # as rm.reward_model.build_reward_model; the base's config has none
     model.save_pretrained(folder / "merged")
     tokenizer.save_pretrained(folder / "merged")
     with torch.inference_mode():

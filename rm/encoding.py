@@ -9,6 +9,9 @@ token stays text.
 
 import hashlib
 import json
+import re
+from datetime import date
+from itertools import islice
 
 # Wrapped around the base model's own template. `rm_control` lists the tokenizer's control tokens.
 WRAPPER_HEAD = """\
@@ -41,6 +44,8 @@ TRANSCRIPT_TEMPLATE = (
     "{{ '\\n\\n' ~ {'user': 'Human', 'assistant': 'Assistant', 'system': 'System'}.get(m.role, m.role) ~ ': ' }}"
     "{{ m.content }}{% endfor %}"
 )
+TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+FROZEN_DATE = date(2024, 7, 26)  # what Llama 3.1's template falls back to
 PROBE = [{"role": "user", "content": "What is two and two?"}, {"role": "assistant", "content": "Four."}]
 
 
@@ -95,8 +100,10 @@ def choose_pad_token(tokenizer, end_id: int) -> str:
     candidates += [t for t in special if "pad" in t.lower() and "vision" not in t and "fim" not in t]
     candidates += [t for t in special if "reserved" in t] + [t for t in special if "pad" in t.lower()]
     candidates += [tokenizer.unk_token] if tokenizer.unk_token else []
-    # GPT-2 has one special token for everything: any ordinary token will do, for the end token always comes last.
-    candidates += special + [tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer) - 1, -1, -1)[:4]]
+    # GPT-2 has one special token for everything. An ordinary token will do, for the end token always comes last; it is
+    # one that starts with a space (written as a mark), for from_pretrained will cut it out of text that looks like it.
+    ordinary = (tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer) - 1, -1, -1))
+    candidates += special + list(islice((token for token in ordinary if token[0] in "Ġ▁"), 4))
     for token in candidates:
         if tokenizer.convert_tokens_to_ids(token) not in never:
             return token
@@ -106,6 +113,7 @@ def choose_pad_token(tokenizer, end_id: int) -> str:
 def control_tokens(tokenizer) -> list[str]:
     """The strings that the tokenizer reads as control tokens, longest first."""
     tokens = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens |= {tokenizer.pad_token} if tokenizer.pad_token else set()  # becomes one when it is saved and loaded
     return sorted((t for t in tokens if len(t) > 1), key=lambda t: (-len(t), t))
 
 
@@ -133,11 +141,13 @@ def _default_template(tokenizer, is_encoder: bool) -> str:
                 "[SEP] tokens. Name a template of your own as chat_template_path."
             )
         return ENCODER_TEMPLATE.replace("CLS_TOKEN", tokenizer.cls_token).replace("SEP_TOKEN", tokenizer.sep_token)
-    return TRANSCRIPT_TEMPLATE.replace("BOS_TOKEN", tokenizer.bos_token if _adds_bos(tokenizer) else "")
+    return TRANSCRIPT_TEMPLATE.replace("BOS_TOKEN", _first_token(tokenizer))
 
 
 def _wrap(tokenizer, template: str) -> str:
     """The template with control tokens in user text defused, its trailing whitespace cut and the end token last."""
+    # Llama 3.2 and gpt-oss write today's date into the prompt, and rewards would change from day to day.
+    template = TODAY.sub(lambda call: json.dumps(FROZEN_DATE.strftime(call[2])), template)
     tokenizer.chat_template = template
     before = tokenizer.apply_chat_template(PROBE, tokenize=False).rstrip()
     last = _tokenise(tokenizer, before)[-1]
@@ -148,6 +158,8 @@ def _wrap(tokenizer, template: str) -> str:
             f"{tokenizer.name_or_path}: the chat template does not end a turn with a control token, and the tokenizer "
             "has no eos token to end it with. Set eos_token in the recipe to a token that ends an answer."
         )
+    end_id = tokenizer.convert_tokens_to_ids(end) if end else last
+    tokenizer.pad_token = choose_pad_token(tokenizer, end_id)  # before the control tokens are listed: it is one
     head = WRAPPER_HEAD.replace("CONTROL_TOKENS", json.dumps(control_tokens(tokenizer), ensure_ascii=False))
     tokenizer.chat_template = head + template + WRAPPER_TAIL.replace("END_TOKEN", end)
     after = tokenizer.apply_chat_template(PROBE, tokenize=False)
@@ -159,9 +171,17 @@ def _wrap(tokenizer, template: str) -> str:
     return tokenizer.chat_template
 
 
-def _adds_bos(tokenizer) -> bool:
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+def _first_token(tokenizer) -> str:
+    """The BOS or [CLS] that the tokenizer puts in front by itself; "" where it does not."""
+    first = tokenizer("a")["input_ids"][0]
+    return next(
+        (
+            token
+            for token in (tokenizer.bos_token, tokenizer.cls_token)
+            if token and tokenizer.convert_tokens_to_ids(token) == first
+        ),
+        "",
+    )
 
 
 def _tokenise(tokenizer, text: str) -> list[int]:
@@ -173,12 +193,12 @@ def _tokenise(tokenizer, text: str) -> list[int]:
 
 def render(tokenizer, prompt, completion, tools=None) -> str:
     """The text that is tokenised. Messages go through the chat template; plain strings are kept as they are, with one
-    BOS in front where the tokenizer adds one, and the eos token at the end."""
+    BOS (or [CLS]) in front where the tokenizer adds one, and the eos token (or [SEP]) at the end."""
     if isinstance(prompt, str):
         text = prompt + completion
         for token in control_tokens(tokenizer):
             text = text.replace(token, f"{token[0]} {token[1:]}")
-        return (tokenizer.bos_token if _adds_bos(tokenizer) else "") + text + (tokenizer.eos_token or "")
+        return _first_token(tokenizer) + text + (tokenizer.eos_token or tokenizer.sep_token or "")
     return tokenizer.apply_chat_template(prompt + completion, tools=tools or None, tokenize=False)
 
 
@@ -218,7 +238,7 @@ def _cut_oldest(tokenizer, prompt, excess: int):
     first = next((i for i, m in enumerate(prompt) if m["role"] != "system"), None)
     if first is None:
         return None
-    rest = _cut_text(tokenizer, prompt[first]["content"], excess)
+    rest = _cut_text(tokenizer, prompt[first].get("content") or "", excess)
     if rest:
         return [*prompt[:first], {**prompt[first], "content": rest}, *prompt[first + 1 :]]
     # The message is used up: go on with the next user turn, so that roles still alternate.
@@ -229,5 +249,7 @@ def _cut_oldest(tokenizer, prompt, excess: int):
 
 
 def _cut_text(tokenizer, text: str, excess: int) -> str:
+    """`text` without its first `excess` tokens; a character of several tokens (an emoji) goes as a whole."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return text[offsets[excess][0] :] if excess < len(offsets) else ""
+    cut = next((start for start, _ in offsets[excess:] if start >= offsets[excess - 1][1]), len(text))
+    return text[cut:]

@@ -34,20 +34,22 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[dict]:
     if has("chosen") and has("rejected"):
         pairs = [_preference(row, transcript)]
     elif has("answers") and has("prompt"):
-        pairs = _ranking(row, [(a.get("answer"), a.get("rank")) for a in _list(row, "answers")])
+        answers = _list(row, "answers")
+        if not all(isinstance(answer, dict) for answer in answers):
+            raise RowError("`answers` is a list of something else than mappings (answer, rank)")
+        pairs = _ranking(row, [(answer.get("answer"), answer.get("rank")) for answer in answers])
     elif has("completions") and (has("ranks") or has("ranking")):
         ranks = _list(row, "ranks" if has("ranks") else "ranking")
         completions = _list(row, "completions")
         if len(ranks) != len(completions):
             raise RowError(f"{len(completions)} `completions` but {len(ranks)} ranks; one rank a completion is needed")
         pairs = _ranking(row, list(zip(completions, ranks, strict=True)))
+    elif has("response_a") and has("response_b") and has("winner_model_a"):
+        pairs = [_conversations(row, _interleaved(row, "response_a"), _interleaved(row, "response_b"))]
     elif has("response_a") and has("response_b"):
         pairs = [_versus(row, row["response_a"], row["response_b"], *_ab_label(row))]
     elif has("conversation_a") and has("conversation_b"):
-        a, b = _messages(row, "conversation_a"), _messages(row, "conversation_b")
-        pairs = [_versus({**row, "prompt": a[:-1]}, a[-1:], b[-1:], *_ab_label(row))]
-        if a[:-1] != b[:-1]:
-            pairs[0]["drop"] = "prompts differ"
+        pairs = [_conversations(row, _messages(row, "conversation_a"), _messages(row, "conversation_b"))]
     elif has("response_1") and has("preference_strength"):
         pairs = [_strength(row, "response_1", "response_2", "preference_strength")]
     elif has("response1") and has("overall_preference"):
@@ -93,6 +95,8 @@ def _preference(row: dict, transcript: str) -> dict:
     if type(chosen) is not type(rejected):
         raise RowError(f"`chosen` is {_kind(chosen)} and `rejected` is {_kind(rejected)}; both sides need one form")
     prompt = row.get("prompt")
+    if prompt is not None and not isinstance(prompt, str) and not is_messages(prompt):
+        raise RowError(f"`prompt` is {_kind(prompt)}; a string or a list of messages is needed")
     if isinstance(chosen, list):
         # UltraFeedback carries the whole conversation in both sides and repeats the prompt as a string.
         if isinstance(prompt, list) and prompt:
@@ -104,8 +108,6 @@ def _preference(row: dict, transcript: str) -> dict:
     elif isinstance(prompt, str):
         pair = _explicit_strings(prompt, chosen, rejected, transcript)
     elif prompt:
-        if not is_messages(prompt):
-            raise RowError(f"`prompt` is {_kind(prompt)}; a string or a list of messages is needed")
         pair = {"prompt": _clean(prompt), "chosen": assistant(chosen), "rejected": assistant(rejected)}
     else:
         pair = _implicit_strings(chosen, rejected, transcript)
@@ -132,10 +134,20 @@ def _explicit_strings(prompt: str, chosen: str, rejected: str, transcript: str) 
 
 
 def _implicit_strings(chosen: str, rejected: str, transcript: str) -> dict:
+    is_transcript = TURN.match(chosen) and TURN.match(rejected)
+    if transcript == "raw" and is_transcript:  # the prompt ends in its last "\n\nAssistant:", as in the messages
+        cut, cut_rejected = (list(TURN.finditer(side))[-1].end() for side in (chosen, rejected))
+        pair = {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut_rejected:]}
+        for side, text in (("chosen", chosen[:cut]), ("rejected", rejected[:cut_rejected])):
+            if text.endswith("Human:"):
+                pair["drop"] = f"no answer ({side})"
+        if chosen[:cut] != rejected[:cut_rejected]:
+            pair["drop"] = "prompts differ"
+        return pair
     if transcript == "raw":
         cut = _common_words(chosen, rejected)
         return {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:]}
-    if TURN.match(chosen) and TURN.match(rejected):
+    if is_transcript:
         return _implicit(parse_transcript(chosen), parse_transcript(rejected))
     cut = _common_words(chosen, rejected)
     return {
@@ -166,8 +178,8 @@ def _ranking(row: dict, completions: list[tuple]) -> list[dict]:
     for completion, rank in completions:
         if not isinstance(completion, str) and not is_messages(completion):
             raise RowError(f"a ranked completion is {_kind(completion)}; a string or messages are needed")
-        if isinstance(rank, bool) or not isinstance(rank, (int, float)):
-            raise RowError(f"a rank is {_kind(rank)}; a number is needed")
+        if isinstance(rank, bool) or not isinstance(rank, (int, float)) or not math.isfinite(rank):
+            raise RowError(f"a rank is {_kind(rank)}; a finite number is needed")
     pairs = []
     for i, (a, rank_a) in enumerate(completions):
         for b, rank_b in completions[i + 1 :]:
@@ -203,6 +215,38 @@ def _versus(row: dict, a, b, strength: float, votes: list[int] | None) -> dict:
     return pair
 
 
+def _conversations(row: dict, a: list[dict], b: list[dict]) -> dict:
+    """Two whole conversations (arena): the last turns are the completions, what comes before must be the same."""
+    pair = _versus({**row, "prompt": a[:-1]}, a[-1:], b[-1:], *_ab_label(row))
+    if a[:-1] != b[:-1]:
+        pair["drop"] = "prompts differ"
+    return pair
+
+
+def _interleaved(row: dict, column: str) -> list[dict]:
+    """lmsys human-preference-55k: `prompt` and `response_a|b` hold a JSON list each, one text a turn."""
+    prompts, responses = _texts(row, "prompt"), _texts(row, column)
+    if len(prompts) != len(responses) or not prompts:
+        raise RowError(
+            f"{len(prompts)} turns in `prompt` and {len(responses)} in `{column}`; one reply a turn is needed"
+        )
+    return [turn for pair in zip(prompts, responses, strict=True) for turn in user(pair[0]) + assistant(pair[1])]
+
+
+def _texts(row: dict, column: str) -> list[str]:
+    """The texts of a cell that is a list, the JSON of one, or a plain string; null (the model failed) is no text."""
+    value = row[column] if column in row else None
+    if isinstance(value, str) and value.lstrip().startswith(('["', "[null", "[]")):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise RowError(f"`{column}` starts like a JSON list and is none") from None
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(text, str | None) for text in value):
+        raise RowError(f"`{column}` is {_kind(value)}; a string or a list of strings is needed")
+    return [(text or "").strip() for text in value]
+
+
 def _prompt_messages(row: dict) -> list[dict]:
     prompt = row.get("prompt")
     if is_messages(prompt):
@@ -230,15 +274,19 @@ def _ab_label(row: dict) -> tuple[float, list[int] | None]:
     if "winner_model_a" in row:  # lmsys human-preference-55k: one-hot columns
         return _number(row, "winner_model_a") - _number(row, "winner_model_b"), None
     label = row.get("winner", row.get("label", row.get("preference")))
+    try:
+        label = float(label) if isinstance(label, str) else label  # a CSV cell
+    except ValueError:
+        pass
     if isinstance(label, str):
         name = label.lower().replace("model_", "").replace("response_", "").strip()
-        if name in ("a", "a>b", "1"):
+        if name in ("a", "a>b"):
             return 1, None
-        if name in ("b", "b>a", "2"):
+        if name in ("b", "b>a"):
             return -1, None
         if name.startswith("tie") or name in ("a=b", "both", "bothbad", "neither"):
             return 0, None
-    elif isinstance(label, (int, float)) and label in (0, 1, 0.5):
+    elif isinstance(label, (int, float)) and not isinstance(label, bool) and label in (0, 1, 0.5):
         return {0: 1, 1: -1, 0.5: 0}[label], None
     raise RowError(
         "no label: `label` (or `winner`) must be a, b or tie (or 0 for response_a, 1 for response_b, .5 for a tie), "
@@ -300,8 +348,11 @@ def _messages(row: dict, column: str) -> list[dict]:
 
 
 def is_messages(value) -> bool:
-    """Whether `value` is a list of messages; the empty list is one."""
-    return isinstance(value, list) and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value)
+    """Whether `value` is a list of messages (role, and text or no content); the empty list is one."""
+    return isinstance(value, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str | None)
+        for m in value
+    )
 
 
 def _list(row: dict, column: str) -> list:
@@ -326,7 +377,8 @@ def _number(row: dict, column: str, low: float = -math.inf, high: float = math.i
 
 def _votes(row: dict) -> list[int]:
     votes = row["votes"]
-    votes = list(votes.values()) if isinstance(votes, dict) else votes
+    if isinstance(votes, dict):  # {a, b} or {chosen, rejected}, in whatever order the keys come
+        votes = [votes[key] for key in sorted(votes)]
     if isinstance(votes, str):  # a CSV cell
         votes = json.loads(votes) if re.fullmatch(r"\s*\[\s*\d+\s*,\s*\d+\s*\]\s*", votes) else votes
     if not isinstance(votes, list) or len(votes) != 2 or not all(isinstance(v, int) and v >= 0 for v in votes):

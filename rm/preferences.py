@@ -14,6 +14,8 @@ import inspect
 import itertools
 import json
 import os
+import re
+import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
@@ -21,6 +23,8 @@ import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from jinja2 import TemplateError
+from pyarrow import ArrowException, parquet
 
 from rm import encoding, formats
 from rm.encoding import encode_within, encoder_facts
@@ -28,8 +32,12 @@ from rm.formats import RowError, first_user_turn, is_rating, rating_pairs, text_
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
 # Part of every cache key: datasets does not see a change in a function that its generator merely calls.
-CODE = hashlib.sha256(b"".join(inspect.getsource(m).encode() for m in (encoding, formats))).hexdigest()
+CODE = hashlib.sha256(
+    b"".join(inspect.getsource(m).encode() for m in (encoding, formats, sys.modules[__name__]))
+).hexdigest()
 TEST_SALT, VALIDATION_SALT = 1, 2  # a change would move rows between splits
+CSV_TEXTS = re.compile(r"chosen|rejected|response(_?[ab12])?")  # an empty cell of these is an empty completion
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON, but no text that can be stored
 STREAM_HELD_OUT = 10_000  # streaming: validation pairs come from this many first rows
 FEATURES = Features(
     {
@@ -109,14 +117,15 @@ def read_rows(path: str):
     opener = gzip.open if path.endswith(".gz") else open
     try:
         if plain.endswith(".parquet"):
-            yield from enumerate(Dataset.from_parquet(path), start=1)
+            batches = parquet.ParquetFile(path).iter_batches(1000)
+            yield from enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), start=1)
         elif plain.endswith(".csv"):
             with opener(path, "rt", encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file, strict=True)
                 for row in reader:
                     if None in row or None in row.values():
                         raise DataError(f"{path}:{reader.line_num}: {len(reader.fieldnames)} columns are needed")
-                    yield reader.line_num, {key: value for key, value in row.items() if value != ""}
+                    yield reader.line_num, {k: v for k, v in row.items() if v != "" or CSV_TEXTS.fullmatch(k)}
         elif plain.endswith(".json"):
             with opener(path, "rt", encoding="utf-8") as file:
                 rows = json.load(file)
@@ -124,14 +133,16 @@ def read_rows(path: str):
                 raise DataError(f"{path}: a JSON list of rows is needed; one row a line is a .jsonl file")
             yield from enumerate(rows, start=1)
         else:
-            with opener(path, "rt", encoding="utf-8") as file:
+            with opener(path, "rb") as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         try:
-                            yield number, json.loads(line)
+                            yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                         except json.JSONDecodeError as error:
                             raise DataError(f"{path}:{number}: no valid JSON at column {error.colno}") from None
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+                        except UnicodeDecodeError:
+                            raise DataError(f"{path}:{number}: no valid UTF-8") from None
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, ArrowException) as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DataError(
             f"{path}: cannot be read as {plain.rsplit('.', 1)[-1]}{where} ({type(error).__name__})"
@@ -158,7 +169,7 @@ def local_files(source: dict, split: str | None) -> list[str] | None:
         return [split] if split and split.endswith(SUFFIXES) else []
     if not os.path.isdir(path):
         return None
-    folder = os.path.join(path, source.get("data_dir") or "")
+    folder = os.path.join(glob.escape(path), source.get("data_dir") or "")
     patterns = [f"{split}{suffix}" for suffix in SUFFIXES] + [f"{split}-*.parquet", f"{split}/*"]
     return [name for pattern in patterns for name in sorted(glob.glob(os.path.join(folder, pattern)))]
 
@@ -188,12 +199,13 @@ def canonical_rows(rows, transcript: str, subset: str | None, columns: tuple | N
                 group = [{name: row[name] for name in columns if name in row} for row in group]
             pairs = rating_pairs(group) if len(group) > 1 or is_rating(group[0]) else to_pairs(group[0], transcript)
         except RowError as error:
-            raise DataError(f"{where}: {error}") from None
+            following = f" (or the {len(group) - 1} after it with the same prompt)" if len(group) > 1 else ""
+            raise DataError(f"{where}{following}: {error}") from None
         for pair in pairs:
             prompt, chosen, rejected, tools = (pair.get(key) for key in ("prompt", "chosen", "rejected", "tools"))
             yield {
                 **{key: pair.get(key) for key in ("target_margin", "chosen_probability", "votes", "bayes_accuracy")},
-                **{side: json.dumps(pair[side], ensure_ascii=False) for side in ("prompt", "chosen", "rejected")},
+                **{side: _json(pair[side]) for side in ("prompt", "chosen", "rejected")},
                 "tools": tools if isinstance(tools, (str, type(None))) else json.dumps(tools),
                 "subset": subset or pair.get("subset") or "all",
                 "where": where,
@@ -202,6 +214,10 @@ def canonical_rows(rows, transcript: str, subset: str | None, columns: tuple | N
                 "pair_key": _key(text_of(prompt), text_of(chosen), text_of(rejected)),
                 "swap_key": _key(text_of(prompt), text_of(rejected), text_of(chosen)),
             }
+
+
+def _json(side) -> str:
+    return LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(side, ensure_ascii=False))
 
 
 def _grouped(rows):
@@ -222,7 +238,10 @@ def _grouped(rows):
 
 
 def _file_rows(files):
-    return ((f"{path}:{number}", row) for path in files for number, row in read_rows(path))
+    for path in files:
+        by_line = path.removesuffix(".gz").endswith((".jsonl", ".csv"))
+        for number, row in read_rows(path):
+            yield f"{path}:{number}" if by_line else f"{path} row {number}", row
 
 
 def _hub_rows(dataset, label: str):
@@ -386,7 +405,7 @@ def _mark(drop: np.ndarray, mask: np.ndarray, reason: str) -> None:
 
 
 def _count(ledger: Ledger, split: str, drop) -> None:
-    ledger.add(split, "pairs", "read", len(drop))
+    ledger.splits[split]["pairs"]["read"] += len(drop)  # also 0: an empty split is found by Ledger.check
     for reason, n in Counter(drop).items():
         if reason:
             ledger.add(split, "dropped", reason, n)
@@ -407,21 +426,41 @@ def _streamed(sources, transcript, validation_fraction, test, ledger):
     """Streaming: validation from the first rows, train as an endless-memory-free generator that keeps the ledger."""
     test_turns = set(test["turn_key"][:])
     arguments = [_generator_of(source, source["split"], transcript) for source in sources]
+    for source, found in zip(sources, arguments, strict=True):
+        if found is None:
+            raise DataError(f"{source['path']}: no {source['split']!r} split to read. Name it (split).")
+        if source.get("fraction"):
+            raise DataError("`fraction` needs the number of rows, which a stream does not tell; remove it or streaming")
 
-    def pairs(counting: bool):
+    def pairs():
+        """(pair, why it is dropped, whether its first user turn falls into validation) of every row read."""
         seen = set()
         for row in itertools.chain.from_iterable(_generate(**a) for a in arguments):
-            held_out = _share(np.array([row["turn_key"]], dtype=np.int64), VALIDATION_SALT)[0] < validation_fraction
             reason = row["drop"] or ("first user turn shared with test" if row["turn_key"] in test_turns else "")
             reason = reason or ("exact duplicate" if row["pair_key"] in seen else "")
             seen.add(row["pair_key"])
-            if counting and not held_out:
-                _count(ledger, "train", [reason])
-            yield row, reason, held_out
+            share = _share(np.array([row["turn_key"]], dtype=np.int64), VALIDATION_SALT)[0]
+            yield row, reason, share < validation_fraction
 
-    first = list(itertools.islice(pairs(counting=False), STREAM_HELD_OUT))
-    held = [(row, reason) for row, reason, held_out in first if held_out]
-    splits = {"test": test, "train": lambda: (r for r, reason, out in pairs(counting=True) if not (reason or out))}
+    held = [(row, reason) for row, reason, held_out in itertools.islice(pairs(), STREAM_HELD_OUT) if held_out]
+    held_turns = {row["turn_key"] for row, _ in held}
+    counted = 0  # a second epoch, or a look at the first row, must not count a pair again
+
+    def train():
+        nonlocal counted
+        for number, (row, reason, _) in enumerate(pairs()):
+            if row["turn_key"] in held_turns:
+                if number < STREAM_HELD_OUT:
+                    continue  # in validation, and counted there
+                reason = reason or "first user turn shared with validation"
+            new = number >= counted
+            counted = max(counted, number + 1)
+            if new:
+                _count(ledger, "train", [reason])
+            if not reason:
+                yield row, new
+
+    splits = {"test": test, "train": train}
     if validation_fraction:
         _count(ledger, "validation", [reason for _, reason in held])
         splits["validation"] = Dataset.from_list([r for r, reason in held if not reason], features=FEATURES)
@@ -445,7 +484,10 @@ def row_ids(table) -> list[str]:
 def encode_row(row: dict, tokenizer, max_length: int | None, overlong: str) -> dict:
     """`chosen_ids`, `rejected_ids`, `length` of one pair, and in `drop` and `truncated` what the limit did to it."""
     prompt, chosen, rejected, tools = decode_sides(row)
-    ids, over, truncated = encode_within(tokenizer, prompt, [chosen, rejected], max_length, overlong, tools)
+    try:
+        ids, over, truncated = encode_within(tokenizer, prompt, [chosen, rejected], max_length, overlong, tools)
+    except TemplateError as error:  # its own words, such as "System role not supported"
+        raise DataError(f"{row['where']}: the chat template refuses this conversation: {error}") from None
     drop = ""
     if any(over):
         drop = f"over-long ({'both sides' if all(over) else 'chosen' if over[0] else 'rejected'})"
@@ -469,8 +511,10 @@ def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subse
     """Tokenise every split, drop and count what the length limit excludes.
 
     Adds columns `chosen_ids`, `rejected_ids`, `length`, `subset_id` (index into `subsets`, which is filled here) and
-    `margin` (the target margin, 0 where a row has none). Raises DataError under `overlong="error"`.
+    `margin` (the target margin, 0 where a row has none). Raises DataError for an empty split, and for an over-long pair
+    under `overlong="error"`.
     """
+    ledger.check(max_dropped=1.0)  # an empty split is an error
     for table in splits.values():
         subsets += sorted(set(table.unique("subset")) - set(subsets)) if isinstance(table, Dataset) else []
 
@@ -480,6 +524,8 @@ def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subse
             subsets.append(row["subset"])
         return {**encoded, "subset_id": subsets.index(row["subset"]), "margin": row["target_margin"] or 0.0}
 
+    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    facts = [encoder_facts(tokenizer), hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()]
     encoded = {}
     for name, table in splits.items():
         if not isinstance(table, Dataset):
@@ -487,7 +533,7 @@ def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subse
                 _encoded_stream, gen_kwargs={"rows": table, "columns": columns, "ledger": ledger}
             )
             continue
-        recipe = [table._fingerprint, CODE, encoder_facts(tokenizer), max_length, overlong, subsets]
+        recipe = [table._fingerprint, CODE, facts, max_length, overlong, subsets]
         with PartialState().main_process_first():
             table = table.map(
                 columns,
@@ -508,11 +554,12 @@ def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subse
 
 
 def _encoded_stream(rows, columns, ledger):
-    for row in rows():
+    for row, new in rows():
         encoded = columns(row)
-        ledger.add("train", "truncated", "prompt cut at the start", encoded["truncated"])
-        if encoded["drop"]:
-            ledger.add("train", "dropped", encoded["drop"])
-        else:
+        if new:
+            ledger.add("train", "dropped" if encoded["drop"] else "kept", encoded["drop"])
+        if new and not encoded["drop"]:
+            ledger.add("train", "truncated", "prompt cut at the start", encoded["truncated"])
             ledger.add("train", "subset", row["subset"])
+        if not encoded["drop"]:
             yield encoded

@@ -27,6 +27,7 @@ from transformers.utils.hub import extract_commit_hash
 from rm.encoding import encoder_facts, prepare_tokenizer
 
 KNOWN_FILES = ("config.json", "adapter_config.json")
+VALUE_HEADS = ("value_head.safetensors", "value_head.bin")  # LLaMA-Factory's
 HEAD_NAMES = ("score", "classifier", "v_head", "value_head", "reward_head", "rm_head")
 
 
@@ -68,8 +69,14 @@ def build_reward_model(name, *, revision="main", dtype=None, head_init=None, tru
     silently: that raises ModelError unless `head_init` (`zero` or `normal`) asks for a new one. `options` go to
     `from_pretrained` (quantization_config, attn_implementation, device_map).
     """
-    if not os.path.isdir(name):
-        _reachable(name, revision)
+    if _file(name, "adapter_config.json", revision) is not None:
+        raise ModelError(f"{name} is an adapter, whose head would be lost; merge it, and train on the merged model")
+    _reachable(name, revision)
+    if head_init is None and any(_file(name, file, revision) for file in VALUE_HEADS):
+        raise ModelError(
+            f"{name} holds a trained value head ({' or '.join(VALUE_HEADS)}), which would be replaced by a random one. "
+            "Set head_init: normal in the recipe if a new head is what you want."
+        )
     torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     model, info = _load(
         name, revision=revision, num_labels=1, dtype=torch_dtype, trust_remote_code=trust_remote_code, **options
@@ -91,6 +98,7 @@ def build_reward_model(name, *, revision="main", dtype=None, head_init=None, tru
     if head_init is not None:
         _init_head(layer, head_init)
     layer.__class__ = Float32Head
+    keep_unpacked(model)
     model.config.problem_type = "regression"  # pipeline and vLLM then give the raw reward, not its sigmoid
     return model
 
@@ -107,6 +115,17 @@ def _load(name, **options):
         )
     finally:
         logger.setLevel(level)
+
+
+def keep_unpacked(model) -> None:
+    """Stop bitsandbytes (0.50) from packing 4-bit layers for an AVX512-BF16 CPU at their first evaluation.
+
+    The packed product has no backward, so that from then on the gradients of the layers below would be wrong, silently;
+    and it rounds the scales to bf16, which moved rewards by a tenth of their standard deviation.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _init_head(layer: torch.nn.Linear, head_init: str) -> None:
@@ -176,6 +195,7 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
     adapter = _read_json(name, "adapter_config.json", revision)
     base = name if adapter is None else adapter["base_model_name_or_path"]
     base_common = common if adapter is None else {**common, "revision": adapter.get("revision") or "main"}
+    _reachable(base, base_common["revision"])
     value_head = _value_head(name, revision)
     manifest = _read_json(name, "manifest.json", revision) or {}
     config = AutoConfig.from_pretrained(base, **base_common)
@@ -188,6 +208,7 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
     if adapter is not None and manifest.get("quantization"):
         options["quantization_config"] = BitsAndBytesConfig(**manifest["quantization"])
     model, info = _load(base, config=config, **options, **base_common)
+    keep_unpacked(model)
     head, layer = head_of(model)
     missing = sorted(info["missing_keys"] | {key for key, *_ in info["mismatched_keys"]})
     if adapter is not None:
@@ -240,10 +261,10 @@ def _load_adapter(model, name, adapter, revision):
 
 def _value_head(name, revision) -> dict | None:
     """LLaMA-Factory's `v_head.summary` weight and bias, where the checkpoint has them."""
-    path = _file(name, "value_head.safetensors", revision)
+    path = _file(name, VALUE_HEADS[0], revision)
     if path is not None:
         return load_file(path)
-    path = _file(name, "value_head.bin", revision)
+    path = _file(name, VALUE_HEADS[1], revision)
     return None if path is None else torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -289,7 +310,7 @@ def _file(name, file, revision) -> str | None:
 
 def _reachable(name, revision) -> None:
     if _file(name, "config.json", revision) is None:
-        raise ModelError(f"{name}: neither a local folder nor a Hub model with a config.json that can be reached")
+        raise ModelError(f"{name}: neither a folder nor a Hub model with a config.json")
 
 
 def resolved_revision(name: str, revision: str) -> str | None:

@@ -46,6 +46,10 @@ def die_with_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+class Interrupted(Exception):
+    """A signal arrived during an evaluation, which is not worth finishing: launchers grant 30 s."""
+
+
 class StopOnSignal(TrainerCallback):
     """SIGTERM or Ctrl-C: finish the step, write a checkpoint, stop; `stopped` says so. A second Ctrl-C ends at once."""
 
@@ -61,13 +65,20 @@ class StopOnSignal(TrainerCallback):
         name = signal.Signals(number).name
         print(f"\n{name}: finishing this step, then writing a checkpoint (Ctrl-C again ends at once)", file=sys.stderr)
 
+    def _received_by_any(self) -> bool:
+        """The signal may have reached only some processes, or at another step."""
+        if self.accelerator.num_processes == 1:
+            return self.received
+        return self.accelerator.reduce(torch.tensor(float(self.received), device=self.accelerator.device)).item() > 0
+
     def on_step_end(self, args, state, control, **kwargs):
-        received = self.received
-        if self.accelerator.num_processes > 1:  # the signal may have reached only some processes, or at another step
-            flag = torch.tensor(float(received), device=self.accelerator.device)
-            received = self.accelerator.reduce(flag).item() > 0
-        if received:
+        if self._received_by_any():
             self.stopped = True
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False  # a launcher grants 30 s
+            control.should_evaluate = False
             args.load_best_model_at_end = False
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if self._received_by_any():
+            self.stopped = True
+            raise Interrupted

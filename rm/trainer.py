@@ -66,6 +66,13 @@ class PairTrainer(RewardTrainer):
         ).logits  # (2 * pairs, 1)
         return torch.chunk(logits.squeeze(-1).float(), 2)
 
+    def pair_losses(self, chosen, rejected, target_margin) -> torch.Tensor:
+        """(pairs,): what is trained on, and what evaluation reports the mean of."""
+        loss = self.pair_loss(chosen, rejected, target_margin)
+        if self.args.center_rewards_coefficient is not None:
+            loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
+        return loss
+
     def _no_cache(self, model) -> dict:
         return {"use_cache": False} if hasattr(self.model.config, "use_cache") and not self._is_encoder() else {}
 
@@ -81,9 +88,7 @@ class PairTrainer(RewardTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         chosen, rejected = self.pair_rewards(model, inputs)
-        loss = self.pair_loss(chosen, rejected, inputs.get("margin"))  # (pairs,)
-        if self.args.center_rewards_coefficient is not None:
-            loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
+        loss = self.pair_losses(chosen, rejected, inputs.get("margin"))
         if not torch.isfinite(loss).all():
             raise NonFiniteError(
                 f"the loss is not finite at step {self.state.global_step + 1}: {int((~torch.isfinite(loss)).sum())} of "
@@ -97,7 +102,8 @@ class PairTrainer(RewardTrainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None and not torch.isfinite(torch.as_tensor(norm)).all():
+        # fp16's loss scaler starts high, and skips by itself each step that overflows.
+        if norm is not None and not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)).all():
             raise NonFiniteError(
                 f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}; the weights were not touched. "
                 "Lower learning_rate, or set max_grad_norm."
@@ -149,7 +155,7 @@ class PairTrainer(RewardTrainer):
         margin = rewards[:, 0] - rewards[:, 1]
         correct = (margin > 0).double() + 0.5 * (margin == 0).double()
         metrics = {
-            "loss": self.pair_loss(rewards[:, 0], rewards[:, 1], target).mean().item(),
+            "loss": self.pair_losses(rewards[:, 0], rewards[:, 1], target).mean().item(),
             "accuracy": correct.mean().item(),
             "tie_rate": (margin == 0).double().mean().item(),
             "n": len(margin),

@@ -28,7 +28,7 @@ from rm.reward_model import (
     position_limit,
     resolved_revision,
 )
-from rm.runtime import BAD_INPUT, INTERRUPTED, NON_FINITE, StopOnSignal, choose_precision, die_with_launcher
+from rm.runtime import BAD_INPUT, INTERRUPTED, NON_FINITE, Interrupted, StopOnSignal, choose_precision, die_with_launcher
 from rm.trainer import NonFiniteError, PairTrainer
 
 
@@ -140,6 +140,9 @@ def _run(recipe) -> int:
     }
 
     # ---------------------------------------------------------------------------------------------------- the training
+    peft_config = get_peft_config(model_config)
+    if peft_config is not None:
+        peft_config.revision = commit  # an adapter belongs to one commit of its base
     stop = StopOnSignal()
     callbacks = [stop]
     if recipe["early_stopping_patience"]:
@@ -150,7 +153,7 @@ def _run(recipe) -> int:
         train_dataset=encoded["train"],
         eval_dataset=encoded.get("validation"),
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_config),
+        peft_config=peft_config,
         callbacks=callbacks,
         subsets=subsets,
         loss_type=recipe["loss_type"],
@@ -162,21 +165,26 @@ def _run(recipe) -> int:
     if total:  # 0 under ZeRO-3, whose processes hold pieces
         say(f"model: {name}, {total:,} parameters, {trained / total:.1%} trained")
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=_resume_from(recipe, output_dir, say))
+    facts["validation"] = {}
+    golden = checkpoint.golden_pairs(encoded["test"])
+    try:
+        trainer.train(resume_from_checkpoint=_resume_from(recipe, output_dir, say))
+        facts |= {"train_seconds": round(time.monotonic() - start, 1), "steps": trainer.state.global_step}
+        if "validation" in encoded and not stop.stopped:
+            metrics = trainer.evaluate()
+            facts["validation"] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
+        if not stop.stopped:
+            rewards = trainer.predict(golden).predictions.flatten().tolist()  # chosen, rejected, chosen, ...
+    except Interrupted:  # in an evaluation: the step before it is whole
+        trainer._save_checkpoint(trainer.model, trial=None)
+        trainer.callback_handler.on_save(args, trainer.state, trainer.control)
     if stop.stopped:
         say(
             f"interrupted at step {trainer.state.global_step}; go on with the same command and --resume auto",
             file=sys.stderr,
         )
         return INTERRUPTED
-    facts |= {"train_seconds": round(time.monotonic() - start, 1), "steps": trainer.state.global_step}
     facts["date"] = time.strftime("%Y-%m-%d")
-    facts["validation"] = {}
-    if "validation" in encoded:
-        metrics = trainer.evaluate()
-        facts["validation"] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
-    golden = checkpoint.golden_pairs(encoded["test"])
-    rewards = trainer.predict(golden).predictions.flatten().tolist()  # chosen, rejected, chosen, ...
 
     # -------------------------------------------------------------------------------------------------- the checkpoint
     staging = output_dir / "unverified"

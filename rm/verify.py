@@ -24,6 +24,9 @@ def main(folder: str) -> None:
         if manifest["quantization"]:
             options["quantization_config"] = BitsAndBytesConfig(**manifest["quantization"])
         model = AutoPeftModelForSequenceClassification.from_pretrained(folder, **options)
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):  # 4-bit on such a CPU: rm.reward_model.keep_unpacked
+                module.support_avx512bf16_for_cpu = False
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     else:
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto", device_map=device)

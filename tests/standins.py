@@ -87,6 +87,7 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
 def make_config(kind: str, tokenizer):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 2048}
+    sizes |= {"hidden_size": 64} if kind == "llama3" else {}  # the least that bitsandbytes packs for a CPU in 4 bits
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     if kind == "encoder":
         return BertConfig(**{**sizes, "max_position_embeddings": 512}, pad_token_id=tokenizer.pad_token_id)

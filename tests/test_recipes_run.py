@@ -2,7 +2,9 @@
 real names; only steps and the output folder are limited, on the command line."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def hub_environment(url: str, home: Path) -> dict:
     return {
         "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN": "",
         "HF_DATASETS_CACHE": str(home / "datasets"), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0",
-        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "OMP_NUM_THREADS": "1",  # threads only cost on models so small
     }  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
     ledger = read_json(out / "ledger.json")
     folders = [Path(entry["data_dir"]).name for entry in keys.get("datasets", ())]
     if folders:
-        kept = sum((ledger[split]["by_subset"].get(folder, 0) for split in ledger for folder in folders))
+        kept = sum(ledger[split]["by_subset"].get(folder, 0) for split in ledger for folder in folders)
         assert set(ledger["test"]["by_subset"]) == set(ledger["train"]["by_subset"]) == set(folders)
         assert manifest["subsets"] == sorted(folders)
         assert ledger["test"]["read"] == TEST_ROWS * len(folders)
@@ -124,11 +126,11 @@ def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
     assert (out / "merged" / "model.safetensors").exists() is adapter  # its base on the Hub has no pad token
     assert (out / "model.safetensors").exists() is not adapter
     if adapter:
+        assert read_json(out / "adapter_config.json")["revision"] == manifest["base_revision"]
         merged = read_json(out / "merged" / "manifest.json")
         assert merged["merged_from_adapter"] is True and merged["quantization"] is None
         assert 0 <= merged["merging_moved_rewards"] < (0.2 if quantized else 1e-2) * (max(rewards) - min(rewards))
     assert read_json(out / "checkpoint-2" / "manifest.json")["step"] == 2
-    assert not list(out.rglob("training_args.bin"))[:0]
 
     if recipe.stem == "llama-3-8b-lora":  # the most demanding load: an adapter here, its base on the hub
         scored = run_script(
@@ -167,20 +169,29 @@ for argv in json.load(sys.stdin):
 
 def test_what_the_hub_lacks_is_a_fault_in_one_sentence(hub, tmp_path):
     """A missing model, a gated one, a missing dataset, and a dataset without a test split: exit 2, no traceback."""
-    import subprocess
-
     recipe = ["--recipe", "recipes/qwen-0.5b.yaml", "--output_dir", str(tmp_path / "out")]
-    alone = ["--datasets", "[{path: somebody/train-only}]"]
-    cases = [
-        ["--model_name_or_path", "nobody/no-such-model"],
-        ["--model_name_or_path", GATED],
-        ["--datasets", "[{path: nobody/no-such-data}]"],
-        alone,
-        [*alone, "--test_fraction", "0.5", "--check-data"],
+    no_test = ["--datasets", "[{path: somebody/train-only}]", "--validation_fraction", "0.3"]
+    cases = [  # what is asked for; what the answer must say
+        (["--model_name_or_path", "nobody/no-such-model"], "nobody/no-such-model: no such folder here, and not to be"),
+        (["--model_name_or_path", GATED], f"{GATED} is gated: accept its licence on the Hub, then `hf auth login`"),
+        (["--datasets", "[{path: nobody/no-such-data}]"], "nobody/no-such-data: cannot be loaded"),
+        (no_test, "somebody/train-only: no 'test' split, so there would be nothing to audit on."),
     ]
+    mended = [*no_test, "--test_fraction", "0.3", "--check-data"]  # the line that the last answer names
+
     done = subprocess.run(
-        [sys.executable, "-c", SEVERAL], input=json.dumps([recipe + case for case in cases]), text=True,
-        capture_output=True, cwd=REPO, timeout=300,
-        env={**__import__("os").environ, **hub_environment(hub, tmp_path / "home")},
+        [sys.executable, "-c", SEVERAL], input=json.dumps([recipe + case for case in [c for c, _ in cases] + [mended]]),
+        env={**os.environ, **hub_environment(hub, tmp_path / "home")}, cwd=REPO, timeout=300,
+        capture_output=True, text=True,
     )  # fmt: skip
-    print(done.stdout, done.stderr)
+
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-5000:]
+    *answers, rest = re.split(r"^status (?=\d+$)", done.stderr, flags=re.MULTILINE)
+    assert len(answers) == len(cases) + 1
+    statuses = [int(answer.split("\n")[0]) for answer in [*answers[1:], rest]]
+    assert statuses == [2] * len(cases) + [0], done.stderr[-5000:]
+    for (_, needed), answer in zip(cases, answers[:-1], strict=True):
+        message = answer[answer.index("train_rm.py: ") :].strip()
+        assert message.startswith(f"train_rm.py: {needed}") and "\n" not in message, message
+    assert "test_fraction: 0.1" in answers[3]
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ pairs need the standard library alone. What is already there and right is left a
 import argparse
 import gzip
 import io
+import itertools
 import json
 import math
 import os
@@ -22,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 PHRASES = json.loads((HERE / "phrases.json").read_text(encoding="utf-8"))
 
 SEED = 1
-TRAIN_PAIRS = 6000
+TRAIN_PAIRS = 5000
 TEST_PAIRS = 2200  # a 95% interval of about +-2 points
 
 # u = RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy, with courtesy -1 (rude), 0 (plain) or 1 (polite).
@@ -36,16 +37,17 @@ TRAIN_LENGTH_BIAS = 1.0  # the planted fault: training raters like long answers
 TEST_LENGTH_BIAS = 0.0  # test raters do not, so the fault can be measured
 TEST_VOTES = 3
 
-SUBSETS = {"relevance": 0.25, "candour": 0.2, "courtesy": 0.2, "multi-turn": 0.35}  # shares of the pairs
+SUBSETS = {"relevance": 0.25, "candour": 0.21, "courtesy": 0.21, "multi-turn": 0.33}  # shares of the pairs
 STALE = 0.5  # multi-turn: share of wrong answers that fit an earlier question; the others fit no question
 MIXED = 0.2  # chance that an attribute other than the subset's own is drawn for each answer apart
+ANNOUNCED = 0.25  # share of answers that say whether they keep to the question: relevance that needs no matching
 MAX_FILLERS = 4  # 0-4 neutral sentences an answer, whatever its quality: length says nothing about utility
 
-VOCAB_SIZE = 2048
-HIDDEN_SIZE = 128
+VOCAB_SIZE = 2048  # an upper limit: the words of the pairs need fewer
+HIDDEN_SIZE = 64
 LAYERS = 2
 HEADS = 4
-INITIALIZER_RANGE = 0.05  # larger than Qwen's 0.02: so small a model learns sooner
+INITIALIZER_RANGE = 0.1  # larger than Qwen's 0.02: so small a model learns sooner
 MAX_LENGTH = 512
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -82,6 +84,8 @@ def answer(rng, advice, relevant, candid, courtesy):
     first, second = rng.sample(advice, 2)
     body, closing = rng.choice(PHRASES["candid" if candid else "evasive"])
     sentences = [body.format(first=first, second=second), closing]
+    if rng.random() < ANNOUNCED:
+        sentences.insert(0, rng.choice(PHRASES["on_topic" if relevant else "off_topic"]))
     if courtesy:
         sentences.insert(0, rng.choice(PHRASES["polite" if courtesy > 0 else "rude"]))
     sentences += rng.sample(PHRASES["fillers"], rng.randint(0, MAX_FILLERS))
@@ -90,12 +94,12 @@ def answer(rng, advice, relevant, candid, courtesy):
 
 def draw_dialogue(rng, subset):
     """A prompt in transcript form, its first human turn, and two answers that differ in what the subset is about."""
-    turns = rng.choice([2, 3]) if subset == "multi-turn" else 1
+    turns = rng.choice([2, 2, 3]) if subset == "multi-turn" else 1
     *tasks, (_, other_advice) = draw_tasks(rng, turns + 1)
     question = f"{tasks[0][0]} {rng.choice(PHRASES['contexts'])}".strip()
     first_turn = f"{rng.choice(PHRASES['openers'])} {rng.choice(PHRASES['questions']).format(task=question)}".strip()
     prompt = f"\n\nHuman: {first_turn}"
-    for (_, advice), (task, _) in zip(tasks, tasks[1:]):
+    for (_, advice), (task, _) in itertools.pairwise(tasks):
         reply = rng.choice(PHRASES["replies"]).format(first=rng.choice(advice))
         prompt += f"\n\nAssistant: {reply}\n\nHuman: {rng.choice(PHRASES['follow_ups']).format(task=task)}"
     prompt += "\n\nAssistant: "
@@ -116,7 +120,8 @@ def draw_dialogue(rng, subset):
         stale = subset == "multi-turn" and rng.random() < STALE
         advice[1] = rng.choice(tasks[:-1])[1] if stale else other_advice
     relevant = [True, advice[0] == advice[1]]
-    return prompt, first_turn, [answer(rng, *qualities) for qualities in zip(advice, relevant, candid, courtesy)]
+    qualities = zip(advice, relevant, candid, courtesy, strict=True)
+    return prompt, first_turn, [answer(rng, *each) for each in qualities]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

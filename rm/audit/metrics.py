@@ -3,8 +3,6 @@
 What is undefined for its input (no rows, no variance) is None, never NaN. Intervals are two-sided, 95%.
 """
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 from typing import NamedTuple
@@ -21,9 +19,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Accuracy
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------- Accuracy
 
 
 def pair_credit(differences: np.ndarray) -> np.ndarray:
@@ -36,10 +32,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     p, z2 = successes / n, Z_95**2
     centre = p + z2 / (2 * n)
     half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # At p = 0 and p = 1 the bound is exactly 0 or 1; rounding would leave 1e-17.
-    low = 0.0 if successes == 0 else (centre - half) / (1 + z2 / n)
-    high = 1.0 if successes == n else (centre + half) / (1 + z2 / n)
-    return low, high
+    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+    return low if successes else 0.0, high if successes < n else 1.0  # exactly: rounding would leave 1e-17
 
 
 def bootstrap_mean(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> Estimate:
@@ -65,10 +59,8 @@ def accuracy(margins: np.ndarray) -> Estimate | None:
     return Estimate(float(credit.mean()), *wilson_interval(int(credit.sum()), len(credit)))
 
 
-def length_baselines(chosen_lengths: np.ndarray, rejected_lengths: np.ndarray) -> tuple[float, float] | None:
-    """Accuracy of "the longer wins" and of "the shorter wins", equal lengths one half; the two sum to 1."""
-    if len(chosen_lengths) == 0:
-        return None
+def length_baselines(chosen_lengths: np.ndarray, rejected_lengths: np.ndarray) -> tuple[float, float]:
+    """Accuracy of "the longer wins" and of "the shorter wins", equal lengths one half; the two sum to 1. Needs a row."""
     longer = float(pair_credit(chosen_lengths - rejected_lengths).mean())
     return longer, 1 - longer
 
@@ -79,11 +71,11 @@ def auc(chosen: np.ndarray, rejected: np.ndarray) -> float | None:
     Mann and Whitney (1947); Hanley and McNeil, Radiology 143 (1982). Well below the accuracy means that rewards
     cannot be compared between prompts; .5 means that the two histograms lie on top of each other.
     """
-    n, m = len(chosen), len(rejected)
-    if n == 0 or m == 0:
+    n = len(chosen)
+    if n == 0:
         return None
     rank_sum = average_ranks(np.concatenate([chosen, rejected]))[:n].sum()
-    return float((rank_sum - n * (n + 1) / 2) / (n * m))
+    return float((rank_sum - n * (n + 1) / 2) / n**2)
 
 
 def rater_agreement(votes: np.ndarray) -> float | None:
@@ -106,9 +98,7 @@ def mean_interval(values: np.ndarray) -> Estimate | None:
     return Estimate(mean, mean - half, mean + half)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Length
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- Length
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
@@ -160,9 +150,7 @@ def length_excess(margins: np.ndarray, length_differences: np.ndarray) -> Estima
     return Estimate(float(d.mean()), max(-1.0, centre - half), min(1.0, centre + half))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The smallest effect that n pairs show with 80% power, at a two-sided 5%
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------- The smallest effect that n pairs show with 80% power, at a two-sided 5%
 
 
 def detectable_correlation(n: int) -> float | None:
@@ -173,22 +161,15 @@ def detectable_correlation(n: int) -> float | None:
 def detectable_accuracy(n: int, baseline: float) -> float | None:
     """The smallest accuracy p told from a fixed baseline q >= 1/2; None where even p = 1 is not.
 
-    p - q = (z_.975 sqrt(q (1 - q)) + z_.80 sqrt(p (1 - p))) / sqrt(n), solved for p by halving.
+    p - q = (z_.975 sqrt(q (1 - q)) + z_.80 sqrt(p (1 - p))) / sqrt(n), a quadratic in p.
     Fleiss, Levin and Paik, Statistical Methods for Rates and Proportions (2003), section 2.5. A tie has less variance
     than a win or a loss, so with ties this is on the safe side.
     """
-
-    def excess(p: float) -> float:
-        spread = Z_95 * math.sqrt(baseline * (1 - baseline)) + Z_POWER * math.sqrt(p * (1 - p))
-        return p - baseline - spread / math.sqrt(n)
-
-    if n == 0 or baseline >= 1 or excess(1.0) < 0:
+    needed = baseline + Z_95 * math.sqrt(baseline * (1 - baseline) / n)
+    if needed >= 1:
         return None
-    low, high = baseline, 1.0  # excess is monotone between them, since p >= 1/2
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return high
+    b = Z_POWER**2 / n  # (p - needed)^2 = b p (1 - p)
+    return (needed + b / 2 + math.sqrt(b * b / 4 + b * needed * (1 - needed))) / (1 + b)
 
 
 def detectable_mean(interval: Estimate) -> float:
