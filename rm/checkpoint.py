@@ -1,8 +1,8 @@
 """The checkpoint contract: `rm-out/` reloads in a fresh process, with stock transformers, and gives the same rewards.
 
-`finish(...)` saves the trained model beside its final place, verifies it in a child process (rm/verify.py), and only then
-moves it there. `checkpoint-N/` folders carry a manifest with the hashes of their files, written last, so that a torn or
-damaged one is never resumed from.
+A trained model is saved beside its final place, verified in a child process (rm/verify.py), and only then moved there.
+`checkpoint-N/` folders carry a manifest with the hashes of their files, written last, so that a torn or damaged one is
+never resumed from.
 """
 
 import hashlib

@@ -13,6 +13,7 @@ from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rm.losses import LOSSES, centering
+from rm.reward_model import is_encoder
 
 
 class NonFiniteError(RuntimeError):
@@ -48,6 +49,7 @@ class PairTrainer(RewardTrainer):
             compute_metrics=self.pair_metrics,
             **kwargs,
         )
+        self.no_cache = {} if is_encoder(self.model.config) else {"use_cache": False}
         self._window = torch.zeros(6, dtype=torch.float64)  # sums since the last log, see _add_to_window
 
     def _set_signature_columns_if_needed(self):
@@ -61,9 +63,8 @@ class PairTrainer(RewardTrainer):
 
     def pair_rewards(self, model, inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """(rewards_chosen, rewards_rejected), each (pairs,), float32."""
-        logits = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **self._no_cache(model)
-        ).logits  # (2 * pairs, 1)
+        texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}  # (2 * pairs, tokens)
+        logits = model(**texts, **self.no_cache).logits  # (2 * pairs, 1)
         return torch.chunk(logits.squeeze(-1).float(), 2)
 
     def pair_losses(self, chosen, rejected, target_margin) -> torch.Tensor:
@@ -72,14 +73,6 @@ class PairTrainer(RewardTrainer):
         if self.args.center_rewards_coefficient is not None:
             loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
         return loss
-
-    def _no_cache(self, model) -> dict:
-        return {"use_cache": False} if hasattr(self.model.config, "use_cache") and not self._is_encoder() else {}
-
-    def _is_encoder(self) -> bool:
-        from rm.reward_model import is_encoder
-
-        return is_encoder(self.model.config)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """Pairs in the whole optimizer step, over micro-batches and processes."""
@@ -147,6 +140,21 @@ class PairTrainer(RewardTrainer):
             chosen, rejected = self.pair_rewards(model, inputs)
         margin = inputs.get("margin", torch.zeros_like(chosen))
         return None, torch.stack([chosen, rejected], 1), torch.stack([inputs["subset_id"].to(margin.dtype), margin], 1)
+
+    def saved_rewards(self, pairs) -> list[float]:
+        """Rewards of encoded pairs (chosen, rejected, chosen, ...) as the saved files will give them: one text at a time,
+        without autocast. Sharded models (DeepSpeed, FSDP) compute in their own way, which `predict` follows.
+
+        To be called when training is over: it takes accelerate's autocast wrapper off the model.
+        """
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return self.predict(pairs).predictions.flatten().tolist()
+        model = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False).eval()
+        ids = [row[side] for row in pairs for side in ("chosen_ids", "rejected_ids")]
+        with torch.inference_mode():
+            return [
+                model(input_ids=torch.tensor([i], device=self.args.device)).logits[0, 0].float().item() for i in ids
+            ]
 
     def pair_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Over all pairs at once: loss, accuracy (ties one half), tie rate, n, margin, and accuracy a subset."""

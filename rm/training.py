@@ -28,7 +28,15 @@ from rm.reward_model import (
     position_limit,
     resolved_revision,
 )
-from rm.runtime import BAD_INPUT, INTERRUPTED, NON_FINITE, Interrupted, StopOnSignal, choose_precision, die_with_launcher
+from rm.runtime import (
+    BAD_INPUT,
+    INTERRUPTED,
+    NON_FINITE,
+    Interrupted,
+    StopOnSignal,
+    choose_precision,
+    die_with_launcher,
+)
 from rm.trainer import NonFiniteError, PairTrainer
 
 
@@ -174,7 +182,7 @@ def _run(recipe) -> int:
             metrics = trainer.evaluate()
             facts["validation"] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
         if not stop.stopped:
-            rewards = trainer.predict(golden).predictions.flatten().tolist()  # chosen, rejected, chosen, ...
+            rewards = trainer.saved_rewards(golden)  # chosen, rejected, chosen, ...
     except Interrupted:  # in an evaluation: the step before it is whole
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.callback_handler.on_save(args, trainer.state, trainer.control)
