@@ -1,7 +1,6 @@
 """Recipes: strict YAML over TRL's and transformers' keys, with every fault of a recipe in one error.
 
     python train_rm.py --recipe recipes/quickstart.yaml --learning_rate 5.0e-4    # a recipe and one override
-    python -m rm.recipe                 # rewrite rm/recipe_keys.json from the installed TRL
 
 Imports the standard library and yaml only, so that a faulty recipe is answered at once.
 """
@@ -28,10 +27,6 @@ OWN = {
     "loss_type": (["str"], "bradley_terry", ["bradley_terry"], "the objective"),
     "head_init": (["str", "null"], None, ["zero", "normal"], "null keeps a trained head; zero and normal start anew"),
     "early_stopping_patience": (["int", "null"], None, None, "evaluations without a better metric before stopping"),
-}
-OWN_ENTRY = {  # what an entry of `datasets:` takes beside TRL's DatasetConfig
-    "test_split": {"types": ["str"], "default": "test"},
-    "subset": {"types": ["str", "null"], "default": None},
 }
 # Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by machine.
 DEFAULTS = {
@@ -81,11 +76,13 @@ DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 CLASSES = ("RewardConfig", "ModelConfig", "ScriptArguments", "DatasetMixtureConfig", "DatasetConfig")
 CLI = "command line"
 
-_FILE = Path(__file__).with_name("recipe_keys.json")
-TRL = json.loads(_FILE.read_text(encoding="utf-8")) if _FILE.exists() else dict.fromkeys(CLASSES, {})
+TRL = json.loads(Path(__file__).with_name("recipe_keys.json").read_text(encoding="utf-8"))
 KEYS = {key: spec for name in CLASSES[:-1] for key, spec in TRL[name].items()}
 KEYS |= {key: {"types": kinds, "default": value, "choices": choices} for key, (kinds, value, choices, _) in OWN.items()}
-ENTRY = TRL["DatasetConfig"] | OWN_ENTRY
+ENTRY = TRL["DatasetConfig"] | {
+    "test_split": {"types": ["str"], "default": "test"},
+    "subset": {"types": ["str", "null"]},
+}
 
 
 class RecipeError(Exception):
@@ -135,10 +132,12 @@ class Recipe:
         """Write the resolved copy, which loads again through this parser: the given keys and our own defaults."""
         resolved = {key: default for key, (_, default, _, _) in OWN.items()} | self.values
         resolved.pop("hub_token", None)  # a secret; this file is published with the checkpoint
+        groups = {group: {} for group in GROUPS}
+        for key, value in resolved.items():
+            group = next((group for group, pattern in GROUPS.items() if re.match(pattern, key)), "Training")
+            groups[group][key] = value
         text = "# The resolved recipe: every key of the file and of the command line, and our own defaults.\n"
-        for group in GROUPS:
-            part = {key: value for key, value in resolved.items() if _group(key) == group}
-            text += f"\n# {group}\n{_dump(part, flow=False)}\n" if part else ""
+        text += "".join(f"\n# {group}\n{_dump(part, flow=False)}\n" for group, part in groups.items() if part)
         Path(path).write_text(text, encoding="utf-8")
 
 
@@ -146,10 +145,6 @@ def is_local(value: str) -> bool:
     """A file or folder, not a Hub id: those have one or two parts."""
     known = value.startswith(("/", ".", "~")) or value.endswith(DATA_SUFFIXES) or os.path.exists(value)
     return known or value.count("/") > 1
-
-
-def _group(key: str) -> str:
-    return next((group for group, pattern in GROUPS.items() if re.match(pattern, key)), "Training")
 
 
 # ---------------------------------------------------------------------------------------------------------------- YAML
@@ -209,17 +204,16 @@ def _parse(text: str, place: str, lines: dict, faults: list[str]):
 
 def _read(path: str, lines: dict, faults: list[str]) -> dict | None:
     """The keys of a recipe file; None where it cannot be read, and `faults` says why."""
+    needed = "needed are lines such as `learning_rate: 2.0e-5`"
     try:
         found = _parse(Path(path).read_text(encoding="utf-8"), path, lines, faults)
+        if isinstance(found, dict):
+            return found
+        faults.append(f"{path}: found {_word(found)}; {needed}")
     except OSError as error:
         faults.append(f"{path}: {error.strerror}; needed is a file, such as `--recipe recipes/quickstart.yaml`")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        faults.append(f"{path}{_broken(error)}; needed are lines such as `learning_rate: 2.0e-5`")
-    else:
-        if isinstance(found, dict):
-            return found
-        faults.append(f"{path}: found {_word(found)}; needed are lines such as `learning_rate: 2.0e-5`")
-    return None
+        faults.append(f"{path}{_broken(error)}; {needed}")
 
 
 def _broken(error: Exception) -> str:
@@ -498,49 +492,3 @@ def _help() -> str:
     lines += ["", "every TRL/transformers key, under its own name, with a YAML value that wins over the file's:"]
     lines += ["  RewardConfig (all of TrainingArguments), ModelConfig, ScriptArguments, DatasetMixtureConfig"]
     return "\n".join(lines)
-
-
-# -------------------------------------------------------------------------------------------------- python -m rm.recipe
-
-
-def installed_keys() -> str:
-    """recipe_keys.json as the installed TRL has it: class -> key -> types, choices and default, one key a line."""
-    import dataclasses
-    import types
-    import typing
-    from enum import Enum
-
-    import transformers
-    import trl
-    from trl.scripts.utils import DatasetConfig
-
-    def describe(hint) -> tuple[list, list]:
-        """The types and choices of an annotation; an object that YAML cannot write has no type."""
-        origin, parts = typing.get_origin(hint), typing.get_args(hint)
-        if origin in (typing.Union, types.UnionType):
-            kinds, choices = zip(*map(describe, parts), strict=True)
-            return sum(kinds, []), sum(choices, [])
-        if origin is typing.Literal:
-            return [_kind(part) for part in parts], [part for part in parts if isinstance(part, str)]
-        if isinstance(hint, type) and issubclass(hint, Enum):
-            return ["str"], [member.value for member in hint]
-        return ["null" if hint is type(None) else getattr(origin or hint, "__name__", "")], []
-
-    blocks = [f'"versions": {json.dumps({"trl": trl.__version__, "transformers": transformers.__version__})}']
-    for cls in (*(getattr(trl, name) for name in CLASSES[:-1]), DatasetConfig):
-        hints, rows = typing.get_type_hints(cls), []
-        for item in dataclasses.fields(cls):
-            kinds, choices = describe(hints[item.name])
-            spec = {"types": [kind for kind in KINDS if kind in kinds]}
-            if choices := list(item.metadata.get("choices") or choices):
-                spec["choices"] = choices
-            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-            spec |= {} if default is dataclasses.MISSING else {"default": getattr(default, "value", default)}
-            rows.append(f"  {json.dumps(item.name)}: {json.dumps(spec)}")
-        blocks.append(f'"{cls.__name__}": {{\n' + ",\n".join(rows) + "\n }")
-    return "{\n " + ",\n ".join(blocks) + "\n}\n"
-
-
-if __name__ == "__main__":
-    _FILE.write_text(installed_keys(), encoding="utf-8")
-    print(f"wrote {_FILE}")

@@ -55,8 +55,12 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self):
         self.received, self.stopped, self.accelerator = False, False, None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        self.before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore(self) -> None:
+        """Training is over: signals do what they did before."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number, frame):
         if self.received and number == signal.SIGINT:

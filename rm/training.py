@@ -53,6 +53,8 @@ def run(recipe) -> int:
         )
     except CheckpointError as error:
         return _say_and_return(error, 1)
+    except KeyboardInterrupt:
+        return _say_and_return("interrupted; checkpoints are whole, go on with --resume auto", INTERRUPTED)
 
 
 def _say_and_return(message, status: int) -> int:
@@ -112,7 +114,7 @@ def _run(recipe) -> int:
 
     # ------------------------------------------------------------------------------------------------------- the model
     if recipe.overwrite and state.is_main_process:
-        for old in output_dir.glob("checkpoint-*"):  # of another run; --resume would pick them up
+        for old in [*output_dir.glob("checkpoint-*"), *output_dir.glob("unverified")]:  # of another run; --resume reads them
             shutil.rmtree(old)
     state.wait_for_everyone()
     quantization = get_quantization_config(model_config)
@@ -192,6 +194,7 @@ def _run(recipe) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
+    stop.restore()
     facts["date"] = time.strftime("%Y-%m-%d")
 
     # -------------------------------------------------------------------------------------------------- the checkpoint

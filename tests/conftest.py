@@ -13,7 +13,7 @@ REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("RM_SHARED", REPO.parent / "shared"))
 sys.path.insert(0, str(REPO))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only cost on models so small
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def test_the_files(tmp_path):
     assert audit["format_version"] == 1
     assert audit["identity"] == {"model": "rm-out", "base model": "Q@1"}
     keys = ["name", "subset", "value", "low", "high", "n", "verdict", "threshold", "detectable", "note"]
+    keys += ["baseline", "ceiling"]
     assert all(list(check) == keys for check in audit["checks"])
     assert [check["subset"] for check in audit["checks"]][-2:] == ["chat", "safety"]
 
@@ -131,6 +132,16 @@ def test_terminal_table():
         "fail            accuracy: a<U+001B>[31m long long lon\u2026   .500  .400 to .600      9",
         "not measurable  mean margin                                 \u2013             \u2013      1",
     ]
+    yardsticks = ("note", 0.5021, 0.958)
+    found = terminal_table([Check("accuracy", None, 0.72, 0.68, 0.757, 500, "pass", "t", 0.6, *yardsticks)])
+    assert found.split("\n") == [
+        "verdict  check     value  95% interval    n",
+        "pass     accuracy   .720  .680 to .757  500",
+        "",
+        "accuracy .720 of a ceiling of .958; length alone scores .502",
+    ]
+    rows = rows_of(40)  # no row knows its Bayes accuracy, and the subsets' accuracies get no line of their own
+    assert terminal_table(run_checks(rows)).split("\n")[-2:] == ["", "accuracy .725; length alone scores .550"]
     wide = Check("x" * 99, "y" * 99, -12345.678, -12345.678, -12345.678, 1_000_000, "not measurable", "t", None)
     assert max(map(len, terminal_table([*checks, wide]).split("\n"))) <= 100
 

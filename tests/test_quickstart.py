@@ -10,11 +10,11 @@ from conftest import REPO, run_script
 @pytest.mark.slow
 def test_the_audit_finds_what_was_planted(tmp_path):
     run_script("data/quickstart/make.py", "--model")
-    out = tmp_path / "rm-out"
+    out, threads = tmp_path / "rm-out", {"OMP_NUM_THREADS": "2"}
     recipe = ["--recipe", "recipes/quickstart.yaml", "--output_dir", out]
-    trained = run_script("-m", "accelerate.commands.launch", "train_rm.py", *recipe, timeout=900)
+    trained = run_script("-m", "accelerate.commands.launch", "train_rm.py", *recipe, timeout=900, env=threads)
     assert "machine: " in trained.stdout and "a fresh process gives the same rewards" in trained.stdout
-    audited = run_script("audit.py", "--ckpt", out, timeout=300)
+    audited = run_script("audit.py", "--ckpt", out, timeout=300, env=threads)
     assert f"open {out}/audit/report.html" in audited.stdout
 
     checks = json.loads((out / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]

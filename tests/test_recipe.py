@@ -435,7 +435,9 @@ def test_every_accelerate_config_is_tested():
 
 def test_committed_keys_are_the_installed_ones():
     pytest.importorskip("trl")
-    assert (ROOT / "rm" / "recipe_keys.json").read_text(encoding="utf-8") == module.installed_keys()
+    from make_recipe_keys import installed_keys
+
+    assert (ROOT / "rm" / "recipe_keys.json").read_text(encoding="utf-8") == installed_keys()
 
 
 def test_own_keys_are_not_trl_keys():

@@ -24,7 +24,7 @@ MODELS = {  # real name -> stand-in, and the length limit in its real tokenizer_
     "sentence-transformers/all-MiniLM-L6-v2": ("encoder", 512),
 }
 HH_FOLDERS = ["harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled"]
-TRAIN_ROWS, TEST_ROWS = 60, 20  # a folder
+ROWS = {"train": 60, "test": 20}  # a folder
 FEW_STEPS = "--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1".split()
 LAUNCH = ["-m", "accelerate.commands.launch"]  # `accelerate launch`, of this interpreter
 HH_CARD = "---\nlicense: mit\ntags:\n- human-feedback\n---\n# Dataset Card for HH-RLHF\n"
@@ -43,8 +43,8 @@ def hub_root(tmp_path_factory) -> Path:
     make_model(root / "models" / GATED, "llama3")
     hh = root / "datasets" / "Anthropic" / "hh-rlhf"
     for number, folder in enumerate(HH_FOLDERS):
-        write_rows(hh / folder / "train.jsonl.gz", hh_rows(TRAIN_ROWS, seed=2 * number))
-        write_rows(hh / folder / "test.jsonl.gz", hh_rows(TEST_ROWS, seed=2 * number + 1))
+        for seed, (split, rows) in enumerate(ROWS.items(), start=2 * number):
+            write_rows(hh / folder / f"{split}.jsonl.gz", hh_rows(rows, seed=seed))
     (hh / "README.md").write_text(HH_CARD, encoding="utf-8")
     write_rows(root / "datasets" / "somebody" / "train-only" / "train.jsonl", hh_rows(20))
     return root
@@ -91,16 +91,20 @@ def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
     assert manifest["dtype"] == keys["dtype"]
     assert manifest["max_length"] == keys["max_length"]
 
-    # -- the ledger: every row of every folder is accounted for, each split's own
+    # -- the ledger: every row of every folder is accounted for, under its folder's name
     ledger = read_json(out / "ledger.json")
-    folders = [Path(entry["data_dir"]).name for entry in keys.get("datasets", ())]
-    if folders:
-        kept = sum(ledger[split]["by_subset"].get(folder, 0) for split in ledger for folder in folders)
-        assert set(ledger["test"]["by_subset"]) == set(ledger["train"]["by_subset"]) == set(folders)
+    if sources := keys.get("datasets"):
+        folders = {entry["data_dir"] for entry in sources}
+        assert set(ledger["test"]["by_subset"]) == set(ledger["train"]["by_subset"]) == folders
         assert manifest["subsets"] == sorted(folders)
-        assert ledger["test"]["read"] == TEST_ROWS * len(folders)
-        assert ledger["train"]["read"] + ledger["validation"]["read"] == TRAIN_ROWS * len(folders)
-        assert kept == sum(counts["kept"] for counts in ledger.values()) == (TRAIN_ROWS + TEST_ROWS) * len(folders)
+        if len(sources) > 1:
+            assert folders == set(HH_FOLDERS)
+        rows = sum(ROWS[split] for entry in sources for split in {entry["split"], entry["test_split"]})
+        assert sum(counts["read"] for counts in ledger.values()) == rows
+        assert sum(counts["kept"] for counts in ledger.values()) == rows  # the stand-in's rows are all sound
+        assert sum(sum(counts["by_subset"].values()) for counts in ledger.values()) == rows
+        if "test_fraction" not in keys:
+            assert ledger["test"]["read"] == sum(ROWS[entry["test_split"]] for entry in sources)
     assert manifest["validation"]["n"] == ledger["validation"]["kept"]
     assert len(read_json(out / "test_ids.json")) == ledger["test"]["kept"]
 

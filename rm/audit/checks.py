@@ -9,8 +9,6 @@ raters only: the accuracy that the true utilities can expect on this pair).
 A verdict is passed on the point estimate, except where the threshold's sentence names the interval.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
@@ -27,6 +25,7 @@ MAX_LENGTH_R = 0.3  # Cohen's (1988) medium correlation
 MAX_LENGTH_R2 = 0.3  # ours: length alone explains more than 30% of the rewards' variance
 MAX_LENGTH_EXCESS = 0.05  # ours
 UNSEEN_LENGTH_EXCESS = 0.2  # ours: n that cannot tell this much from 0 is too small for a verdict
+NO_PAIR = "no pair has two finite rewards"
 
 
 @dataclass(frozen=True)
@@ -41,66 +40,53 @@ class Check:
     threshold: str
     detectable: float | None  # the smallest effect that n shows with 80% power
     note: str = ""
+    baseline: float | None = None  # accuracy alone: what a rule that only looks at length scores on the same pairs
+    ceiling: float | None = None  # accuracy alone: what the true utilities would score
 
 
 def run_checks(rows: list[dict]) -> list[Check]:
     """All checks over all pairs, then accuracy for each subset where there is more than one."""
     if not rows:
         raise ValueError("no pairs to audit: the list of rows is empty, the audit needs at least one scored test pair")
-    finite = finite_rows(rows)
+    known = finite(rows)
+    rewards, lengths = rewards_of(known), lengths_of(known)
     checks = [
-        accuracy_check(finite, None),
+        accuracy_check(known, None),
         finite_check(rows),
-        tie_check(finite),
-        margin_check(finite),
-        *length_correlation_checks(finite),
-        length_excess_check(finite),
+        tie_check(known),
+        margin_check(known),
+        # Pooled also carries what differs between prompts, and can have the other sign than within pairs.
+        correlation_check("length correlation, pooled", lengths.ravel(), rewards.ravel(), len(known)),
+        correlation_check("length correlation, within pairs", np.subtract(*lengths), margins_of(known), len(known)),
+        length_excess_check(known),
     ]
     subsets = list(dict.fromkeys(row["subset"] for row in rows))
     if len(subsets) > 1:
-        checks += [accuracy_check([row for row in finite if row["subset"] == subset], subset) for subset in subsets]
+        checks += [accuracy_check([row for row in known if row["subset"] == subset], subset) for subset in subsets]
     return checks
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Rows
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------- Rows
 
 
-def finite_rows(rows: list[dict]) -> list[dict]:
+def finite(rows: list[dict]) -> list[dict]:
     """Rows whose two rewards are numbers; the others are counted by their own check and left out of the rest."""
     return [row for row in rows if np.isfinite(row["reward_chosen"]) and np.isfinite(row["reward_rejected"])]
 
 
-def column(rows: list[dict], key: str) -> np.ndarray:
-    return np.array([row[key] for row in rows], dtype=float)  # (pairs,)
+def rewards_of(rows: list[dict]) -> np.ndarray:
+    """(2, pairs): of the chosen, of the rejected completions."""
+    return np.array([(row["reward_chosen"], row["reward_rejected"]) for row in rows], float).reshape(-1, 2).T
 
 
-def margins(rows: list[dict]) -> np.ndarray:
-    return column(rows, "reward_chosen") - column(rows, "reward_rejected")
+def lengths_of(rows: list[dict]) -> np.ndarray:
+    """(2, pairs), in tokens: of the chosen, of the rejected completions."""
+    return np.array([(row["chosen_tokens"], row["rejected_tokens"]) for row in rows], float).reshape(-1, 2).T
 
 
-def length_differences(rows: list[dict]) -> np.ndarray:
-    return column(rows, "chosen_tokens") - column(rows, "rejected_tokens")
-
-
-def both_sides(rows: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and completion lengths of all completions, first the chosen, then the rejected: (2 x pairs,) each."""
-    rewards = np.concatenate([column(rows, "reward_chosen"), column(rows, "reward_rejected")])
-    return rewards, np.concatenate([column(rows, "chosen_tokens"), column(rows, "rejected_tokens")])
-
-
-def best_length_rule(rows: list[dict]) -> tuple[float, str]:
-    """The accuracy and the name of the better of the two rules that only look at length. Needs a row."""
-    longer, shorter = metrics.length_baselines(column(rows, "chosen_tokens"), column(rows, "rejected_tokens"))
-    return max((longer, "the longer wins"), (shorter, "the shorter wins"))
-
-
-def ceiling(rows: list[dict]) -> float | None:
-    """Mean Bayes accuracy, what the true utilities would score; None unless every row knows its own."""
-    if not rows or any(row.get("bayes_accuracy") is None for row in rows):
-        return None
-    return float(column(rows, "bayes_accuracy").mean())
+def margins_of(rows: list[dict]) -> np.ndarray:
+    """(pairs,): reward(chosen) - reward(rejected)."""
+    return np.subtract(*rewards_of(rows))
 
 
 def agreement(rows: list[dict]) -> float | None:
@@ -109,45 +95,43 @@ def agreement(rows: list[dict]) -> float | None:
     return metrics.rater_agreement(np.array(votes)) if votes else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- Checks
 
 
 def accuracy_check(rows: list[dict], subset: str | None) -> Check:
     """Does the model order more pairs as the raters did than a rule that only looks at length?"""
-    estimate = metrics.accuracy(margins(rows))
+    margins, n = margins_of(rows), len(rows)
+    estimate = metrics.accuracy(margins)
     if estimate is None:
-        return unmeasured("accuracy", subset, 0, "lower bound above .5", "no pair has two finite rewards")
-    n, ties = len(rows), int(np.sum(margins(rows) == 0))
-    baseline, rule = best_length_rule(rows)
+        return unmeasured("accuracy", 0, "lower bound above .5", NO_PAIR, subset)
+    longer, shorter = metrics.length_baselines(*lengths_of(rows))
+    baseline, rule = max((longer, "the longer wins"), (shorter, "the shorter wins"))
     threshold = f'lower bound above {short(baseline)} ("{rule}" on the same pairs)'
     detectable = metrics.detectable_accuracy(n, baseline)
+    known = [row["bayes_accuracy"] for row in rows if row.get("bayes_accuracy") is not None]
+    ceiling = float(np.mean(known)) if len(known) == n else None
+    agree = agreement(rows)
 
+    verdict = "pass" if estimate.low > baseline else "fail"
+    ties = int(np.sum(margins == 0))
     notes = [f"{count(ties, 'tie')}, each counts one half"] if ties else []
     if ties == n:
-        verdict = "not measurable"
-        notes = ["every pair ties: the model ranks nothing"]
+        verdict, notes = "not measurable", ["every pair ties: the model ranks nothing"]
     elif detectable is None:
         verdict = "not measurable"
         notes.append(f"{count(n, 'pair')}: even a perfect model could not be told from {short(baseline)}")
-    elif estimate.low > baseline:
-        verdict = "pass"
-    else:
-        verdict = "fail"
-        if estimate.high > baseline:
-            notes.append(
-                f"the interval straddles {short(baseline)}; {n} pairs tell {short(detectable)} or more from it"
-            )
-    if (best := ceiling(rows)) is not None:
-        notes.append(f"ceiling {short(best)} (what the true utilities would score)")
-    if (agree := agreement(rows)) is not None:
+    elif estimate.low <= baseline < estimate.high:
+        notes.append(f"the interval straddles {short(baseline)}; {n} pairs tell {short(detectable)} or more from it")
+    if ceiling is not None:
+        notes.append(f"ceiling {short(ceiling)} (what the true utilities would score)")
+    if agree is not None:
         notes.append(f"two raters of a pair agree {short(agree)} of the time")
-    return Check("accuracy", subset, *estimate, n, verdict, threshold, detectable, "; ".join(notes))
+    note = "; ".join(notes)
+    return Check("accuracy", subset, *estimate, n, verdict, threshold, detectable, note, baseline, ceiling)
 
 
 def finite_check(rows: list[dict]) -> Check:
-    bad = len(rows) - len(finite_rows(rows))
+    bad = len(rows) - len(finite(rows))
     note = f"{count(bad, 'pair')} of {len(rows)} left out of every other number" if bad else ""
     rate, verdict = bad / len(rows), "fail" if bad else "pass"
     return Check("non-finite rewards", None, rate, None, None, len(rows), verdict, "fail when there is any", None, note)
@@ -156,67 +140,53 @@ def finite_check(rows: list[dict]) -> Check:
 def tie_check(rows: list[dict]) -> Check:
     threshold, n = f"warn above {short(MAX_TIE_RATE)} (ours), fail when most pairs tie", len(rows)
     if n == 0:
-        return unmeasured("tie rate", None, 0, threshold, "no pair has two finite rewards")
-    ties = int(np.sum(margins(rows) == 0))
-    low, high = metrics.wilson_interval(ties, n)
-    rate, detectable, note = ties / n, metrics.detectable_share(n), ""
+        return unmeasured("tie rate", 0, threshold, NO_PAIR)
+    ties = int(np.sum(margins_of(rows) == 0))
+    rate, (low, high) = ties / n, metrics.wilson_interval(ties, n)
+    detectable, note = metrics.detectable_share(n), "; ".join(straddles(low, high, MAX_TIE_RATE))
+    verdict = "warn" if rate > MAX_TIE_RATE else "pass"
     if low > 0.5:
         verdict = "fail"
-    elif rate > MAX_TIE_RATE:
-        verdict, note = "warn", straddle(low, high, MAX_TIE_RATE)
-    elif detectable > MAX_TIE_RATE:
+    elif verdict == "pass" and detectable > MAX_TIE_RATE:
         verdict = "not measurable"
         note = f"{count(n, 'pair')} may well show no tie where {short(MAX_TIE_RATE)} of all pairs tie"
-    else:
-        verdict, note = "pass", straddle(low, high, MAX_TIE_RATE)
     return Check("tie rate", None, rate, low, high, n, verdict, threshold, detectable, note)
 
 
 def margin_check(rows: list[dict]) -> Check:
     """The scale of a margin depends on the objective, so only its sign is judged; the usual size is information."""
-    threshold = "warn when the interval reaches 0 (ours)"
-    estimate = metrics.mean_interval(margins(rows))
+    threshold, n = "warn when the interval reaches 0 (ours)", len(rows)
+    estimate = metrics.mean_interval(margins_of(rows))
     if estimate is None:
-        return unmeasured("mean margin", None, len(rows), threshold, "an interval needs two pairs")
-    verdict = "pass" if estimate.low > 0 else "warn"
-    usual = f"{short(USUAL_MARGIN[0])} to {short(USUAL_MARGIN[1])}"
-    where = "inside" if USUAL_MARGIN[0] <= estimate.value <= USUAL_MARGIN[1] else "outside"
-    note = f"{where} the usual {usual}; standard deviation of rewards {short(both_sides(rows)[0].std(ddof=1))}"
-    if len(rows) < 30:
+        return unmeasured("mean margin", n, threshold, "an interval needs two pairs")
+    least, most = USUAL_MARGIN
+    where = "inside" if least <= estimate.value <= most else "outside"
+    spread = short(rewards_of(rows).std(ddof=1))
+    note = f"{where} the usual {short(least)} to {short(most)}; standard deviation of rewards {spread}"
+    if n < 30:
         note += "; the interval is too narrow below 30 pairs"
-    detectable = metrics.detectable_mean(estimate)
-    return Check("mean margin", None, *estimate, len(rows), verdict, threshold, detectable, note)
+    verdict, detectable = "pass" if estimate.low > 0 else "warn", metrics.detectable_mean(estimate)
+    return Check("mean margin", None, *estimate, n, verdict, threshold, detectable, note)
 
 
-def length_correlation_checks(rows: list[dict]) -> list[Check]:
-    """Reward against length over all completions, then margin against length difference within pairs.
-
-    The pooled one also carries what differs between prompts, and can have the other sign than the one within pairs.
-    """
-    rewards, lengths = both_sides(rows)
-    pooled = correlation_check("length correlation, pooled", lengths, rewards, len(rows))
-    differences = length_differences(rows)
-    return [pooled, correlation_check("length correlation, within pairs", differences, margins(rows), len(rows))]
-
-
-def correlation_check(name: str, lengths: np.ndarray, rewards: np.ndarray, n: int) -> Check:
+def correlation_check(name: str, x: np.ndarray, y: np.ndarray, n: int) -> Check:
+    """Reward against length (2 x pairs,), or margin against length difference (pairs,)."""
     # n counts pairs, not completions: the two rewards of a pair share their prompt, so that errs towards too wide.
     limit = MAX_LENGTH_R
     threshold = f"warn when |r| > {short(limit)} (Cohen's medium), fail when r squared > {short(MAX_LENGTH_R2)} (ours)"
-    r = metrics.pearson(lengths, rewards)
+    r = metrics.pearson(x, y)
     if n < 4 or r is None:
         note = "an interval needs four pairs" if n < 4 else "lengths or rewards do not vary"
-        return unmeasured(name, None, n, threshold, note)
+        return unmeasured(name, n, threshold, note)
     low, high = metrics.fisher_interval(r, n)
     detectable = metrics.detectable_correlation(n)
-    notes = [f"Spearman {short(metrics.spearman(lengths, rewards))}, r squared {short(r * r)}"]
+    notes = [f"Spearman {short(metrics.spearman(x, y))}, r squared {short(r * r)}"]
     if detectable > limit and low <= limit and high >= -limit:
         verdict = "not measurable"
         notes.append(f"{count(n, 'pair')} cannot tell {short(limit)} from 0")
     else:
         verdict = "fail" if r * r > MAX_LENGTH_R2 else "warn" if abs(r) > limit else "pass"
-        limits = (limit, -limit, MAX_LENGTH_R2**0.5, -(MAX_LENGTH_R2**0.5))
-        notes += [note for edge in limits if (note := straddle(low, high, edge))]
+        notes += straddles(low, high, limit, -limit, MAX_LENGTH_R2**0.5, -(MAX_LENGTH_R2**0.5))
     return Check(name, None, r, low, high, n, verdict, threshold, detectable, "; ".join(notes))
 
 
@@ -224,10 +194,10 @@ def length_excess_check(rows: list[dict]) -> Check:
     """How much more often than the raters does the model prefer the longer completion (negative: the shorter)?"""
     name, limit = "length excess", MAX_LENGTH_EXCESS
     threshold = f"warn when the interval excludes 0 and the value is beyond \u00b1{short(limit)} (ours)"
-    n = int(np.count_nonzero(length_differences(rows)))
-    estimate = metrics.length_excess(margins(rows), length_differences(rows))
+    differences = np.subtract(*lengths_of(rows))
+    n, estimate = int(np.count_nonzero(differences)), metrics.length_excess(margins_of(rows), differences)
     if estimate is None:
-        return unmeasured(name, None, 0, threshold, "no pair has completions of unequal length")
+        return unmeasured(name, 0, threshold, "no pair has completions of unequal length")
     detectable = metrics.detectable_mean(estimate)
     note = f"{count(n, 'pair')} of unequal length"
     if (estimate.low > 0 or estimate.high < 0) and abs(estimate.value) > limit:
@@ -238,25 +208,23 @@ def length_excess_check(rows: list[dict]) -> Check:
         note += f", too few to tell {short(UNSEEN_LENGTH_EXCESS)} from 0"
     else:
         verdict = "pass"
-        straddled = straddle(estimate.low, estimate.high, limit) or straddle(estimate.low, estimate.high, -limit)
-        note += f"; {straddled}" if straddled else ""
+        note = "; ".join([note, *straddles(estimate.low, estimate.high, limit, -limit)[:1]])
     return Check(name, None, *estimate, n, verdict, threshold, detectable, note)
 
 
-def unmeasured(name: str, subset: str | None, n: int, threshold: str, note: str) -> Check:
+def unmeasured(name: str, n: int, threshold: str, note: str, subset: str | None = None) -> Check:
     return Check(name, subset, None, None, None, n, "not measurable", threshold, None, note)
 
 
-def straddle(low: float, high: float, limit: float) -> str:
-    return f"the interval straddles {short(limit)}" if low <= limit <= high else ""
+def straddles(low: float, high: float, *limits: float) -> list[str]:
+    return [f"the interval straddles {short(limit)}" for limit in limits if low <= limit <= high]
 
 
 def short(value: float) -> str:
     """.713, -.04, 1.25: as papers print them, without the leading zero and trailing zeros."""
     if abs(value) >= 1000:
         return f"{value:.3g}"
-    text = f"{value:.3f}".rstrip("0").rstrip(".")
-    text = "0" if text == "-0" else text
+    text = f"{value:z.3f}".rstrip("0").rstrip(".")
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
@@ -264,9 +232,7 @@ def count(n: int, thing: str) -> str:
     return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What the model likes best
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------- What the model likes best
 
 MARKED_CHARACTERS = 20_000  # marks describe this much of a completion's beginning
 EXTREME_LENGTH = 0.9
@@ -289,9 +255,8 @@ MARKDOWN = {
 
 def top_completions(rows: list[dict], k: int = 10) -> list[dict]:
     """The k different completions with the highest rewards, each with marks of style that people check for."""
-    rows = finite_rows(rows)
-    rewards, lengths = both_sides(rows)
-    by_length = np.sort(lengths)
+    rows = finite(rows)
+    rewards, lengths = rewards_of(rows).ravel(), lengths_of(rows).ravel()  # (2 x pairs,): the chosen, then the rejected
     top, seen = [], set()
     for i in np.argsort(-rewards, kind="stable"):
         if len(top) == k:
@@ -301,25 +266,11 @@ def top_completions(rows: list[dict], k: int = 10) -> list[dict]:
         if (prompt, completion) in seen:  # rankings repeat a completion in many pairs
             continue
         seen.add((prompt, completion))
-        tokens = int(lengths[i])
-        longer_than = np.searchsorted(by_length, tokens, "left") / len(by_length)
-        shorter_than = 1 - np.searchsorted(by_length, tokens, "right") / len(by_length)
-        marks = [
-            f"{word} than {int(100 * share)}% of completions"
-            for word, share in (("longer", longer_than), ("shorter", shorter_than))
-            if share >= EXTREME_LENGTH
-        ]
-        top.append(
-            {
-                "reward": float(rewards[i]),
-                "side": side,
-                "subset": row["subset"],
-                "tokens": tokens,
-                "marks": marks + style_marks(completion),
-                "prompt": prompt,
-                "completion": completion,
-            }
-        )
+        shares = {"longer": np.mean(lengths < lengths[i]), "shorter": np.mean(lengths > lengths[i])}
+        extreme = [f"{word} than {int(100 * x)}% of completions" for word, x in shares.items() if x >= EXTREME_LENGTH]
+        found = {"reward": float(rewards[i]), "side": side, "subset": row["subset"], "tokens": int(lengths[i])}
+        found |= {"marks": extreme + style_marks(completion), "prompt": prompt, "completion": completion}
+        top.append(found)
     return top
 
 

@@ -3,8 +3,6 @@
 write_report(rows, checks, identity, "rm-out/audit")
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -16,28 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from rm.audit import metrics
-from rm.audit.checks import (
-    VERDICTS,
-    Check,
-    agreement,
-    best_length_rule,
-    both_sides,
-    ceiling,
-    count,
-    finite_rows,
-    length_differences,
-    margins,
-    short,
-    top_completions,
-)
+from rm.audit.checks import VERDICTS, Check, agreement, count, finite, lengths_of, rewards_of, short, top_completions
 
-FORMAT_VERSION = 1
 SCATTER_POINTS = 5000
 CLIP = 600  # characters of a completion in the page
 
 # Okabe and Ito's palette (2008), which colour-blind readers can tell apart; the verdicts, under black text, take
 # lighter tints of it.
 BLUE, ORANGE, BLACK = "#0072B2", "#E69F00", "#000000"
+SIDES = (("chosen", BLUE, "o"), ("rejected", ORANGE, "^"))
 VERDICT_COLOURS = dict(zip(VERDICTS, ("#EC8250", ORANGE, "#9AD0F0", "#3DBE97", "#DDDDDD"), strict=True))
 VERDICT_SIGNS = dict(zip(VERDICTS, ("\u2717", "!", "?", "\u2713", "\u2013"), strict=True))
 
@@ -50,15 +35,16 @@ NOT_LOOKED_AT = (
 
 def write_report(rows: list[dict], checks: list[Check], identity: dict, output_dir: str | Path) -> None:
     """All files are made in memory first; audit.json goes last, so where it lies the others are complete."""
-    plots = draw_plots(rows)
-    files = {f"{name}.png": png for name, (png, _) in plots.items()}
+    from matplotlib import rc_context  # slow to import, and only needed here
+
+    # 5 inches and 13 points stay readable when a phone shows the image 360 pixels wide.
+    with rc_context({"font.size": 13, "figure.figsize": (5, 3.6), "hatch.linewidth": 0.8}):
+        plots = draw_plots(finite(rows))
+    files = {f"{name}.png": image for name, (image, _) in plots.items()}
     files["report.html"] = html_page(rows, checks, identity, plots).encode()
-    audit = {
-        "format_version": FORMAT_VERSION,
-        "identity": {str(key): str(value) for key, value in identity.items()},
-        "checks": [asdict(check) for check in checks],
-    }
-    files["audit.json"] = (json.dumps(audit, indent=2, allow_nan=False) + "\n").encode()
+    facts = {key: str(value) for key, value in identity.items()}
+    found = {"format_version": 1, "identity": facts, "checks": [asdict(check) for check in checks]}
+    files["audit.json"] = (json.dumps(found, indent=2, allow_nan=False) + "\n").encode()
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -66,73 +52,60 @@ def write_report(rows: list[dict], checks: list[Check], identity: dict, output_d
 
 
 def terminal_table(checks: list[Check]) -> str:
-    """Verdict, check, value, interval and n in aligned columns, at most 100 characters wide."""
+    """Verdict, check, value, interval and n in columns, then what the accuracy is held against; at most 100 wide."""
     table = [("verdict", "check", "value", "95% interval", "n")]
     table += [(c.verdict, one_line(label(c), 38), value_text(c), interval_text(c), f"{c.n:,}") for c in checks]
-    widths = [max(len(line[i]) for line in table) for i in range(5)]
-    lines = []
-    for verdict, name, *numbers in table:
-        cells = [verdict.ljust(widths[0]), name.ljust(widths[1])]
-        cells += [number.rjust(width) for number, width in zip(numbers, widths[2:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    line = "  ".join(f"{{:{align}{width}}}" for align, width in zip("<<>>>", widths, strict=True))
+    lines = [line.format(*cells) for cells in table]
+    for check in checks:
+        if check.subset is None and check.baseline is not None:
+            ceiling = "" if check.ceiling is None else f" of a ceiling of {fixed(check.ceiling)}"
+            lines += ["", f"{check.name} {value_text(check)}{ceiling}; length alone scores {fixed(check.baseline)}"]
     return "\n".join(lines)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Plots
-# ---------------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------- Plots
 
 
 def draw_plots(rows: list[dict]) -> dict[str, tuple[bytes, str]]:
-    """name -> (PNG, caption). Figures are made without pyplot, so nothing global changes."""
-    from matplotlib import rc_context  # slow to import, and only needed here
-
-    # 5 inches and 13 points stay readable when a phone shows the image 360 pixels wide.
-    with rc_context({"font.size": 13, "figure.figsize": (5, 3.6), "hatch.linewidth": 0.8}):
-        return draw(finite_rows(rows))
-
-
-def draw(rows: list[dict]) -> dict[str, tuple[bytes, str]]:
-    rewards, lengths = both_sides(rows)
-    chosen, rejected = np.split(rewards, 2)
-    m, differences = margins(rows), length_differences(rows)
+    """name -> (PNG, caption), of rows with finite rewards. Without pyplot, so nothing global changes."""
+    rewards, lengths = rewards_of(rows), lengths_of(rows)  # (2, pairs): chosen, rejected
+    margins, differences = np.subtract(*rewards), np.subtract(*lengths)
     plots = {}
 
     figure, axes = new_figure("reward", "completions")
     bins = shared_bins(rewards)
-    for values, side, colour, hatch in ((rejected, "rejected", ORANGE, "//"), (chosen, "chosen", BLUE, "")):
-        axes.hist(values, bins, color=colour, alpha=0.25, hatch=hatch, edgecolor=colour, linewidth=0)
-        style = "--" if hatch else "-"
-        axes.hist(values, bins, histtype="step", color=colour, linewidth=2, linestyle=style, label=side)
+    for side, hatch, style in ((1, "//", "--"), (0, "", "-")):
+        name, colour, _ = SIDES[side]
+        axes.hist(rewards[side], bins, color=colour, alpha=0.25, hatch=hatch, edgecolor=colour, linewidth=0)
+        axes.hist(rewards[side], bins, histtype="step", color=colour, linewidth=2, linestyle=style, label=name)
     axes.legend(frameon=False)
-    separation = metrics.auc(chosen, rejected)
     caption = "Rewards of chosen and rejected completions. "
-    if separation is not None:
-        caption += (
-            f"AUC {short(separation)}: how often a chosen completion of one pair beats a rejected one of any pair."
-        )
+    if (auc := metrics.auc(*rewards)) is not None:
+        caption += f"AUC {short(auc)}: how often a chosen completion of one pair beats a rejected one of any pair."
     plots["rewards"] = (png(figure, axes, len(rows)), caption)
 
     figure, axes = new_figure("margin = reward(chosen) \u2212 reward(rejected)", "pairs")
-    axes.hist(m, shared_bins(np.append(m, 0.0)), color=BLUE, alpha=0.35, edgecolor=BLUE)
+    axes.hist(margins, shared_bins(np.append(margins, 0.0)), color=BLUE, alpha=0.35, edgecolor=BLUE)
     axes.axvline(0, color=BLACK, linewidth=2, linestyle="--")
     caption = "Margins. "
-    if len(m):
-        caption += f"Left of the dashed line, {np.mean(m < 0):.1%}: the model prefers the rejected completion."
+    if len(margins):
+        caption += f"Left of the dashed line, {np.mean(margins < 0):.1%}: the model prefers the rejected completion."
     plots["margins"] = (png(figure, axes, len(rows)), caption)
 
     figure, axes = new_figure("completion length, tokens", "reward")
-    scatter(axes, lengths[: len(rows)], chosen, "chosen", BLUE, "o")
-    scatter(axes, lengths[len(rows) :], rejected, "rejected", ORANGE, "^")
-    r_text = fitted_line(axes, lengths, rewards)
+    for x, y, side in zip(lengths, rewards, SIDES, strict=True):
+        scatter(axes, x, y, *side)
+    r_text = fitted_line(axes, lengths.ravel(), rewards.ravel())
     axes.legend(frameon=False, handletextpad=0.2, markerscale=2)
     plots["length"] = (png(figure, axes, len(rows)), f"Reward against length, all completions. {r_text}")
 
     figure, axes = new_figure("length difference, tokens (chosen \u2212 rejected)", "margin")
-    axes.axhline(0, color="#888888", linewidth=1)
-    axes.axvline(0, color="#888888", linewidth=1)
-    scatter(axes, differences, m, None, BLUE, "o")
-    r_text = fitted_line(axes, differences, m)
+    for line in (axes.axhline, axes.axvline):
+        line(0, color="#888888", linewidth=1)
+    scatter(axes, differences, margins, None, BLUE, "o")
+    r_text = fitted_line(axes, differences, margins)
     plots["length_pairs"] = (png(figure, axes, len(rows)), f"Margin against length difference, within pairs. {r_text}")
     return plots
 
@@ -158,7 +131,7 @@ def png(figure, axes, n: int) -> bytes:
 
 
 def shared_bins(values: np.ndarray) -> np.ndarray:
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):  # equal but for rounding: one bar in the middle
         pad = 0.5 * max(abs(low), 1.0)
         low, high = low - pad, high + pad
@@ -183,9 +156,7 @@ def fitted_line(axes, x: np.ndarray, y: np.ndarray) -> str:
     return f"r = {short(r)}, r squared = {short(r * r)}."
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Text: what comes from data is clipped, made visible, escaped
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------- Text: what comes from data is clipped, made visible, escaped
 
 # Control characters but tab and newline, those that reorder text, and lone surrogates, which no file can hold.
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -223,39 +194,31 @@ def interval_text(check: Check) -> str:
     return "\u2013" if check.low is None else f"{fixed(check.low)} to {fixed(check.high)}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The page
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------- The page
 
 CSS = """
-*{box-sizing:border-box}
 body{margin:0 auto;padding:1rem;max-width:76rem;font:16px/1.45 system-ui,sans-serif;color:#111;background:#fff}
 h1{font-size:1.5rem;margin:.2rem 0}
-h2{font-size:1.2rem;margin:2rem 0 .6rem}
+h2{font-size:1.2rem;margin:2rem 0 .6rem;break-after:avoid}
 h1,p,li,pre{overflow-wrap:anywhere}
-td{overflow-wrap:break-word;max-width:40rem}
-ul{list-style:none;margin:0;padding:0}
-.strip{display:flex;flex-wrap:wrap;gap:.4rem;margin:.8rem 0}
-td .verdict{white-space:nowrap}
-.verdict{display:inline-block;padding:.1rem .5rem;border:1px solid #333;border-radius:.3rem;
+figure,tr,.completion{break-inside:avoid}
+.strip{display:flex;flex-wrap:wrap;gap:.4rem;margin:.8rem 0;padding:0;list-style:none}
+.verdict,.mark{display:inline-block;border:1px solid #333;border-radius:.3rem;padding:.1rem .5rem;
  print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.mark{border:1px dashed #555;margin:.1rem .3rem .1rem 0}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.6rem;margin:0}
 .facts div{border-left:4px solid #0072B2;padding-left:.7rem}
-.facts dt{font-size:.9rem;color:#444}
 .facts dd{margin:0;font-size:1.5rem;font-weight:600}
 .facts small{display:block;font-size:.9rem;font-weight:400}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
-figure{margin:0;break-inside:avoid}
+figure{margin:0}
 img{width:100%;height:auto}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.35rem .6rem .35rem 0;border-bottom:1px solid #ccc}
-th{font-size:.9rem;color:#444}
-td.number{white-space:nowrap;font-variant-numeric:tabular-nums}
-tr{break-inside:avoid}
-.mark{display:inline-block;border:1px dashed #555;border-radius:.3rem;padding:0 .4rem;margin:.1rem .3rem .1rem 0;
- font-size:.9rem}
-.completion{border-top:1px solid #ccc;padding:.8rem 0}
-.completion p{margin:.2rem 0}
+th,dt,.mark{font-size:.9rem;color:#444}
+td{overflow-wrap:break-word;max-width:40rem}
+td.number,td .verdict{white-space:nowrap;font-variant-numeric:tabular-nums}
+.completion{border-top:1px solid #ccc}
 pre{white-space:pre-wrap;font:inherit;background:#f4f4f4;padding:.6rem;margin:.3rem 0;max-height:24rem;overflow:auto;
  unicode-bidi:plaintext}
 @media(max-width:700px){
@@ -264,14 +227,12 @@ pre{white-space:pre-wrap;font:inherit;background:#f4f4f4;padding:.6rem;margin:.3
  tr{border-bottom:1px solid #ccc;padding:.5rem 0}
  td{border:0;padding:.1rem 0}
  td.number{display:inline-block;margin-right:1rem}
- td::before{content:attr(data-label) " ";color:#444;font-size:.9rem}
- td[data-label=Verdict]::before,td:empty{content:none;display:none}
+ td[data-label]::before{content:attr(data-label) " ";color:#444;font-size:.9rem}
+ td[data-label=Verdict]::before{content:none}
 }
 @media print{
  body{font-size:10pt;padding:0}
- h2{break-after:avoid}
  .plots{grid-template-columns:1fr 1fr}
- .completion{break-inside:avoid}
  pre{max-height:none;overflow:visible}
 }
 """
@@ -280,15 +241,22 @@ pre{white-space:pre-wrap;font:inherit;background:#f4f4f4;padding:.6rem;margin:.3
 def html_page(rows: list[dict], checks: list[Check], identity: dict, plots: dict[str, tuple[bytes, str]]) -> str:
     overall = [check for check in checks if check.subset is None]
     by_subset = [check for check in checks if check.subset is not None]
-    name = identity.get("model", "reward model")
+    name = safe(identity.get("model", "reward model"), 120)
+    found = [check.verdict for check in checks]
+    verdicts = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found)
+    counts = f"{count(len(rows), 'test pair')}, {count(len(checks), 'check')}: {verdicts}."
     strip = "".join(f"<li>{verdict_tag(check.verdict, check.name)}</li>" for check in overall)
     figures = "".join(
         f'<figure><img alt="{safe(caption)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
         f"<figcaption>{safe(caption)}</figcaption></figure>"
         for image, caption in plots.values()
     )
-    sections = [
-        f"<h1>Reward model audit: <bdi>{safe(name, 120)}</bdi></h1><p>{safe(summary(checks, len(rows)))}</p>",
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Reward model audit: {name}</title><style>{CSS}</style></head><body>",
+        f"<h1>Reward model audit: <bdi>{name}</bdi></h1><p>{counts}</p>",
         f'<ul class="strip">{strip}</ul>{headline(rows, checks)}',
         f'<h2>Plots</h2><div class="plots">{figures}</div>',
         f"<h2>Checks</h2>{check_table(overall)}",
@@ -296,42 +264,24 @@ def html_page(rows: list[dict], checks: list[Check], identity: dict, plots: dict
         f"<h2>The highest rewards</h2>{completion_list(rows)}",
         f"<h2>This run</h2>{identity_table(identity)}",
         f"<h2>What this audit did not look at</h2><p>{safe(NOT_LOOKED_AT)}</p>",
+        "</body></html>\n",
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Reward model audit: {safe(name, 120)}</title><style>{CSS}</style></head><body>\n"
-        + "\n".join(sections)
-        + "\n</body></html>\n"
-    )
-
-
-def summary(checks: list[Check], n: int) -> str:
-    found = [check.verdict for check in checks]
-    verdicts = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found)
-    return f"{count(n, 'test pair')}, {count(len(checks), 'check')}: {verdicts}."
+    return "\n".join(parts)
 
 
 def headline(rows: list[dict], checks: list[Check]) -> str:
     """The numbers to read first; every one beside the doubt or the bound that belongs to it."""
     check = next(check for check in checks if check.name == "accuracy" and check.subset is None)
     ties = next(check for check in checks if check.name == "tie rate")
-    rows = finite_rows(rows)
-    baseline, rule = best_length_rule(rows) if rows else (None, "")
-    best, agree = ceiling(rows), agreement(rows)
-    facts = [
-        ("Accuracy", value_text(check), f"95% interval {interval_text(check)}"),
-        ("To beat", short(baseline), f'"{rule}" on the same pairs') if rows else None,
-        ("Pairs", f"{check.n:,}", f"tie rate {value_text(ties)}"),
-        ("Ceiling", short(best), "what the true utilities would score") if best is not None else None,
-        ("Rater agreement", short(agree), "two votes on one pair") if agree is not None else None,
+    known = [
+        ("To beat", check.baseline, check.threshold),
+        ("Ceiling", check.ceiling, "what the true utilities would score"),
+        ("Rater agreement", agreement(finite(rows)), "two votes on one pair"),
     ]
-    cells = (
-        f"<div><dt>{name}</dt><dd>{safe(value)}<small>{safe(small)}</small></dd></div>"
-        for name, value, small in filter(None, facts)
-    )
+    facts = [("Accuracy", value_text(check), f"95% interval {interval_text(check)}")]
+    facts += [(name, short(value), small) for name, value, small in known if value is not None]
+    facts += [("Pairs", f"{check.n:,}", f"tie rate {value_text(ties)}")]
+    cells = (f"<div><dt>{name}</dt><dd>{value}<small>{safe(small)}</small></dd></div>" for name, value, small in facts)
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
@@ -341,29 +291,23 @@ def verdict_tag(verdict: str, name: str = "") -> str:
 
 
 def check_table(checks: list[Check]) -> str:
-    heads = (
-        "Verdict",
-        "Check" if checks[0].subset is None else "Subset",
-        "Value",
-        "95% interval",
-        "n",
-        "Detectable",
-        "Threshold and notes",
-    )
-    lines = []
+    kind = "Check" if checks[0].subset is None else "Subset"
+    heads = ("Verdict", kind, "Value", "95% interval", "n", "Detectable", "Threshold and notes")
+    classes = ("", "", *[' class="number"'] * 4, "")
+    body = ""
     for check in checks:
-        detectable = "\u2013" if check.detectable is None else short(check.detectable)
         cells = [
             verdict_tag(check.verdict),
-            f"<bdi>{safe(check.name if check.subset is None else check.subset, 120)}</bdi>",
-            *map(safe, (value_text(check), interval_text(check), f"{check.n:,}", detectable)),
+            f"<bdi>{safe(check.subset or check.name, 120)}</bdi>",
+            value_text(check),
+            interval_text(check),
+            f"{check.n:,}",
+            "\u2013" if check.detectable is None else short(check.detectable),
             safe(check.threshold) + (f"<br>{safe(check.note)}" if check.note else ""),
         ]
-        classes = ("", "", *[' class="number"'] * 4, "")
-        row = zip(heads, classes, cells, strict=True)
-        lines.append("".join(f'<td data-label="{head}"{style}>{cell}</td>' for head, style, cell in row))
+        row = (f'<td data-label="{h}"{c}>{cell}</td>' for h, c, cell in zip(heads, classes, cells, strict=True))
+        body += f"<tr>{''.join(row)}</tr>"
     head = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
     return (
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         "<p><small>Detectable: the smallest effect that n pairs show with 80% power.</small></p>"
@@ -384,8 +328,5 @@ def completion_list(rows: list[dict]) -> str:
 
 
 def identity_table(identity: dict) -> str:
-    rows = "".join(
-        f'<tr><td data-label=""><b>{safe(key, 120)}</b></td><td data-label=""><bdi>{safe(value)}</bdi></td></tr>'
-        for key, value in identity.items()
-    )
-    return f"<table><tbody>{rows}</tbody></table>"
+    cells = (f"<td><b>{safe(key, 120)}</b></td><td><bdi>{safe(value)}</bdi></td>" for key, value in identity.items())
+    return f"<table><tbody>{''.join(f'<tr>{row}</tr>' for row in cells)}</tbody></table>"
