@@ -114,8 +114,8 @@ def _run(recipe) -> int:
 
     # ------------------------------------------------------------------------------------------------------- the model
     if recipe.overwrite and state.is_main_process:
-        for old in [*output_dir.glob("checkpoint-*"), *output_dir.glob("unverified")]:  # of another run; --resume reads them
-            shutil.rmtree(old)
+        for old in [*output_dir.glob("checkpoint-*"), *output_dir.glob("unverified")]:
+            shutil.rmtree(old)  # of another run; --resume would go on from it
     state.wait_for_everyone()
     quantization = get_quantization_config(model_config)
     options = {"attn_implementation": model_config.attn_implementation, "quantization_config": quantization}
