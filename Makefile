@@ -20,8 +20,9 @@ quickstart: setup
 	@echo
 	@echo "The report: rm-out/audit/report.html"
 	@echo "Next, in this environment (source $(VENV)/bin/activate):"
-	@echo "  python score.py --ckpt rm-out --prompt 'How do I keep basil alive on a window sill?' \\"
-	@echo "    --completion 'Water the basil from below and pinch off the flowers.' --completion 'I would rather not say.'"
+	@echo "  python score.py --ckpt rm-out --prompt 'How do I grow tomatoes on a balcony?' \\"
+	@echo "    --completion 'You should water the tomato roots every morning. I am sure of it.' \\"
+	@echo "    --completion 'Maybe one could water the tomato roots. Opinions differ. There is usually no hurry.'"
 
 setup: $(VENV)/.installed $(QUICKSTART_MODEL)
 

@@ -38,10 +38,10 @@ def main() -> int:
     start = time.monotonic()
     try:
         scorer = Scorer(args.ckpt, args.batch_size, revision=args.revision, trust_remote_code=args.trust_remote_code)
-        sources, settings = where_to_look(args)
+        sources, settings = where_to_look(args, scorer.manifest)
         table, ledger = encoded_test_split(scorer, sources, settings)
         if args.data is None:
-            check_recorded(args.ckpt, table)
+            check_recorded(args, table)
     except (ModelError, DataError, EncodingError, RecipeError) as error:
         print(f"audit.py: {error}", file=sys.stderr)
         return 2
@@ -56,15 +56,14 @@ def main() -> int:
     return int(any(check.verdict in bad for check in checks))
 
 
-def where_to_look(args) -> tuple[list[dict], dict]:
+def where_to_look(args, manifest: dict) -> tuple[list[dict], dict]:
     """(sources, settings): --data, or the sources of the recipe that the checkpoint was trained with."""
-    from rm.checkpoint import read_manifest
     from rm.preferences import DataError
     from rm.recipe import load_saved
+    from rm.reward_model import checkpoint_file
 
-    manifest = read_manifest(args.ckpt)
     settings = {"transcript": "messages", "test_fraction": None, "max_length": None, "overlong": "truncate_prompt"}
-    recipe = load_saved(Path(args.ckpt) / "recipe.yaml") if manifest else None
+    recipe = load_saved(checkpoint_file(args.ckpt, "recipe.yaml", args.revision)) if manifest else None
     if recipe is not None:
         settings = {key: recipe[key] for key in settings}
     if args.data is not None:
@@ -90,19 +89,18 @@ def encoded_test_split(scorer, sources, settings):
     return encoded["test"], ledger
 
 
-def check_recorded(ckpt: str, table) -> None:
+def check_recorded(args, table) -> None:
     """Raise DataError where the data no longer holds the test rows that training set aside."""
-    import json
-
     from rm.preferences import DataError, row_ids
+    from rm.reward_model import checkpoint_json
 
-    recorded = json.loads((Path(ckpt) / "test_ids.json").read_text(encoding="utf-8"))
+    recorded = checkpoint_json(args.ckpt, "test_ids.json", args.revision)
     found = row_ids(table)
     if found == recorded:
         return
     missing = len(set(recorded) - set(found))
     raise DataError(
-        f"the test split has changed since {ckpt} was trained: {missing:,} of its {len(recorded):,} pairs are no longer "
+        f"the test split has changed since {args.ckpt} was trained: {missing:,} of its {len(recorded):,} pairs are no longer "
         f"there and {len(set(found) - set(recorded)):,} are new, so some may have been trained on. Bring the data back, or "
         "audit on pairs that you know to be unseen with --data."
     )
@@ -136,9 +134,9 @@ def score_rows(scorer, table) -> list[dict]:
 
 def identity(args, scorer, sources, ledger, n: int) -> dict[str, str]:
     """What was audited, on what, with what: printed with the report."""
-    from rm.checkpoint import read_manifest, versions
+    from rm.checkpoint import versions
 
-    manifest = read_manifest(args.ckpt) or {}
+    manifest = scorer.manifest
     counts = ledger.as_dict()["test"]
     lost = "; ".join(f"{n:,} {reason}" for kind in ("dropped", "truncated") for reason, n in counts[kind].items())
     known = {

@@ -423,7 +423,7 @@ def _mixture(sizes: list[int], fractions: list) -> np.ndarray:
 
 
 def _streamed(sources, transcript, validation_fraction, test, ledger):
-    """Streaming: validation from the first rows, train as an endless-memory-free generator that keeps the ledger."""
+    """Streaming: validation comes from the first rows, train is a generator that keeps the ledger as it goes."""
     test_turns = set(test["turn_key"][:])
     arguments = [_generator_of(source, source["split"], transcript) for source in sources]
     for source, found in zip(sources, arguments, strict=True):

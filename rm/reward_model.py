@@ -69,10 +69,10 @@ def build_reward_model(name, *, revision="main", dtype=None, head_init=None, tru
     silently: that raises ModelError unless `head_init` (`zero` or `normal`) asks for a new one. `options` go to
     `from_pretrained` (quantization_config, attn_implementation, device_map).
     """
-    if _file(name, "adapter_config.json", revision) is not None:
+    if checkpoint_file(name, "adapter_config.json", revision) is not None:
         raise ModelError(f"{name} is an adapter, whose head would be lost; merge it, and train on the merged model")
     _reachable(name, revision)
-    if head_init is None and any(_file(name, file, revision) for file in VALUE_HEADS):
+    if head_init is None and any(checkpoint_file(name, file, revision) for file in VALUE_HEADS):
         raise ModelError(
             f"{name} holds a trained value head ({' or '.join(VALUE_HEADS)}), which would be replaced by a random one. "
             "Set head_init: normal in the recipe if a new head is what you want."
@@ -192,12 +192,12 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
     two labels. The tokenizer is used as it was saved; one without a chat template gets ours.
     """
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
-    adapter = _read_json(name, "adapter_config.json", revision)
+    adapter = checkpoint_json(name, "adapter_config.json", revision)
     base = name if adapter is None else adapter["base_model_name_or_path"]
     base_common = common if adapter is None else {**common, "revision": adapter.get("revision") or "main"}
     _reachable(base, base_common["revision"])
     value_head = _value_head(name, revision)
-    manifest = _read_json(name, "manifest.json", revision) or {}
+    manifest = checkpoint_json(name, "manifest.json", revision) or {}
     config = AutoConfig.from_pretrained(base, **base_common)
     if adapter is not None or value_head is not None:
         config.num_labels = 1
@@ -249,7 +249,7 @@ def rewards_from_logits(logits: torch.Tensor) -> torch.Tensor:
 def _load_adapter(model, name, adapter, revision):
     from peft import PeftModel
 
-    saved = _file(name, "adapter_model.safetensors", revision)
+    saved = checkpoint_file(name, "adapter_model.safetensors", revision)
     keys = load_file(saved).keys() if saved else []
     if not any(part in HEAD_NAMES for key in keys for part in key.split(".")):
         raise ModelError(
@@ -261,10 +261,10 @@ def _load_adapter(model, name, adapter, revision):
 
 def _value_head(name, revision) -> dict | None:
     """LLaMA-Factory's `v_head.summary` weight and bias, where the checkpoint has them."""
-    path = _file(name, VALUE_HEADS[0], revision)
+    path = checkpoint_file(name, VALUE_HEADS[0], revision)
     if path is not None:
         return load_file(path)
-    path = _file(name, VALUE_HEADS[1], revision)
+    path = checkpoint_file(name, VALUE_HEADS[1], revision)
     return None if path is None else torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -279,15 +279,16 @@ def _set_value_head(model, head: str, tensors: dict) -> None:
     model.set_submodule(head, new)
 
 
-def _read_json(name, file, revision) -> dict | None:
-    path = _file(name, file, revision)
+def checkpoint_json(name, file, revision="main") -> dict | list | None:
+    """The content of a JSON file of a local folder or a Hub repository; None where it has no such file."""
+    path = checkpoint_file(name, file, revision)
     if path is None:
         return None
     with open(path, encoding="utf-8") as handle:
         return json.load(handle)
 
 
-def _file(name, file, revision) -> str | None:
+def checkpoint_file(name, file, revision="main") -> str | None:
     """A file of a local folder or a Hub repository; None where it has no such file."""
     if os.path.isdir(name):
         path = os.path.join(name, file)
@@ -309,7 +310,7 @@ def _file(name, file, revision) -> str | None:
 
 
 def _reachable(name, revision) -> None:
-    if _file(name, "config.json", revision) is None:
+    if checkpoint_file(name, "config.json", revision) is None:
         raise ModelError(f"{name}: neither a folder nor a Hub model with a config.json")
 
 
@@ -318,7 +319,7 @@ def resolved_revision(name: str, revision: str) -> str | None:
     if os.path.isdir(name):
         return None
     _reachable(name, revision)
-    return extract_commit_hash(_file(name, "config.json", revision), None)
+    return extract_commit_hash(checkpoint_file(name, "config.json", revision), None)
 
 
 def facts_differ(tokenizer, base_tokenizer) -> list[str]:

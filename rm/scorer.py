@@ -2,23 +2,23 @@
 
 import torch
 
-from rm.checkpoint import read_manifest
 from rm.encoding import encode, encode_within
 from rm.formats import text_of
-from rm.reward_model import is_encoder, load_reward_model, position_limit, rewards_from_logits
+from rm.reward_model import checkpoint_json, is_encoder, load_reward_model, position_limit, rewards_from_logits
 
 
 class Scorer:
     """A loaded reward model. Rewards are float32 numbers, computed without autocast in the dtype it was saved in."""
 
-    def __init__(self, ckpt: str, batch_size: int = 8, **options):
-        self.model, self.tokenizer = load_reward_model(ckpt, **options)
+    def __init__(self, ckpt: str, batch_size: int = 8, revision: str = "main", **options):
+        self.model, self.tokenizer = load_reward_model(ckpt, revision=revision, **options)
         self.batch_size = batch_size
-        manifest = read_manifest(ckpt) or {}
+        self.manifest = checkpoint_json(ckpt, "manifest.json", revision) or {}  # empty for a model that is not ours
         self.limit = position_limit(self.model.config, self.tokenizer)
         # A model that was trained on cut prompts scores them cut; one that was not reads as far as it can.
-        if manifest.get("overlong") == "truncate_prompt" and manifest.get("max_length"):
-            self.limit = min(self.limit or manifest["max_length"], manifest["max_length"])
+        trained = self.manifest.get("max_length")
+        if self.manifest.get("overlong") == "truncate_prompt" and trained:
+            self.limit = min(self.limit or trained, trained)
 
     def encode(self, prompt, completions, tools=None) -> tuple[list[list[int] | None], bool]:
         """Token ids of one prompt's completions (None where a completion alone is too long), and whether the prompt was
