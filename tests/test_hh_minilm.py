@@ -1,12 +1,14 @@
 """A real pretrained encoder on real HH-RLHF pairs, through recipes/minilm-hh.yaml and a loopback hub."""
 
+import gzip
 import importlib.util
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import run_script, write_rows
 from hub import serve
 from test_recipes_run import hub_environment
 
@@ -21,27 +23,27 @@ def real_encoder() -> Path:
 
 
 @pytest.mark.slow
-def test_minilm_learns_from_real_pairs(real_encoder, hh_real, tmp_path):
+def test_minilm_learns_real_pairs(real_encoder, hh_real, tmp_path):
+    """A hundred pairs, seen five times, are learned; with random rewards the last ten steps would be right by half."""
     shutil.copytree(real_encoder, tmp_path / "hub/models/sentence-transformers/all-MiniLM-L6-v2")
-    folder = tmp_path / "hub/datasets/Anthropic/hh-rlhf/harmless-base"
-    folder.mkdir(parents=True)
-    shutil.copy(hh_real, folder / "test.jsonl.gz")
+    with gzip.open(hh_real, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in itertools.islice(file, 150)]
+    write_rows(tmp_path / "hub/datasets/Anthropic/hh-rlhf/harmless-base/test.jsonl.gz", rows)
     out = tmp_path / "rm-out"
-    less = ["--output_dir", out, "--max_steps", 60, "--max_length", 128, "--max_dropped", 0.2, "--eval_strategy", "no"]
+    less = ["--output_dir", out, "--max_steps", 60, "--max_length", 128, "--max_dropped", 0.3, "--save_steps", 60]
     with serve(tmp_path / "hub") as url:
         environment = hub_environment(url, tmp_path / "home") | {"OMP_NUM_THREADS": "2"}
         run_script("train_rm.py", "--recipe", "recipes/minilm-hh.yaml", *less, env=environment, timeout=900)
         run_script("audit.py", "--ckpt", out, env=environment, timeout=600)
 
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert (
-        manifest["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
-        and manifest["encoder"]["end_token"] == "[SEP]"
-    )
+    assert manifest["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert manifest["encoder"]["end_token"] == "[SEP]"
     assert manifest["verified"]["max_difference"] <= 1e-4
     ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
-    assert sum(ledger[split]["read"] for split in ("train", "validation", "test")) == 2312
+    assert ledger["train"]["read"] + ledger["test"]["read"] == 150
     checks = json.loads((out / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
-    accuracy = next(check for check in checks if check["name"] == "accuracy")
-    assert accuracy["n"] == ledger["test"]["kept"] > 400
-    assert accuracy["value"] > 0.53  # 60 steps of 8 pairs; .5 is chance, two standard errors are .045
+    assert next(check for check in checks if check["name"] == "accuracy")["n"] == ledger["test"]["kept"] > 20
+    state = json.loads((out / "checkpoint-60" / "trainer_state.json").read_text(encoding="utf-8"))
+    accuracies = [log["accuracy"] for log in state["log_history"] if "accuracy" in log]
+    assert len(accuracies) == 6 and accuracies[-1] > 0.75
