@@ -1,5 +1,5 @@
 # make quickstart   a virtual environment, a trained reward model, its audit; a few minutes
-# make test         the tests, all of them          make fast    those that take seconds
+# make test         the tests, all of them          make fast    without the slowest
 # make lint         ruff                            make clean   remove what the above made
 # VENV=/some/folder puts the virtual environment elsewhere; PYTHON=python3.11 names the interpreter.
 

@@ -25,6 +25,8 @@ def main() -> int:
     parser.add_argument("--revision", default="main", help="of a Hub id")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own Python code")
     args = parser.parse_args()
+    if args.batch_size < 1:
+        parser.error(f"--batch_size {args.batch_size}: at least 1 is needed")
 
     from rm.audit.checks import run_checks
     from rm.audit.report import terminal_table, write_report
@@ -38,7 +40,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         scorer = Scorer(args.ckpt, args.batch_size, revision=args.revision, trust_remote_code=args.trust_remote_code)
-        sources, settings = where_to_look(args, scorer.manifest)
+        sources, settings = where_to_look(args)
         table, ledger = encoded_test_split(scorer, sources, settings)
         if args.data is None:
             check_recorded(args, table)
@@ -56,14 +58,15 @@ def main() -> int:
     return int(any(check.verdict in bad for check in checks))
 
 
-def where_to_look(args, manifest: dict) -> tuple[list[dict], dict]:
+def where_to_look(args) -> tuple[list[dict], dict]:
     """(sources, settings): --data, or the sources of the recipe that the checkpoint was trained with."""
     from rm.preferences import DataError
     from rm.recipe import load_saved
     from rm.reward_model import checkpoint_file
 
     settings = {"transcript": "messages", "test_fraction": None, "max_length": None, "overlong": "truncate_prompt"}
-    recipe = load_saved(checkpoint_file(args.ckpt, "recipe.yaml", args.revision)) if manifest else None
+    path = checkpoint_file(args.ckpt, "recipe.yaml", args.revision)
+    recipe = load_saved(path) if path else None
     if recipe is not None:
         settings = {key: recipe[key] for key in settings}
     if args.data is not None:
@@ -73,7 +76,7 @@ def where_to_look(args, manifest: dict) -> tuple[list[dict], dict]:
         return [source], settings
     if recipe is None:
         raise DataError(
-            f"{args.ckpt} records no test split (it was not trained by train_rm.py); name pairs with --data"
+            f"{args.ckpt} records no test split (a checkpoint-N/, or not trained by train_rm.py); name pairs with --data"
         )
     return recipe.data_sources(), settings
 

@@ -67,7 +67,7 @@ def print_one_off(scorer, prompt: str, completions: list[str]) -> None:
         print(f"(the start of the prompt was cut, to fit {scorer.limit} tokens)")
     for i, j in itertools.combinations(range(len(names)), 2):
         if None not in (rewards[i], rewards[j]):
-            print(f"P({names[i]} beats {names[j]}) = {1 / (1 + math.exp(rewards[j] - rewards[i])):.3f}")
+            print(f"P({names[i]} beats {names[j]}) = {0.5 + 0.5 * math.tanh((rewards[i] - rewards[j]) / 2):.3f}")
     for name, text, reward in zip(names, completions, rewards, strict=True):
         steps = None if reward is None or cut else scorer.rewards_by_token(turns, assistant(text))
         if steps:
@@ -77,27 +77,31 @@ def print_one_off(scorer, prompt: str, completions: list[str]) -> None:
 
 def score_file(scorer, source: str, output: str | None) -> None:
     from rm.formats import RowError
-    from rm.preferences import DataError, read_rows
+    from rm.preferences import DataError, read_rows, storable
 
-    rows, encoded, cut = [], [], 0  # encoded: the ids of each row, one list of them a row
+    rows, encoded, cut, differ = [], [], 0, 0  # encoded: the ids of each row, one list of them a row
     for line, row in read_rows(source):
         try:
-            prompt, completions, tools, row = sides(row)
+            prompt, completions, tools, row = sides(storable(row), scorer.manifest.get("transcript", "messages"))
         except RowError as error:
             raise DataError(f"{source}:{line}: {error}") from None
-        ids, was_cut = scorer.encode(prompt, completions, tools)
         rows.append(row)
+        if prompt is None:  # the two sides answer different prompts: there is nothing to compare
+            encoded.append([None, None])
+            differ += 1
+            continue
+        ids, was_cut = scorer.encode(prompt, completions, tools)
         encoded.append(ids)
         cut += was_cut
     rewards = iter(scorer.rewards_of_ids([ids for group in encoded for ids in group], progress="Scoring"))
-    too_long = 0
+    missing = 0
     # Written beside its place and moved there, so that an interrupted run leaves no half file.
     temporary = Path(f"{output}.tmp") if output else None
     sink = open(temporary, "w", encoding="utf-8") if temporary else sys.stdout
     try:
         for row, group in zip(rows, encoded, strict=True):
             found = [next(rewards) for _ in group]
-            too_long += None in found
+            missing += None in found
             if len(found) == 1:
                 row["reward"] = found[0]
             else:
@@ -111,40 +115,42 @@ def score_file(scorer, source: str, output: str | None) -> None:
         if temporary:
             sink.close()
             temporary.unlink(missing_ok=True)
-    print(
-        f"scored {len(rows):,} rows"
-        + (f", {cut:,} with the start of the prompt cut to fit {scorer.limit} tokens" if cut else "")
-        + (
-            f", {too_long:,} with no reward because a completion alone is longer than {scorer.limit} tokens"
-            if too_long
-            else ""
-        ),
-        file=sys.stderr,
-    )
+    said = [f"scored {len(rows):,} rows"]
+    said += [f"{cut:,} with the start of the prompt cut to fit {scorer.limit} tokens"] if cut else []
+    if missing - differ:
+        said.append(
+            f"{missing - differ:,} with no reward because a completion alone is longer than {scorer.limit} tokens"
+        )
+    said += [f"{differ:,} with no reward because the two sides have different prompts"] if differ else []
+    print(", ".join(said), file=sys.stderr)
 
 
-def sides(row: dict) -> tuple:
-    """(prompt, completions, tools, row) of a row: its one completion, or chosen and rejected as rm.formats reads them."""
+def sides(row: dict, transcript: str) -> tuple:
+    """(prompt, completions, tools, row) of a row: its one completion, or chosen and rejected as rm.formats reads them.
+    The prompt is None where the two sides have different ones."""
     from rm.formats import RowError, assistant, is_messages, to_pairs, user
 
     if not isinstance(row, dict):
         raise RowError("a row is a JSON object with named columns")
-    if "completion" in row:
-        prompt, completion = row.get("prompt"), row["completion"]
-        prompt = user(prompt) if isinstance(prompt, str) else prompt
-        completion = assistant(completion) if isinstance(completion, str) else completion
-        if not is_messages(prompt) or not is_messages(completion):
+    tools = row.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+    if "completion" in row or ("response" in row and "chosen" not in row):
+        prompt, completion = row.get("prompt"), row.get("completion", row.get("response"))
+        if transcript == "messages":
+            prompt = user(prompt) if isinstance(prompt, str) else prompt
+            completion = assistant(completion) if isinstance(completion, str) else completion
+        both_text = isinstance(prompt, str) and isinstance(completion, str)
+        if not both_text and not (is_messages(prompt) and is_messages(completion)):
             raise RowError("`prompt` and `completion` must each be a string or a list of messages (role, content)")
-        return prompt, [completion], row.get("tools"), dict(row)
-    pairs = to_pairs(row)
+        return prompt, [completion], tools, row
+    pairs = to_pairs(row, transcript)
     if len(pairs) != 1:
         raise RowError(f"a ranking of {len(pairs)} pairs; give one row a completion (prompt, completion)")
     pair = pairs[0]
-    if pair["drop"].startswith("prompts differ"):
-        raise RowError("the two sides have different prompts, so their rewards cannot be compared")
     if "chosen" not in row:  # another format: say which side is which
         row = {**row, **{side: pair[side] for side in ("prompt", "chosen", "rejected")}}
-    return pair["prompt"], [pair["chosen"], pair["rejected"]], pair.get("tools"), dict(row)
+    prompt = None if pair["drop"].startswith("prompts differ") else pair["prompt"]
+    return prompt, [pair["chosen"], pair["rejected"]], tools, row
 
 
 if __name__ == "__main__":

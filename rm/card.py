@@ -16,7 +16,7 @@ would sooner prefer the completion. Rewards compare completions of the *same* pr
 | base model (also the KL anchor of a policy trained with it) | `{base}`, revision `{revision}` |
 | data | {data} |
 | pairs kept: train / validation / test | {pairs} |
-| accuracy on validation (used to pick this checkpoint) | {accuracy} |
+| accuracy on validation (what a best checkpoint is picked by) | {accuracy} |
 | reload check | a fresh process gives the same rewards within {difference:.1e} (allowed {tolerance:.1e}) |
 | trained | {date}, {hours}, {device}; {precision} |
 

@@ -21,7 +21,7 @@ from rm.preferences import decode_sides
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-VERIFY_TIMEOUT = 1800  # seconds; a child that hangs counts as a failed verification
+CHILD_TIMEOUT = 1800  # seconds; a child that hangs counts as a failed verification
 # What belongs to a launched process and must not reach the child: it would wait for the others for ever.
 SCRUBBED = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "ACCELERATE_", "FSDP_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "bitsandbytes", "deepspeed")
@@ -147,27 +147,33 @@ def seal(folder, facts: dict) -> None:
     write_json(Path(folder) / MANIFEST, {**facts, "files": hash_files(folder)})
 
 
+def fresh_process(module: str, folder) -> dict:
+    """What `python -m MODULE FOLDER` prints as its last line, in a child that knows nothing of this one's launcher: it
+    would wait for the other processes, or load its model in pieces as they do. Raises CheckpointError."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(SCRUBBED)}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
+    )
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", module, str(folder)],
+            env=environment, capture_output=True, text=True, timeout=CHILD_TIMEOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise CheckpointError(f"{folder}: a fresh process did not finish loading it in {CHILD_TIMEOUT} s") from None
+    if child.returncode:
+        raise CheckpointError(f"{folder}: a fresh process could not load it:\n{child.stderr.strip()[-2000:]}")
+    return json.loads(child.stdout.strip().splitlines()[-1])
+
+
 def verify(folder, trained_rewards: list[float], tolerance_of_std: float) -> dict:
     """Load `folder` in a fresh process and compare the golden rewards with those of the model in memory.
 
     Pass: every difference is at most 1e-4 (float32), or `tolerance_of_std` times the rewards' standard deviation where
     that is not 0 (bf16, 4-bit). Returns {"rewards", "max_difference", "tolerance", "seconds"}; raises CheckpointError.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(SCRUBBED)}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
-    )
     start = time.monotonic()
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", "rm.verify", str(folder)],
-            env=environment, capture_output=True, text=True, timeout=VERIFY_TIMEOUT, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise CheckpointError(f"{folder}: a fresh process did not finish loading it in {VERIFY_TIMEOUT} s") from None
-    if child.returncode:
-        raise CheckpointError(f"{folder}: a fresh process could not load it:\n{child.stderr.strip()[-2000:]}")
-    rewards = json.loads(child.stdout.strip().splitlines()[-1])["rewards"]
+    rewards = fresh_process("rm.verify", folder)["rewards"]
     mean = sum(trained_rewards) / len(trained_rewards)
     std = (sum((r - mean) ** 2 for r in trained_rewards) / max(len(trained_rewards) - 1, 1)) ** 0.5
     tolerance = max(1e-4, tolerance_of_std * std)
@@ -203,36 +209,3 @@ def put_in_place(staging, output_dir) -> None:
 def read_manifest(folder) -> dict | None:
     path = Path(folder) / MANIFEST
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-# ------------------------------------------------------------------------------------------------------ merge, and card
-
-
-def merge(folder) -> dict:
-    """Write `folder`/merged/: the adapter merged into its base, and by how much that moved the golden rewards."""
-    import torch
-
-    from rm.reward_model import load_reward_model, rewards_from_logits
-
-    folder = Path(folder)
-    facts = read_manifest(folder)
-    golden = read_golden(folder)
-    # Not into 4-bit layers: they cannot hold the sum.
-    model, tokenizer = load_reward_model(str(folder), quantized=False)
-    model = model.merge_and_unload()
-    model.config.problem_type = "regression"  # as rm.reward_model.build_reward_model; the base's config has none
-    model.save_pretrained(folder / "merged")
-    tokenizer.save_pretrained(folder / "merged")
-    with torch.inference_mode():
-        rewards = [
-            rewards_from_logits(model(input_ids=torch.tensor([row["ids"]], device=model.device)).logits)[0].item()
-            for row in golden
-        ]
-    moved = max(abs(reward - row["reward"]) for reward, row in zip(rewards, golden, strict=True))
-    write_golden(folder / "merged", golden, rewards)
-    for name in ("recipe.yaml", "ledger.json", "test_ids.json"):
-        shutil.copy(folder / name, folder / "merged" / name)
-    seal(
-        folder / "merged", {**facts, "quantization": None, "merged_from_adapter": True, "merging_moved_rewards": moved}
-    )
-    return {"moved": moved}

@@ -225,8 +225,14 @@ def encode_within(tokenizer, prompt, completions, max_length: int | None, overlo
     shorter = prompt
     while (excess := max(map(len, ids)) - max_length) > 0:
         shorter = _cut_oldest(tokenizer, shorter, excess)
-        if shorter is None:
-            return ids, [len(i) > max_length for i in ids], False
+        if shorter is None:  # a completion alone is too long; the others keep as much of the prompt as fits them
+            over = [len(i) > max_length for i in ids]
+            fit = [completion for completion, too_long in zip(completions, over, strict=True) if not too_long]
+            if not fit:
+                return ids, over, False
+            fitted, _, truncated = encode_within(tokenizer, prompt, fit, max_length, overlong, tools)
+            rest = iter(fitted)
+            return [i if too_long else next(rest) for i, too_long in zip(ids, over, strict=True)], over, truncated
         ids = [encode(tokenizer, shorter, completion, tools) for completion in completions]
     return ids, [False] * len(ids), True
 

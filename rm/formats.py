@@ -76,7 +76,11 @@ def rating_pairs(rows: list[dict]) -> list[dict]:
     The rating decides the order only: HelpSteer2's own reward models regress on it (arXiv 2406.08673), and its pairwise
     ones use preference strengths (arXiv 2410.01257)."""
     ranked = [(row["response"], -_number(row, "helpfulness")) for row in rows]
-    pairs = _ranking(rows[0], ranked)
+    if len(ranked) == 1:
+        pairs = _ranking(rows[0], ranked * 2)
+        pairs[0]["drop"] = "one rated completion"
+    else:
+        pairs = _ranking(rows[0], ranked)
     for pair in pairs:
         pair.setdefault("drop", _fault(pair))
         pair["subset"] = _subset(rows[0])

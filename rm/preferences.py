@@ -30,7 +30,7 @@ from rm import encoding, formats
 from rm.encoding import encode_within, encoder_facts
 from rm.formats import RowError, first_user_turn, is_rating, rating_pairs, text_of, to_pairs
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 # Part of every cache key: datasets does not see a change in a function that its generator merely calls.
 CODE = hashlib.sha256(
     b"".join(inspect.getsource(m).encode() for m in (encoding, formats, sys.modules[__name__]))
@@ -98,7 +98,10 @@ class Ledger:
         """Raise DataError where a split is empty, or lost more than the share `max_dropped` of its pairs."""
         for split, counts in self.as_dict().items():
             if not counts["kept"]:
-                raise DataError(f"no pair of the {split} split is left.\n{self}")
+                raise DataError(
+                    f"no pair of the {split} split is left.\n{self}\nSplits are made of whole first user turns, so few rows, "
+                    "or rows that all begin alike, may leave one empty: set another validation_fraction or test_fraction."
+                )
             share = self.dropped(split) / counts["read"]
             if share > max_dropped:
                 raise DataError(
@@ -217,7 +220,12 @@ def canonical_rows(rows, transcript: str, subset: str | None, columns: tuple | N
 
 
 def _json(side) -> str:
-    return LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(side, ensure_ascii=False))
+    return LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(side, ensure_ascii=False, default=str))
+
+
+def storable(row):
+    """The row as JSON can hold it: dates and decimals as text, no lone surrogates."""
+    return json.loads(_json(row))
 
 
 def _grouped(rows):
@@ -544,7 +552,7 @@ def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subse
             )
         drop = np.array(table["drop"][:], dtype=object)
         for reason, n in Counter(drop).items():
-            ledger.add(name, "dropped" if reason else "kept", reason, n)
+            ledger.add(name, "dropped", reason, n if reason else 0)
         kept = np.flatnonzero(drop == "")
         ledger.add(name, "truncated", "prompt cut at the start", np.array(table["truncated"][:])[kept].sum())
         encoded[name] = table.select(kept)
@@ -557,7 +565,7 @@ def _encoded_stream(rows, columns, ledger):
     for row, new in rows():
         encoded = columns(row)
         if new:
-            ledger.add("train", "dropped" if encoded["drop"] else "kept", encoded["drop"])
+            ledger.add("train", "dropped", encoded["drop"], bool(encoded["drop"]))
         if new and not encoded["drop"]:
             ledger.add("train", "truncated", "prompt cut at the start", encoded["truncated"])
             ledger.add("train", "subset", row["subset"])

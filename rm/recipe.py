@@ -44,6 +44,7 @@ REFUSED = {
     flag: f"a flag, never a key: `python train_rm.py --recipe FILE --{flag.replace('_', '-')}`" for flag in FLAGS
 }
 REFUSED |= {
+    "push_to_hub": "it would upload what is not verified yet; afterwards: `hf upload NAME rm-out`",
     "env": "a recipe sets no environment (it could redirect tokens and caches): `NAME=value python train_rm.py ...`",
     "test_split_size": "it puts one conversation on both sides; `test_fraction: 0.1` splits by first user turn",
     "pad_token": "a pad token that never comes last is picked from the vocabulary; delete the line",
@@ -72,7 +73,7 @@ KINDS = {"bool": "true or false", "int": "an integer", "float": "a number", "str
 KINDS |= {"dict": "a mapping", "null": "null"}
 EXAMPLES = {"bool": True, "int": 1, "float": 0.1, "str": "name", "list": ["a", "b"], "dict": {"key": 1}}
 PATHS = ("model_name_or_path", "chat_template_path", "output_dir", "dataset_name", "path", "data_dir", "data_files")
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")  # rm.preferences reads them
 CLASSES = ("RewardConfig", "ModelConfig", "ScriptArguments", "DatasetMixtureConfig", "DatasetConfig")
 CLI = "command line"
 
@@ -309,8 +310,15 @@ def _check_model(r: Recipe) -> Iterator[tuple[str, str]]:
     if r["lora_task_type"] != "SEQ_CLS":
         found = f"found {r['lora_task_type']}, which has no reward head"
         yield "lora_task_type", f"{found}; write `lora_task_type: SEQ_CLS` or delete the line"
-    if isinstance(r["model_init_kwargs"], dict) and "num_labels" in r["model_init_kwargs"]:
+    for key in sorted(
+        {"dtype", "revision", "trust_remote_code", "attn_implementation"} & {*(r["model_init_kwargs"] or {})}
+    ):
+        own = "model_revision" if key == "revision" else key
+        yield "model_init_kwargs", f"{key} is a key of its own: take it out of model_init_kwargs and write `{own}: ...`"
+    if "num_labels" in (r["model_init_kwargs"] or {}):
         yield "model_init_kwargs", "num_labels is always 1, one reward a text; delete it from model_init_kwargs"
+    if r.merge and not r["use_peft"]:
+        yield "merge use_peft", "--merge merges an adapter; there is none without `use_peft: true`"
 
 
 def _absent(path: str) -> str:
@@ -434,7 +442,7 @@ def parse_command_line(argv: list[str]) -> Recipe:
             faults.append(f"{CLI}: found `{word}` without an option; a recipe is given as `--recipe {word}`")
             continue
         if name in ("merge", "check_data", "overwrite"):
-            setattr(recipe, name, True)
+            setattr(recipe, name, not equals)
             faults += [f"{CLI}: found `{word}`; --{name} takes no value: write `--{name}`"] if equals else []
             continue
         if not equals:

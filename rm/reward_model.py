@@ -85,9 +85,8 @@ def build_reward_model(name, *, revision="main", dtype=None, head_init=None, tru
     lost = [f"{key} {list(found)} (this model needs {list(made)})" for key, found, made in info["mismatched_keys"]]
     lost += [key for key in info["unexpected_keys"] if key.split(".")[0] in HEAD_NAMES]
     body_lost = [entry for entry in lost if entry.split(".")[0] not in HEAD_NAMES]
-    missing = [
-        key for key in info["missing_keys"] if key.split(".")[0] not in (*HEAD_NAMES, "pooler") and "pooler" not in key
-    ]
+    body = f"{model.base_model_prefix}."  # what lies beside it (DistilBERT's pre_classifier) is new with the head
+    missing = [key for key in info["missing_keys"] if key.startswith(body) and "pooler" not in key]
     if body_lost or missing:
         raise ModelError(f"{name}: tensors of the body are missing or have another shape: {body_lost + missing}")
     if lost and head_init is None:
@@ -172,11 +171,11 @@ def is_encoder(config) -> bool:
 def position_limit(config, tokenizer) -> int | None:
     """The longest input in tokens that the model can read; None where nothing bounds it."""
     text = config.get_text_config()
-    limits = [getattr(text, "max_position_embeddings", None), tokenizer.model_max_length]
-    limits = [int(limit) for limit in limits if limit and limit < 1e9]
     # RoBERTa-like models start counting positions after the pad id.
     offset = text.pad_token_id + 1 if text.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return min(limits) - offset if limits else None
+    limits = [(getattr(text, "max_position_embeddings", None) or offset) - offset, tokenizer.model_max_length]
+    limits = [int(limit) for limit in limits if limit and limit < 1e9]
+    return min(limits) if limits else None
 
 
 # ------------------------------------------------------------------------------------------------------------ to score

@@ -4,7 +4,8 @@ What it changes in `trl.RewardTrainer`, and why:
 - the loss of a step is the mean over the *pairs* of the step, across micro-batches and processes (TRL: mean of batch means,
   so that a step of 4 + 2 pairs has another gradient than one of 6);
 - accuracy is counted a pair, ties one half, with n, and a subset (TRL: mean of batch means, ties are errors);
-- a loss or gradient that is not finite stops the run before the optimizer step (transformers logs it as 0.0 and saves).
+- a loss or gradient that is not finite stops the run before the optimizer step (under DeepSpeed, whose engine steps in
+  `backward`, after it) and before anything is saved; transformers logs it as 0.0 and saves.
 """
 
 import torch
@@ -57,7 +58,7 @@ class PairTrainer(RewardTrainer):
         self._signature_columns = ["chosen_ids", "rejected_ids", "margin", "subset_id", "length"]
 
     def create_model_card(self, *args, **kwargs):
-        pass  # rm.checkpoint writes the card, once, when the numbers are known
+        pass  # rm.card writes it, once, when the numbers are known
 
     # ------------------------------------------------------------------------------------------------------- the loss
 
@@ -98,7 +99,7 @@ class PairTrainer(RewardTrainer):
         # fp16's loss scaler starts high, and skips by itself each step that overflows.
         if norm is not None and not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)).all():
             raise NonFiniteError(
-                f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}; the weights were not touched. "
+                f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}; nothing was saved. "
                 "Lower learning_rate, or set max_grad_norm."
             )
         return norm

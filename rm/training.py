@@ -95,6 +95,7 @@ def _run(recipe) -> int:
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: {error}") from error
     limit = position_limit(config, tokenizer)
+    max_length = max_length or limit
     if max_length and limit and max_length > limit:
         raise ModelError(
             f"max_length is {max_length}, but {name} reads at most {limit} tokens; set max_length: {limit}"
@@ -132,10 +133,12 @@ def _run(recipe) -> int:
         "base_model": name,
         "base_revision": commit,
         "adapter": model_config.use_peft,
+        "trust_remote_code": args.trust_remote_code,
         "quantization": quantization.to_dict() if quantization is not None else None,
         "dtype": str(model.dtype).removeprefix("torch."),
         "max_length": max_length,
         "overlong": recipe["overlong"],
+        "transcript": recipe["transcript"],
         "encoder": encoder_facts(tokenizer),
         "subsets": subsets,
         "data": [" ".join(str(v) for v in (s["path"], s["name"], s["data_dir"]) if v) for s in sources],
@@ -195,6 +198,9 @@ def _run(recipe) -> int:
         )
         return INTERRUPTED
     stop.restore()
+    if not isinstance(encoded["train"], Dataset):  # what was streamed is known only now
+        say(f"data, as streamed:\n{ledger}")
+        ledger.check(recipe["max_dropped"])
     facts["date"] = time.strftime("%Y-%m-%d")
 
     # -------------------------------------------------------------------------------------------------- the checkpoint
@@ -238,7 +244,7 @@ def _run(recipe) -> int:
                 if differs
                 else ""
             )
-            moved = checkpoint.merge(output_dir)["moved"]
+            moved = checkpoint.fresh_process("rm.merge", output_dir)["moved"]
             print(f"saved {output_dir / 'merged'}{because}: merging moved rewards by at most {moved:.1e}")
     print(f"next: python audit.py --ckpt {output_dir}")
     return 0
@@ -249,7 +255,7 @@ def _resume_from(recipe, output_dir, say) -> str | None:
         return None
     if recipe.resume != "auto":
         if fault := checkpoint.checkpoint_fault(recipe.resume):
-            raise CheckpointError(f"--resume {recipe.resume}: {fault}")
+            raise DataError(f"--resume {recipe.resume}: {fault}")
         return recipe.resume
     folder, passed_over = checkpoint.newest_valid_checkpoint(output_dir)
     for line in passed_over:

@@ -16,20 +16,21 @@ def main(folder: str) -> None:
     manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
     golden = [json.loads(line) for line in (Path(folder) / "golden.jsonl").read_text(encoding="utf-8").splitlines()]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    trust = {"trust_remote_code": manifest.get("trust_remote_code", False)}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
     if (Path(folder) / "adapter_config.json").is_file():
         from peft import AutoPeftModelForSequenceClassification
 
         options = {"dtype": getattr(torch, manifest["dtype"]), "num_labels": 1, "device_map": device}
         if manifest["quantization"]:
             options["quantization_config"] = BitsAndBytesConfig(**manifest["quantization"])
-        model = AutoPeftModelForSequenceClassification.from_pretrained(folder, **options)
+        model = AutoPeftModelForSequenceClassification.from_pretrained(folder, **options, **trust)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):  # 4-bit on such a CPU: rm.reward_model.keep_unpacked
                 module.support_avx512bf16_for_cpu = False
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto", device_map=device)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto", device_map=device, **trust)
     model.eval()
 
     rewards = []

@@ -61,7 +61,7 @@ def test_verify_passes_on_what_was_saved_even_inside_a_distributed_job(finished,
         "FSDP_VERSION": "2", "TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "ROLE_RANK": "0",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(checkpoint, "VERIFY_TIMEOUT", 100)
+    monkeypatch.setattr(checkpoint, "CHILD_TIMEOUT", 100)
     found = verify(folder, rewards, tolerance_of_std=0.0)
     assert found["rewards"] == pytest.approx(rewards, abs=1e-4)
     assert found["max_difference"] <= 1e-4 == found["tolerance"]
@@ -92,13 +92,13 @@ def test_the_environment_of_the_child_is_scrubbed(monkeypatch, tmp_path):
     job = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
     for name, value in {**job, "ACCELERATE_USE_CPU": "true", "FSDP_VERSION": "2", "KEPT": "5"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(checkpoint, "VERIFY_TIMEOUT", 60)
+    monkeypatch.setattr(checkpoint, "CHILD_TIMEOUT", 60)
     assert verify(tmp_path, [0.0, 5.0], tolerance_of_std=0.0)["rewards"] == [0, 5.0]
 
 
 def test_a_child_that_hangs_is_a_failure(monkeypatch, tmp_path):
     child_instead(monkeypatch, tmp_path, "import time; time.sleep(60)")
-    monkeypatch.setattr(checkpoint, "VERIFY_TIMEOUT", 0.5)
+    monkeypatch.setattr(checkpoint, "CHILD_TIMEOUT", 0.5)
     with pytest.raises(CheckpointError, match="did not finish loading it in 0.5 s"):
         verify(tmp_path, [0.0, 1.0], tolerance_of_std=0.0)
 

@@ -433,7 +433,8 @@ def test_truncation_of_random_conversations(tokenizers, seed):
     limit = rng.randint(30, max(map(len, whole)))
     ids, over, truncated = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
     if any(over):
-        assert not truncated and [len(i) > limit for i in ids] == over
+        assert [len(i) > limit for i in ids] == over
+        assert truncated == any(len(i) > limit for i, too_long in zip(whole, over, strict=True) if not too_long)
         return
     assert max(map(len, ids)) <= limit and truncated == (max(map(len, whole)) > limit)
     sides = [kept_turns(tokenizer, i) for i in ids]
@@ -476,7 +477,7 @@ def test_plain_strings_are_cut_at_the_start(tokenizers, name):
     assert cut.endswith(f"thankyouforaskingpleasestopagoodidea{end}") and cut.startswith(first or cut[0])
     assert control_ids(tokenizer, ids[0]) == [tokenizer.convert_tokens_to_ids(t) for t in (first, end) if t]
     ids, over, truncated = encode_within(tokenizer, prompt, completions, 2, "truncate_prompt")
-    assert any(over) and not truncated
+    assert any(over) and truncated == (not all(over))
 
 
 def test_tool_turns_without_text_can_be_cut(tokenizers):
@@ -485,3 +486,18 @@ def test_tool_turns_without_text_can_be_cut(tokenizers):
     (ids,), over, truncated = encode_within(tokenizers("qwen"), prompt, [assistant("7")], 100, "truncate_prompt")
     assert over == [False] and truncated
     assert [turn["content"] for turn in kept_turns(tokenizers("qwen"), ids)][1:] == ["So?", "7"]
+
+
+def test_a_completion_that_is_too_long_takes_nothing_from_the_others(standin):
+    """The prompt is cut for what fits; what alone is too long is said, and changes no other completion's ids."""
+    tokenizer = load_tokenizer(standin("qwen"))
+    prepare_tokenizer(tokenizer, is_encoder=False)
+    prompt = [{"role": "user", "content": "tea " * 30}, {"role": "assistant", "content": "yes"}]
+    prompt += [{"role": "user", "content": "why"}]
+    short, long = ([{"role": "assistant", "content": text}] for text in ("tea", "coffee " * 300))
+    (alone,), _, _ = encode_within(tokenizer, prompt, [short], 200, "truncate_prompt")
+    ids, over, truncated = encode_within(tokenizer, prompt, [long, short], 200, "truncate_prompt")
+    assert over == [True, False] and ids[1] == alone and not truncated
+    (cut,), _, was_cut = encode_within(tokenizer, prompt, [short], 150, "truncate_prompt")
+    ids, over, truncated = encode_within(tokenizer, prompt, [long, short], 150, "truncate_prompt")
+    assert over == [True, False] and ids[1] == cut and truncated and was_cut

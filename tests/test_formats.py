@@ -441,7 +441,6 @@ def test_malformed_row_is_named_by_column_never_by_content(row, message):
 
 def test_malformed_ratings():
     for rows, message in (
-        ([rating(SECRET, "a", 1)], "a ranking of 1 completion; at least 2 are needed"),
         ([rating(SECRET, "a", 1), rating(SECRET, "b", None)], "`helpfulness` is missing; a finite number is needed"),
         ([rating(SECRET, "a", 1), rating(SECRET, None, 2)], "a ranked completion is missing; a string or messages are"),
     ):
@@ -470,3 +469,10 @@ def test_is_messages():
     assert not any(
         is_messages(value) for value in ("a", None, ["a"], [{"content": "a"}], [{"role": 1, "content": "a"}])
     )
+
+
+def test_a_single_rated_completion_is_dropped_not_an_error():
+    from rm.formats import rating_pairs
+
+    (found,) = rating_pairs([{"prompt": "p", "response": "a", "helpfulness": 3}])
+    assert found["drop"] == "one rated completion"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rm import recipe as module
-from rm.recipe import Recipe, RecipeError, is_local, parse_command_line
+from rm.recipe import DATA_SUFFIXES, Recipe, RecipeError, is_local, parse_command_line
 
 ROOT = Path(__file__).parents[1]
 SOUND = "model_name_or_path: org/model\ndataset_name: org/pairs\noutput_dir: out\n"
@@ -120,6 +120,9 @@ ONE_KEY = [  # a line, and a part of its one fault
     ("warmup_ratio: 0.1", "`warmup_steps: 0.1`"),
     ("torch_dtype: float32", "`dtype`"),
     ("model_init_kwargs: {num_labels: 2}", "num_labels is always 1"),
+    ("model_init_kwargs: {dtype: bfloat16}", "dtype is a key of its own"),
+    ("model_init_kwargs: {revision: x}", "write `model_revision: ...`"),
+    ("push_to_hub: true", "`hf upload NAME rm-out`"),
     ("load_in_8bit: true", "`use_peft: true`"),
     ("use_peft: true\nload_in_8bit: true\nload_in_4bit: true", "found both load_in_4bit and load_in_8bit"),
     ("activation_checkpointing: true\ngradient_checkpointing: false", "gradient_checkpointing is the old name"),
@@ -288,14 +291,36 @@ def test_output_dir(monkeypatch):
 
 
 def test_command_line():
-    recipe = parse(SOUND + "seed: 1\n", "--seed", "7", "--learning-rate=1e-5", "--bf16", "--merge", "--max_steps", "-1")
+    recipe = parse(
+        SOUND + "seed: 1\n",
+        "--seed",
+        "7",
+        "--learning-rate=1e-5",
+        "--bf16",
+        "--merge",
+        "--use_peft",
+        "--max_steps",
+        "-1",
+    )
     assert (recipe["seed"], recipe["learning_rate"], recipe["bf16"], recipe["max_steps"]) == (7, 0.00001, True, -1)
     assert recipe.merge and recipe.path == "r.yaml" and recipe.places["seed"] == "command line"
     assert parse_command_line(["--recipe=r.yaml", "--use_peft", "false"])["use_peft"] is False
     recipe = parse_command_line("--model_name_or_path a/b --dataset_name c/d --output_dir o".split())
     assert recipe.path is None and recipe["dataset_name"] == "c/d"
-    recipe = parse(SOUND, "--lora_target_modules", "[q_proj, v_proj]", "--model_init_kwargs", "{revision: x}")
-    assert recipe["lora_target_modules"] == ["q_proj", "v_proj"] and recipe["model_init_kwargs"] == {"revision": "x"}
+    recipe = parse(SOUND, "--lora_target_modules", "[q_proj, v_proj]", "--model_init_kwargs", "{use_kernels: true}")
+    assert recipe["lora_target_modules"] == ["q_proj", "v_proj"]
+    assert recipe["model_init_kwargs"] == {"use_kernels": True}
+
+
+def test_merging_needs_an_adapter():
+    with pytest.raises(RecipeError, match="--merge merges an adapter; there is none without `use_peft: true`"):
+        parse(SOUND, "--merge")
+
+
+def test_the_reader_and_the_parser_know_the_same_files():
+    from rm.preferences import SUFFIXES
+
+    assert set(SUFFIXES) == set(DATA_SUFFIXES)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
         assert sum(sum(counts["by_subset"].values()) for counts in ledger.values()) == rows
         if "test_fraction" not in keys:
             assert ledger["test"]["read"] == sum(ROWS[entry["test_split"]] for entry in sources)
-    assert manifest["validation"]["n"] == ledger["validation"]["kept"]
+    assert ("validation" in ledger) is (keys["validation_fraction"] > 0)
+    assert manifest["validation"].get("n", 0) == ledger.get("validation", {"kept": 0})["kept"]
     assert len(read_json(out / "test_ids.json")) == ledger["test"]["kept"]
 
     # -- the verification, by a fresh process, of rewards that are not all the same
