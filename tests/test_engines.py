@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,7 @@ def engine_run(options, tmp_path_factory):
         seen.mkdir()
         done = run_script(
             *[*LAUNCH, "--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", processes],
+            *["--main_process_port", free_port()],  # another run on this machine may hold the default one
             *[driver, *options, *SHORT, "--output_dir", out],
             *["--per_device_train_batch_size", 8 // processes, "--per_device_eval_batch_size", 5],
             env={**CPU, "SEEN": str(seen), "TORCH_EXTENSIONS_DIR": extensions_folder()},
@@ -101,6 +103,12 @@ def engine_run(options, tmp_path_factory):
         return done, out, [read_json(path) for path in sorted(seen.iterdir())]
 
     return run
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def extensions_folder() -> str:

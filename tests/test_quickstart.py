@@ -35,5 +35,6 @@ def test_readme_names_the_commands_that_exist():
     targets = set(re.findall(r"^make (\w+)", readme, re.M))
     makefile = (REPO / "Makefile").read_text(encoding="utf-8")
     assert {"quickstart", "test"} <= targets <= set(re.findall(r"^(\w+):", makefile, re.M))
+    assert not re.findall(r"^[A-Z_]+$", readme, re.M), "a placeholder is left"
     for path in re.findall(r"(?:recipes|accelerate_configs|data|rm)/[\w./-]+\.(?:yaml|py)", readme):
         assert (REPO / path).is_file(), path
