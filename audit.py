@@ -40,7 +40,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         scorer = Scorer(args.ckpt, args.batch_size, revision=args.revision, trust_remote_code=args.trust_remote_code)
-        sources, settings = where_to_look(args)
+        sources, settings = where_to_look(args, scorer.manifest)
         table, ledger = encoded_test_split(scorer, sources, settings)
         if args.data is None:
             check_recorded(args, table)
@@ -58,7 +58,7 @@ def main() -> int:
     return int(any(check.verdict in bad for check in checks))
 
 
-def where_to_look(args) -> tuple[list[dict], dict]:
+def where_to_look(args, manifest: dict) -> tuple[list[dict], dict]:
     """(sources, settings): --data, or the sources of the recipe that the checkpoint was trained with."""
     from rm.preferences import DataError
     from rm.recipe import load_saved
@@ -66,7 +66,7 @@ def where_to_look(args) -> tuple[list[dict], dict]:
 
     settings = {"transcript": "messages", "test_fraction": None, "max_length": None, "overlong": "truncate_prompt"}
     path = checkpoint_file(args.ckpt, "recipe.yaml", args.revision)
-    recipe = load_saved(path) if path else None
+    recipe = load_saved(path) if path and manifest else None
     if recipe is not None:
         settings = {key: recipe[key] for key in settings}
     if args.data is not None:

@@ -7,13 +7,13 @@
 Exit statuses of this process: 0, 2 bad input, 3 non-finite loss or gradient, 75 interrupted and resumable.
 """
 
+import os
 import sys
 
 from rm.recipe import RecipeError, parse_command_line
 
 
 def main(argv: list[str]) -> int:
-    # ------------------------------------------------------------------------------------------------------ the recipe
     try:
         recipe = parse_command_line(argv)
     except RecipeError as error:
@@ -25,5 +25,15 @@ def main(argv: list[str]) -> int:
     return run(recipe)
 
 
+def leave(status: int) -> None:
+    """Exit. In a launched run at once, without Python's clean-up: DeepSpeed's threads at times abort there, and the
+    launcher would then end the process that is still verifying the model."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

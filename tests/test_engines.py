@@ -57,7 +57,7 @@ def seen(self, *args, **kwargs):
 
 PairTrainer.train = seen
 if __name__ == "__main__":
-    sys.exit(train_rm.main(sys.argv[1:]))
+    train_rm.leave(train_rm.main(sys.argv[1:]))
 """
 
 

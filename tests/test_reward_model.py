@@ -327,7 +327,7 @@ def test_pipeline_gives_the_raw_reward_without_any_argument(saved):
 def test_position_limit(saved):
     model, tokenizer = load_reward_model(str(saved("qwen")))
     assert position_limit(model.config, tokenizer) == 512  # the tokenizer's, below the model's 2,048
-    assert position_limit(RobertaConfig(max_position_embeddings=514, pad_token_id=1), tokenizer) == 510
+    assert position_limit(RobertaConfig(max_position_embeddings=514, pad_token_id=1), tokenizer) == 512
 
 
 # ----------------------------------------------------------------------------------------------------- what is not there

@@ -234,7 +234,7 @@ def test_an_infinite_gradient_stops_the_run_before_the_optimizer_step(max_grad_n
     trainer = make_trainer(pairs(8), per_device_train_batch_size=4, max_steps=2, max_grad_norm=max_grad_norm)
     exploding(trainer)
     before = [parameter.clone() for parameter in trainer.model.parameters()]
-    with pytest.raises(NonFiniteError, match="gradient norm is (nan|inf) at step 1; the weights were not touched"):
+    with pytest.raises(NonFiniteError, match="gradient norm is (nan|inf) at step 1; nothing was saved"):
         trainer.train()
     assert all(map(torch.equal, before, trainer.model.parameters()))
 
