@@ -4,7 +4,8 @@
     accelerate launch train_rm.py --recipe recipes/qwen-0.5b.yaml --learning_rate 1e-5 --output_dir rm-lr1e-5
     python train_rm.py --recipe recipes/qwen-0.5b.yaml --check-data      # the ledger of the data, no training
 
-Exit statuses of this process: 0, 2 bad input, 3 non-finite loss or gradient, 75 interrupted and resumable.
+Exit statuses of this process: 0, 2 bad input, 3 non-finite loss or gradient, 75 interrupted and resumable;
+1 a save that failed its verification.
 """
 
 import os
