@@ -7,7 +7,6 @@ the order of rows, the seed, the number of processes, or rows added later.
 """
 
 import csv
-import glob
 import gzip
 import hashlib
 import inspect
@@ -29,8 +28,8 @@ from pyarrow import ArrowException, parquet
 from rm import encoding, formats
 from rm.encoding import encode_within, encoder_facts
 from rm.formats import RowError, first_user_turn, is_rating, rating_pairs, text_of, to_pairs
+from rm.recipe import local_files
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 # Part of every cache key: datasets does not see a change in a function that its generator merely calls.
 CODE = hashlib.sha256(
     b"".join(inspect.getsource(m).encode() for m in (encoding, formats, sys.modules[__name__]))
@@ -150,31 +149,6 @@ def read_rows(path: str):
         raise DataError(
             f"{path}: cannot be read as {plain.rsplit('.', 1)[-1]}{where} ({type(error).__name__})"
         ) from None
-
-
-def local_files(source: dict, split: str | None) -> list[str] | None:
-    """The local files of one split of a source; None for a Hub dataset, [] where the source has no such split."""
-    path, data_files = source["path"], source.get("data_files")
-    if data_files and path in ("json", "csv", "parquet"):
-        files = (
-            data_files.get(split, [])
-            if isinstance(data_files, dict)
-            else data_files
-            if split == source["split"]
-            else []
-        )
-        files = [files] if isinstance(files, str) else files
-        return [name for pattern in files for name in sorted(glob.glob(os.path.expanduser(pattern))) or [pattern]]
-    path = os.path.expanduser(path)
-    if path.endswith(SUFFIXES):
-        if split == source["split"]:
-            return [path]
-        return [split] if split and split.endswith(SUFFIXES) else []
-    if not os.path.isdir(path):
-        return None
-    folder = os.path.join(glob.escape(path), source.get("data_dir") or "")
-    patterns = [f"{split}{suffix}" for suffix in SUFFIXES] + [f"{split}-*.parquet", f"{split}/*"]
-    return [name for pattern in patterns for name in sorted(glob.glob(os.path.join(folder, pattern)))]
 
 
 def _hub_split(source: dict, split: str):

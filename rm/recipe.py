@@ -73,7 +73,7 @@ KINDS = {"bool": "true or false", "int": "an integer", "float": "a number", "str
 KINDS |= {"dict": "a mapping", "null": "null"}
 EXAMPLES = {"bool": True, "int": 1, "float": 0.1, "str": "name", "list": ["a", "b"], "dict": {"key": 1}}
 PATHS = ("model_name_or_path", "chat_template_path", "output_dir", "dataset_name", "path", "data_dir", "data_files")
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")  # rm.preferences reads them
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 CLASSES = ("RewardConfig", "ModelConfig", "ScriptArguments", "DatasetMixtureConfig", "DatasetConfig")
 CLI = "command line"
 
@@ -146,6 +146,25 @@ def is_local(value: str) -> bool:
     """A file or folder, not a Hub id: those have one or two parts."""
     known = value.startswith(("/", ".", "~")) or value.endswith(DATA_SUFFIXES) or os.path.exists(value)
     return known or value.count("/") > 1
+
+
+def local_files(source: dict, split: str | None) -> list[str] | None:
+    """The local files of one split of a source; None for a Hub dataset, [] where the source has no such split."""
+    path, files = os.path.expanduser(source["path"]), source.get("data_files")
+    if files and path in ("json", "csv", "parquet"):
+        if not isinstance(files, dict):
+            files = {source["split"]: files}
+        listed = files.get(split, [])
+        listed = [os.path.expanduser(file) for file in ([listed] if isinstance(listed, str) else listed)]
+        return [name for pattern in listed for name in sorted(glob.glob(pattern)) or [pattern]]
+    if path.endswith(DATA_SUFFIXES):
+        second = [split] if split and split.endswith(DATA_SUFFIXES) else []
+        return [path] if split == source["split"] else second
+    if not os.path.isdir(path):
+        return None
+    folder = os.path.join(glob.escape(path), source.get("data_dir") or "")
+    patterns = [f"{split}{suffix}" for suffix in DATA_SUFFIXES] + [f"{split}-*.parquet", f"{split}/*"]
+    return [name for pattern in patterns for name in sorted(glob.glob(os.path.join(folder, pattern)))]
 
 
 # ---------------------------------------------------------------------------------------------------------------- YAML
@@ -351,35 +370,29 @@ def _check_data(r: Recipe) -> Iterator[tuple[str, str]]:
 
 def _source_faults(source: dict, test_fraction: float | None) -> Iterator[str]:
     path, files, test = source["path"], source["data_files"], source["test_split"]
-    local, folder = is_local(path), Path(path, source["data_dir"] or "")
-
-    def holds(split: str) -> bool:
-        names = [f"{split}{suffix}" for suffix in DATA_SUFFIXES] + [f"{split}-*.parquet", f"{split}/*"]
-        return any(glob.glob(os.path.join(glob.escape(folder), name)) for name in names)
-
-    if local and not folder.exists():
+    folder = Path(path, source["data_dir"] or "")
+    if is_local(path) and not folder.exists():
         yield f"found no file or folder {folder}; {_absent(path)}"
-    if local and files:
-        yield "data_files has no effect beside a local path; write `path: json` (or csv, parquet)"
-    if local and (files or not folder.exists()):
         return
-    listed = files.values() if isinstance(files, dict) else [files or []]
-    listed = [file for item in listed for file in (item if isinstance(item, list) else [item])]
-    for file in listed if path in ("json", "csv", "parquet") else ():
-        if "://" not in str(file) and not glob.glob(os.path.expanduser(str(file))):
+    if is_local(path) and files:
+        yield "data_files has no effect beside a local path; write `path: json` (or csv, parquet)"
+        return
+    train, held_out = (local_files(source, split) for split in (source["split"], test))
+    for file in [*(train or ()), *(held_out or ())]:
+        if "://" not in file and not os.path.exists(file):
             yield f"found no data file {file}; give one that exists from here: `data_files: FILE`"
-    if folder.is_dir() and not holds(source["split"]):
+    if train == []:
         yield f"{folder} holds no file for its train split, such as {source['split']}.jsonl; add it, or name the split"
     hint = "the audit needs rows never trained on: add `test_fraction: 0.1`, which splits by first user turn"
-    if test_fraction is not None or folder.is_file() and test.endswith(DATA_SUFFIXES) and os.path.isfile(test):
-        return  # held out of the train split, or a second file
+    if test_fraction is not None:
+        return
     if test == source["split"]:
         yield f"trains and tests on the same split {test}; {hint}"
     elif files and not (isinstance(files, dict) and test in files):
         yield f"data_files names no file for the test split {test}; {hint}"
-    elif folder.is_file():
+    elif held_out == [] and folder.is_file():
         yield f"{folder} is one file, without a test split; {hint}"
-    elif folder.is_dir() and not holds(test):
+    elif held_out == []:
         yield f"{folder} holds no file for its test split, such as {test}.jsonl; {hint}"
 
 

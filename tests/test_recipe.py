@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rm import recipe as module
-from rm.recipe import DATA_SUFFIXES, Recipe, RecipeError, is_local, parse_command_line
+from rm.recipe import Recipe, RecipeError, is_local, parse_command_line
 
 ROOT = Path(__file__).parents[1]
 SOUND = "model_name_or_path: org/model\ndataset_name: org/pairs\noutput_dir: out\n"
@@ -315,12 +315,6 @@ def test_command_line():
 def test_merging_needs_an_adapter():
     with pytest.raises(RecipeError, match="--merge merges an adapter; there is none without `use_peft: true`"):
         parse(SOUND, "--merge")
-
-
-def test_the_reader_and_the_parser_know_the_same_files():
-    from rm.preferences import SUFFIXES
-
-    assert set(SUFFIXES) == set(DATA_SUFFIXES)
 
 
 @pytest.mark.parametrize(

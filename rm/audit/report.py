@@ -196,46 +196,7 @@ def interval_text(check: Check) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- The page
 
-CSS = """
-body{margin:0 auto;padding:1rem;max-width:76rem;font:16px/1.45 system-ui,sans-serif;color:#111;background:#fff}
-h1{font-size:1.5rem;margin:.2rem 0}
-h2{font-size:1.2rem;margin:2rem 0 .6rem;break-after:avoid}
-h1,p,li,pre{overflow-wrap:anywhere}
-figure,tr,.completion{break-inside:avoid}
-.strip{display:flex;flex-wrap:wrap;gap:.4rem;margin:.8rem 0;padding:0;list-style:none}
-.verdict,.mark{display:inline-block;border:1px solid #333;border-radius:.3rem;padding:.1rem .5rem;
- print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.mark{border:1px dashed #555;margin:.1rem .3rem .1rem 0}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.6rem;margin:0}
-.facts div{border-left:4px solid #0072B2;padding-left:.7rem}
-.facts dd{margin:0;font-size:1.5rem;font-weight:600}
-.facts small{display:block;font-size:.9rem;font-weight:400}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
-figure{margin:0}
-img{width:100%;height:auto}
-table{border-collapse:collapse;width:100%}
-th,td{text-align:left;vertical-align:top;padding:.35rem .6rem .35rem 0;border-bottom:1px solid #ccc}
-th,dt,.mark{font-size:.9rem;color:#444}
-td{overflow-wrap:break-word;max-width:40rem}
-td.number,td .verdict{white-space:nowrap;font-variant-numeric:tabular-nums}
-.completion{border-top:1px solid #ccc}
-pre{white-space:pre-wrap;font:inherit;background:#f4f4f4;padding:.6rem;margin:.3rem 0;max-height:24rem;overflow:auto;
- unicode-bidi:plaintext}
-@media(max-width:700px){
- thead{display:none}
- table,tbody,tr,td{display:block}
- tr{border-bottom:1px solid #ccc;padding:.5rem 0}
- td{border:0;padding:.1rem 0}
- td.number{display:inline-block;margin-right:1rem}
- td[data-label]::before{content:attr(data-label) " ";color:#444;font-size:.9rem}
- td[data-label=Verdict]::before{content:none}
-}
-@media print{
- body{font-size:10pt;padding:0}
- .plots{grid-template-columns:1fr 1fr}
- pre{max-height:none;overflow:visible}
-}
-"""
+CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def html_page(rows: list[dict], checks: list[Check], identity: dict, plots: dict[str, tuple[bytes, str]]) -> str:
