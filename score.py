@@ -2,6 +2,7 @@
 
     python score.py --ckpt rm-out --prompt "What is 2+2?" --completion "4." --completion "I'd rather not say."
     python score.py --ckpt rm-out --input completions.jsonl --output scored.jsonl
+    python score.py --ckpt their-rm --convert plain-rm    # any layout that is read here -> a stock one-label checkpoint
 
 A row in is `prompt, completion`, or a preference row in any format that train_rm.py reads; strings or messages; JSONL, JSON,
 CSV or Parquet, plain or .gz. A row out is the row in + `reward`, or + `reward_chosen, reward_rejected, margin`, in the same
@@ -24,11 +25,16 @@ def main() -> int:
     parser.add_argument("--output", help="JSONL file to write; standard output if not given")
     parser.add_argument("--prompt", help="one prompt, with one or more --completion")
     parser.add_argument("--completion", action="append", default=[], help="repeat to compare")
+    parser.add_argument("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own Python code")
     args = parser.parse_args()
-    if (args.prompt is None) == (args.input is None) or (args.prompt is not None and not args.completion):
-        parser.error("give either --input FILE, or --prompt TEXT with one or more --completion TEXT")
+    if sum(x is not None for x in (args.prompt, args.input, args.convert)) != 1 or (
+        args.prompt and not args.completion
+    ):
+        parser.error("give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR")
+    if args.convert and Path(args.convert).exists():
+        parser.error(f"--convert {args.convert}: it exists already; name a new folder")
     if args.input and not Path(args.input).is_file():
         parser.error(f"--input {args.input}: no such file")
     if args.output and not Path(args.output).absolute().parent.is_dir():
@@ -42,6 +48,8 @@ def main() -> int:
     from rm.scorer import Scorer
 
     try:
+        if args.convert:
+            return print_converted(args)
         scorer = Scorer(args.ckpt, args.batch_size, revision=args.revision, trust_remote_code=args.trust_remote_code)
         if args.prompt is not None:
             print_one_off(scorer, args.prompt, args.completion)
@@ -50,6 +58,20 @@ def main() -> int:
     except (ModelError, DataError, EncodingError) as error:
         print(f"score.py: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def print_converted(args) -> int:
+    from rm.convert import convert
+
+    options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    done = convert(args.ckpt, args.convert, **options)
+    print(f"saved {args.convert}: one label, rewards moved by at most {done['moved']:.1e}")
+    if done["dropped_bias"]:
+        print(
+            f"its architecture has no head bias: stock transformers leaves out {done['dropped_bias']:+.4f}, the same for every "
+            "completion; score.py and audit.py add it"
+        )
     return 0
 
 

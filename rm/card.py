@@ -42,7 +42,7 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")
 model = AutoModelForSequenceClassification.from_pretrained("{folder}")
 messages = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
 text = tokenizer.apply_chat_template(messages, tokenize=False)
-reward = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]"""
+reward = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, {label}]"""
 
 
 def model_card(facts: dict, ledger: dict, verified: dict, folder: str) -> str:
@@ -56,6 +56,10 @@ def model_card(facts: dict, ledger: dict, verified: dict, folder: str) -> str:
         "tags": ["reward-model", "trl", *(["lora"] if facts["adapter"] else [])],
     }
     target = f"{folder}/merged" if facts["adapter"] else folder
+    two = facts["labels"] == 2 and not facts["adapter"]  # merging makes it one
+    note = "the adapter is merged into its base in `merged/`" if facts["adapter"] else "no flag is needed"
+    if two:
+        note = f"the reward is logit 1 (`python score.py --ckpt {folder} --convert DIR` makes it the only one)"
     return CARD.format(
         metadata="\n".join(f"{key}: {json.dumps(value)}" for key, value in metadata.items()),
         title=folder.rstrip("/").rsplit("/", 1)[-1],
@@ -71,6 +75,6 @@ def model_card(facts: dict, ledger: dict, verified: dict, folder: str) -> str:
         device=facts["device"],
         precision=facts["precision"],
         folder=folder,
-        adapter_note="the adapter is merged into its base in `merged/`" if facts["adapter"] else "no flag is needed",
-        usage=USAGE.format(folder=target),
+        adapter_note=note,
+        usage=USAGE.format(folder=target, label=int(two)),
     )

@@ -4,8 +4,9 @@ A format is recognised by its columns, never by the dataset's name. To add one: 
 in `to_pairs`, a test with a real row (CONTRIBUTING.md).
 
 A canonical pair is a dict: `prompt`, `chosen`, `rejected` (message lists, or strings under `transcript="raw"`), and where
-known `subset`, `target_margin`, `votes` ([for chosen, for rejected]), `chosen_probability`, `bayes_accuracy`, `tools`,
-`drop` (why this pair can't be trained on; counted in the ledger).
+known `subset`, `target_margin`, `votes` ([for chosen, for rejected]), `chosen_probability` (.5 is a tie), `strength` (of the
+preference, 0 to 3), `rating_chosen`, `rating_rejected`, `bayes_accuracy`, `tools`, `drop` (why this pair can't be trained
+on; counted in the ledger).
 """
 
 import json
@@ -21,6 +22,7 @@ FORMATS = (
     "overall_preference` (HelpSteer3), `prompt, response, helpfulness` (two rows a prompt), `prompt, answers[].rank` "
     "(Nectar), `prompt, completions, ranks`, `conversation_a, conversation_b, winner` (arena)"
 )
+MEND = "mend the value, or leave it or the row out"
 
 
 class RowError(ValueError):
@@ -59,9 +61,10 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[dict]:
     for pair in pairs:
         pair.setdefault("drop", _fault(pair))
         pair["subset"] = _subset(row)
-        for key in ("tools", "bayes_accuracy"):
-            if row.get(key) is not None:
-                pair[key] = row[key]
+        if row.get("tools") is not None:
+            pair["tools"] = row["tools"]
+        if row.get("bayes_accuracy") is not None:
+            pair["bayes_accuracy"] = _number(row, "bayes_accuracy", 0, 1)
     return pairs
 
 
@@ -77,10 +80,10 @@ def rating_pairs(rows: list[dict]) -> list[dict]:
     ones use preference strengths (arXiv 2410.01257)."""
     ranked = [(row["response"], -_number(row, "helpfulness")) for row in rows]
     if len(ranked) == 1:
-        pairs = _ranking(rows[0], ranked * 2)
+        pairs = _ranking(rows[0], ranked * 2, rated=True)
         pairs[0]["drop"] = "one rated completion"
     else:
-        pairs = _ranking(rows[0], ranked)
+        pairs = _ranking(rows[0], ranked, rated=True)
     for pair in pairs:
         pair.setdefault("drop", _fault(pair))
         pair["subset"] = _subset(rows[0])
@@ -119,10 +122,16 @@ def _preference(row: dict, transcript: str) -> dict:
         pair["target_margin"] = _number(row, "margin")
     if row.get("votes") is not None:
         pair["votes"] = _votes(row)
+        pair["chosen_probability"] = pair["votes"][0] / sum(pair["votes"])
+    for name in ("rating", "score"):  # UltraFeedback-binarized calls its ratings scores
+        if all(row.get(f"{name}_{side}") is not None for side in ("chosen", "rejected")):
+            ratings = {f"rating_{side}": _number(row, f"{name}_{side}") for side in ("chosen", "rejected")}
+            pair |= ratings
+            if ratings["rating_chosen"] == ratings["rating_rejected"]:
+                pair.setdefault("chosen_probability", 0.5)  # votes say more
+            break
     if row.get("chosen_probability") is not None:
         pair["chosen_probability"] = _number(row, "chosen_probability", 0, 1)
-    if row.get("score_chosen") is not None and row.get("score_chosen") == row.get("score_rejected"):
-        pair["drop"] = "tie"
     return pair
 
 
@@ -175,32 +184,36 @@ def parse_transcript(text: str) -> list[dict]:
     return [{"role": ROLE[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def _ranking(row: dict, completions: list[tuple]) -> list[dict]:
-    """K completions with a rank each (1 is best) -> K(K-1)/2 pairs (InstructGPT, arXiv 2203.02155, eq. 1)."""
+def _ranking(row: dict, completions: list[tuple], rated: bool = False) -> list[dict]:
+    """K completions with a rank each (1 is best) -> K(K-1)/2 pairs (InstructGPT, arXiv 2203.02155, eq. 1).
+
+    `rated`: a rank is a rating with the sign turned, which the pairs keep."""
     if len(completions) < 2:
-        raise RowError(f"a ranking of {len(completions)} completion; at least 2 are needed")
+        raise RowError(
+            f"a ranking of {len(completions)} completion; at least 2 are needed: add one, or leave the row out"
+        )
     for completion, rank in completions:
         if not isinstance(completion, str) and not is_messages(completion):
             raise RowError(f"a ranked completion is {_kind(completion)}; a string or messages are needed")
         if isinstance(rank, bool) or not isinstance(rank, (int, float)) or not math.isfinite(rank):
-            raise RowError(f"a rank is {_kind(rank)}; a finite number is needed")
+            raise RowError(f"a rank is {_kind(rank)}; a finite number is needed: {MEND}")
     pairs = []
     for i, (a, rank_a) in enumerate(completions):
         for b, rank_b in completions[i + 1 :]:
             strength = (rank_a < rank_b) - (rank_a > rank_b)
-            pairs.append(_versus(row, a, b, strength, None))
+            pair = _versus(row, a, b, strength, None)
+            if rated:
+                pair |= {"rating_chosen": -min(rank_a, rank_b), "rating_rejected": -max(rank_a, rank_b)}
+            pairs.append(pair)
     return pairs
 
 
 def _strength(row: dict, first: str, second: str, column: str) -> dict:
     """HelpSteer2-Preference and HelpSteer3: -3..-1 the first is better, 1..3 the second, 0 a tie.
 
-    |strength| is the target margin of the "Margin BT" objective (arXiv 2410.01257, eq. 2)."""
-    strength = _number(row, column)
-    pair = _versus(row, row[first], row.get(second), -strength, None)
-    if strength:
-        pair["target_margin"] = abs(strength)
-    return pair
+    `strength_as` says what becomes of |strength| (rm.preferences.labels_of)."""
+    strength = _number(row, column, -3, 3)
+    return _versus(row, row[first], row.get(second), -strength, None) | {"strength": abs(strength)}
 
 
 def _versus(row: dict, a, b, strength: float, votes: list[int] | None) -> dict:
@@ -212,7 +225,7 @@ def _versus(row: dict, a, b, strength: float, votes: list[int] | None) -> dict:
     chosen, rejected = (a, b) if strength >= 0 else (b, a)
     pair = {"prompt": _prompt_messages(row), "chosen": chosen, "rejected": rejected}
     if strength == 0:
-        pair["drop"] = "tie"
+        pair["chosen_probability"] = 0.5
     if votes is not None:
         pair["votes"] = votes if strength >= 0 else votes[::-1]
         pair["chosen_probability"] = pair["votes"][0] / sum(pair["votes"])
@@ -371,11 +384,11 @@ def _number(row: dict, column: str, low: float = -math.inf, high: float = math.i
         try:
             value = float(value)
         except ValueError:
-            raise RowError(f"`{column}` is text that is no number; a number is needed") from None
+            raise RowError(f"`{column}` is text that is no number; a number is needed: {MEND}") from None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RowError(f"`{column}` is {_kind(value)}; a finite number is needed")
+        raise RowError(f"`{column}` is {_kind(value)}; a finite number is needed: {MEND}")
     if not low <= value <= high:
-        raise RowError(f"`{column}` is outside [{low}, {high}]")
+        raise RowError(f"`{column}` is outside [{low:g}, {high:g}]: {MEND}")
     return value
 
 
@@ -386,9 +399,9 @@ def _votes(row: dict) -> list[int]:
     if isinstance(votes, str):  # a CSV cell
         votes = json.loads(votes) if re.fullmatch(r"\s*\[\s*\d+\s*,\s*\d+\s*\]\s*", votes) else votes
     if not isinstance(votes, list) or len(votes) != 2 or not all(isinstance(v, int) and v >= 0 for v in votes):
-        raise RowError(f"`votes` is {_kind(votes)}; two counts [for the first, for the second] are needed")
+        raise RowError(f"`votes` is {_kind(votes)}; two counts [for the first, for the second] are needed: {MEND}")
     if sum(votes) == 0:
-        raise RowError("`votes` sum to 0; at least one vote is needed")
+        raise RowError(f"`votes` sum to 0; at least one vote is needed: {MEND}")
     return votes
 
 

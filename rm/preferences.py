@@ -34,15 +34,24 @@ from rm.recipe import local_files
 CODE = hashlib.sha256(
     b"".join(inspect.getsource(m).encode() for m in (encoding, formats, sys.modules[__name__]))
 ).hexdigest()
-TEST_SALT, VALIDATION_SALT = 1, 2  # a change would move rows between splits
+TEST_SALT, VALIDATION_SALT, MISMATCH_SALT = 1, 2, 3  # a change would move rows between splits
+MAX_TIES = 0.3  # ours: a larger share of ties in the train split is worth a warning
 CSV_TEXTS = re.compile(r"chosen|rejected|response(_?[ab12])?")  # an empty cell of these is an empty completion
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON, but no text that can be stored
+TOO_LITTLE = "raters agree less than"
+NO_RIGHT_SIDE = "tie (no side is right)"
+AGAINST = "votes or chosen_probability against the chosen side"
+TIE = "tie (chosen_probability .5)"
 STREAM_HELD_OUT = 10_000  # streaming: validation pairs come from this many first rows
+LABELS = (  # what the raters said, where a row says it
+    "target_margin", "chosen_probability", "strength", "rating_chosen", "rating_rejected", "bayes_accuracy",
+)  # fmt: skip
 FEATURES = Features(
     {
         **{name: Value("string") for name in ("prompt", "chosen", "rejected", "tools", "subset", "where", "drop")},
-        **{name: Value("int64") for name in ("turn_key", "pair_key", "swap_key")},
-        **{name: Value("float64") for name in ("target_margin", "chosen_probability", "bayes_accuracy")},
+        # ranking: the pairs of one row (K completions of a prompt) share it
+        **{name: Value("int64") for name in ("turn_key", "pair_key", "swap_key", "ranking")},
+        **{name: Value("float64") for name in LABELS},
         "votes": List(Value("int64")),
     }
 )
@@ -57,8 +66,8 @@ class DataError(ValueError):
 
 @dataclass
 class Ledger:
-    """Counts of pairs by split: `read`, `kept`, `dropped` and `truncated` by reason and side, `noted` (kept, but you
-    should know)."""
+    """Counts of pairs by split: `read`, `kept`, `dropped` and `truncated` by reason and side, `added` (made here), `noted`
+    (kept, but you should know)."""
 
     splits: dict = field(default_factory=lambda: defaultdict(lambda: defaultdict(Counter)))
 
@@ -76,9 +85,9 @@ class Ledger:
         return {
             split: {
                 "read": counts["pairs"]["read"],
-                "kept": counts["pairs"]["read"] - sum(counts["dropped"].values()),
+                "kept": counts["pairs"]["read"] + counts["added"].total() - counts["dropped"].total(),
                 "by_subset": dict(sorted(counts["subset"].items())),
-                **{kind: dict(sorted(counts[kind].items())) for kind in ("dropped", "truncated", "noted")},
+                **{kind: dict(sorted(counts[kind].items())) for kind in ("dropped", "truncated", "added", "noted")},
             }
             for split, counts in self.splits.items()
         }
@@ -87,21 +96,31 @@ class Ledger:
         lines = [f"{'':12}{'read':>9}{'kept':>9}{'dropped':>9}"]
         for split, counts in self.as_dict().items():
             lines.append(f"{split:12}{counts['read']:>9,}{counts['kept']:>9,}{self.dropped(split):>9,}")
-            for kind in ("dropped", "truncated", "noted"):
+            for kind in ("dropped", "truncated", "added", "noted"):
                 lines += [f"{'':12}  {kind:9} {n:>7,}  {reason}" for reason, n in counts[kind].items()]
             if len(counts["by_subset"]) > 1:
                 lines.append(f"{'':14}" + ", ".join(f"{name} {n:,}" for name, n in counts["by_subset"].items()))
         return "\n".join(lines)
 
     def check(self, max_dropped: float) -> None:
-        """Raise DataError where a split is empty, or lost more than the share `max_dropped` of its pairs."""
+        """Raise DataError where a split is empty, or lost more than the share `max_dropped` of its pairs (ties of an evaluation
+        split and `min_rater_agreement` do not count: nothing went wrong)."""
         for split, counts in self.as_dict().items():
             if not counts["kept"]:
                 raise DataError(
                     f"no pair of the {split} split is left.\n{self}\nSplits are made of whole first user turns, so few rows, "
                     "or rows that all begin alike, may leave one empty: set another validation_fraction or test_fraction."
                 )
-            share = self.dropped(split) / counts["read"]
+            asked_for = sum(
+                n for reason, n in counts["dropped"].items() if reason.startswith((NO_RIGHT_SIDE, TOO_LITTLE))
+            )
+            share = (self.dropped(split) - asked_for) / counts["read"]
+            ties = counts["noted"].get(TIE, 0) / max(1, counts["kept"] - sum(counts["added"].values()))
+            if split == "train" and ties > MAX_TIES and not counts["by_subset"]:  # once, before the pairs are encoded
+                PartialState().print(
+                    f"warning: {ties:.1%} of the train pairs are ties: the raters may lack clear guidelines, or the pairs "
+                    "differ too little. Ties are trained on as .5; loss_type: rao_kupper models them."
+                )
             if share > max_dropped:
                 raise DataError(
                     f"{share:.1%} of the {split} pairs were dropped; max_dropped allows {max_dropped:.1%}.\n{self}\n"
@@ -181,12 +200,13 @@ def canonical_rows(rows, transcript: str, subset: str | None, columns: tuple | N
         for pair in pairs:
             prompt, chosen, rejected, tools = (pair.get(key) for key in ("prompt", "chosen", "rejected", "tools"))
             yield {
-                **{key: pair.get(key) for key in ("target_margin", "chosen_probability", "votes", "bayes_accuracy")},
+                **{key: pair.get(key) for key in ("votes", *LABELS)},
                 **{side: _json(pair[side]) for side in ("prompt", "chosen", "rejected")},
                 "tools": tools if isinstance(tools, (str, type(None))) else json.dumps(tools),
                 "subset": subset or pair.get("subset") or "all",
                 "where": where,
                 "drop": pair["drop"],
+                "ranking": _key(where, text_of(prompt)),
                 "turn_key": _key(first_user_turn(prompt)),
                 "pair_key": _key(text_of(prompt), text_of(chosen), text_of(rejected)),
                 "swap_key": _key(text_of(prompt), text_of(rejected), text_of(chosen)),
@@ -292,17 +312,21 @@ def _share(keys: np.ndarray, salt: int) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------- the splits
 
 
-def load_preferences(sources, transcript="messages", validation_fraction=0.1, test_fraction=None):
+def load_preferences(
+    sources, transcript="messages", validation_fraction=0.1, test_fraction=None, min_rater_agreement=None,
+    mismatched_prompts=0.0,
+):  # fmt: skip
     """Read every source and split it: `(splits, ledger)`, splits = {"train", "validation", "test"} -> table of text.
 
     A source's own test split is the test split; where it has none, `test_fraction` of its first user turns is. Train
-    rows whose first user turn is in the test split are dropped and counted. With a streaming source, "train" is an
-    IterableDataset and its part of the ledger is counted as it streams. Raises DataError.
+    rows whose first user turn is in the test split are dropped and counted. A tie has no right side, so only the train
+    split keeps it. `min_rater_agreement` and `mismatched_prompts` change the train split alone. With a streaming source,
+    "train" is an IterableDataset and its part of the ledger is counted as it streams. Raises DataError.
     """
     tests = _test_tables(sources, transcript, test_fraction)
     test, ledger = _test_split(tests)
     if any(source.get("streaming") for source in sources):
-        return _streamed(sources, transcript, validation_fraction, test, ledger)
+        return _streamed(sources, transcript, validation_fraction, test, ledger, min_rater_agreement)
     with PartialState().main_process_first():
         train = [_train_table(source, transcript) for source in sources]
     rows = concatenate_datasets(train)
@@ -323,6 +347,16 @@ def load_preferences(sources, transcript="messages", validation_fraction=0.1, te
     drop[usable[repeated]] = "exact duplicate"
     contradictory = np.isin(keys["swap_key"], keys["pair_key"][usable]) & keep & (drop == "")
     validation = (_share(keys["turn_key"], VALIDATION_SALT) < validation_fraction) & keep
+    # float64, or 7 votes of 10 are less than .7; NaN where a row says nothing
+    probability = rows.with_format("numpy", dtype=float)["chosen_probability"][:]
+    _mark(drop, (probability == 0.5) & validation, NO_RIGHT_SIDE)
+    if min_rater_agreement:
+        if np.isnan(probability[keep]).all():
+            raise DataError(
+                "min_rater_agreement is set, but no row of the train data has votes or chosen_probability; remove the key, "
+                "or add a column `votes` ([for chosen, for rejected]) to the rows"
+            )
+        _mark(drop, _disagree(probability, min_rater_agreement) & keep & ~validation, _too_little(min_rater_agreement))
 
     splits = {"test": test}
     for name, mask in (("train", keep & ~validation), ("validation", validation)):
@@ -333,8 +367,54 @@ def load_preferences(sources, transcript="messages", validation_fraction=0.1, te
         ledger.add(
             name, "noted", "contradictory labels (the same pair the other way round)", contradictory[chosen].sum()
         )
-        splits[name] = rows.select(np.flatnonzero(mask & (drop == "")))
+        kept = np.flatnonzero(mask & (drop == ""))
+        splits[name] = rows.select(kept)
+        _note(ledger, name, probability[kept])
+    if mismatched_prompts:
+        added = _mismatched(splits["train"], mismatched_prompts)
+        splits["train"] = concatenate_datasets([splits["train"], added])
+        ledger.add("train", "added", "mismatched prompt (the rejected side is chosen for another prompt)", len(added))
     return splits, ledger
+
+
+def _disagree(probability: np.ndarray, minimum: float) -> np.ndarray:
+    return np.maximum(probability, 1 - probability) < minimum - 1e-9  # False where it is NaN
+
+
+def _too_little(minimum: float) -> str:
+    return f"{TOO_LITTLE} {minimum:g}"
+
+
+def _mismatched(train: Dataset, share: float) -> Dataset:
+    """New pairs for `share` of the train pairs: the same prompt and chosen side against the chosen side of another prompt.
+
+    A good answer to another question is a bad one here, whatever its length and style: Liu et al. 2024 (RRM),
+    arXiv 2409.13156, sec. 3. Which pairs, and whose answer, is decided by hash; each has the subset of its own prompt.
+    """
+    keys = {name: train.with_format("numpy")[name][:] for name in ("pair_key", "turn_key")}
+    order = np.argsort(_share(keys["pair_key"], MISMATCH_SALT), kind="stable")
+    picked = order[: round(share * len(order))]
+    donor = np.roll(order, 1)[: len(picked)]
+    same = keys["turn_key"][picked] == keys["turn_key"][donor]
+    donor[same] = np.roll(order, len(order) // 2)[: len(picked)][same]
+    differ = keys["turn_key"][picked] != keys["turn_key"][donor]  # all, unless the data has hardly any first turn
+    picked, donor = picked[differ], donor[differ]
+
+    def exchange(row, number):
+        rejected = train[int(donor[number])]["chosen"]
+        if rejected[0] != row["chosen"][0]:  # a string and messages (raw transcripts beside others) are no pair
+            rejected = row["chosen"]
+        texts = [text_of(json.loads(side)) for side in (row["prompt"], row["chosen"], rejected)]
+        swapped = [texts[0], texts[2], texts[1]]
+        made = {"rejected": rejected, "pair_key": _key(*texts), "swap_key": _key(*swapped), "votes": None}
+        made["ranking"] = _key(*texts, "mismatched prompt")
+        return {**made, **dict.fromkeys(LABELS)}
+
+    known = hashlib.sha256(json.dumps([train._fingerprint, CODE, share]).encode()).hexdigest()[:32]
+    with PartialState().main_process_first():
+        made = train.select(picked).map(exchange, with_indices=True, features=FEATURES, new_fingerprint=known)
+    keys = {name: made.with_format("numpy")[name][:] for name in ("pair_key", "swap_key")}
+    return made.select(np.flatnonzero(keys["pair_key"] != keys["swap_key"]))  # equal: two prompts, one good answer
 
 
 def load_test_split(sources, transcript="messages", test_fraction=None):
@@ -368,7 +448,10 @@ def _test_split(tables) -> tuple[Dataset, Ledger]:
     ledger = Ledger()
     table = concatenate_datasets([table for table, _ in tables])
     drop = np.array(table["drop"][:], dtype=object)
+    probability = table.with_format("numpy", dtype=float)["chosen_probability"][:]
+    _mark(drop, probability == 0.5, NO_RIGHT_SIDE)
     _count(ledger, "test", drop)
+    _note(ledger, "test", probability[drop == ""])
     table = table.select(np.flatnonzero(drop == ""))
     pairs = table.with_format("numpy")["pair_key"][:]
     ledger.add("test", "noted", "exact duplicate (kept)", len(pairs) - len(np.unique(pairs)))
@@ -393,6 +476,11 @@ def _count(ledger: Ledger, split: str, drop) -> None:
             ledger.add(split, "dropped", reason, n)
 
 
+def _note(ledger: Ledger, split: str, probability) -> None:
+    ledger.add(split, "noted", TIE, (probability == 0.5).sum())
+    ledger.add(split, "noted", AGAINST, (probability < 0.5).sum())
+
+
 def _mixture(sizes: list[int], fractions: list) -> np.ndarray:
     """TRL's mixture rule: the first round(fraction * N) rows of each source, N the largest without oversampling."""
     if not any(fractions):
@@ -404,7 +492,7 @@ def _mixture(sizes: list[int], fractions: list) -> np.ndarray:
     return np.concatenate([np.arange(size) < round(share * total) for size, share in zip(sizes, shares, strict=True)])
 
 
-def _streamed(sources, transcript, validation_fraction, test, ledger):
+def _streamed(sources, transcript, validation_fraction, test, ledger, min_rater_agreement):
     """Streaming: validation comes from the first rows, train is a generator that keeps the ledger as it goes."""
     test_turns = set(test["turn_key"][:])
     arguments = [_generator_of(source, source["split"], transcript) for source in sources]
@@ -415,14 +503,20 @@ def _streamed(sources, transcript, validation_fraction, test, ledger):
             raise DataError("`fraction` needs the number of rows, which a stream does not tell; remove it or streaming")
 
     def pairs():
-        """(pair, why it is dropped, whether its first user turn falls into validation) of every row read."""
+        """(pair, why it is dropped, whether it is a validation pair) of every row read."""
         seen = set()
-        for row in itertools.chain.from_iterable(_generate(**a) for a in arguments):
+        for number, row in enumerate(itertools.chain.from_iterable(_generate(**a) for a in arguments)):
             reason = row["drop"] or ("first user turn shared with test" if row["turn_key"] in test_turns else "")
             reason = reason or ("exact duplicate" if row["pair_key"] in seen else "")
             seen.add(row["pair_key"])
             share = _share(np.array([row["turn_key"]], dtype=np.int64), VALIDATION_SALT)[0]
-            yield row, reason, share < validation_fraction
+            held_out = share < validation_fraction and number < STREAM_HELD_OUT
+            p = row["chosen_probability"]
+            if held_out and p == 0.5:
+                reason = reason or NO_RIGHT_SIDE
+            elif not held_out and p is not None and min_rater_agreement and _disagree(p, min_rater_agreement):
+                reason = reason or _too_little(min_rater_agreement)
+            yield row, reason, held_out
 
     held = [(row, reason) for row, reason, held_out in itertools.islice(pairs(), STREAM_HELD_OUT) if held_out]
     held_turns = {row["turn_key"] for row, _ in held}
@@ -439,6 +533,8 @@ def _streamed(sources, transcript, validation_fraction, test, ledger):
             counted = max(counted, number + 1)
             if new:
                 _count(ledger, "train", [reason])
+            if new and not reason:
+                _note(ledger, "train", np.array(row["chosen_probability"], dtype=float))
             if not reason:
                 yield row, new
 
@@ -446,6 +542,7 @@ def _streamed(sources, transcript, validation_fraction, test, ledger):
     if validation_fraction:
         _count(ledger, "validation", [reason for _, reason in held])
         splits["validation"] = Dataset.from_list([r for r, reason in held if not reason], features=FEATURES)
+        _note(ledger, "validation", np.array(splits["validation"]["chosen_probability"][:], dtype=float))
     return splits, ledger
 
 
@@ -489,22 +586,56 @@ def encode_row(row: dict, tokenizer, max_length: int | None, overlong: str) -> d
     }
 
 
-def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subsets: list[str], num_proc=None) -> dict:
+def labels_of(row: dict, loss_type: str = "bradley_terry", soft_labels=True, strength_as="target_margin") -> dict:
+    """What a row's raters said, as rm.losses takes it: every label a number.
+
+    `soft_labels=False`: the side that most raters chose is all that counts; a tie stays .5. A preference strength s (1 to
+    3) becomes the target margin s ("Margin BT", arXiv 2410.01257, eq. 2) or the chosen probability .5 + s/6.
+    """
+    p, margin = row["chosen_probability"], row["target_margin"]
+    if row["strength"]:
+        if strength_as == "chosen_probability":
+            p = 0.5 + row["strength"] / 6
+        elif margin is None:
+            margin = row["strength"]
+    if p is None:
+        p = 1.0
+    elif not soft_labels and p != 0.5:
+        p = float(p > 0.5)
+    ratings = {side: row[side] for side in ("rating_chosen", "rating_rejected")}
+    if loss_type == "rating_mse" and None in ratings.values():
+        raise DataError(
+            f"{row['where']}: no ratings, which loss_type: rating_mse regresses on; needed are numbers in the columns "
+            "rating_chosen and rating_rejected (or score_chosen and score_rejected, or helpfulness). For pairs without "
+            "ratings: loss_type: bradley_terry, or mse"
+        )
+    return {
+        "target_margin": margin or 0.0,
+        "chosen_probability": p,
+        **{side: rating or 0.0 for side, rating in ratings.items()},
+    }
+
+
+def encode_splits(
+    splits, ledger: Ledger, tokenizer, max_length, overlong, subsets: list[str], num_proc=None, **labels
+) -> dict:  # fmt: skip
     """Tokenise every split, drop and count what the length limit excludes.
 
-    Adds columns `chosen_ids`, `rejected_ids`, `length`, `subset_id` (index into `subsets`, which is filled here) and
-    `margin` (the target margin, 0 where a row has none). Raises DataError for an empty split, and for an over-long pair
-    under `overlong="error"`.
+    Adds columns `chosen_ids`, `rejected_ids`, `length`, `subset_id` (index into `subsets`, which is filled here) and the
+    labels (labels_of, whose options `labels` are), which replace what the row had. Raises DataError for an empty split, and
+    for an over-long pair under `overlong="error"`.
     """
     ledger.check(max_dropped=1.0)  # an empty split is an error
     for table in splits.values():
         subsets += sorted(set(table.unique("subset")) - set(subsets)) if isinstance(table, Dataset) else []
 
-    def columns(row):
+    def columns(row, name="train"):
+        # Nobody computes a loss on the test split, so a row there needs no ratings.
+        unrated = {"loss_type": "bradley_terry"} if name == "test" else {}
         encoded = encode_row(row, tokenizer, max_length, overlong)
         if row["subset"] not in subsets:  # streaming meets subsets as they come
             subsets.append(row["subset"])
-        return {**encoded, "subset_id": subsets.index(row["subset"]), "margin": row["target_margin"] or 0.0}
+        return {**encoded, "subset_id": subsets.index(row["subset"]), **labels_of(row, **labels | unrated)}
 
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     facts = [encoder_facts(tokenizer), hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()]
@@ -515,10 +646,11 @@ def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subse
                 _encoded_stream, gen_kwargs={"rows": table, "columns": columns, "ledger": ledger}
             )
             continue
-        recipe = [table._fingerprint, CODE, facts, max_length, overlong, subsets]
+        recipe = [table._fingerprint, CODE, facts, max_length, overlong, subsets, labels]
         with PartialState().main_process_first():
             table = table.map(
                 columns,
+                fn_kwargs={"name": name},
                 num_proc=num_proc,
                 desc=f"Encoding {name}",
                 # A tokenizer's own hash changes with use, which would encode again on every process.
@@ -536,12 +668,30 @@ def encode_splits(splits, ledger: Ledger, tokenizer, max_length, overlong, subse
 
 
 def _encoded_stream(rows, columns, ledger):
+    held = []  # the pairs of one ranking follow each other
     for row, new in rows():
-        encoded = columns(row)
+        encoded = columns(row) | {"ranking": row["ranking"]}
         if new:
             ledger.add("train", "dropped", encoded["drop"], bool(encoded["drop"]))
-        if new and not encoded["drop"]:
+        if encoded["drop"]:
+            continue
+        if new:
             ledger.add("train", "truncated", "prompt cut at the start", encoded["truncated"])
             ledger.add("train", "subset", row["subset"])
-        if not encoded["drop"]:
-            yield encoded
+        if held and held[0]["ranking"] != encoded["ranking"]:
+            yield {"pairs": held}
+            held = []
+        held.append(encoded)
+    if held:
+        yield {"pairs": held}
+
+
+def by_ranking(table: Dataset) -> Dataset:
+    """One row a ranking: `rows` are the indices of its pairs in `table`, `length` the longest side of any. InstructGPT
+    (arXiv 2203.02155, sec. 3.5) trains on all pairs of a prompt in one step; shuffled apart, they overfit."""
+    _, group = np.unique(table.with_format("numpy")["ranking"][:], return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    rows = np.split(order, np.cumsum(np.bincount(group))[:-1])
+    rows.sort(key=lambda indices: indices[0])  # in the order of the table
+    lengths = np.array(table["length"][:])
+    return Dataset.from_dict({"rows": rows, "length": [int(lengths[indices].max()) for indices in rows]})

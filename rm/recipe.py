@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+LOSS_TYPES = ["bradley_terry", "rao_kupper", "mse", "rating_mse", "classification"]  # rm.losses has them
 # Our own keys, the whole list: name -> types, default, choices, one line of help.
 OWN = {
     "transcript": (["str"], "messages", ["messages", "raw"], "read transcripts as messages, or keep their raw text"),
@@ -24,8 +25,24 @@ OWN = {
     "validation_fraction": (["float"], 0.1, None, "share of the train rows to select on, 0 <= x < 1"),
     "test_fraction": (["float", "null"], None, None, "share to hold out where a source has no test split, 0 < x < 1"),
     "max_dropped": (["float"], 0.1, None, "stop when a larger share of the pairs is dropped, 0 <= x <= 1"),
-    "loss_type": (["str"], "bradley_terry", ["bradley_terry"], "the objective"),
+    "min_rater_agreement": (["float", "null"], None, None, "train on pairs of which so many raters agree, .5 < x <= 1"),
+    "mismatched_prompts": (["float"], 0.0, None, "add pairs against an answer to another prompt; share, 0 <= x <= 1"),
+    "loss_type": (["str"], "bradley_terry", LOSS_TYPES, "the objective"),
+    "soft_labels": (["bool"], True, None, "votes and chosen_probability count as given; false: the majority is right"),
+    "strength_as": (
+        ["str"],
+        "target_margin",
+        ["target_margin", "chosen_probability"],
+        "what a preference strength means",
+    ),
+    "length_head": (["bool"], False, None, "learn what length explains beside the model, and drop it at save time"),
+    "label_smoothing": (["float"], 0.0, None, "share of the labels taken to be wrong, 0 <= x < .5"),
+    "tie_margin": (["float", "null"], None, None, "rao_kupper: raters may call a tie within it, x > 0; null: .5"),
+    "head": (["str"], "linear", ["linear", "two_logit"], "two_logit: HALOs' two labels, reward = logit 1"),
+    "head_bias": (["bool", "null"], None, None, "null: as the architecture has it"),
     "head_init": (["str", "null"], None, ["zero", "normal"], "null keeps a trained head; zero and normal start anew"),
+    "head_dropout": (["float"], 0.0, None, "of the hidden state before the head, in training only, 0 <= x < 1"),
+    "train_last_layers": (["int", "null"], None, None, "train the last N blocks and the head; 0: the head alone"),
     "early_stopping_patience": (["int", "null"], None, None, "evaluations without a better metric before stopping"),
 }
 # Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by machine.
@@ -52,6 +69,7 @@ REFUSED |= {
     "overwrite_output_dir": "overwriting belongs to the command: `python train_rm.py --recipe FILE --overwrite`",
     "warmup_ratio": "removed from transformers; `warmup_steps: 0.1` means the same (below 1 it is a share)",
     "torch_dtype": "its name is `dtype`, for example `dtype: float32`",
+    "label_smoothing_factor": "it smooths token labels; for preference labels write `label_smoothing: 0.1`",
     "group_by_length": "removed from transformers; write `train_sampling_strategy: group_by_length`",
 }
 RANGES = {  # key -> what is needed, the check, an example
@@ -59,13 +77,19 @@ RANGES = {  # key -> what is needed, the check, an example
     "test_fraction": ("0 < x < 1", lambda x: 0 < x < 1, 0.1),
     "max_dropped": ("0 <= x <= 1", lambda x: 0 <= x <= 1, 0.1),
     "fraction": ("x > 0", lambda x: x > 0, 0.5),
+    "min_rater_agreement": (".5 < x <= 1", lambda x: 0.5 < x <= 1, 0.7),
+    "mismatched_prompts": ("0 <= x <= 1", lambda x: 0 <= x <= 1, 0.25),
+    "label_smoothing": ("0 <= x < .5", lambda x: 0 <= x < 0.5, 0.1),
+    "tie_margin": ("x > 0", lambda x: x > 0, 0.5),
+    "head_dropout": ("0 <= x < 1", lambda x: 0 <= x < 1, 0.1),
+    "train_last_layers": ("x >= 0", lambda x: x >= 0, 4),
     "early_stopping_patience": ("x >= 1", lambda x: x >= 1, 3),
     "max_length": ("x >= 2", lambda x: x >= 2, 1024),
 }
 GROUPS = {  # the banners of a recipe -> the keys below them; whatever matches none belongs to Training
-    "Model": r"model_|dtype|attn_|use_(peft|rslora|dora|bnb)|lora_|load_in_|bnb_|trust_|chat_|disable_dr|eos_|head_",
-    "Data": r"dataset|streaming|transcript|overlong|validation_|test_|max_dropped|max_length|pad_to_|ignore_bias",
-    "Objective": r"loss_type|center_rewards|label_smoothing",
+    "Model": r"model_|dtype|attn_|use_(peft|rslora|dora|bnb)|lora_|load_in_|bnb_|trust_|chat_|disable_dr|eos_|head|train_last",
+    "Data": r"dataset|streaming|transcript|overlong|validation_|test_|max_dropped|max_length|pad_to_|min_rater|mismatched",
+    "Objective": r"loss_type|center_rewards|label_smoothing|soft_labels|strength_as|tie_margin|length_head",
     "Training": r"$",
     "Logging": r"output_dir|log|report_to|run_name|project|trackio|eval_|save_|load_best|metric_|greater|push_|hub_",
 }
@@ -335,7 +359,9 @@ def _check_model(r: Recipe) -> Iterator[tuple[str, str]]:
         own = "model_revision" if key == "revision" else key
         yield "model_init_kwargs", f"{key} is a key of its own: take it out of model_init_kwargs and write `{own}: ...`"
     if "num_labels" in (r["model_init_kwargs"] or {}):
-        yield "model_init_kwargs", "num_labels is always 1, one reward a text; delete it from model_init_kwargs"
+        yield "model_init_kwargs", "num_labels follows from `head`: linear has 1, two_logit 2; delete it here"
+    if r["train_last_layers"] is not None and r["use_peft"]:
+        yield "train_last_layers use_peft", "adapters freeze the model already; delete train_last_layers or use_peft"
     if r.merge and not r["use_peft"]:
         yield "merge use_peft", "--merge merges an adapter; there is none without `use_peft: true`"
 
@@ -360,6 +386,11 @@ def _check_data(r: Recipe) -> Iterator[tuple[str, str]]:
         yield key, f"{key} has no effect here; write {instead}"
     if len({source["fraction"] is None for source in sources}) > 1:
         yield "datasets", "found fraction in some entries only; add `fraction: 0.5` to every entry, or to none"
+    if sources[0]["streaming"] and r["mismatched_prompts"]:
+        yield (
+            "mismatched_prompts",
+            "a stream cannot be searched for other prompts; delete mismatched_prompts, or streaming",
+        )
     if sources[0]["streaming"] and r["max_steps"] < 1:
         yield "dataset_streaming streaming max_steps", "a stream has no known end; add `max_steps: 1000`"
     for index, source in enumerate(sources):
@@ -399,6 +430,14 @@ def _source_faults(source: dict, test_fraction: float | None) -> Iterator[str]:
 def _check_training(r: Recipe) -> Iterator[tuple[str, str]]:
     by, saves, save_steps = r["eval_strategy"], r["save_strategy"], r["save_steps"]
     eval_steps = r["eval_steps"] or r["logging_steps"] or 1
+    if r["tie_margin"] is not None and r["loss_type"] != "rao_kupper":
+        yield "tie_margin loss_type", "tie_margin belongs to `loss_type: rao_kupper`; change one of the two"
+    if r["length_head"] and r["loss_type"] not in ("bradley_terry", "rao_kupper"):
+        yield "length_head loss_type", f"length_head explains preferences, not {r['loss_type']}; delete one of the two"
+    if r["label_smoothing"] and r["loss_type"] == "rating_mse":
+        yield "label_smoothing loss_type", "rating_mse has no labels to smooth; delete label_smoothing"
+    if r["mismatched_prompts"] and r["loss_type"] == "rating_mse":
+        yield "mismatched_prompts loss_type", "a mismatched pair has no ratings; delete mismatched_prompts"
     if r["bf16"] and r["fp16"]:
         yield "fp16 bf16", "found both bf16 and fp16; delete one of the two lines"
     for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
 )
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -48,7 +49,9 @@ class Float32Head(torch.nn.Linear):
     def forward(self, hidden):
         with torch.autocast(device_type=hidden.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.float()
-            return F.linear(hidden.float(), self.weight.float(), bias)
+            # `head_dropout` is no layer, so that the saved model is plain.
+            hidden = F.dropout(hidden.float(), getattr(self, "head_dropout", 0.0), self.training)
+            return F.linear(hidden, self.weight.float(), bias)
 
 
 def head_of(model) -> tuple[str, torch.nn.Linear]:
@@ -62,12 +65,17 @@ def head_of(model) -> tuple[str, torch.nn.Linear]:
 # ------------------------------------------------------------------------------------------------------ to train
 
 
-def build_reward_model(name, *, revision="main", dtype=None, head_init=None, trust_remote_code=False, **options):
-    """A one-label sequence-classification model with a float32 head, from a language model, an encoder, or a reward model.
+def build_reward_model(
+    name, *, revision="main", dtype=None, head="linear", head_bias=None, head_init=None, head_dropout=0.0,
+    train_last_layers=None, trust_remote_code=False, **options,
+):  # fmt: skip
+    """A sequence-classification model with a float32 head, from a language model, an encoder, or a reward model: one label,
+    or two with `head="two_logit"` (the reward is logit 1, as in ContextualAI/HALOs).
 
-    A trained one-label head is kept. Where the checkpoint holds a head of another shape or name, it would be lost
-    silently: that raises ModelError unless `head_init` (`zero` or `normal`) asks for a new one. `options` go to
-    `from_pretrained` (quantization_config, attn_implementation, device_map).
+    A trained head of that shape is kept. Where the checkpoint holds a head of another shape or name, it would be lost
+    silently: that raises ModelError unless `head_init` (`zero` or `normal`) asks for a new one. `train_last_layers`
+    freezes all but the last N blocks and the head. `options` go to `from_pretrained` (quantization_config,
+    attn_implementation, device_map).
     """
     if checkpoint_file(name, "adapter_config.json", revision) is not None:
         raise ModelError(f"{name} is an adapter, whose head would be lost; merge it, and train on the merged model")
@@ -79,9 +87,15 @@ def build_reward_model(name, *, revision="main", dtype=None, head_init=None, tru
         )
     torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
     model, info = _load(
-        name, revision=revision, num_labels=1, dtype=torch_dtype, trust_remote_code=trust_remote_code, **options
-    )
-    head, layer = head_of(model)
+        name, revision=revision, num_labels=1 if head == "linear" else 2, dtype=torch_dtype,
+        trust_remote_code=trust_remote_code, **options,
+    )  # fmt: skip
+    head_name, layer = head_of(model)
+    if f"{head_name}.bias" in info["unexpected_keys"] and head_bias is not False:  # of a head that we trained with one
+        info["unexpected_keys"].remove(f"{head_name}.bias")
+        head_bias = True
+        if head_init is None:
+            layer.bias = torch.nn.Parameter(_saved_bias(name, head_name, revision).to(layer.weight))
     lost = [f"{key} {list(found)} (this model needs {list(made)})" for key, found, made in info["mismatched_keys"]]
     lost += [key for key in info["unexpected_keys"] if key.split(".")[0] in HEAD_NAMES]
     body_lost = [entry for entry in lost if entry.split(".")[0] not in HEAD_NAMES]
@@ -91,15 +105,43 @@ def build_reward_model(name, *, revision="main", dtype=None, head_init=None, tru
         raise ModelError(f"{name}: tensors of the body are missing or have another shape: {body_lost + missing}")
     if lost and head_init is None:
         raise ModelError(
-            f"{name} holds a trained head that does not fit a one-label reward model and would be replaced by a random "
+            f"{name} holds a trained head that does not fit this reward model and would be replaced by a random "
             f"one: {', '.join(sorted(lost))}. Set head_init: normal in the recipe if a new head is what you want."
         )
+    if head_bias and layer.bias is None:
+        layer.bias = torch.nn.Parameter(layer.weight.new_zeros(layer.out_features))
     if head_init is not None:
         _init_head(layer, head_init)
-    layer.__class__ = Float32Head
+    if head_bias is False and layer.bias is not None:  # stock transformers makes one for an encoder: it stays 0
+        torch.nn.init.zeros_(layer.bias)
+        layer.bias.requires_grad = False
+    layer.__class__, layer.head_dropout = Float32Head, head_dropout
     keep_unpacked(model)
-    model.config.problem_type = "regression"  # pipeline and vLLM then give the raw reward, not its sigmoid
+    if head == "linear":
+        model.config.problem_type = "regression"  # pipeline and vLLM then give the raw reward, not its sigmoid
+    if train_last_layers is not None:
+        _freeze(model, train_last_layers)
     return model
+
+
+def _freeze(model, last_layers: int) -> None:
+    """Train the last blocks and what the class head adds to the body (a pooler, where there is one), nothing else."""
+    body = model.base_model
+    count = body.config.get_text_config().num_hidden_layers
+    blocks = [m for m in body.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    if not blocks or last_layers > count:
+        raise ModelError(f"train_last_layers is {last_layers}; {type(body).__name__} has {count} blocks to choose from")
+    body.requires_grad_(False)
+    for module in [*blocks[0][count - last_layers :], getattr(body, "pooler", None)]:
+        if module is not None:
+            module.requires_grad_(True)
+
+
+def _saved_bias(name, head: str, revision) -> torch.Tensor:
+    """The head's bias of a checkpoint whose architecture has none, so that stock transformers passes it over."""
+    index = checkpoint_json(name, "model.safetensors.index.json", revision)
+    file = index["weight_map"][f"{head}.bias"] if index else "model.safetensors"
+    return load_file(checkpoint_file(name, file, revision))[f"{head}.bias"]
 
 
 def _load(name, **options):
@@ -187,8 +229,8 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
 
     `quantized=False` gives the base of a QLoRA adapter as ordinary layers that hold the values its 4-bit ones stood for:
     those are what the adapter was trained on, not the original weights.
-    Raises ModelError for a checkpoint without a head (its rewards would be those of random weights) or with more than
-    two labels. The tokenizer is used as it was saved; one without a chat template gets ours.
+    Raises ModelError, naming the tensors found, for a checkpoint without a head (its rewards would be those of random
+    weights) or with more than two labels. The tokenizer is used as it was saved; one without a chat template gets ours.
     """
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     adapter = checkpoint_json(name, "adapter_config.json", revision)
@@ -196,10 +238,18 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
     base_common = common if adapter is None else {**common, "revision": adapter.get("revision") or "main"}
     _reachable(base, base_common["revision"])
     value_head = _value_head(name, revision)
+    adapter_head = {} if adapter is None else _adapter_head(name, revision)
     manifest = checkpoint_json(name, "manifest.json", revision) or {}
     config = AutoConfig.from_pretrained(base, **base_common)
-    if adapter is not None or value_head is not None:
+    if value_head is not None:
         config.num_labels = 1
+    elif adapter is not None:
+        if not adapter_head:
+            raise ModelError(
+                f"{name} is an adapter without a head: adapter_model.safetensors holds no {' or '.join(HEAD_NAMES[:2])} "
+                "weight, so its rewards would be random. It was trained with a task type other than SEQ_CLS; train again."
+            )
+        config.num_labels = min(shape[0] for shape in adapter_head.values())
     elif config.num_labels not in (1, 2):
         raise ModelError(f"{name}: {config.num_labels} labels; a reward model has one (or two, reward = logit 1)")
     # A full model is loaded as saved; a base as it was under this adapter, whatever dtype the Hub has it in.
@@ -210,17 +260,24 @@ def load_reward_model(name: str, *, device=None, quantized=True, revision="main"
     keep_unpacked(model)
     head, layer = head_of(model)
     missing = sorted(info["missing_keys"] | {key for key, *_ in info["mismatched_keys"]})
+    if value_head is not None:
+        _set_value_head(model, head, value_head)
+        missing = [key for key in missing if not key.startswith(head)]
+    elif any(key.endswith(f"{head}.bias") for key in adapter_head) and layer.bias is None:
+        layer.bias = torch.nn.Parameter(layer.weight.new_zeros(layer.out_features))
+    elif adapter is None and f"{head}.bias" in info["unexpected_keys"]:
+        layer.bias = torch.nn.Parameter(_saved_bias(name, head, revision).to(layer.weight))
     if adapter is not None:
         if not quantized and "quantization_config" in options:
             model = model.dequantize()
-        model = _load_adapter(model, name, adapter, revision)
-    elif value_head is not None:
-        _set_value_head(model, head, value_head)
-        missing = [key for key in missing if not key.startswith(head)]
-    if missing and adapter is None:
+        model = _load_adapter(model, name, value_head is not None, revision)
+    elif missing:
+        found = sorted(info["unexpected_keys"])
         raise ModelError(
-            f"{name} is no reward model: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in the "
-            "checkpoint and would be random. Train one with train_rm.py, or name the folder that holds the head."
+            f"{name} is no reward model that is read here: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
+            "in the checkpoint and would be random"
+            + (f"; tensors found and not used: {', '.join(found[:8])}" + ", ..." * (len(found) > 8) if found else "")
+            + ". Train one with train_rm.py, or name the folder that holds the head."
         )
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     if tokenizer.chat_template is None:
@@ -245,17 +302,23 @@ def rewards_from_logits(logits: torch.Tensor) -> torch.Tensor:
     return logits[..., -1].float()
 
 
-def _load_adapter(model, name, adapter, revision):
-    from peft import PeftModel
-
+def _adapter_head(name, revision) -> dict[str, list[int]]:
+    """Names and shapes of the head's tensors in an adapter's file."""
     saved = checkpoint_file(name, "adapter_model.safetensors", revision)
-    keys = load_file(saved).keys() if saved else []
-    if not any(part in HEAD_NAMES for key in keys for part in key.split(".")):
-        raise ModelError(
-            f"{name} is an adapter without a head: adapter_model.safetensors holds no {' or '.join(HEAD_NAMES[:2])} "
-            "weight, so its rewards would be random. It was trained with a task type other than SEQ_CLS; train again."
-        )
-    return PeftModel.from_pretrained(model, name, revision=revision)
+    if saved is None:
+        return {}
+    with safe_open(saved, framework="pt") as file:
+        keys = [key for key in file.keys() if not {*key.split(".")}.isdisjoint(HEAD_NAMES)]  # noqa: SIM118
+        return {key: file.get_slice(key).get_shape() for key in keys}
+
+
+def _load_adapter(model, name, value_head: bool, revision):
+    from peft import PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(name, revision=revision)
+    if value_head:  # LLaMA-Factory's adapters are a language model's, which has methods that this one lacks
+        config.task_type = None
+    return PeftModel.from_pretrained(model, name, revision=revision, config=config)
 
 
 def _value_head(name, revision) -> dict | None:
@@ -273,8 +336,8 @@ def _set_value_head(model, head: str, tensors: dict) -> None:
     if weight is None or weight.shape != layer.weight.shape:
         found = {key: list(value.shape) for key, value in tensors.items()}
         raise ModelError(f"value head: v_head.summary.weight {list(layer.weight.shape)} is needed, found {found}")
-    new = torch.nn.Linear(layer.in_features, 1, bias=bias is not None, dtype=layer.weight.dtype)
-    new.load_state_dict({"weight": weight.to(layer.weight.dtype)} | ({} if bias is None else {"bias": bias}))
+    new = torch.nn.Linear(layer.in_features, 1, bias=bias is not None, dtype=weight.dtype)
+    new.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     model.set_submodule(head, new)
 
 

@@ -3,96 +3,169 @@
 What it changes in `trl.RewardTrainer`, and why:
 - the loss of a step is the mean over the *pairs* of the step, across micro-batches and processes (TRL: mean of batch means,
   so that a step of 4 + 2 pairs has another gradient than one of 6);
+- the objectives of rm.losses, and rankings: all pairs of one come in one step, weigh as much as one pair together, and each
+  completion is computed once;
 - accuracy is counted a pair, ties one half, with n, and a subset (TRL: mean of batch means, ties are errors);
 - a loss or gradient that is not finite stops the run before the optimizer step (under DeepSpeed, whose engine steps in
   `backward`, after it) and before anything is saved; transformers logs it as 0.0 and saves.
 """
 
+from functools import partial
+
 import torch
+from datasets import Dataset
 from transformers import EvalPrediction
 from trl import RewardTrainer
-from trl.trainer.reward_trainer import DataCollatorForPreference
+from trl.trainer.utils import pad
 
-from rm.losses import LOSSES, centering
-from rm.reward_model import is_encoder
+from rm.length_head import LengthHead
+from rm.losses import LOSSES, centering, smooth
+from rm.preferences import by_ranking
+from rm.reward_model import Float32Head, head_of, is_encoder, rewards_from_logits
+
+# What a batch says of each pair beside its texts, and what a pair that says nothing means.
+COLUMNS = {
+    "target_margin": 0.0,
+    "chosen_probability": 1.0,
+    "rating_chosen": 0.0,
+    "rating_rejected": 0.0,
+    "subset_id": 0,
+}
+LABELS = [*COLUMNS, "length_difference"]  # the last in tokens
 
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; nothing of this step was applied or saved."""
 
 
-class PreferenceCollator(DataCollatorForPreference):
-    """TRL's collator (chosen first, then rejected, padded right), plus the subset of each pair."""
+class PreferenceCollator:
+    """Pairs -> `input_ids`, `attention_mask` (texts, tokens) padded right, each different text once; `sides` (pairs, 2), the
+    rows of chosen and rejected; `weight` (pairs,), 1 a pair, or 1 a ranking; and the LABELS, each (pairs,)."""
 
-    def torch_call(self, examples):
-        batch = super().torch_call(examples)
-        batch["subset_id"] = torch.tensor([example["subset_id"] for example in examples])
-        return batch
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None, table=None):
+        self.pad_token_id, self.pad_to_multiple_of, self.table = pad_token_id, pad_to_multiple_of, table
+
+    def pairs_of(self, example: dict) -> list[dict]:
+        if "rows" not in example:
+            return example.get("pairs", [example])
+        columns = self.table[example["rows"]]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def __call__(self, examples: list[dict]) -> dict:
+        groups = [self.pairs_of(example) for example in examples]
+        pairs = [pair for group in groups for pair in group]
+        texts: dict[tuple, int] = {}
+        sides = [[texts.setdefault(tuple(p[s]), len(texts)) for s in ("chosen_ids", "rejected_ids")] for p in pairs]
+        ids = [torch.tensor(text) for text in texts]
+        padding = {"padding_side": "right", "pad_to_multiple_of": self.pad_to_multiple_of}
+        return {
+            "input_ids": pad(ids, padding_value=self.pad_token_id, **padding),
+            "attention_mask": pad([torch.ones_like(i) for i in ids], padding_value=0, **padding),
+            "sides": torch.tensor(sides),
+            "weight": torch.tensor([1 / len(group) for group in groups for _ in group]),
+            **{name: torch.tensor([float(p.get(name, default)) for p in pairs]) for name, default in COLUMNS.items()},
+            "length_difference": torch.tensor([float(len(p["chosen_ids"]) - len(p["rejected_ids"])) for p in pairs]),
+        }
 
 
 class PairTrainer(RewardTrainer):
-    """`trl.RewardTrainer` on pairs that rm.preferences has encoded (`chosen_ids`, `rejected_ids`, `subset_id`, `margin`,
-    `length`), with `loss_type` one of rm.losses.LOSSES. `subsets` names the `subset_id`s."""
+    """`trl.RewardTrainer` on pairs that rm.preferences has encoded, with `loss_type` one of rm.losses.LOSSES.
+
+    `subsets` names the `subset_id`s. Where several pairs share a `ranking`, per_device_train_batch_size counts rankings.
+    """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole step
 
-    def __init__(self, *args, subsets: list[str], loss_type: str = "bradley_terry", **kwargs):
-        self.subsets = subsets
-        self.pair_loss = LOSSES[loss_type]
+    def __init__(
+        self, *args, train_dataset, subsets: list[str], loss_type: str = "bradley_terry", label_smoothing: float = 0.0,
+        tie_margin: float | None = None, length_head: bool = False, **kwargs,
+    ):  # fmt: skip
+        self.subsets, self.label_smoothing = subsets, label_smoothing
+        self.loss_type, (self.pair_loss, self.loss_labels) = loss_type, LOSSES[loss_type]
+        if tie_margin is not None:
+            self.pair_loss = partial(self.pair_loss, tie_margin=tie_margin)
         training_args = kwargs["args"]
         training_args.logging_nan_inf_filter = False  # it would write 0.0 for NaN
+        table = train_dataset
+        if isinstance(table, Dataset) and "ranking" in table.column_names:
+            rankings = by_ranking(table)
+            train_dataset = table if len(rankings) == len(table) else rankings
+        config, head_bias = kwargs["model"].config, head_of(kwargs["model"])[1].bias
+        no_bias = head_bias is not None and not head_bias.requires_grad
+        labels = config.id2label, config.label2id
+        config.num_labels = 1  # TRL takes no other number; of two, ours reads logit 1
         super().__init__(
             *args,
+            train_dataset=train_dataset,
             data_collator=PreferenceCollator(
-                pad_token_id=kwargs["processing_class"].pad_token_id,
-                pad_to_multiple_of=training_args.pad_to_multiple_of,
+                kwargs["processing_class"].pad_token_id, training_args.pad_to_multiple_of, table
             ),
             compute_metrics=self.pair_metrics,
             **kwargs,
         )
+        config.id2label, config.label2id = labels
+        for module in self.model.modules():  # peft trains the whole head, with a bias that `head_bias: false` froze
+            if no_bias and isinstance(module, Float32Head):
+                module.bias.requires_grad = False
         self.no_cache = {} if is_encoder(self.model.config) else {"use_cache": False}
         self._window = torch.zeros(6, dtype=torch.float64)  # sums since the last log, see _add_to_window
+        self.length_head = LengthHead(self.accelerator) if length_head else None
+        if length_head:
+            self.add_callback(self.length_head)
 
     def _set_signature_columns_if_needed(self):
         # `length` is here for train_sampling_strategy: group_by_length, which reads it from the dataset.
-        self._signature_columns = ["chosen_ids", "rejected_ids", "margin", "subset_id", "length"]
+        self._signature_columns = ["chosen_ids", "rejected_ids", "rows", "pairs", "length", *COLUMNS]
+
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        return dataset  # rm.preferences has encoded it
 
     def create_model_card(self, *args, **kwargs):
         pass  # rm.card writes it, once, when the numbers are known
 
     # ------------------------------------------------------------------------------------------------------- the loss
 
-    def pair_rewards(self, model, inputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """(rewards_chosen, rewards_rejected), each (pairs,), float32."""
-        texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}  # (2 * pairs, tokens)
-        logits = model(**texts, **self.no_cache).logits  # (2 * pairs, 1)
-        return torch.chunk(logits.squeeze(-1).float(), 2)
+    def pair_logits(self, model, inputs) -> torch.Tensor:
+        """(pairs, 2, labels), float32: of the chosen and of the rejected side."""
+        texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}  # (texts, tokens)
+        logits = model(**texts, **self.no_cache).logits  # (texts, labels)
+        return logits.float()[inputs["sides"]]
 
-    def pair_losses(self, chosen, rejected, target_margin) -> torch.Tensor:
-        """(pairs,): what is trained on, and what evaluation reports the mean of."""
-        loss = self.pair_loss(chosen, rejected, target_margin)
+    def pair_losses(self, logits, labels: dict) -> torch.Tensor:
+        """(pairs,) of `logits` (pairs, 2, labels): what is trained on, and what evaluation reports the mean of."""
+        chosen, rejected = rewards_from_logits(logits).unbind(1)
+        found = {name: labels[name] for name in self.loss_labels}
+        if "chosen_probability" in found:
+            found["chosen_probability"] = smooth(found["chosen_probability"], self.label_smoothing)
+        if self.loss_type == "classification" and logits.shape[-1] == 2:
+            loss = self.pair_loss(*(logits[..., 1] - logits[..., 0]).unbind(1), **found)
+        else:
+            length = self.length_head.coefficient * labels["length_difference"] if self.length_head else 0.0
+            loss = self.pair_loss(chosen + length, rejected, **found)
         if self.args.center_rewards_coefficient is not None:
             loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
         return loss
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        """Pairs in the whole optimizer step, over micro-batches and processes."""
-        pairs = torch.tensor(sum(len(batch["subset_id"]) for batch in batch_samples), device=device)
-        return self.accelerator.gather(pairs).sum()
+        """The weight of the pairs in the whole optimizer step, over micro-batches and processes."""
+        return self.accelerator.reduce(sum(batch["weight"].sum() for batch in batch_samples).to(device))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        chosen, rejected = self.pair_rewards(model, inputs)
-        loss = self.pair_losses(chosen, rejected, inputs.get("margin"))
+        logits = self.pair_logits(model, inputs)
+        loss = self.pair_losses(logits, inputs)
         if not torch.isfinite(loss).all():
             raise NonFiniteError(
                 f"the loss is not finite at step {self.state.global_step + 1}: {int((~torch.isfinite(loss)).sum())} of "
                 f"{len(loss)} pairs. Lower learning_rate, or train in bf16 or float32 instead of fp16."
             )
-        self._add_to_window(chosen.detach(), rejected.detach(), int(inputs["attention_mask"].sum()))
+        self._add_to_window(rewards_from_logits(logits.detach()), inputs)
+        if self.length_head:
+            self.length_head.add(rewards_from_logits(logits.detach()), inputs)
+        weight = inputs["weight"]
         if num_items_in_batch is None:
-            return loss.mean()
+            return (loss * weight).sum() / weight.sum()
         # DDP, FSDP and DeepSpeed average gradients over processes; the sum over the step's pairs is wanted.
-        return loss.sum() * self.accelerator.num_processes / num_items_in_batch
+        return (loss * weight).sum() * self.accelerator.num_processes / num_items_in_batch
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -106,13 +179,20 @@ class PairTrainer(RewardTrainer):
 
     # ------------------------------------------------------------------------------------------------ metrics, training
 
-    def _add_to_window(self, chosen, rejected, tokens: int) -> None:
-        margin = chosen - rejected
-        both = torch.cat([chosen, rejected])
-        sums = [len(margin), ((margin > 0) + 0.5 * (margin == 0)).sum(), (margin == 0).sum(), margin.sum(), both.sum()]
-        self._window = self._window.to(chosen.device)
+    def _add_to_window(self, rewards, inputs) -> None:
+        tokens = int(inputs["attention_mask"].sum())
+        rewards = rewards[inputs["chosen_probability"] != 0.5]  # of a tie by the raters no side is right
+        margin = rewards[:, 0] - rewards[:, 1]
+        sums = [
+            len(margin),
+            ((margin > 0) + 0.5 * (margin == 0)).sum(),
+            (margin == 0).sum(),
+            margin.sum(),
+            rewards.sum(),
+        ]
+        self._window = self._window.to(rewards.device)
         self._window += torch.stack(
-            [torch.as_tensor(s, dtype=torch.float64, device=chosen.device) for s in (*sums, tokens)]
+            [torch.as_tensor(s, dtype=torch.float64, device=rewards.device) for s in (*sums, tokens)]
         )
 
     def log(self, logs, start_time=None):
@@ -128,6 +208,8 @@ class PairTrainer(RewardTrainer):
                 logs["margin"] = margin / pairs
                 logs["reward"] = reward / (2 * pairs)
             logs["num_tokens"] = self._total_train_tokens
+            if self.length_head:
+                logs["length_coefficient"] = self.length_head.coefficient
         self._metrics["train"].clear()
         self._metrics["eval"].clear()
         super().log(logs, start_time)
@@ -135,12 +217,11 @@ class PairTrainer(RewardTrainer):
     # ---------------------------------------------------------------------------------------------- metrics, evaluation
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Rewards (pairs, 2) and labels (pairs, 2) = subset, target margin; Trainer gathers them without repeats."""
+        """Logits (pairs, 2, labels) and LABELS (pairs, 5); Trainer gathers them without repeats."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            chosen, rejected = self.pair_rewards(model, inputs)
-        margin = inputs.get("margin", torch.zeros_like(chosen))
-        return None, torch.stack([chosen, rejected], 1), torch.stack([inputs["subset_id"].to(margin.dtype), margin], 1)
+            logits = self.pair_logits(model, inputs)
+        return None, logits, torch.stack([inputs[name] for name in LABELS], 1)
 
     def saved_rewards(self, pairs) -> list[float]:
         """Rewards of encoded pairs (chosen, rejected, chosen, ...) as the saved files will give them: one text at a time,
@@ -149,22 +230,24 @@ class PairTrainer(RewardTrainer):
         To be called when training is over: it takes accelerate's autocast wrapper off the model.
         """
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            return self.predict(pairs).predictions.flatten().tolist()
+            return rewards_from_logits(torch.as_tensor(self.predict(pairs).predictions)).flatten().tolist()
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False).eval()
         ids = [row[side] for row in pairs for side in ("chosen_ids", "rejected_ids")]
         with torch.inference_mode():
             return [
-                model(input_ids=torch.tensor([i], device=self.args.device)).logits[0, 0].float().item() for i in ids
+                rewards_from_logits(model(input_ids=torch.tensor([i], device=self.args.device)).logits)[0].item()
+                for i in ids
             ]
 
     def pair_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Over all pairs at once: loss, accuracy (ties one half), tie rate, n, margin, and accuracy a subset."""
-        rewards = torch.as_tensor(prediction.predictions)
-        subset, target = torch.as_tensor(prediction.label_ids).unbind(1)
+        logits = torch.as_tensor(prediction.predictions)
+        labels = dict(zip(LABELS, torch.as_tensor(prediction.label_ids).unbind(1), strict=True))
+        rewards, subset = rewards_from_logits(logits), labels["subset_id"]
         margin = rewards[:, 0] - rewards[:, 1]
         correct = (margin > 0).double() + 0.5 * (margin == 0).double()
         metrics = {
-            "loss": self.pair_losses(rewards[:, 0], rewards[:, 1], target).mean().item(),
+            "loss": self.pair_losses(logits, labels).mean().item(),
             "accuracy": correct.mean().item(),
             "tie_rate": (margin == 0).double().mean().item(),
             "n": len(margin),

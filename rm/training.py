@@ -19,6 +19,7 @@ from rm import checkpoint
 from rm.card import model_card
 from rm.checkpoint import CheckpointError
 from rm.encoding import EncodingError, encoder_facts
+from rm.losses import LOSSES
 from rm.preferences import DataError, encode_splits, load_preferences, row_ids
 from rm.reward_model import (
     ModelError,
@@ -102,12 +103,18 @@ def _run(recipe) -> int:
         )
     sources = recipe.data_sources()
     splits, ledger = load_preferences(
-        sources, recipe["transcript"], recipe["validation_fraction"], recipe["test_fraction"]
-    )
+        sources, recipe["transcript"], recipe["validation_fraction"], recipe["test_fraction"],
+        recipe["min_rater_agreement"], recipe["mismatched_prompts"],
+    )  # fmt: skip
     subsets: list[str] = []
     encoded = encode_splits(
-        splits, ledger, tokenizer, max_length, recipe["overlong"], subsets, num_proc=args.dataset_num_proc
-    )
+        splits, ledger, tokenizer, max_length, recipe["overlong"], subsets, num_proc=args.dataset_num_proc,
+        **{key: recipe[key] for key in ("loss_type", "soft_labels", "strength_as")},
+    )  # fmt: skip
+    loss_type = recipe["loss_type"]
+    if "target_margin" not in LOSSES[loss_type][1] and isinstance(encoded["train"], Dataset):
+        unused = sum(margin != 0 for margin in encoded["train"]["target_margin"][:])
+        ledger.add("train", "noted", f"target margin, which loss_type: {loss_type} does not use", unused)
     say(f"data:\n{ledger}")
     ledger.check(recipe["max_dropped"])
     if recipe.check_data:
@@ -123,7 +130,7 @@ def _run(recipe) -> int:
     model = build_reward_model(
         name,
         dtype=model_config.dtype,
-        head_init=recipe["head_init"],
+        **{key: recipe[key] for key in ("head", "head_bias", "head_init", "head_dropout", "train_last_layers")},
         **load,
         **{key: value for key, value in options.items() if value is not None},
         **(own["model_init_kwargs"] or {}),
@@ -136,6 +143,7 @@ def _run(recipe) -> int:
         "trust_remote_code": args.trust_remote_code,
         "quantization": quantization.to_dict() if quantization is not None else None,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "labels": model.config.num_labels,
         "max_length": max_length,
         "overlong": recipe["overlong"],
         "transcript": recipe["transcript"],
@@ -156,6 +164,8 @@ def _run(recipe) -> int:
     peft_config = get_peft_config(model_config)
     if peft_config is not None:
         peft_config.revision = commit  # an adapter belongs to one commit of its base
+    if not isinstance(encoded["train"], Dataset):  # or process 0 would cut each batch to pieces of equal length
+        args.accelerator_config.dispatch_batches = False
     stop = StopOnSignal()
     callbacks = [stop]
     if recipe["early_stopping_patience"]:
@@ -169,7 +179,7 @@ def _run(recipe) -> int:
         peft_config=peft_config,
         callbacks=callbacks,
         subsets=subsets,
-        loss_type=recipe["loss_type"],
+        **{key: recipe[key] for key in ("loss_type", "label_smoothing", "tie_margin", "length_head")},
     )
     stop.accelerator = trainer.accelerator
     trainer.add_callback(checkpoint.SealCheckpoint(trainer, facts))
@@ -244,7 +254,7 @@ def _run(recipe) -> int:
                 if differs
                 else ""
             )
-            moved = checkpoint.fresh_process("rm.merge", output_dir)["moved"]
+            moved = checkpoint.fresh_process("rm.convert", output_dir)["moved"]
             print(f"saved {output_dir / 'merged'}{because}: merging moved rewards by at most {moved:.1e}")
     print(f"next: python audit.py --ckpt {output_dir}")
     return 0

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 
@@ -21,7 +22,7 @@ def main(folder: str) -> None:
     if (Path(folder) / "adapter_config.json").is_file():
         from peft import AutoPeftModelForSequenceClassification
 
-        options = {"dtype": getattr(torch, manifest["dtype"]), "num_labels": 1, "device_map": device}
+        options = {"dtype": getattr(torch, manifest["dtype"]), "num_labels": manifest["labels"], "device_map": device}
         if manifest["quantization"]:
             options["quantization_config"] = BitsAndBytesConfig(**manifest["quantization"])
         model = AutoPeftModelForSequenceClassification.from_pretrained(folder, **options, **trust)
@@ -32,6 +33,7 @@ def main(folder: str) -> None:
     else:
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto", device_map=device, **trust)
     model.eval()
+    bias = dropped_bias(folder, model)
 
     rewards = []
     for number, row in enumerate(golden, start=1):
@@ -44,8 +46,21 @@ def main(folder: str) -> None:
                 sys.exit(f"golden text {number}: the saved tokenizer encodes it differently than training did")
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([row["ids"]], device=device)).logits
-        rewards.append(logits[0, 0].float().item())
+        rewards.append(logits[0, -1].float().item() + bias)  # the one label, or the second of two
     print(json.dumps({"rewards": rewards}))
+
+
+def dropped_bias(folder: str, model) -> float:
+    """`head_bias: true` where the architecture has no bias: the file holds it, and stock transformers passes it over. It
+    moves all rewards alike."""
+    if getattr(getattr(model, "score", None), "bias", None) is not None:
+        return 0.0
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                if key.endswith("score.bias"):
+                    return file.get_tensor(key)[-1].item()
+    return 0.0
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_config(kind: str, tokenizer):
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+def make_config(kind: str, tokenizer, layers: int = 2):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers, "num_attention_heads": 4}
     sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 2048}
     sizes |= {"hidden_size": 64} if kind == "llama3" else {}  # the least that bitsandbytes packs for a CPU in 4 bits
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -96,11 +96,11 @@ def make_config(kind: str, tokenizer):
     return Qwen2Config(**sizes, **ids, num_key_value_heads=2, bos_token_id=None)
 
 
-def make_model(folder, kind: str, seed: int = 0) -> Path:
+def make_model(folder, kind: str, seed: int = 0, layers: int = 2) -> Path:
     """A language model (or encoder) without a reward head, saved to `folder`."""
     tokenizer = make_tokenizer(kind)
     torch.manual_seed(seed)
-    config = make_config(kind, tokenizer)
+    config = make_config(kind, tokenizer, layers)
     model = AutoModel.from_config(config) if kind == "encoder" else AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # transformers' std of .02 makes all rewards nearly equal, which hides faults
         for parameter in model.parameters():

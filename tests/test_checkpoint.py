@@ -293,6 +293,7 @@ def test_model_card():
         "base_model": "Qwen/Qwen2.5-0.5B-Instruct", "base_revision": "7ae557604adf67be50417f59c2c2f167def9a775",
         "data": ["Anthropic/hh-rlhf harmless-base"], "adapter": True, "date": "2026-01-02", "train_seconds": 90,
         "device": "CPU, 2 threads, 1 process(es)", "precision": "float32", "validation": {"accuracy": 0.6667, "n": 1234},
+        "labels": 1,
     }  # fmt: skip
     ledger = {"train": {"kept": 2000}, "validation": {"kept": 1234}, "test": {"kept": 500}}
     card = model_card(facts, ledger, {"max_difference": 2e-7, "tolerance": 1e-4}, "runs/rm-out")
@@ -305,6 +306,10 @@ def test_model_card():
         assert needed in card
     without_validation = model_card({**facts, "validation": {}}, {"train": ledger["train"]}, {
         "max_difference": 0.0, "tolerance": 1e-4}, "out")  # fmt: skip
+    two = model_card(
+        {**facts, "adapter": False, "labels": 2}, ledger, {"max_difference": 0.0, "tolerance": 1e-4}, "out"
+    )
+    assert ".logits[0, 1]" in two and "--ckpt out --convert DIR" in two and ".logits[0, 0]" in card
     assert "| none |" in without_validation and "2,000 / none / none" in without_validation
 
 

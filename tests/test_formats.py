@@ -111,10 +111,36 @@ def test_fields_that_arrow_fills_with_none_are_removed():
 
 
 def test_rater_columns_of_a_labelled_pair():
-    row = {"prompt": "p", "chosen": "a", "rejected": "b", "votes": [2, 1], "bayes_accuracy": 0.9}
-    assert to_pairs(row) == [pair("p", "a", "b", votes=[2, 1], bayes_accuracy=0.9)]
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "votes": [3, 1], "bayes_accuracy": 0.9}
+    assert to_pairs(row) == [pair("p", "a", "b", votes=[3, 1], chosen_probability=0.75, bayes_accuracy=0.9)]
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "chosen_probability": 0.75}
     assert to_pairs(row) == [pair("p", "a", "b", chosen_probability=0.75)]
+
+
+def test_a_given_probability_counts_before_the_votes():
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "votes": [3, 1], "chosen_probability": 0.6}
+    assert to_pairs(row) == [pair("p", "a", "b", votes=[3, 1], chosen_probability=0.6)]
+
+
+@pytest.mark.parametrize("name", ["rating", "score"])
+def test_ratings_of_both_sides(name):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", f"{name}_chosen": 4, f"{name}_rejected": "1.5"}
+    assert to_pairs(row) == [pair("p", "a", "b", rating_chosen=4, rating_rejected=1.5)]
+    assert to_pairs({**row, f"{name}_rejected": None}) == [pair("p", "a", "b")]
+
+
+def test_rating_columns_count_before_score_columns():
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "rating_chosen": 4, "rating_rejected": 1}
+    row |= {"score_chosen": 8, "score_rejected": 2}
+    assert to_pairs(row) == [pair("p", "a", "b", rating_chosen=4, rating_rejected=1)]
+
+
+def test_equal_ratings_are_a_tie_unless_there_are_votes():
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "rating_chosen": 3, "rating_rejected": 3}
+    rated = {"rating_chosen": 3, "rating_rejected": 3}
+    assert to_pairs(row) == [pair("p", "a", "b", chosen_probability=0.5, **rated)]
+    voted = {**row, "votes": [3, 1]}
+    assert to_pairs(voted) == [pair("p", "a", "b", votes=[3, 1], chosen_probability=0.75, **rated)]
 
 
 # ----------------------------------------------------------------------------------------------- HH-RLHF transcripts
@@ -189,8 +215,9 @@ def test_ultrafeedback_binarized():
         "prompt": "Name a river.", "prompt_id": "f0e37e9f", "chosen": chosen, "rejected": rejected, "messages": chosen,
         "score_chosen": 6.0, "score_rejected": 4.0,
     }  # fmt: skip
-    assert to_pairs(row) == [pair("Name a river.", "The Rhine.", "No.")]
-    assert only({**row, "score_rejected": 6.0})["drop"] == "tie"
+    assert to_pairs(row) == [pair("Name a river.", "The Rhine.", "No.", rating_chosen=6.0, rating_rejected=4.0)]
+    tie = pair("Name a river.", "The Rhine.", "No.", rating_chosen=6.0, rating_rejected=6.0, chosen_probability=0.5)
+    assert to_pairs({**row, "score_rejected": 6.0}) == [tie]
 
 
 def test_a_string_prompt_beside_answers_only():
@@ -213,26 +240,29 @@ def rating(prompt: str, response: str, helpfulness) -> dict:
 def test_helpsteer2_ratings():
     first, second = rating("Name a river.", "No.", 1), rating("Name a river.", "The Rhine.", 4)
     assert is_rating(first) and not is_rating({"prompt": "p", "chosen": "a", "rejected": "b"})
-    assert rating_pairs([first, second]) == [pair("Name a river.", "The Rhine.", "No.")]
-    assert rating_pairs([rating("p", "a", 3), rating("p", "b", 3)]) == [pair("p", "a", "b", drop="tie")]
+    rated = {"rating_chosen": 4, "rating_rejected": 1}
+    assert rating_pairs([first, second]) == [pair("Name a river.", "The Rhine.", "No.", **rated)]
+    tie = pair("p", "a", "b", rating_chosen=3, rating_rejected=3, chosen_probability=0.5)
+    assert rating_pairs([rating("p", "a", 3), rating("p", "b", 3)]) == [tie]
 
 
 def test_helpsteer2_multi_turn_prompt():
     prompt = "Hi\n<extra_id_1>Assistant\nHello!\n<extra_id_1>User\nName a river."
     found = rating_pairs([rating(prompt, "The Rhine.", 4), rating(prompt, "No.", 0)])
-    assert found == [pair(user("Hi") + assistant("Hello!") + user("Name a river."), "The Rhine.", "No.")]
+    talk = user("Hi") + assistant("Hello!") + user("Name a river.")
+    assert found == [pair(talk, "The Rhine.", "No.", rating_chosen=4, rating_rejected=0)]
 
 
 @pytest.mark.parametrize(
     ("strength", "expected"),
     [
-        (-3, pair("p", "first", "second", target_margin=3)),
-        (2, pair("p", "second", "first", target_margin=2)),
-        (0, pair("p", "first", "second", drop="tie")),
+        (-3, pair("p", "first", "second", strength=3)),
+        (2, pair("p", "second", "first", strength=2)),
+        (0, pair("p", "first", "second", strength=0, chosen_probability=0.5)),
     ],
 )
 def test_helpsteer2_preference(strength, expected):
-    """preference/preference.jsonl.gz: negative, the first response is better; the strength is the target margin."""
+    """preference/preference.jsonl.gz: negative, the first response is better."""
     row = {
         "split": "train", "prompt": "p", "response_1": "first", "response_2": "second",
         "preference_strength": strength, "preference_statement": "...", "preference_elaboration": "...",
@@ -246,7 +276,7 @@ def test_helpsteer3():
         "domain": "code", "language": "python", "context": user("Sort a list."), "response1": "sorted(x)",
         "response2": "x.sort()", "overall_preference": -1, "individual_preference": [],
     }  # fmt: skip
-    assert to_pairs(row) == [pair("Sort a list.", "sorted(x)", "x.sort()", subset="code", target_margin=1)]
+    assert to_pairs(row) == [pair("Sort a list.", "sorted(x)", "x.sort()", subset="code", strength=1)]
 
 
 def test_nectar():
@@ -256,13 +286,15 @@ def test_nectar():
         "prompt": "\n\nHuman: Hi\n\nAssistant: ", "answers": answers, "turns": 1, "num_responses": 3,
         "source": ["lmsys-chat-1m"], "good_natured": True,
     }  # fmt: skip
-    assert to_pairs(row) == [pair("Hi", "a", "b"), pair("Hi", "b", "c", drop="tie"), pair("Hi", "a", "c")]
+    tie = pair("Hi", "b", "c", chosen_probability=0.5)
+    assert to_pairs(row) == [pair("Hi", "a", "b"), tie, pair("Hi", "a", "c")]
 
 
 def test_ranks_beside_completions():
     row = {"prompt": "p", "completions": ["b", "a"], "ranks": [2, 1]}
     assert to_pairs(row) == [pair("p", "a", "b")]
-    assert to_pairs({"prompt": "p", "completions": ["b", "a"], "ranking": [1, 1]}) == [pair("p", "b", "a", drop="tie")]
+    tie = {"prompt": "p", "completions": ["b", "a"], "ranking": [1, 1]}
+    assert to_pairs(tie) == [pair("p", "b", "a", chosen_probability=0.5)]
 
 
 @pytest.mark.parametrize(
@@ -270,8 +302,8 @@ def test_ranks_beside_completions():
     [
         ("model_a", pair("Hi", "A", "B")),
         ("model_b", pair("Hi", "B", "A")),
-        ("tie", pair("Hi", "A", "B", drop="tie")),
-        ("tie (bothbad)", pair("Hi", "A", "B", drop="tie")),
+        ("tie", pair("Hi", "A", "B", chosen_probability=0.5)),
+        ("tie (bothbad)", pair("Hi", "A", "B", chosen_probability=0.5)),
     ],
 )
 def test_chatbot_arena_conversations(winner, expected):
@@ -300,7 +332,7 @@ def arena_55k(prompt, response_a, response_b, winner: str) -> dict:
 def test_human_preference_55k():
     assert to_pairs(arena_55k(["Hi"], ["A"], ["B"], "model_a")) == [pair("Hi", "A", "B")]
     assert to_pairs(arena_55k(["Hi"], ["A"], ["B"], "model_b")) == [pair("Hi", "B", "A")]
-    assert to_pairs(arena_55k(["Hi"], ["A"], ["B"], "tie")) == [pair("Hi", "A", "B", drop="tie")]
+    assert to_pairs(arena_55k(["Hi"], ["A"], ["B"], "tie")) == [pair("Hi", "A", "B", chosen_probability=0.5)]
 
 
 def test_human_preference_55k_turns_are_interleaved():
@@ -341,7 +373,8 @@ def test_a_plain_prompt_with_brackets_is_no_list():
     ],
 )  # fmt: skip
 def test_labels_of_two_responses(column, label, chosen):
-    expected = {"A": pair("p", "A", "B"), "B": pair("p", "B", "A"), "": pair("p", "A", "B", drop="tie")}[chosen]
+    tie = pair("p", "A", "B", chosen_probability=0.5)
+    expected = {"A": pair("p", "A", "B"), "B": pair("p", "B", "A"), "": tie}[chosen]
     assert to_pairs({"prompt": "p", "response_a": "A", "response_b": "B", column: label}) == [expected]
 
 
@@ -353,7 +386,7 @@ def test_votes_of_two_responses(votes):
 
 def test_votes_that_tie():
     row = {"prompt": "p", "response_a": "A", "response_b": "B", "votes": [2, 2]}
-    assert to_pairs(row) == [pair("p", "A", "B", drop="tie", votes=[2, 2], chosen_probability=0.5)]
+    assert to_pairs(row) == [pair("p", "A", "B", votes=[2, 2], chosen_probability=0.5)]
 
 
 @pytest.mark.parametrize("label", [SECRET, 2, -1, None, True, math.nan, ["a"]])
@@ -439,6 +472,45 @@ def test_malformed_row_is_named_by_column_never_by_content(row, message):
     assert refused(row).startswith(message)
 
 
+MEND = ": mend the value, or leave it or the row out"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"chosen_probability": 1.2}, "`chosen_probability` is outside [0, 1]" + MEND),
+        ({"chosen_probability": -0.1}, "`chosen_probability` is outside [0, 1]" + MEND),
+        ({"chosen_probability": "sure"}, "`chosen_probability` is text that is no number; a number is needed" + MEND),
+        ({"chosen_probability": math.nan}, "`chosen_probability` is not finite; a finite number is needed" + MEND),
+        ({"bayes_accuracy": "high"}, "`bayes_accuracy` is text that is no number; a number is needed" + MEND),
+        ({"margin": math.nan}, "`margin` is not finite; a finite number is needed" + MEND),
+        (
+            {"rating_chosen": SECRET, "rating_rejected": 1},
+            "`rating_chosen` is text that is no number; a number is needed" + MEND,
+        ),
+        (
+            {"score_chosen": 1, "score_rejected": [SECRET]},
+            "`score_rejected` is a list; a finite number is needed" + MEND,
+        ),
+        ({"votes": [0, 0]}, "`votes` sum to 0; at least one vote is needed" + MEND),
+        ({"votes": [1.5, 1]}, "`votes` is a list; two counts [for the first, for the second] are needed" + MEND),
+    ],
+)
+def test_a_malformed_rater_column_says_what_mends_it(columns, message):
+    assert refused({"prompt": SECRET, "chosen": "a", "rejected": "b", **columns}) == message
+
+
+@pytest.mark.parametrize("strength", [-4, 3.5])
+def test_a_strength_is_within_3(strength):
+    row = {"prompt": SECRET, "response_1": "a", "response_2": "b", "preference_strength": strength}
+    assert refused(row) == "`preference_strength` is outside [-3, 3]" + MEND
+
+
+def test_a_ranking_of_one_says_what_mends_it():
+    row = {"prompt": "p", "answers": [{"answer": SECRET, "rank": 1}]}
+    assert refused(row) == "a ranking of 1 completion; at least 2 are needed: add one, or leave the row out"
+
+
 def test_malformed_ratings():
     for rows, message in (
         ([rating(SECRET, "a", 1), rating(SECRET, "b", None)], "`helpfulness` is missing; a finite number is needed"),
@@ -476,3 +548,10 @@ def test_a_single_rated_completion_is_dropped_not_an_error():
 
     (found,) = rating_pairs([{"prompt": "p", "response": "a", "helpfulness": 3}])
     assert found["drop"] == "one rated completion"
+
+
+def test_every_pair_of_a_rated_prompt_keeps_both_ratings():
+    found = rating_pairs([rating("p", "a", 2), rating("p", "b", 4), rating("p", "c", 0)])
+    assert [(text_of(p["chosen"]), p["rating_chosen"], p["rating_rejected"]) for p in found] == [
+        ("b", 4, 2), ("a", 2, 0), ("b", 4, 0),
+    ]  # fmt: skip

@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import inspect
 import json
+import math
+import os
 import random
 import subprocess
 import sys
@@ -23,8 +25,10 @@ from rm.formats import assistant, first_user_turn, user
 from rm.preferences import (
     DataError,
     Ledger,
+    by_ranking,
     decode_sides,
     encode_splits,
+    labels_of,
     load_preferences,
     load_test_split,
     read_rows,
@@ -221,11 +225,12 @@ def test_ratings_of_one_prompt_form_pairs(tmp_path):
     rated = [("p", "a", 3), ("p", "b", 1), ("p", "c", 3), ("q", "d", 0), ("q", "e", 4)]
     rows = [{"prompt": p, "response": r, "helpfulness": h} for p, r, h in rated]
     splits, ledger = load_preferences([folder(tmp_path, rows)], validation_fraction=0)
-    assert texts(splits["train"]) == [("p", "a", "b"), ("p", "c", "b"), ("q", "e", "d")]
-    assert ledger.as_dict()["train"]["dropped"] == {"tie": 1}
+    assert texts(splits["train"]) == [("p", "a", "b"), ("p", "a", "c"), ("p", "c", "b"), ("q", "e", "d")]
+    assert splits["train"]["rating_chosen"][:] == [3, 3, 3, 4] and splits["train"]["rating_rejected"][:] == [1, 3, 1, 0]
+    assert ledger.as_dict()["train"]["noted"] == {"tie (chosen_probability .5)": 1}
     write_rows(tmp_path / "train.jsonl", [*rows, {"prompt": "s", "response": SECRET, "helpfulness": 1}])
     _, ledger = load_preferences([source(tmp_path)], validation_fraction=0)
-    assert ledger.as_dict()["train"]["dropped"] == {"one rated completion": 1, "tie": 1}
+    assert ledger.as_dict()["train"]["dropped"] == {"one rated completion": 1}
 
 
 def test_raw_transcripts(tmp_path):
@@ -296,6 +301,46 @@ def test_bad_rows_of_other_files(tmp_path):
     assert message("b.csv", b"prompt,chosen,rejected\n%s,a,b,c\n" % secret) == ":2: 3 columns are needed"
     assert message("c.csv", b"prompt,chosen\n%s,a\n" % secret).startswith(":2: columns ['chosen', 'prompt'] are no")
     assert message("a.parquet", b"PAR1" + secret) == ": cannot be read as parquet (ArrowInvalid)"
+
+
+MEND = ": mend the value, or leave it or the row out"
+BAD_RATERS = [
+    ({"chosen_probability": 1.5}, "`chosen_probability` is outside [0, 1]" + MEND),
+    ({"chosen_probability": "often"}, "`chosen_probability` is text that is no number; a number is needed" + MEND),
+    ({"margin": math.nan}, "`margin` is not finite; a finite number is needed" + MEND),
+    ({"bayes_accuracy": "high"}, "`bayes_accuracy` is text that is no number; a number is needed" + MEND),
+    (
+        {"rating_chosen": SECRET, "rating_rejected": 2},
+        "`rating_chosen` is text that is no number; a number is needed" + MEND,
+    ),
+    ({"votes": [0, 0]}, "`votes` sum to 0; at least one vote is needed" + MEND),
+    ({"votes": "often"}, "`votes` is a string; two counts [for the first, for the second] are needed" + MEND),
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("columns", "message"), BAD_RATERS)
+def test_a_malformed_rater_column_stops_before_training(tmp_path, columns, message, streaming):
+    """Python's JSON knows NaN, so a file may hold one."""
+    found = folder(tmp_path, [row(1), row(2, SECRET, **columns)], streaming=streaming)
+    assert fault([found]) == f"{tmp_path}/train.jsonl:2: {message}"
+
+
+def test_a_malformed_rater_cell_of_a_csv_file_is_named_by_line(tmp_path):
+    path = write_lines(tmp_path / "a.csv", b"prompt,chosen,rejected,chosen_probability", b"p,a,b,0.9", b"q,a,b,1.1")
+    assert fault([source(path)], test_fraction=0.5) == f"{path}:3: `chosen_probability` is outside [0, 1]{MEND}"
+
+
+def test_a_malformed_ranking_stops_before_training(tmp_path):
+    one = {"prompt": "p", "answers": [{"answer": SECRET, "rank": 1}]}
+    message = "a ranking of 1 completion; at least 2 are needed: add one, or leave the row out"
+    assert fault([folder(tmp_path / "a", [row(1), one])]) == f"{tmp_path}/a/train.jsonl:2: {message}"
+    unranked = {"prompt": "p", "completions": [SECRET, "b"], "ranks": [1, None]}
+    message = f"a rank is missing; a finite number is needed{MEND}"
+    assert fault([folder(tmp_path / "b", [row(1), unranked])]) == f"{tmp_path}/b/train.jsonl:2: {message}"
+    rated = [{"prompt": "p", "response": SECRET, "helpfulness": h} for h in (1, "good")]
+    message = "(or the 1 after it with the same prompt): `helpfulness` is text that is no number"
+    assert fault([folder(tmp_path / "c", [row(1), *rated])]).startswith(f"{tmp_path}/c/train.jsonl:2 {message}")
 
 
 def test_gzip_file_that_is_cut_off(tmp_path):
@@ -420,20 +465,14 @@ def test_exact_duplicates_are_dropped_and_contradictions_noted(tmp_path):
     assert found["train"]["dropped"] == {"exact duplicate": 2}
     assert found["train"]["noted"] == {"contradictory labels (the same pair the other way round)": 2}
     assert found["test"] == {
-        "read": 3, "kept": 3, "by_subset": {}, "dropped": {}, "truncated": {}, "noted": {"exact duplicate (kept)": 1},
-    }  # fmt: skip
-
-
-def test_ties_are_counted(tmp_path):
-    votes = [
-        {"prompt": f"q{n}", "response_a": "a", "response_b": "b", "votes": v} for n, v in enumerate([[1, 1], [0, 3]])
-    ]
-    splits, ledger = load_preferences(
-        [folder(tmp_path, votes, [*TEST, votes[0] | {"prompt": "z"}])], validation_fraction=0
-    )
-    assert texts(splits["train"]) == [("q1", "b", "a")]
-    assert splits["train"]["votes"][:] == [[3, 0]] and splits["train"]["chosen_probability"][:] == [1.0]
-    assert [ledger.as_dict()[split]["dropped"] for split in ("train", "test")] == [{"tie": 1}, {"tie": 1}]
+        "read": 3,
+        "kept": 3,
+        "by_subset": {},
+        "dropped": {},
+        "truncated": {},
+        "added": {},
+        "noted": {"exact duplicate (kept)": 1},
+    }
 
 
 def test_row_ids_are_of_the_text_alone(tmp_path):
@@ -467,6 +506,7 @@ def test_over_long_pairs_are_dropped_and_counted_by_side(tmp_path, qwen):
         "by_subset": {"all": 1},
         "dropped": {"over-long (both sides)": 2, "over-long (chosen)": 1, "over-long (rejected)": 1},
         "truncated": {},
+        "added": {},
         "noted": {},
     }
 
@@ -508,7 +548,8 @@ def test_encoded_columns(tmp_path, qwen):
     subsets = []
     table = encode_splits(splits, ledger, qwen, LIMIT, "drop", subsets)["train"]
     assert subsets == ["all", "a", "b"]  # the test split first
-    assert table["subset_id"][:] == [2, 1] and table["margin"][:] == [1.5, 0.0]
+    assert table["subset_id"][:] == [2, 1] and table["target_margin"][:] == [1.5, 0.0]
+    assert table["chosen_probability"][:] == [1.0, 1.0] and "margin" not in table.column_names
     assert table["chosen_ids"][0] == encode(qwen, user("question 1"), assistant("yes"))
     assert table["rejected_ids"][1] == encode(qwen, user("question 2"), assistant("no"))
     assert table["length"][0] == max(len(table["chosen_ids"][0]), len(table["rejected_ids"][0]))
@@ -556,24 +597,26 @@ def test_the_ledger_in_words_and_numbers(tmp_path, qwen):
     assert str(ledger) == (
         "                 read     kept  dropped\n"
         "test                1        1        0\n"
-        "train              11        4        7\n"
+        "train              11        5        6\n"
         "              dropped         1  empty completion (chosen)\n"
         "              dropped         1  exact duplicate\n"
         "              dropped         1  first user turn shared with test\n"
         "              dropped         1  identical sides\n"
         "              dropped         1  over-long (chosen)\n"
         "              dropped         1  prompts differ\n"
-        "              dropped         1  tie\n"
         "              truncated       1  prompt cut at the start\n"
         "              noted           2  contradictory labels (the same pair the other way round)\n"
-        "              all 3, facts 1"
+        "              noted           1  tie (chosen_probability .5)\n"
+        "              all 4, facts 1"
     )
     assert ledger.as_dict() == {
-        "test": {"read": 1, "kept": 1, "by_subset": {"all": 1}, "dropped": {}, "truncated": {}, "noted": {}},
+        "test": {
+            "read": 1, "kept": 1, "by_subset": {"all": 1}, "dropped": {}, "truncated": {}, "added": {}, "noted": {},
+        },
         "train": {
             "read": 11,
-            "kept": 4,
-            "by_subset": {"all": 3, "facts": 1},
+            "kept": 5,
+            "by_subset": {"all": 4, "facts": 1},
             "dropped": {
                 "empty completion (chosen)": 1,
                 "exact duplicate": 1,
@@ -581,17 +624,20 @@ def test_the_ledger_in_words_and_numbers(tmp_path, qwen):
                 "identical sides": 1,
                 "over-long (chosen)": 1,
                 "prompts differ": 1,
-                "tie": 1,
             },
             "truncated": {"prompt cut at the start": 1},
-            "noted": {"contradictory labels (the same pair the other way round)": 2},
+            "added": {},
+            "noted": {
+                "contradictory labels (the same pair the other way round)": 2,
+                "tie (chosen_probability .5)": 1,
+            },
         },
-    }
-    assert len(tables["train"]) == 4 and json.loads(json.dumps(ledger.as_dict())) == ledger.as_dict()
+    }  # fmt: skip
+    assert len(tables["train"]) == 5 and json.loads(json.dumps(ledger.as_dict())) == ledger.as_dict()
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_read_is_kept_plus_dropped(tmp_path, qwen, seed):
+def test_read_and_added_are_kept_or_dropped(tmp_path, qwen, seed):
     """Random small files: nothing is lost between a source and the encoded splits."""
     rng = random.Random(seed)
 
@@ -610,12 +656,13 @@ def test_read_is_kept_plus_dropped(tmp_path, qwen, seed):
 
     rows = [any_row() for _ in range(120)]
     path = write_rows(tmp_path / "a.jsonl", rows)
-    splits, ledger = load_preferences([source(path)], validation_fraction=0.2, test_fraction=0.2)
+    filters = {"min_rater_agreement": rng.choice([None, 0.6]), "mismatched_prompts": rng.choice([0.0, 0.5, 1.0])}
+    splits, ledger = load_preferences([source(path)], validation_fraction=0.2, test_fraction=0.2, **filters)
     tables = encode_splits(splits, ledger, qwen, 90, rng.choice(["drop", "truncate_prompt"]), [])
     found = ledger.as_dict()
     assert set(found) == {"train", "validation", "test"} and sum(counts["read"] for counts in found.values()) == 120
     for name, counts in found.items():
-        assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
+        assert counts["read"] + sum(counts["added"].values()) == counts["kept"] + sum(counts["dropped"].values())
         assert counts["kept"] == len(tables[name]) == sum(counts["by_subset"].values())
 
 
@@ -646,6 +693,339 @@ def test_an_empty_ledger():
     assert Ledger().as_dict() == {} and str(Ledger()) == "                 read     kept  dropped"
 
 
+# ------------------------------------------------------------------------------------------------ what the raters said
+
+NOT_SURE = "tie (chosen_probability .5)"
+NO_RIGHT_SIDE = "tie (no side is right)"
+AGAINST = "votes or chosen_probability against the chosen side"
+ADDED = "mismatched prompt (the rejected side is chosen for another prompt)"
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "expected"),  # expected: target margin, chosen probability, rating of chosen and of rejected
+    [
+        ({}, {}, (0.0, 1.0, 0.0, 0.0)),
+        ({}, {"soft_labels": False}, (0.0, 1.0, 0.0, 0.0)),
+        ({"chosen_probability": 0.75}, {}, (0.0, 0.75, 0.0, 0.0)),
+        ({"chosen_probability": 0.75}, {"soft_labels": False}, (0.0, 1.0, 0.0, 0.0)),
+        ({"chosen_probability": 0.25}, {}, (0.0, 0.25, 0.0, 0.0)),
+        ({"chosen_probability": 0.25}, {"soft_labels": False}, (0.0, 0.0, 0.0, 0.0)),
+        ({"chosen_probability": 0.0}, {}, (0.0, 0.0, 0.0, 0.0)),
+        ({"chosen_probability": 0.5}, {}, (0.0, 0.5, 0.0, 0.0)),
+        ({"chosen_probability": 0.5}, {"soft_labels": False}, (0.0, 0.5, 0.0, 0.0)),
+        ({"target_margin": 1.5}, {}, (1.5, 1.0, 0.0, 0.0)),
+        ({"strength": 2}, {}, (2, 1.0, 0.0, 0.0)),
+        ({"strength": 2, "target_margin": 0.0}, {}, (0.0, 1.0, 0.0, 0.0)),  # a given margin before the strength
+        ({"strength": 1.5}, {"strength_as": "chosen_probability"}, (0.0, 0.75, 0.0, 0.0)),
+        ({"strength": 3}, {"strength_as": "chosen_probability"}, (0.0, 1.0, 0.0, 0.0)),
+        ({"strength": 1.5}, {"strength_as": "chosen_probability", "soft_labels": False}, (0.0, 1.0, 0.0, 0.0)),
+        ({"strength": 0, "chosen_probability": 0.5}, {}, (0.0, 0.5, 0.0, 0.0)),
+        ({"strength": 0, "chosen_probability": 0.5}, {"strength_as": "chosen_probability"}, (0.0, 0.5, 0.0, 0.0)),
+        ({"rating_chosen": 4.0, "rating_rejected": 0.0}, {"loss_type": "rating_mse"}, (0.0, 1.0, 4.0, 0.0)),
+    ],
+)
+def test_labels_are_what_the_raters_said_as_numbers(said, options, expected):
+    found = labels_of({"where": "a.jsonl:7", **dict.fromkeys(preferences.LABELS), **said}, **options)
+    assert found == dict(
+        zip(("target_margin", "chosen_probability", "rating_chosen", "rating_rejected"), expected, strict=True)
+    )
+
+
+RATED = [
+    {"prompt": "votes", "response_a": "a", "response_b": "b", "votes": [1, 3]},
+    {"prompt": "strength", "response_1": "a", "response_2": "b", "preference_strength": -3},
+    {"prompt": "ratings", "chosen": "a", "rejected": "b", "rating_chosen": 4, "rating_rejected": 1},
+    {"prompt": "tie", "response_a": "a", "response_b": "b", "label": "tie"},
+    {"prompt": "plain", "chosen": "a", "rejected": "b"},
+]
+
+
+def test_labels_reach_the_encoded_table_and_follow_the_options(tmp_path, qwen):
+    """The table is cached; other options must not be answered with it."""
+    splits, ledger = load_preferences([folder(tmp_path, RATED)], validation_fraction=0)
+    found = {}
+    for soft_labels, strength_as in ((True, "target_margin"), (False, "target_margin"), (True, "chosen_probability")):
+        options = {"soft_labels": soft_labels, "strength_as": strength_as}
+        table = encode_splits(splits, ledger, qwen, None, "drop", [], **options)["train"]
+        found[soft_labels, strength_as] = (table["chosen_probability"][:], table["target_margin"][:])
+        assert table["rating_chosen"][:] == [0, 0, 4, 0, 0] and table["rating_rejected"][:] == [0, 0, 1, 0, 0]
+    assert found == {
+        (True, "target_margin"): ([0.75, 1, 1, 0.5, 1], [0, 3, 0, 0, 0]),
+        (False, "target_margin"): ([1, 1, 1, 0.5, 1], [0, 3, 0, 0, 0]),
+        (True, "chosen_probability"): ([0.75, 1, 1, 0.5, 1], [0, 0, 0, 0, 0]),
+    }
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_regression_on_ratings_names_the_first_row_without_them(tmp_path, qwen, streaming):
+    rated = row("rated", rating_chosen=2, rating_rejected=1)
+    found = folder(tmp_path, [rated, row(2, SECRET, score_chosen=3)], [rated], streaming=streaming)
+    splits, ledger = load_preferences([found], validation_fraction=0)
+    with pytest.raises(DataError) as caught:
+        list(encode_splits(splits, ledger, qwen, None, "drop", [], loss_type="rating_mse")["train"])
+    assert str(caught.value) == (
+        f"{tmp_path}/train.jsonl:2: no ratings, which loss_type: rating_mse regresses on; needed are numbers in the "
+        "columns rating_chosen and rating_rejected (or score_chosen and score_rejected, or helpfulness). For pairs without "
+        "ratings: loss_type: bradley_terry, or mse"
+    )
+
+
+def test_a_test_split_needs_no_ratings(tmp_path, qwen):
+    """Nobody computes a loss on it."""
+    found = folder(tmp_path, [row(1, rating_chosen=2, rating_rejected=1)], [row("plain")])
+    splits, ledger = load_preferences([found], validation_fraction=0)
+    encoded = encode_splits(splits, ledger, qwen, None, "drop", [], loss_type="rating_mse")
+    assert len(encoded["test"]) == 1
+
+
+def tie(number) -> dict:
+    return {"prompt": f"question {number}", "response_a": "yes", "response_b": "no", "label": "tie"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_ties_are_kept_in_train_and_dropped_where_accuracy_is_measured(tmp_path, qwen, streaming):
+    """Of 100 rows 38 fall into validation, 5 of them ties; which, is decided by a hash of the first user turn."""
+    train = [tie(n) if n % 4 == 0 else row(n) for n in range(100)]
+    found = folder(tmp_path, train, [*TEST, tie("held out")], streaming=streaming)
+    splits, ledger = load_preferences([found], validation_fraction=0.3)
+    tables = encode_splits(splits, ledger, qwen, None, "drop", [])
+    rows = [pair for r in tables["train"] for pair in r.get("pairs", [r])]
+    counts = ledger.as_dict()
+    assert {name: (c["read"], c["kept"], c["dropped"], c["noted"]) for name, c in counts.items()} == {
+        "test": (2, 1, {NO_RIGHT_SIDE: 1}, {}),
+        "validation": (38, 33, {NO_RIGHT_SIDE: 5}, {}),
+        "train": (62, 62, {}, {NOT_SURE: 20}),
+    }
+    assert Counter(r["chosen_probability"] for r in rows) == {1.0: 42, 0.5: 20}
+    assert set(tables["validation"]["chosen_probability"]) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("ties", "mismatched", "warning"),
+    [(4, 0.0, "warning: 40.0% of the train pairs are ties"), (4, 1.0, "warning: 40.0% of"), (3, 0.0, "")],
+)
+def test_more_than_30_percent_ties_are_warned_about_once(tmp_path, qwen, capsys, ties, mismatched, warning):
+    train = [tie(n) if n < ties else row(n, f"yes {n}") for n in range(10)]
+    splits, ledger = load_preferences([folder(tmp_path, train)], validation_fraction=0, mismatched_prompts=mismatched)
+    encode_splits(splits, ledger, qwen, None, "drop", [])
+    ledger.check(0.1)
+    said = capsys.readouterr().out
+    assert said.count("warning: ") == (1 if warning else 0) and warning in said
+
+
+def test_ties_left_out_of_a_test_split_do_not_count_as_lost(tmp_path):
+    """Arena data has some 30% of them; whatever else is dropped counts."""
+    test = [tie("t") if n < 4 else row(n) for n in range(9)] + [row(9, "")]
+    _, ledger = load_preferences([folder(tmp_path, [row("train")], test)], validation_fraction=0)
+    assert ledger.as_dict()["test"]["dropped"] == {NO_RIGHT_SIDE: 4, "empty completion (chosen)": 1}
+    ledger.check(0.1)
+    with pytest.raises(DataError, match="^10.0% of the test pairs were dropped; max_dropped allows 9.0%."):
+        ledger.check(0.09)
+
+
+def test_votes_against_the_chosen_side_are_noted_in_every_split(tmp_path):
+    train = [row(n, votes=[1, 3] if n % 2 else [3, 1]) for n in range(40)]
+    test = [*TEST, {**row("z"), "chosen_probability": 0.4}]
+    splits, ledger = load_preferences([folder(tmp_path, train, test)], validation_fraction=0.25)
+    counts = ledger.as_dict()
+    assert counts["train"]["noted"][AGAINST] + counts["validation"]["noted"][AGAINST] == 20
+    assert counts["validation"]["noted"][AGAINST] == list(splits["validation"]["chosen_probability"]).count(0.25) > 0
+    assert counts["test"]["noted"] == {AGAINST: 1}
+
+
+AGREE = [[3, 1], [1, 3], [2, 1], [7, 3], [1, 1], [1, 0]]  # .75, .75 (against), .67, .7, .5, 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rater_agreement_filters_train_alone(tmp_path, qwen, streaming):
+    train = [row(n, votes=votes) for n, votes in enumerate(AGREE)] + [row("unrated")]
+    found = folder(tmp_path, train, [row("held out", votes=[2, 1])], streaming=streaming)
+    splits, ledger = load_preferences([found], validation_fraction=0, min_rater_agreement=0.7)
+    rows = encode_splits(splits, ledger, qwen, None, "drop", [])["train"]
+    kept = [pair["chosen_probability"] for r in rows for pair in r.get("pairs", [r])]
+    assert kept == [0.75, 0.25, 0.7, 1.0, 1.0]
+    counts = ledger.as_dict()
+    assert counts["train"]["dropped"] == {"raters agree less than 0.7": 2} and counts["train"]["noted"] == {AGAINST: 1}
+    assert counts["test"]["dropped"] == {} and ledger.read("test") == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rater_agreement_leaves_validation_alone(tmp_path, streaming):
+    train = [row(n, votes=[2, 1]) for n in range(40)] + [row(n, votes=[4, 0]) for n in range(40, 60)]
+    found = folder(tmp_path, train, streaming=streaming)
+    plain, _ = load_preferences([found], validation_fraction=0.3)
+    filtered, ledger = load_preferences([found], validation_fraction=0.3, min_rater_agreement=0.7)
+    assert row_ids(plain["validation"]) == row_ids(filtered["validation"]) and ledger.dropped("validation") == 0
+    assert 2 / 3 in filtered["validation"]["chosen_probability"][:]
+
+
+def test_rater_agreement_without_raters_is_an_error(tmp_path):
+    message = fault([folder(tmp_path, [row(1), row(2)])], min_rater_agreement=0.7)
+    assert message.startswith(
+        "min_rater_agreement is set, but no row of the train data has votes or chosen_probability;"
+    )
+    assert "remove the key, or add a column `votes` ([for chosen, for rejected]) to the rows" in message
+
+
+# -------------------------------------------------------------------------------------------------- mismatched prompts
+
+
+def answers(count: int, **more) -> list[dict]:
+    return [row(n, f"yes {n}", f"no {n}", **more) for n in range(count)]
+
+
+def added_to(sources, share: float, transcript="messages", **options):
+    """(the train pairs read, the pairs added to them, the ledger)."""
+    options = {"validation_fraction": 0, **options}
+    splits, ledger = load_preferences(sources, transcript, mismatched_prompts=share, **options)
+    train, added = splits["train"], ledger.as_dict()["train"]["added"].get(ADDED, 0)
+    cut = len(train) - added
+    return train.select(list(range(cut))), train.select(list(range(cut, len(train)))), ledger
+
+
+def test_a_mismatched_pair_rejects_the_answer_to_another_prompt(tmp_path):
+    """The choice is a hash's, so these are the pairs on every machine."""
+    read, added, ledger = added_to([folder(tmp_path, answers(8))], 0.5)
+    assert texts(read) == [(f"question {n}", f"yes {n}", f"no {n}") for n in range(8)]
+    assert texts(added) == [
+        ("question 0", "yes 0", "yes 1"),
+        ("question 2", "yes 2", "yes 0"),
+        ("question 6", "yes 6", "yes 2"),
+        ("question 5", "yes 5", "yes 6"),
+    ]
+    counts = ledger.as_dict()["train"]
+    assert (counts["read"], counts["kept"], counts["added"]) == (8, 12, {ADDED: 4})
+
+
+def test_kept_is_read_and_added_less_dropped(tmp_path, qwen):
+    """An exact duplicate is not built upon; an over-long answer takes along the two added pairs that it stands in."""
+    rows = [*answers(3), row(0, "yes 0", "no 0"), row(9, LONG)]
+    splits, ledger = load_preferences([folder(tmp_path, rows)], validation_fraction=0, mismatched_prompts=1.0)
+    tables = encode_splits(splits, ledger, qwen, LIMIT, "drop", [])
+    counts = ledger.as_dict()["train"]
+    assert (counts["read"], counts["kept"], counts["added"]) == (5, 5, {ADDED: 4}) and len(tables["train"]) == 5
+    assert counts["dropped"] == {"exact duplicate": 1, "over-long (chosen)": 2, "over-long (rejected)": 1}
+    assert "              added           4  mismatched prompt (the rejected side is chosen for" in str(ledger)
+
+
+def test_a_mismatched_pair_forgets_what_was_said_of_the_one_it_is_made_of(tmp_path):
+    said = {"votes": [3, 1], "margin": 2, "rating_chosen": 4, "rating_rejected": 1, "bayes_accuracy": 0.9}
+    read, added, _ = added_to([folder(tmp_path, answers(4, **said, subset="facts"))], 1.0)
+    assert [labels_of(r)["chosen_probability"] for r in read] == [0.75] * 4
+    for pair in added:
+        assert [pair[name] for name in ("votes", *preferences.LABELS)] == [None] * 7
+        assert labels_of(pair) == {
+            "target_margin": 0.0, "chosen_probability": 1.0, "rating_chosen": 0.0, "rating_rejected": 0.0,
+        }  # fmt: skip
+    assert added["subset"][:] == ["facts"] * 4
+    assert len({*read["ranking"], *added["ranking"]}) == len({*read["pair_key"], *added["pair_key"]}) == 8
+
+
+def test_mismatched_pairs_are_the_same_in_another_order_and_another_process(tmp_path):
+    rows = answers(40)
+    _, added, _ = added_to([folder(tmp_path / "a", rows)], 0.3)
+    _, shuffled, _ = added_to([folder(tmp_path / "b", random.Random(3).sample(rows, 40))], 0.3)
+    code = (
+        "import sys, datasets\nfrom rm.preferences import load_preferences, row_ids\n"
+        "path, datasets.config.HF_DATASETS_CACHE = sys.argv[1:]\n"
+        "keys = ('name', 'data_dir', 'data_files', 'subset', 'columns', 'fraction')\n"
+        "source = {**dict.fromkeys(keys), 'path': path, 'split': 'train', 'test_split': 'test', 'streaming': False}\n"
+        "splits, _ = load_preferences([source], validation_fraction=0, mismatched_prompts=0.3)\n"
+        "print(*row_ids(splits['train'])[40:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "cache")],
+        cwd=REPO, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONHASHSEED": "7"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == row_ids(added) and len(added) == 12
+    assert sorted(row_ids(shuffled)) == sorted(row_ids(added))
+
+
+def test_a_mismatched_pair_never_takes_an_answer_to_the_same_first_turn(tmp_path):
+    rows = [row(n % 3, f"yes {n}", f"no {n}") for n in range(30)]
+    _, added, _ = added_to([folder(tmp_path / "a", rows)], 1.0)
+    question = {f"yes {n}": f"question {n % 3}" for n in range(30)}
+    assert all(question[chosen] == prompt != question[rejected] for prompt, chosen, rejected in texts(added))
+    assert len(added) == 28  # of 30: where the first answer drawn is to the same question, one other is tried
+    _, added, ledger = added_to([folder(tmp_path / "b", [row(1, f"yes {n}") for n in range(5)])], 1.0)
+    assert len(added) == 0 and ledger.as_dict()["train"]["added"] == {}
+
+
+def test_prompts_with_one_good_answer_give_no_mismatched_pair(tmp_path):
+    rows = [row(n) for n in range(5)]  # "yes" is right for all of them
+    _, added, ledger = added_to([folder(tmp_path, rows)], 1.0)
+    assert len(added) == 0 and ledger.as_dict()["train"]["added"] == {} and ledger.dropped("train") == 0
+
+
+def test_raw_transcripts_and_messages_are_not_mixed(tmp_path, qwen):
+    """Under `transcript: raw` a source of strings and one of messages keep their forms."""
+    strings = folder(tmp_path / "a", answers(10))
+    messages = [
+        {"prompt": user(f"q {n}"), "chosen": assistant(f"a {n}"), "rejected": assistant("b")} for n in range(10)
+    ]
+    _, added, _ = added_to([strings, folder(tmp_path / "b", messages)], 1.0, "raw")
+    forms = [{type(side) for side in decode_sides(pair)[:3]} for pair in added]
+    assert {str} in forms and {list} in forms and all(len(form) == 1 for form in forms)
+
+
+def test_validation_and_test_have_no_mismatched_pair(tmp_path):
+    found = folder(tmp_path, answers(60), answers(70)[60:])
+    plain, _ = load_preferences([found], validation_fraction=0.3)
+    splits, ledger = load_preferences([found], validation_fraction=0.3, mismatched_prompts=1.0)
+    assert len(splits["train"]) == 2 * len(plain["train"])
+    for name in ("validation", "test"):
+        assert row_ids(splits[name]) == row_ids(plain[name]) and ledger.as_dict()[name]["added"] == {}
+    held = {chosen for _, chosen, _ in texts(splits["validation"])}
+    assert held and not held & {rejected for *_, rejected in texts(splits["train"])}
+
+
+# ------------------------------------------------------------------------------------------------------------ rankings
+
+
+def nectar(number, *completions: str) -> dict:
+    """A ranking, best first."""
+    answers = [{"answer": text, "model": "m", "rank": float(rank)} for rank, text in enumerate(completions, start=1)]
+    return {"prompt": f"\n\nHuman: question {number}\n\nAssistant: ", "answers": answers, "num_responses": len(answers)}
+
+
+RANKINGS = [nectar(1, "a", "b", "c", "d"), row(2), nectar(3, "a", "b", "c water"), row(4), nectar(5, "a", "b")]
+
+
+def test_the_pairs_of_a_ranking_form_one_group_in_the_order_of_the_table(tmp_path, qwen):
+    table = encoded(tmp_path, RANKINGS, qwen)[0]["train"]
+    groups = by_ranking(table)
+    assert groups["rows"][:] == [[0, 1, 2, 3, 4, 5], [6], [7, 8, 9], [10], [11]]
+    assert texts(table)[:6] == [("question 1", *sides) for sides in ("ab", "ac", "ad", "bc", "bd", "cd")]
+    lengths = table["length"][:]
+    assert groups["length"][:] == [lengths[0], lengths[6], max(lengths[7:10]), lengths[10], lengths[11]]
+    assert lengths[7] < lengths[8]  # "c water" stands in the second pair and the third
+
+
+def test_a_ranking_is_smaller_by_the_pairs_that_are_dropped(tmp_path, qwen):
+    train = [nectar(1, "a", LONG, "c", "d"), nectar(1, "a", "c", "e"), nectar(1, "d", "a"), nectar(1, "a", "c", "d")]
+    tables, ledger = encoded(tmp_path, train, qwen, LIMIT)
+    assert texts(tables["train"]) == [("question 1", *sides) for sides in ("ac", "ad", "cd", "ae", "ce", "da")]
+    assert by_ranking(tables["train"])["rows"][:] == [[0, 1, 2], [3, 4], [5]]
+    assert ledger.as_dict()["train"]["dropped"] == {
+        "exact duplicate": 4, "over-long (chosen)": 2, "over-long (rejected)": 1,
+    }  # fmt: skip
+
+
+def test_rated_completions_of_one_prompt_form_one_group(tmp_path, qwen):
+    rows = [{"prompt": p, "response": f"{p} {h}", "helpfulness": h} for p in "pq" for h in (1, 3, 2)]
+    table = encoded(tmp_path, rows, qwen)[0]["train"]
+    assert by_ranking(table)["rows"][:] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_mismatched_pair_is_a_group_of_its_own(tmp_path, qwen):
+    found = folder(tmp_path, [nectar(1, "a", "b", "c"), nectar(2, "d", "e", "f")])
+    splits, ledger = load_preferences([found], validation_fraction=0, mismatched_prompts=0.5)
+    table = encode_splits(splits, ledger, qwen, None, "drop", [])["train"]
+    assert by_ranking(table)["rows"][:][:2] == [[0, 1, 2], [3, 4, 5]]
+    assert all(len(group) == 1 for group in by_ranking(table)["rows"][:][2:]) and len(table) > 6
+
+
 # ---------------------------------------------------------------------------------------------------------- streaming
 
 
@@ -666,7 +1046,7 @@ def mixed(tmp_path):
 def test_streaming_gives_the_rows_of_the_table_in_order(mixed, qwen):
     tables, counted = streamed(mixed, qwen, validation_fraction=0.1)
     assert isinstance(tables["train"], IterableDataset)
-    rows = list(tables["train"])
+    rows = [pair for ranking in tables["train"] for pair in ranking["pairs"]]
     splits, ledger = load_preferences([source(mixed)], validation_fraction=0.1)
     plain = encode_splits(splits, ledger, qwen, 90, "drop", [])
     assert [r["chosen_ids"] for r in rows] == plain["train"]["chosen_ids"][:]
@@ -698,6 +1078,51 @@ def test_streaming_past_the_rows_that_validation_comes_from(tmp_path, qwen, monk
     assert 5 <= held <= 20 and kept == 180 - 2 * held
     assert ledger.as_dict()["train"]["dropped"] == {"first user turn shared with validation": held}
     assert ledger.read("train") == kept + held and ledger.read("validation") == held
+
+
+def test_streamed_rankings_stay_together_and_in_order(tmp_path, qwen):
+    """One of them loses a pair as over-long's sides do, one is all duplicates; the last one is not forgotten."""
+    folder(tmp_path, [*RANKINGS, nectar(1, "a", "b"), nectar(6, "a", LONG, "c"), nectar(7, "a", "b", "c")])
+    tables, ledger = streamed(tmp_path, qwen, validation_fraction=0)
+    rows = list(tables["train"])
+    assert [set(r) for r in rows] == [{"pairs"}] * 7 and [len(r["pairs"]) for r in rows] == [6, 1, 3, 1, 1, 1, 3]
+    splits, counted = load_preferences([source(tmp_path)], validation_fraction=0)
+    table = encode_splits(splits, counted, qwen, 90, "drop", [])["train"]
+    assert [[p["chosen_ids"] for p in r["pairs"]] for r in rows] == [
+        [table[i]["chosen_ids"] for i in group] for group in by_ranking(table)["rows"]
+    ]
+    assert ledger.as_dict() == counted.as_dict()
+    assert ledger.as_dict()["train"]["dropped"] == {
+        "exact duplicate": 1, "over-long (chosen)": 1, "over-long (rejected)": 1,
+    }  # fmt: skip
+
+
+def test_streaming_notes_ties_and_votes_against(tmp_path, qwen):
+    votes = [[1, 1], [3, 1], [1, 3]]
+    folder(tmp_path, [row(n, votes=votes[n % 3]) for n in range(60)])
+    tables, ledger = streamed(tmp_path, qwen, validation_fraction=0.2)
+    list(tables["train"])
+    once = ledger.as_dict()
+    assert list(tables["train"]) and ledger.as_dict() == once
+    splits, counted = load_preferences([source(tmp_path)], validation_fraction=0.2)
+    encode_splits(splits, counted, qwen, 90, "drop", [])
+    assert once == counted.as_dict() and set(once["train"]["noted"]) == {NOT_SURE, AGAINST}
+
+
+def test_streaming_treats_rows_past_validation_as_train_rows(tmp_path, qwen, monkeypatch):
+    """Their first user turn would have fallen into validation, had they come earlier; ties stay, raters are asked."""
+    monkeypatch.setattr(preferences, "STREAM_HELD_OUT", 10)
+    late = [tie(n) for n in range(10, 50)] + [row(n, votes=[2, 1]) for n in range(50, 90)]
+    folder(tmp_path, [row(n) for n in range(10)] + late)
+    tables, ledger = streamed(tmp_path, qwen, validation_fraction=0.5)
+    list(tables["train"])
+    assert ledger.as_dict()["train"]["noted"] == {NOT_SURE: 40} and ledger.as_dict()["train"]["dropped"] == {}
+    tables, ledger = streamed(tmp_path, qwen, validation_fraction=0.5, min_rater_agreement=0.6)
+    list(tables["train"])
+    assert ledger.as_dict()["train"]["dropped"] == {"raters agree less than 0.6": 40}
+    tables, ledger = streamed(tmp_path, qwen, validation_fraction=0.5, min_rater_agreement=0.7)
+    list(tables["train"])
+    assert ledger.as_dict()["train"]["dropped"] == {"raters agree less than 0.7": 80}
 
 
 def test_streaming_has_no_fraction_and_needs_a_test_split(tmp_path):
@@ -738,7 +1163,7 @@ def test_streaming_trains(tmp_path, standin):
     assert trainer.state.global_step == 2 and subsets == ["all"]
     assert all(entry["loss"] > 0 for entry in trainer.state.log_history[:2])
     assert ledger.as_dict()["train"] == {
-        "read": 3, "kept": 3, "by_subset": {"all": 3}, "dropped": {}, "truncated": {}, "noted": {},
+        "read": 3, "kept": 3, "by_subset": {"all": 3}, "dropped": {}, "truncated": {}, "added": {}, "noted": {},
     }  # fmt: skip
 
 

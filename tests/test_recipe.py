@@ -48,6 +48,11 @@ def test_sound_recipe_with_defaults():
     assert recipe["max_length"] is None and recipe.get("learning_rate") == 1e-5
     assert (recipe["overlong"], recipe["validation_fraction"], recipe["lora_task_type"]) == ("drop", 0.1, "SEQ_CLS")
     assert (recipe["report_to"], recipe["bf16"], recipe["num_train_epochs"]) == ("none", None, 3.0)
+    assert (recipe["loss_type"], recipe["soft_labels"]) == ("bradley_terry", True)
+    assert (recipe["strength_as"], recipe["min_rater_agreement"]) == ("target_margin", None)
+    assert (recipe["label_smoothing"], recipe["tie_margin"], recipe["mismatched_prompts"]) == (0.0, None, 0.0)
+    assert (recipe["head"], recipe["head_bias"], recipe["head_dropout"]) == ("linear", None, 0.0)
+    assert recipe["train_last_layers"] is None
     assert recipe.section("RewardConfig") == {
         "output_dir": "out",
         "learning_rate": 1e-5,
@@ -108,6 +113,24 @@ ONE_KEY = [  # a line, and a part of its one fault
     ("test_fraction: 0", "needed is 0 < x < 1"),
     ("max_dropped: -0.1", "needed is 0 <= x <= 1"),
     ("max_length: 0", "needed is x >= 2"),
+    ("min_rater_agreement: 0.5", "needed is .5 < x <= 1: `min_rater_agreement: 0.7`"),
+    ("min_rater_agreement: 1.01", "needed is .5 < x <= 1"),
+    ("min_rater_agreement: true", "needed is a number or null, not true or false"),
+    ("mismatched_prompts: -0.1", "needed is 0 <= x <= 1: `mismatched_prompts: 0.25`"),
+    ("mismatched_prompts: 1.01", "needed is 0 <= x <= 1"),
+    ("label_smoothing: -0.1", "needed is 0 <= x < .5: `label_smoothing: 0.1`"),
+    ("label_smoothing: 0.5", "needed is 0 <= x < .5"),
+    ("loss_type: rao_kupper\ntie_margin: 0", "needed is x > 0: `tie_margin: 0.5`"),
+    ("head_dropout: -0.1", "needed is 0 <= x < 1: `head_dropout: 0.1`"),
+    ("head_dropout: 1", "needed is 0 <= x < 1"),
+    ("train_last_layers: -1", "needed is x >= 0: `train_last_layers: 4`"),
+    ("train_last_layers: 1.5", "needed is an integer or null, not a number"),
+    ("soft_labels: 0.5", "needed is true or false, not a number: `soft_labels: true`"),
+    ("strength_as: margin", "one of target_margin, chosen_probability: `strength_as: target_margin`"),
+    ("head: two_logits", "one of linear, two_logit: `head: two_logit`"),
+    ("head_bias: zero", "needed is true or false or null, not text: `head_bias: true`"),
+    ("loss_type: raokupper", "`loss_type: rao_kupper`"),
+    ("loss_type: ratings", "rao_kupper, mse, rating_mse, classification: `loss_type: rating_mse`"),
     ("early_stopping_patience: 0", "needed is x >= 1"),
     ("lora_task_type: CAUSAL_LM", "write `lora_task_type: SEQ_CLS`"),
     ("test_split_size: 0.1", "`test_fraction: 0.1` splits by first user turn"),
@@ -118,8 +141,9 @@ ONE_KEY = [  # a line, and a part of its one fault
     ("merge: true", "--merge`"),
     ("resume: auto", "--resume`"),
     ("warmup_ratio: 0.1", "`warmup_steps: 0.1`"),
+    ("label_smoothing_factor: 0.1", "for preference labels write `label_smoothing: 0.1`"),
     ("torch_dtype: float32", "`dtype`"),
-    ("model_init_kwargs: {num_labels: 2}", "num_labels is always 1"),
+    ("model_init_kwargs: {num_labels: 2}", "num_labels follows from `head`: linear has 1, two_logit 2"),
     ("model_init_kwargs: {dtype: bfloat16}", "dtype is a key of its own"),
     ("model_init_kwargs: {revision: x}", "write `model_revision: ...`"),
     ("push_to_hub: true", "`hf upload NAME rm-out`"),
@@ -132,6 +156,13 @@ ONE_KEY = [  # a line, and a part of its one fault
     ("streaming: true", "write dataset_streaming"),
     ("dataset_streaming: true", "add `max_steps: 1000`"),
     ("dataset_test_split: train", "trains and tests on the same split train"),
+    ("tie_margin: 0.5", "tie_margin belongs to `loss_type: rao_kupper`; change one of the two"),
+    ("loss_type: mse\ntie_margin: 0.5", "tie_margin belongs to `loss_type: rao_kupper`"),
+    ("loss_type: rating_mse\nlabel_smoothing: 0.1", "rating_mse has no labels to smooth; delete label_smoothing"),
+    ("loss_type: rating_mse\nmismatched_prompts: 0.1", "has no ratings; delete mismatched_prompts"),
+    ("train_last_layers: 2\nuse_peft: true", "delete train_last_layers or use_peft"),
+    ("train_last_layers: 0\nuse_peft: true", "delete train_last_layers or use_peft"),
+    ("dataset_streaming: true\nmax_steps: 9\nmismatched_prompts: 0.1", "delete mismatched_prompts, or streaming"),
     ("load_best_model_at_end: true", "add `eval_strategy: steps`"),
     ("load_best_model_at_end: true\neval_strategy: no", "add `eval_strategy: steps`"),
     (EVALUATES + "save_strategy: epoch", "found save_strategy epoch and eval_strategy steps"),
@@ -165,6 +196,19 @@ def test_one_fault(line, part):
         ("lr_scheduler_kwargs: {min_lr: 1e-6}", {"min_lr": 0.000001}),
         ("run_name: 2024-01-01", "2024-01-01"),
         ("head_init: null", None),
+        ("min_rater_agreement: 1", 1),
+        ("min_rater_agreement: 0.501", 0.501),
+        ("mismatched_prompts: 1", 1),
+        ("label_smoothing: 0.499", 0.499),
+        ("loss_type: rao_kupper\ntie_margin: 2", 2),
+        ("head_dropout: 0.99", 0.99),
+        ("train_last_layers: 0", 0),
+        ("soft_labels: no", False),
+        ("strength_as: chosen_probability", "chosen_probability"),
+        ("head: two_logit", "two_logit"),
+        ("head_bias: false", False),
+        ("max_steps: 9\ndataset_streaming: true\nmin_rater_agreement: 0.7", 0.7),
+        ("use_peft: true\ntrain_last_layers: null", None),
         ("output_dir: ~/rm-out", str(Path.home() / "rm-out")),
         (EVALUATES + "save_steps: 100", 100),
         ("eval_strategy: epoch\nload_best_model_at_end: true\nsave_strategy: epoch", "epoch"),
@@ -224,6 +268,7 @@ def test_what_is_required():
         ("[{path: a/b, data_files: x.jsonl}]", "data_files names no file for the test split test"),
         ("[{path: json, data_files: {train: x.jsonl, test: https://x/y.jsonl}}]", "found no data file x.jsonl"),
         ("[{path: a/b}]\nstreaming: true", "add `max_steps: 1000`"),
+        ("[{path: a/b}]\nstreaming: true\nmax_steps: 9\nmismatched_prompts: 1", "a stream cannot be searched"),
         ("[{path: a/b}]\ndataset_test_split: dev", "dataset_test_split has no effect here"),
     ],
 )
@@ -379,6 +424,30 @@ def test_data_sources():
     assert (first["subset"], second["subset"]) == ("harmless-base", "own")
     assert (first["fraction"], second["fraction"], second["test_split"]) == (1, 0.5, "test")
     assert first["streaming"] is False and first.keys() == second.keys()
+
+
+@pytest.mark.parametrize("loss_type", module.LOSS_TYPES)
+def test_every_objective_is_one_that_the_trainer_has(loss_type):
+    losses = pytest.importorskip("rm.losses").LOSSES
+    assert parse(SOUND + f"loss_type: {loss_type}\n")["loss_type"] in losses and list(losses) == module.LOSS_TYPES
+
+
+def test_own_keys_stand_below_their_banners():
+    parse(SOUND).save("copy.yaml")
+    groups = Path("copy.yaml").read_text().split("\n# ")[1:]
+    found = {group.split("\n")[0]: {line.split(":")[0] for line in group.split("\n")[1:]} for group in groups}
+    assert found["Model"] >= {"head", "head_bias", "head_dropout", "head_init", "train_last_layers"}
+    assert found["Data"] >= {"min_rater_agreement", "mismatched_prompts", "overlong", "max_dropped"}
+    assert found["Objective"] == {
+        "loss_type",
+        "soft_labels",
+        "strength_as",
+        "label_smoothing",
+        "tie_margin",
+        "length_head",
+        "",
+    }
+    assert found["Training"] == {"early_stopping_patience", ""}
 
 
 def test_resolved_copy_round_trip():

@@ -14,6 +14,9 @@ from conftest import REPO, run_script, write_rows
 from hub import commit_of, serve
 from standins import hh_rows, make_model
 
+from rm.formats import assistant, parse_transcript, user
+from rm.preferences import NO_RIGHT_SIDE, TIE
+
 RECIPES = sorted((REPO / "recipes").glob("*.yaml"), key=lambda path: path.stem)
 MODELS = {  # real name -> stand-in, and the length limit in its real tokenizer_config.json
     "Qwen/Qwen2.5-0.5B-Instruct": ("qwen", 131072),
@@ -27,6 +30,12 @@ HH_FOLDERS = ["harmless-base", "helpful-base", "helpful-online", "helpful-reject
 ROWS = {"train": 60, "test": 20}  # a folder
 FEW_STEPS = "--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1".split()
 LAUNCH = ["-m", "accelerate.commands.launch"]  # `accelerate launch`, of this interpreter
+OTHERS = {  # recipe -> the rows read and kept by split, of the stand-ins that `other_datasets` writes
+    "votes-and-ties": {"read": 420},
+    "target-margins": {"read": 420, "test": (20, 15)},  # every fourth preference is a tie
+    "rating-regression": {"read": 420, "test": (20, 15)},
+    "length-debiased": {"read": 420, "test": (20, 15)},
+}
 HH_CARD = "---\nlicense: mit\ntags:\n- human-feedback\n---\n# Dataset Card for HH-RLHF\n"
 GATED = "meta-llama/Llama-Guard-3-8B"
 
@@ -36,7 +45,8 @@ def hub_root(tmp_path_factory) -> Path:
     """The stand-ins and HH-RLHF's four folders as they lie on the Hub."""
     root = tmp_path_factory.mktemp("hub")
     for number, (name, (kind, longest)) in enumerate(MODELS.items()):
-        folder = make_model(root / "models" / name, kind, seed=number)
+        layers = 28 if "1.5B" in name else 2  # as many as the recipe that freezes all but eight needs
+        folder = make_model(root / "models" / name, kind, seed=number, layers=layers)
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         settings["model_max_length"] = longest
         (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -47,7 +57,47 @@ def hub_root(tmp_path_factory) -> Path:
             write_rows(hh / folder / f"{split}.jsonl.gz", hh_rows(rows, seed=seed))
     (hh / "README.md").write_text(HH_CARD, encoding="utf-8")
     write_rows(root / "datasets" / "somebody" / "train-only" / "train.jsonl", hh_rows(20))
+    other_datasets(root / "datasets")
     return root
+
+
+def other_datasets(root: Path) -> None:
+    """Rows under the columns and file names of the real datasets; every fourth preference is a tie."""
+    pairs = [parse_transcript(row["chosen"]) + parse_transcript(row["rejected"])[-1:] for row in hh_rows(420, turns=1)]
+    texts = [[message["content"] for message in pair] for pair in pairs]  # prompt, better, worse
+    votes = [(0, 0, 1) if i % 4 == 0 else (1, 0, 0) if i % 2 else (0, 1, 0) for i in range(len(texts))]
+    arena = root / "lmsys" / "lmsys-arena-human-preference-55k"
+    write_rows(
+        arena / "train.jsonl",
+        [
+            {"id": i, "prompt": json.dumps([p]), "response_a": json.dumps([a]), "response_b": json.dumps([b])}
+            | dict(zip(("winner_model_a", "winner_model_b", "winner_tie"), vote, strict=True))
+            for i, ((p, a, b), vote) in enumerate(zip(texts, votes, strict=True))
+        ],
+    )
+    for split, (start, stop) in {"train": (0, 400), "validation": (400, 420)}.items():
+        three = [
+            {"domain": "general", "context": [{"role": "user", "content": p}], "response1": a, "response2": b}
+            | {"overall_preference": 0 if i % 4 == 0 else -1 - i % 3}
+            for i, (p, a, b) in enumerate(texts[start:stop])
+        ]
+        write_rows(root / "nvidia" / "HelpSteer3" / "preference" / f"{split}.jsonl.gz", three)
+        ultra = [
+            {"chosen": user(p) + assistant(a), "rejected": user(p) + assistant(b)}
+            | {"score_chosen": 8.0, "score_rejected": 8.0 if i % 4 == 0 else 3.5}
+            for i, (p, a, b) in enumerate(texts[start:stop])
+        ]
+        name = {"train": "train", "validation": "test"}[split]
+        write_rows(root / "trl-lib" / "ultrafeedback_binarized" / f"{name}.jsonl", ultra)
+        two = [
+            {"prompt": p, "response": text, "helpfulness": 2 if i % 4 == 0 else rating, "correctness": 3}
+            for i, (p, a, b) in enumerate(texts[start:stop])
+            for text, rating in ((a, 4), (b, 1))
+        ]
+        write_rows(root / "nvidia" / "HelpSteer2" / f"{split}.jsonl.gz", two)
+    files = [{"split": s, "path": f"preference/{s}.jsonl.gz"} for s in ("train", "validation")]
+    card = yaml.safe_dump({"configs": [{"config_name": "preference", "default": True, "data_files": files}]})
+    (root / "nvidia" / "HelpSteer3" / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +140,18 @@ def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
     assert manifest["steps"] == 2
     assert manifest["dtype"] == keys["dtype"]
     assert manifest["max_length"] == keys["max_length"]
+    assert manifest["labels"] == (2 if keys.get("head") == "two_logit" else 1)
 
     # -- the ledger: every row of every folder is accounted for, under its folder's name
     ledger = read_json(out / "ledger.json")
-    if sources := keys.get("datasets"):
+    if recipe.stem in OTHERS:
+        known = OTHERS[recipe.stem]
+        found = {"read": sum(counts["read"] for counts in ledger.values())}
+        found |= {split: (ledger[split]["read"], ledger[split]["kept"]) for split in known if split in ledger}
+        assert {split: found[split] for split in known} == known
+        ties = sum(c["noted"].get(TIE, 0) + c["dropped"].get(NO_RIGHT_SIDE, 0) for c in ledger.values())
+        assert ties == found["read"] / 4
+    elif sources := keys.get("datasets"):
         folders = {entry["data_dir"] for entry in sources}
         assert set(ledger["test"]["by_subset"]) == set(ledger["train"]["by_subset"]) == folders
         assert manifest["subsets"] == sorted(folders)

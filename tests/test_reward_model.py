@@ -1,6 +1,8 @@
 """The traps around the head, the pad token and foreign checkpoints, each with a tiny model that falls into it."""
 
 import json
+import math
+import shutil
 import sys
 import threading
 from functools import partial
@@ -10,9 +12,9 @@ import pytest
 import torch
 from conftest import run_script
 from huggingface_hub import hf_hub_download
-from peft import LoraConfig, get_peft_model
+from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -23,6 +25,8 @@ from transformers import (
 
 import audit
 import score
+from rm.checkpoint import read_manifest, seal, verify, write_golden
+from rm.convert import convert, merge
 from rm.encoding import encode, render
 from rm.reward_model import (
     Float32Head,
@@ -36,6 +40,7 @@ from rm.reward_model import (
     position_limit,
     rewards_from_logits,
 )
+from rm.scorer import Scorer
 
 torch.set_num_threads(1)
 
@@ -66,6 +71,18 @@ def by_hand(model, tokenizer, weight, bias=0.0) -> torch.Tensor:
     return torch.stack(values)
 
 
+def with_lora(model, **options):
+    """A LoRA adapter whose weights, and whose head's, are random numbers."""
+    options = {"task_type": "SEQ_CLS", "target_modules": ["q_proj", "v_proj", "up_proj"], "r": 4, **options}
+    model = get_peft_model(model, LoraConfig(**options))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2)
+    return model.eval()
+
+
 def exit_of(script, monkeypatch, capsys, *arguments) -> tuple[int, str]:
     """(exit status, standard error) of a script's main(); an exception, which would be a traceback, goes through."""
     monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
@@ -80,9 +97,10 @@ def saved(standin, tmp_path_factory):
 
     def get(kind):
         if kind not in made:
+            base = str(standin(kind))
             torch.manual_seed(1)
-            model = build_reward_model(str(standin(kind)), head_init="normal")
-            tokenizer = build_tokenizer(str(standin(kind)), model.config)
+            model = build_reward_model(base, head_init="normal")
+            tokenizer = build_tokenizer(base, model.config)
             model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
             made[kind] = save(model, tokenizer, tmp_path_factory.mktemp("saved") / kind)
         return made[kind]
@@ -105,13 +123,8 @@ def two_labels(standin, saved, tmp_path_factory):
 def test_lora_saves_and_reloads_its_head(standin, tmp_path):
     model = build_reward_model(str(standin("qwen")), head_init="normal")
     tokenizer = build_tokenizer(str(standin("qwen")), model.config)
-    model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=4))
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.3)
-    expected = rewards(model.eval(), tokenizer)
+    model = with_lora(model, target_modules="all-linear")
+    expected = rewards(model, tokenizer)
     save(model, tokenizer, tmp_path)
     loaded, tokenizer = load_reward_model(str(tmp_path))
     torch.testing.assert_close(rewards(loaded, tokenizer), expected, atol=1e-5, rtol=0)
@@ -219,6 +232,279 @@ def test_a_value_head_of_the_wrong_shape_is_refused(value_head, saved, tmp_path)
     save_file({"v_head.summary.weight": torch.zeros(1, 8)}, tmp_path / "value_head.safetensors")
     with pytest.raises(ModelError, match=r"v_head\.summary\.weight \[1, 32\] is needed"):
         load_reward_model(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def value_head_adapter(standin, saved, value_head, tmp_path_factory):
+    """(folder, model) of a LoRA adapter as LLaMA-Factory saves it: a language model's, and value_head.safetensors."""
+    folder = tmp_path_factory.mktemp("value") / "adapter"
+    model = with_lora(AutoModelForCausalLM.from_pretrained(standin("qwen")), task_type="CAUSAL_LM")
+    save(model, AutoTokenizer.from_pretrained(saved("qwen")), folder)
+    (folder / "value_head.safetensors").write_bytes((value_head[0] / "value_head.safetensors").read_bytes())
+    return folder, model
+
+
+def test_a_value_head_beside_an_adapter_by_hand(value_head_adapter, value_head):
+    folder, stock = value_head_adapter
+    assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+    model, tokenizer = load_reward_model(str(folder))
+    _, weight, bias = value_head
+    expected = by_hand(stock, tokenizer, weight[0], bias.item())
+    torch.testing.assert_close(rewards(model, tokenizer), expected, atol=1e-5, rtol=0)
+    with stock.disable_adapter():
+        assert (by_hand(stock, tokenizer, weight[0], bias.item()) - expected).abs().min() > 0.01
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_value_head_in_the_older_file(adapter, value_head, value_head_adapter, tmp_path):
+    source = (value_head_adapter if adapter else value_head)[0]
+    shutil.copytree(source, tmp_path / "rm")
+    torch.save(load_file(tmp_path / "rm" / "value_head.safetensors"), tmp_path / "rm" / "value_head.bin")
+    (tmp_path / "rm" / "value_head.safetensors").unlink()
+    expected = rewards(*load_reward_model(str(source)))
+    torch.testing.assert_close(rewards(*load_reward_model(str(tmp_path / "rm"))), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("layout", "found"), [
+    ({"v_head.summary.weight": [1, 32], "v_head.summary.bias": [1]}, "v_head.summary.bias, v_head.summary.weight"),
+    ({"reward_head.weight": [1, 32]}, "reward_head.weight"),
+    ({f"rm_head.{i}.weight": [1, 32] for i in range(9)}, ", ".join(f"rm_head.{i}.weight" for i in range(7)) + ", ..."),
+])  # fmt: skip
+def test_an_unknown_layout_names_the_tensors_found(layout, found, standin, saved, tmp_path, monkeypatch, capsys):
+    """TRL's value head inside the model's own file, and heads of other names: their rewards would be random."""
+    model = AutoModelForCausalLM.from_pretrained(standin("qwen"))
+    save(model, AutoTokenizer.from_pretrained(saved("qwen")), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors") | {name: torch.ones(shape) for name, shape in layout.items()}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"score\.weight is not in the checkpoint and would be random"):
+        load_reward_model(str(tmp_path))
+    status, error = exit_of(score, monkeypatch, capsys, "--ckpt", tmp_path, "--prompt", "a", "--completion", "b")
+    assert status == 2 and f"tensors found and not used: lm_head.weight, {found}. Train one" in error
+
+
+# --------------------------------------------------------------------------------------------------- options of the head
+
+
+@pytest.fixture(scope="module")
+def headed(standin, tmp_path_factory):
+    """`headed(adapter=False, bias=None, **head)` -> (model, folder) with a random head, and `bias` in its bias."""
+    made = {}
+
+    def get(adapter=False, bias=None, **head):
+        key = json.dumps([adapter, bias, head])
+        if key not in made:
+            base = str(standin("qwen"))
+            torch.manual_seed(1)
+            model = build_reward_model(base, head_init="normal", head_bias=None if bias is None else True, **head)
+            tokenizer = build_tokenizer(base, model.config)
+            model.config.pad_token_id = tokenizer.pad_token_id
+            if adapter:
+                model = with_lora(model)
+            if bias is not None:
+                head_bias = [p for name, p in model.named_parameters() if "score" in name and name.endswith("bias")][-1]
+                head_bias.data = torch.tensor(bias)
+            made[key] = model.eval(), save(model, tokenizer, tmp_path_factory.mktemp("headed") / "rm")
+        return made[key]
+
+    return get
+
+
+def stock_logits(folder, labels: int) -> torch.Tensor:
+    """(answers, labels), with stock transformers and peft."""
+    if (folder / "adapter_config.json").exists():
+        model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=labels).eval()
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        ids = [torch.tensor([encode(tokenizer, PROMPT, answer)]) for answer in ANSWERS]
+        return torch.cat([model(input_ids=i).logits for i in ids])
+
+
+def scored(folder) -> torch.Tensor:
+    return torch.tensor(Scorer(str(folder)).rewards([(PROMPT, answer) for answer in ANSWERS]))
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_two_logit_head_is_saved_and_its_reward_is_logit_1(adapter, headed):
+    model, folder = headed(adapter, head="two_logit")
+    logits = stock_logits(folder, 2)
+    assert logits.shape == (3, 2) and (logits[:, 0] - logits[:, 1]).abs().min() > 1e-3
+    torch.testing.assert_close(scored(folder), logits[:, 1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(rewards(model, AutoTokenizer.from_pretrained(folder)), logits[:, 1], atol=1e-5, rtol=0)
+
+
+def test_a_trained_two_logit_head_is_kept_where_two_are_asked_for(two_labels, saved):
+    before = AutoModelForSequenceClassification.from_pretrained(two_labels).score.weight
+    assert torch.equal(build_reward_model(str(two_labels), head="two_logit").score.weight, before)
+    with pytest.raises(ModelError, match=r"score\.weight \[1, 32\] \(this model needs \[2, 32\]\).*head_init: normal"):
+        build_reward_model(str(saved("qwen")), head="two_logit")
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_head_bias_that_stock_passes_over_moves_all_rewards_by_it(shards, headed, tmp_path):
+    model, folder = headed(bias=[0.75])
+    if shards > 1:
+        model.save_pretrained(tmp_path, max_shard_size="30KB")
+        AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+        folder = tmp_path
+        assert len(list(folder.glob("model-*.safetensors"))) >= shards and not (folder / "model.safetensors").exists()
+    torch.testing.assert_close(
+        scored(folder) - stock_logits(folder, 1)[:, 0], torch.full((3,), 0.75), atol=1e-6, rtol=0
+    )
+    again = build_reward_model(str(folder))
+    assert again.score.bias.item() == 0.75 and torch.equal(again.score.weight, model.score.weight)
+    assert build_reward_model(str(folder), head_bias=True).score.bias.item() == 0.75
+    assert build_reward_model(str(folder), head_init="normal").score.bias.item() == 0
+    with pytest.raises(ModelError, match=r"score\.bias.*head_init: normal"):
+        build_reward_model(str(folder), head_bias=False)
+
+
+@pytest.mark.parametrize(("adapter", "head", "bias"), [(False, "linear", [0.75]), (True, "two_logit", [-3.0, 0.75])])
+def test_verification_adds_the_head_bias_that_stock_passes_over(adapter, head, bias, headed, tmp_path):
+    model, folder = headed(adapter, bias, head=head)
+    folder = shutil.copytree(folder, tmp_path / "rm")
+    expected = rewards(model, AutoTokenizer.from_pretrained(folder))
+    torch.testing.assert_close(scored(folder), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scored(folder) - stock_logits(folder, len(bias))[:, -1], torch.full((3,), 0.75))
+    prove(folder, len(bias))
+    assert verify(folder, expected.tolist(), tolerance_of_std=0.0)["max_difference"] < 1e-5
+
+
+def prove(folder, labels: int) -> None:
+    """Golden texts and a manifest, as training writes them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [
+        {"text": {"prompt": PROMPT, "completion": a, "tools": None}, "ids": encode(tokenizer, PROMPT, a)}
+        for a in ANSWERS
+    ]
+    write_golden(folder, texts, scored(folder).tolist())
+    seal(folder, {"dtype": "float32", "quantization": None, "labels": labels})
+
+
+def test_a_new_two_logit_head_over_a_biased_one_has_two_biases(headed):
+    _, folder = headed(bias=[0.75])
+    assert build_reward_model(str(folder), head="two_logit", head_init="normal").score.bias.tolist() == [0, 0]
+
+
+def test_an_adapter_without_a_bias_over_a_base_with_one(headed, tmp_path):
+    """Its head is new; the base's bias belongs to the base's head."""
+    _, base = headed(bias=[0.75])
+    model = with_lora(build_reward_model(str(base), head_init="normal", head_bias=False))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    expected = rewards(model, tokenizer)
+    torch.testing.assert_close(scored(save(model, tokenizer, tmp_path)), expected, atol=1e-5, rtol=0)
+
+
+def test_head_bias_null_is_as_the_architecture_has_it_and_false_is_0(standin, tmp_path):
+    assert build_reward_model(str(standin("qwen"))).score.bias is None
+    assert build_reward_model(str(standin("qwen")), head_bias=False).score.bias is None
+    assert build_reward_model(str(standin("encoder"))).classifier.bias.requires_grad
+    model = build_reward_model(str(standin("encoder")))
+    model.classifier.bias.data.fill_(0.5)
+    model.save_pretrained(tmp_path)
+    bias = build_reward_model(str(tmp_path), head_bias=False).classifier.bias
+    assert bias.item() == 0 and not bias.requires_grad
+    assert build_reward_model(str(tmp_path), head_bias=True).classifier.bias.item() == 0.5
+
+
+def test_head_dropout_is_in_training_only_and_leaves_no_trace_in_the_file(standin, saved, tmp_path):
+    torch.manual_seed(0)
+    model = build_reward_model(str(standin("qwen")), head_init="normal", head_dropout=0.5)
+    tokenizer = AutoTokenizer.from_pretrained(saved("qwen"))
+    plain = AutoModelForSequenceClassification.from_pretrained(saved("qwen")).state_dict()
+    assert model.state_dict().keys() == plain.keys()
+    expected = rewards(model.eval(), tokenizer)
+    assert torch.equal(rewards(model, tokenizer), expected)
+    draws = torch.stack([rewards(model.train(), tokenizer) for _ in range(400)])
+    spread = draws.std(0)
+    assert spread.min() > 0.1
+    assert ((draws.mean(0) - expected).abs() < 5 * spread / math.sqrt(400)).all()  # scaled by 1 / (1 - p)
+    torch.testing.assert_close(scored(save(model, tokenizer, tmp_path)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "layers", "trained"), [
+    ("qwen", 0, {"score"}),
+    ("qwen", 1, {"score", "model.layers.1"}),
+    ("qwen", 2, {"score", "model.layers.0", "model.layers.1"}),
+    ("encoder", 0, {"classifier", "bert.pooler"}),
+    ("encoder", 1, {"classifier", "bert.pooler", "bert.encoder.layer.1"}),
+])  # fmt: skip
+def test_train_last_layers_freezes_the_rest(kind, layers, trained, standin):
+    model = build_reward_model(str(standin(kind)), train_last_layers=layers)
+    found = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert found == {n for n, _ in model.named_parameters() if any(n.startswith(f"{part}.") for part in trained)}
+    assert all(any(name.startswith(f"{part}.") for name in found) for part in trained)
+
+
+@pytest.mark.parametrize("kind", ["qwen", "encoder"])
+def test_more_last_layers_than_there_are_is_an_error(kind, standin):
+    with pytest.raises(ModelError, match="train_last_layers is 3; .* has 2 blocks to choose from"):
+        build_reward_model(str(standin(kind)), train_last_layers=3)
+
+
+# ------------------------------------------------------------------------------------------------------------ converting
+
+
+@pytest.fixture
+def source(headed, saved, two_labels, value_head, value_head_adapter):
+    """`source(kind)` -> folder, and what stock transformers takes off the rewards of its conversion."""
+    return {
+        "one label": lambda: (saved("qwen"), 0.0),
+        "encoder": lambda: (saved("encoder"), 0.0),
+        "head bias": lambda: (headed(bias=[0.75])[1], 0.75),
+        "two-logit": lambda: (two_labels, 0.0),
+        "two-logit, bias": lambda: (headed(bias=[-3.0, 0.75], head="two_logit")[1], 0.75),
+        "adapter": lambda: (headed(adapter=True)[1], 0.0),
+        "adapter, bias": lambda: (headed(adapter=True, bias=[0.75])[1], 0.75),
+        "two-logit adapter": lambda: (headed(adapter=True, head="two_logit")[1], 0.0),
+        "value head": lambda: (value_head[0], 0.75),
+        "value head adapter": lambda: (value_head_adapter[0], 0.75),
+    }
+
+
+@pytest.mark.parametrize("kind", [
+    "one label", "encoder", "head bias", "two-logit", "two-logit, bias", "adapter", "adapter, bias", "two-logit adapter",
+    "value head", "value head adapter",
+])  # fmt: skip
+def test_converting_gives_a_stock_one_label_checkpoint_with_the_same_rewards(kind, source, tmp_path):
+    folder, dropped = source[kind]()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [encode(tokenizer, PROMPT, answer) for answer in ANSWERS]
+    done = convert(str(folder), tmp_path / "plain", texts)
+    expected = scored(folder)
+    assert done["moved"] < 1e-5 and done["dropped_bias"] == dropped
+    assert done["rewards"] == pytest.approx(expected.tolist(), abs=1e-5)
+    torch.testing.assert_close(scored(tmp_path / "plain"), expected, atol=1e-5, rtol=0)
+    stock = stock_logits(tmp_path / "plain", 1)
+    assert stock.shape == (3, 1)
+    torch.testing.assert_close(stock[:, 0] + dropped, expected, atol=1e-5, rtol=0)
+    names = {path.name for path in (tmp_path / "plain").iterdir()}
+    assert "model.safetensors" in names and names.isdisjoint({"adapter_config.json", "value_head.safetensors"})
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").config
+    assert (config.num_labels, config.problem_type, config.pad_token_id) == (1, "regression", tokenizer.pad_token_id)
+
+
+def test_converting_without_texts_compares_a_probe(headed, tmp_path):
+    done = convert(str(headed(adapter=True, head="two_logit")[1]), tmp_path / "plain")
+    assert len(done["rewards"]) == len({*done["rewards"]}) == 3 and done["moved"] < 1e-5
+
+
+def test_a_converted_value_head_can_be_trained_on(value_head, tmp_path):
+    convert(str(value_head[0]), tmp_path / "plain")
+    model = build_reward_model(str(tmp_path / "plain"))
+    assert torch.equal(model.score.weight, value_head[1]) and torch.equal(model.score.bias, value_head[2])
+
+
+def test_merging_a_two_logit_adapter_says_that_one_label_is_left(headed, tmp_path):
+    folder = shutil.copytree(headed(adapter=True, head="two_logit")[1], tmp_path / "rm")
+    prove(folder, labels=2)
+    for name in ("recipe.yaml", "ledger.json", "test_ids.json"):
+        (folder / name).write_text("{}")
+    assert merge(folder) < 1e-5
+    manifest = read_manifest(folder / "merged")
+    assert manifest["labels"] == 1 and manifest["merged_from_adapter"]
+    torch.testing.assert_close(scored(folder / "merged"), scored(folder), atol=1e-5, rtol=0)
 
 
 # --------------------------------------------------------------------------------------------------- pad token, pooling

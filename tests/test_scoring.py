@@ -23,6 +23,7 @@ from rm.checkpoint import read_golden, read_manifest
 from rm.formats import parse_transcript
 from rm.preferences import encode_splits, load_preferences
 from rm.recipe import load_saved
+from rm.reward_model import build_reward_model
 from rm.scorer import Scorer
 
 torch.set_num_threads(1)
@@ -395,13 +396,52 @@ def test_an_interrupted_run_leaves_no_half_file(trained, run, tmp_path, monkeypa
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--input", "nowhere.jsonl"], "no such file"),
-    (["--prompt", "a"], "give either"),
+    (["--prompt", "a"], "give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR"),
+    (["--input", "in.jsonl", "--convert", "plain"], "or --convert DIR"),
+    (["--convert", "."], "--convert .: it exists already"),
     (["--prompt", "a", "--completion", "b", "--output", "no/such/folder/out.jsonl"], "no such folder"),
     (["--prompt", "a", "--completion", "b", "--batch_size", "0"], "at least 1"),
 ])  # fmt: skip
 def test_wrong_options_are_answered_before_loading(options, message, run):
     status, _, error = run(score, "--ckpt", "nothing-is-loaded", *options)
     assert status == 2 and message in error
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter", "encoder"])
+def test_convert_writes_a_stock_checkpoint_with_the_same_rewards(kind, trained, run, score_rows, tmp_path):
+    ckpt = trained(kind)[0]
+    texts, rewards = golden(ckpt)
+    status, printed, error = run(score, "--ckpt", ckpt, "--convert", tmp_path / "plain")
+    assert status == 0, error
+    assert (
+        f"saved {tmp_path / 'plain'}: one label, rewards moved by at most " in printed and "leaves out" not in printed
+    )
+    assert [row["reward"] for row in score_rows(tmp_path / "plain", texts)] == pytest.approx(rewards, abs=TOLERANCE)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plain")
+    rendered = [tokenizer.apply_chat_template(t["prompt"] + t["completion"], tokenize=False) for t in texts]
+    classify = pipeline("text-classification", model=str(tmp_path / "plain"), function_to_apply="none", device="cpu")
+    found = [classify(text, add_special_tokens=False)[0]["score"] for text in rendered]
+    assert found == pytest.approx(rewards, abs=TOLERANCE)
+
+
+def test_convert_says_what_stock_transformers_leaves_out(trained, run, score_rows, tmp_path):
+    """A full model's second logit with a head bias, which Qwen2's own class has no place for."""
+    model = build_reward_model(str(trained("full")[0]), head="two_logit", head_bias=True, head_init="normal")
+    model.score.bias.data = torch.tensor([9.0, -0.25])
+    model.save_pretrained(tmp_path / "two")
+    AutoTokenizer.from_pretrained(trained("full")[0]).save_pretrained(tmp_path / "two")
+    status, printed, error = run(score, "--ckpt", tmp_path / "two", "--convert", tmp_path / "plain")
+    assert status == 0, error
+    assert "stock transformers leaves out -0.2500, the same for every completion" in printed
+    texts = golden(trained("full")[0])[0][:4]
+    expected = [row["reward"] for row in score_rows(tmp_path / "two", texts)]
+    assert [row["reward"] for row in score_rows(tmp_path / "plain", texts)] == pytest.approx(expected, abs=1e-5)
+
+
+def test_convert_of_what_is_no_reward_model_leaves_nothing(standin, run, tmp_path):
+    status, _, error = run(score, "--ckpt", standin("qwen"), "--convert", tmp_path / "plain")
+    assert status == 2 and "tensors found and not used: lm_head.weight" in error
+    assert not (tmp_path / "plain").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- audit.py

@@ -141,10 +141,11 @@ def bayes_accuracy(a, b):
     return p**3 + 3 * p**2 * (1 - p)
 
 
-def draw_rows(rng, n, votes, length_bias, forbidden=frozenset()):
+def draw_rows(rng, n, votes, length_bias, forbidden=frozenset(), rate=None):
     """n labelled rows, the set of their first human turns, and the share whose label sides with the better answer.
 
-    The texts do not depend on length_bias, only the labels do. forbidden: first human turns of the other split.
+    The texts do not depend on length_bias, only the labels do. forbidden: first human turns of the other split. rate: more
+    columns, made from the chosen and the rejected Answer.
     """
     rows, first_turns, seen, agreed = [], set(), set(), 0
     while len(rows) < n:
@@ -162,14 +163,16 @@ def draw_rows(rng, n, votes, length_bias, forbidden=frozenset()):
         if votes == TEST_VOTES:
             row["votes"] = [max(for_a, votes - for_a), min(for_a, votes - for_a)]
             row["bayes_accuracy"] = round(bayes_accuracy(a, b), 6)
+        row |= rate(chosen, rejected) if rate else {}
         rows.append(row)
     return rows, first_turns, agreed / n
 
 
-def make_pairs(seed=SEED, length_bias=TRAIN_LENGTH_BIAS):
+def make_pairs(seed=SEED, length_bias=TRAIN_LENGTH_BIAS, rate=None):
     """{"train": rows, "test": rows}, and for each the share of labels on the truly better side."""
     test, taken, test_agreed = draw_rows(random.Random(f"{seed} test"), TEST_PAIRS, TEST_VOTES, TEST_LENGTH_BIAS)
-    train, _, train_agreed = draw_rows(random.Random(f"{seed} train"), TRAIN_PAIRS, 1, length_bias, forbidden=taken)
+    rng = random.Random(f"{seed} train")
+    train, _, train_agreed = draw_rows(rng, TRAIN_PAIRS, 1, length_bias, forbidden=taken, rate=rate)
     return {"train": train, "test": test}, {"train": train_agreed, "test": test_agreed}
 
 
