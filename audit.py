@@ -2,158 +2,109 @@
 
     python audit.py --ckpt rm-out                                  # on the test split that the checkpoint recorded
     python audit.py --ckpt OpenAssistant/reward-model-deberta-v3-large-v2 --data pairs.jsonl
+    python audit.py --scores scored.jsonl                          # from rewards alone: score.py's, RewardBench's, RM-Bench's
 
-Writes report.html (one file, opens offline), audit.json and the plots to CKPT/audit, and a short table to the terminal.
-Exits 0 whatever it finds, unless --fail-on warn|fail.
+Writes report.html (one file, opens offline), report.md, audit.json, the plots and scores.jsonl to CKPT/audit, and a table to
+the terminal. Exits 0 whatever it finds, unless --fail-on warn|fail; 2 for input that it cannot use.
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
+FILES = (".jsonl", ".json", ".csv", ".parquet")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", required=True, help="folder or Hub id of a reward model")
+    parser.add_argument("--ckpt", help="folder or Hub id of a reward model")
+    parser.add_argument("--scores", help="file of scored pairs, instead of a model")
     parser.add_argument("--data", help="preference file, folder or Hub id (default: what the checkpoint recorded)")
     parser.add_argument("--data_dir", help="folder inside --data, such as harmless-base")
-    parser.add_argument("--split", default="test", help="split of --data")
-    parser.add_argument("--output_dir", help="default: CKPT/audit, or audit where CKPT is a Hub id")
+    parser.add_argument("--split", default="test", help="split of --data and --ood")
+    parser.add_argument(
+        "--ood", help="other pairs, to see how far the accuracy carries; with --scores, a file of scores"
+    )
+    parser.add_argument("--ood_dir", help="folder inside --ood")
+    parser.add_argument("--compare", help="another checkpoint, or a file of its scores on the same pairs")
+    parser.add_argument("--completions", help="scored completions, several a prompt (+ gold, rating): best-of-n")
+    parser.add_argument("--adversarial", help="your own hard pairs, instead of the bundled ones")
+    parser.add_argument(
+        "--policy", help="the policy to be trained: does it share this model's base, tokenizer, template?"
+    )
+    parser.add_argument("--output_dir", help="default: CKPT/audit, with --data CKPT/audit-NAME; not local: ./audit")
     parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--probed", type=int, default=100, help="how many prompts' completions the probes edit")
+    parser.add_argument("--quick", action="store_true", help="leave out probes, leakage and train accuracy")
     parser.add_argument("--fail-on", choices=["warn", "fail"], help="exit 1 if a verdict is at least this bad")
     parser.add_argument("--revision", default="main", help="of a Hub id")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own Python code")
     args = parser.parse_args()
-    if args.batch_size < 1:
-        parser.error(f"--batch_size {args.batch_size}: at least 1 is needed")
+    if bool(args.ckpt) == bool(args.scores):
+        parser.error("give one of --ckpt MODEL and --scores FILE")
+    needs_model = ("data", "data_dir", "ood_dir", "adversarial", "policy", "quick")
+    alone = [name for name in needs_model if args.scores and getattr(args, name)]
+    if alone:
+        parser.error(f"--{alone[0]} needs the model: give --ckpt, not --scores")
+    for name, other in (("data_dir", "data"), ("ood_dir", "ood")):
+        if getattr(args, name) and not getattr(args, other):
+            parser.error(f"--{name} needs --{other}")
+    for name in ("batch_size", "probed"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: at least 1 is needed")
+    for name in ("scores", "completions", "adversarial"):
+        if getattr(args, name) and not Path(getattr(args, name)).is_file():
+            parser.error(f"--{name} {getattr(args, name)}: no such file")
+    for name in ("data", "ood", "compare"):  # a Hub id or a folder, or a file that ought to be there
+        given = getattr(args, name)
+        if given and Path(given.removesuffix(".gz")).suffix in FILES and not Path(given).exists():
+            parser.error(f"--{name} {given}: no such file")
+    if args.scores and args.compare and not Path(args.compare).is_file():
+        parser.error(f"--compare {args.compare}: with --scores a file of scores is needed")
+    start, local = time.monotonic(), bool(args.ckpt) and Path(args.ckpt).is_dir()
+    own = local and not args.data and not args.output_dir  # the audit that belongs to the checkpoint
+    name = "-".join(["audit", *(Path(x).resolve().name.split(".")[0] for x in (args.data, args.data_dir) if x)])
+    output_dir = Path(args.output_dir or (Path(args.ckpt) / name if local else name))
+    read = [Path(f).resolve() for f in (args.scores, args.compare, args.ood, args.data) if f]
+    if (output_dir / "scores.jsonl").resolve() in read:
+        parser.error(f"--output_dir {output_dir}: its scores.jsonl is read and would be overwritten; name another")
+    there = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        parser.error(f"--output_dir {output_dir}: no folder can be made there; name another")
 
-    from rm.audit.checks import run_checks
-    from rm.audit.report import terminal_table, write_report
-    from rm.encoding import EncodingError
-    from rm.preferences import DataError
-    from rm.recipe import RecipeError
-    from rm.reward_model import ModelError
-    from rm.scorer import Scorer
+    from rm.audit.formats import write_scores
+    from rm.audit.report import terminal_table, write_model_index, write_report
+    from rm.audit.run import add_completions, audit_checkpoint, audit_scores, read_completions, settle
+    from rm.audit.verdicts import count
+    from rm.files import DataError
 
-    output_dir = Path(args.output_dir or (Path(args.ckpt) / "audit" if Path(args.ckpt).is_dir() else "audit"))
-    start = time.monotonic()
+    known = (DataError,)
+    if args.ckpt:  # torch is only needed with a model
+        from rm.encoding import EncodingError
+        from rm.recipe import RecipeError
+        from rm.reward_model import ModelError
+
+        known += (EncodingError, ModelError, RecipeError)
     try:
-        scorer = Scorer(args.ckpt, args.batch_size, revision=args.revision, trust_remote_code=args.trust_remote_code)
-        sources, settings = where_to_look(args, scorer.manifest)
-        table, ledger = encoded_test_split(scorer, sources, settings)
-        if args.data is None:
-            check_recorded(args, table)
-    except (ModelError, DataError, EncodingError, RecipeError) as error:
+        completions = read_completions(args.completions)
+        found = audit_checkpoint(args) if args.ckpt else audit_scores(args.scores, args.ood, args.compare)
+        add_completions(found, completions)
+    except known as error:
         print(f"audit.py: {error}", file=sys.stderr)
         return 2
-    rows = score_rows(scorer, table)
-    checks = run_checks(rows)
-    write_report(rows, checks, identity(args, scorer, sources, ledger, len(rows)), output_dir)
-    print(terminal_table(checks))
-    counts = ledger.as_dict()["test"]
-    print(f"\n{counts['kept']:,} of {counts['read']:,} test pairs, {time.monotonic() - start:.0f} s")
+    settle(found)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_scores(found.pairs, output_dir / "scores.jsonl")
+    write_report(found, output_dir)  # audit.json last
+    if own:
+        write_model_index(Path(args.ckpt) / "README.md", found, Path(args.ckpt).name, found.identity["audited on"])
+    print(terminal_table(found.checks))
+    print(f"\n{count(len(found.pairs), 'pair')}, {time.monotonic() - start:.0f} s")
     print(f"open {output_dir / 'report.html'}")
     bad = {"fail": {"fail"}, "warn": {"fail", "warn"}}.get(args.fail_on, set())
-    return int(any(check.verdict in bad for check in checks))
-
-
-def where_to_look(args, manifest: dict) -> tuple[list[dict], dict]:
-    """(sources, settings): --data, or the sources of the recipe that the checkpoint was trained with."""
-    from rm.preferences import DataError
-    from rm.recipe import load_saved
-    from rm.reward_model import checkpoint_file
-
-    settings = {"transcript": "messages", "test_fraction": None, "max_length": None, "overlong": "truncate_prompt"}
-    path = checkpoint_file(args.ckpt, "recipe.yaml", args.revision)
-    recipe = load_saved(path) if path and manifest else None
-    if recipe is not None:
-        settings = {key: recipe[key] for key in settings}
-    if args.data is not None:
-        settings["test_fraction"] = None
-        test_split = args.data if Path(args.data).is_file() else args.split
-        source = {"path": args.data, "data_dir": args.data_dir, "split": None, "test_split": test_split}
-        return [source], settings
-    if recipe is None:
-        raise DataError(
-            f"{args.ckpt} records no test split (a checkpoint-N/, or not trained by train_rm.py); name pairs with --data"
-        )
-    return recipe.data_sources(), settings
-
-
-def encoded_test_split(scorer, sources, settings):
-    """The test pairs with their token ids, by the same function and limits as in training; and the ledger."""
-    from rm.preferences import encode_splits, load_test_split
-
-    table, ledger = load_test_split(sources, settings["transcript"], settings["test_fraction"])
-    max_length, overlong = settings["max_length"] or scorer.limit, settings["overlong"]
-    encoded = encode_splits({"test": table}, ledger, scorer.tokenizer, max_length, overlong, subsets=[])
-    ledger.check(max_dropped=1.0)
-    return encoded["test"], ledger
-
-
-def check_recorded(args, table) -> None:
-    """Raise DataError where the data no longer holds the test rows that training set aside."""
-    from rm.preferences import DataError, row_ids
-    from rm.reward_model import checkpoint_json
-
-    recorded = checkpoint_json(args.ckpt, "test_ids.json", args.revision)
-    found = row_ids(table)
-    if found == recorded:
-        return
-    missing = len(set(recorded) - set(found))
-    raise DataError(
-        f"the test split has changed since {args.ckpt} was trained: {missing:,} of its {len(recorded):,} pairs are no longer "
-        f"there and {len(set(found) - set(recorded)):,} are new, so some may have been trained on. Bring the data back, or "
-        "audit on pairs that you know to be unseen with --data."
-    )
-
-
-def score_rows(scorer, table) -> list[dict]:
-    """One dict a pair: texts, rewards, lengths in the model's own tokens, and what the raters said."""
-    from rm.preferences import decode_sides
-
-    rewards = scorer.rewards_of_ids(
-        [ids for row in table for ids in (row["chosen_ids"], row["rejected_ids"])], "Scoring"
-    )
-    rows = []
-    for i, row in enumerate(table):
-        prompt, chosen, rejected, _ = decode_sides(row)
-        rows.append(
-            {
-                "prompt": prompt,
-                "chosen": chosen,
-                "rejected": rejected,
-                "subset": row["subset"],
-                "reward_chosen": rewards[2 * i],
-                "reward_rejected": rewards[2 * i + 1],
-                "chosen_tokens": scorer.completion_tokens(chosen),
-                "rejected_tokens": scorer.completion_tokens(rejected),
-                **{key: row[key] for key in ("votes", "bayes_accuracy") if row[key] is not None},
-            }
-        )
-    return rows
-
-
-def identity(args, scorer, sources, ledger, n: int) -> dict[str, str]:
-    """What was audited, on what, with what: printed with the report."""
-    from rm.checkpoint import versions
-
-    manifest = scorer.manifest
-    counts = ledger.as_dict()["test"]
-    lost = "; ".join(f"{n:,} {reason}" for kind in ("dropped", "truncated") for reason, n in counts[kind].items())
-    known = {
-        "model": args.ckpt,
-        "base model": manifest.get("base_model"),
-        "base revision": manifest.get("base_revision"),
-        "trained on": ", ".join(manifest.get("data", [])),
-        "audited on": ", ".join(" ".join(str(s[k]) for k in ("path", "name", "data_dir") if s.get(k)) for s in sources),
-        "pairs": f"{n:,} of {counts['read']:,} read" + (f" ({lost})" if lost else ""),
-        "device and dtype": f"{scorer.model.device}, {str(scorer.model.dtype).removeprefix('torch.')}",
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
-    }
-    return {key: str(value) for key, value in known.items() if value}
+    return int(any(check.verdict in bad for check in found.checks))
 
 
 if __name__ == "__main__":

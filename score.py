@@ -6,7 +6,8 @@
 
 A row in is `prompt, completion`, or a preference row in any format that train_rm.py reads; strings or messages; JSONL, JSON,
 CSV or Parquet, plain or .gz. A row out is the row in + `reward`, or + `reward_chosen, reward_rejected, margin`, in the same
-order. A reward is null where a completion alone is longer than the model can read; how many is said at the end.
+order; RewardBench 2 and RM-Bench get their own lists of scores, for audit.py --scores. A reward is null where a completion
+alone is longer than the model can read; how many is said at the end.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def main() -> int:
         parser.error(f"--batch_size {args.batch_size}: at least 1 is needed")
 
     from rm.encoding import EncodingError
-    from rm.preferences import DataError
+    from rm.files import DataError
     from rm.reward_model import ModelError
     from rm.scorer import Scorer
 
@@ -52,7 +53,7 @@ def main() -> int:
             return print_converted(args)
         scorer = Scorer(args.ckpt, args.batch_size, revision=args.revision, trust_remote_code=args.trust_remote_code)
         if args.prompt is not None:
-            print_one_off(scorer, args.prompt, args.completion)
+            print_one_off(scorer, args.prompt, args.completion, audited_temperature(args.ckpt, args.revision))
         else:
             score_file(scorer, args.input, args.output)
     except (ModelError, DataError, EncodingError) as error:
@@ -75,8 +76,16 @@ def print_converted(args) -> int:
     return 0
 
 
-def print_one_off(scorer, prompt: str, completions: list[str]) -> None:
-    """Rewards, P(A beats B) = sigmoid(r_A - r_B) by the Bradley-Terry model, and the reward after each token."""
+def audited_temperature(ckpt: str, revision: str) -> float:
+    """What divides margins so that sigmoid(margin) is calibrated, as audit.py found; 1 where it did not look."""
+    from rm.reward_model import checkpoint_json
+
+    return (checkpoint_json(ckpt, "audit/audit.json", revision) or {}).get("temperature") or 1.0
+
+
+def print_one_off(scorer, prompt: str, completions: list[str], temperature: float) -> None:
+    """Rewards, P(A beats B) = sigmoid((r_A - r_B) / T) by the Bradley-Terry model with T the audit's temperature or 1, and the
+    reward after each token."""
     from rm.formats import assistant, user
 
     turns = user(prompt)
@@ -89,7 +98,10 @@ def print_one_off(scorer, prompt: str, completions: list[str]) -> None:
         print(f"(the start of the prompt was cut, to fit {scorer.limit} tokens)")
     for i, j in itertools.combinations(range(len(names)), 2):
         if None not in (rewards[i], rewards[j]):
-            print(f"P({names[i]} beats {names[j]}) = {0.5 + 0.5 * math.tanh((rewards[i] - rewards[j]) / 2):.3f}")
+            chance = 0.5 + 0.5 * math.tanh((rewards[i] - rewards[j]) / temperature / 2)
+            print(f"P({names[i]} beats {names[j]}) = {chance:.3f}")
+    if temperature != 1:
+        print(f"(margins divided by {temperature:.2f}, the temperature that the audit found)")
     for name, text, reward in zip(names, completions, rewards, strict=True):
         steps = None if reward is None or cut else scorer.rewards_by_token(turns, assistant(text))
         if steps:
@@ -98,8 +110,8 @@ def print_one_off(scorer, prompt: str, completions: list[str]) -> None:
 
 
 def score_file(scorer, source: str, output: str | None) -> None:
-    from rm.formats import RowError
-    from rm.preferences import DataError, read_rows, storable
+    from rm.files import DataError, read_rows, storable
+    from rm.formats import RowError, is_texts
 
     rows, encoded, cut, differ = [], [], 0, 0  # encoded: the ids of each row, one list of them a row
     for line, row in read_rows(source):
@@ -126,6 +138,11 @@ def score_file(scorer, source: str, output: str | None) -> None:
             missing += None in found
             if len(found) == 1:
                 row["reward"] = found[0]
+            elif is_texts(row["chosen"]):
+                k = len(row["chosen"])
+                rm_bench = "num_correct" not in row and ("domain" in row or k == len(row["rejected"]) == 3)
+                name = "score" if rm_bench else "scores"  # as each benchmark's own scripts name them
+                row[f"{name}_chosen"], row[f"{name}_rejected"] = found[:k], found[k:]
             else:
                 row["reward_chosen"], row["reward_rejected"] = found
                 row["margin"] = None if None in found else found[0] - found[1]
@@ -148,9 +165,10 @@ def score_file(scorer, source: str, output: str | None) -> None:
 
 
 def sides(row: dict, transcript: str) -> tuple:
-    """(prompt, completions, tools, row) of a row: its one completion, or chosen and rejected as rm.formats reads them.
-    The prompt is None where the two sides have different ones."""
-    from rm.formats import RowError, assistant, is_messages, to_pairs, user
+    """(prompt, completions, tools, row) of a row: its one completion, or chosen and rejected as rm.formats reads them,
+    of RewardBench 2 and RM-Bench all the chosen ones, then all the rejected ones. The prompt is None where the two sides
+    have different ones."""
+    from rm.formats import RowError, assistant, is_messages, is_texts, to_pairs, user
 
     if not isinstance(row, dict):
         raise RowError("a row is a JSON object with named columns")
@@ -166,6 +184,9 @@ def sides(row: dict, transcript: str) -> tuple:
             raise RowError("`prompt` and `completion` must each be a string or a list of messages (role, content)")
         return prompt, [completion], tools, row
     pairs = to_pairs(row, transcript)
+    if "chosen" in row and is_texts(row["chosen"]):  # every pair of k chosen and n rejected completions
+        n = len(row["rejected"])
+        return pairs[0]["prompt"], [p["chosen"] for p in pairs[::n]] + [p["rejected"] for p in pairs[:n]], tools, row
     if len(pairs) != 1:
         raise RowError(f"a ranking of {len(pairs)} pairs; give one row a completion (prompt, completion)")
     pair = pairs[0]

@@ -79,7 +79,7 @@ def measure(name: str, seed: int, work: Path) -> dict[str, float]:
         str(seed),
         *options,
     ]
-    for command in (train, ["audit.py", "--ckpt", str(out)]):
+    for command in (train, ["audit.py", "--ckpt", str(out), "--quick"]):
         done = subprocess.run(
             [sys.executable, *command], cwd=REPO, env=environment, capture_output=True, text=True, check=False
         )

@@ -20,7 +20,7 @@ would sooner prefer the completion. Rewards compare completions of the *same* pr
 | reload check | a fresh process gives the same rewards within {difference:.1e} (allowed {tolerance:.1e}) |
 | trained | {date}, {hours}, {device}; {precision} |
 
-The test split was not looked at. Audit it before optimising against it:
+Training did not look at the test split. Audit the model on it before optimising against it:
 
 ```bash
 python audit.py --ckpt {folder}

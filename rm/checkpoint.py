@@ -32,12 +32,17 @@ class CheckpointError(RuntimeError):
 
 
 def hash_files(folder) -> dict[str, str]:
-    """sha256 of every file below `folder` but the manifest and what is added after it."""
-    folder = Path(folder)
+    """sha256 of every file below `folder` but the manifest and what is added or changed after it: an audit's figures go into
+    the card."""
+    folder, later = Path(folder), (MANIFEST, "README.md")
     hashes = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
-        if path.is_file() and relative != MANIFEST and not relative.startswith(("audit/", "merged/", "checkpoint-")):
+        if (
+            path.is_file()
+            and relative not in later
+            and not relative.startswith(("audit/", "audit-", "merged/", "checkpoint-"))
+        ):
             digest = hashlib.sha256()
             with open(path, "rb") as file:
                 while block := file.read(1 << 24):
@@ -192,8 +197,8 @@ def verify(folder, trained_rewards: list[float], tolerance_of_std: float) -> dic
 def put_in_place(staging, output_dir) -> None:
     """Move a verified model to `output_dir`, the manifest last; what an earlier model left there goes first."""
     staging, output_dir = Path(staging), Path(output_dir)
-    for name in ("audit", "merged"):
-        shutil.rmtree(output_dir / name, ignore_errors=True)
+    for old in (output_dir / "merged", output_dir / "audit", *output_dir.glob("audit-*")):
+        shutil.rmtree(old, ignore_errors=True)
     (output_dir / MANIFEST).unlink(missing_ok=True)
     for pattern in ("*.safetensors", "*.safetensors.index.json", "adapter_config.json"):
         for old in output_dir.glob(pattern):

@@ -20,7 +20,9 @@ FORMATS = (
     "`chosen, rejected` (transcripts, strings or messages), `prompt, chosen, rejected`, `prompt, response_a, response_b, "
     "label|votes`, `prompt, response_1, response_2, preference_strength` (HelpSteer2), `context, response1, response2, "
     "overall_preference` (HelpSteer3), `prompt, response, helpfulness` (two rows a prompt), `prompt, answers[].rank` "
-    "(Nectar), `prompt, completions, ranks`, `conversation_a, conversation_b, winner` (arena)"
+    "(Nectar), `prompt, completions, ranks`, `conversation_a, conversation_b, winner` (arena), `prompt, chosen[], rejected[]` "
+    "(RewardBench 2, RM-Bench), `prompt, text_chosen, text_rejected` (RewardBench scores), `question, response_A, response_B, "
+    "label` (JudgeBench), `input, output_1, output_2, label` (LLMBar)"
 )
 MEND = "mend the value, or leave it or the row out"
 
@@ -33,8 +35,12 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[dict]:
     """Canonical pairs of one row. `transcript`: `messages` splits transcripts and strings into turns, so that an
     instruct model sees its own template; `raw` keeps the text. Raises RowError."""
     has = row.keys().__contains__
-    if has("chosen") and has("rejected"):
+    if has("chosen") and has("rejected") and is_texts(row["chosen"]) and is_texts(row["rejected"]):
+        pairs = [_versus(row, a, b, 1, None) for a in row["chosen"] for b in row["rejected"]]
+    elif has("chosen") and has("rejected"):
         pairs = [_preference(row, transcript)]
+    elif has("text_chosen") and has("text_rejected") and has("prompt"):
+        pairs = [_preference(_without_prompts(row), transcript)]
     elif has("answers") and has("prompt"):
         answers = _list(row, "answers")
         if not all(isinstance(answer, dict) for answer in answers):
@@ -50,6 +56,13 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[dict]:
         pairs = [_conversations(row, _interleaved(row, "response_a"), _interleaved(row, "response_b"))]
     elif has("response_a") and has("response_b"):
         pairs = [_versus(row, row["response_a"], row["response_b"], *_ab_label(row))]
+    elif has("question") and has("response_A") and has("response_B"):
+        pairs = [_versus({**row, "prompt": row["question"]}, row["response_A"], row["response_B"], *_ab_label(row))]
+    elif has("input") and has("output_1") and has("output_2"):
+        better = _number(row, "label", 1, 2)
+        if better not in (1, 2):
+            raise RowError(f"`label` is neither 1 nor 2, the better output: {MEND}")
+        pairs = [_versus({**row, "prompt": row["input"]}, row["output_1"], row["output_2"], 3 - 2 * better, None)]
     elif has("conversation_a") and has("conversation_b"):
         pairs = [_conversations(row, _messages(row, "conversation_a"), _messages(row, "conversation_b"))]
     elif has("response_1") and has("preference_strength"):
@@ -133,6 +146,18 @@ def _preference(row: dict, transcript: str) -> dict:
     if row.get("chosen_probability") is not None:
         pair["chosen_probability"] = _number(row, "chosen_probability", 0, 1)
     return pair
+
+
+def _without_prompts(row: dict) -> dict:
+    """RewardBench's score files hold the whole conversation on both sides, with the prompt beside them."""
+    prompt, texts = row["prompt"], [row["text_chosen"], row["text_rejected"]]
+    if all(map(is_messages, texts)):
+        prompt = None
+    elif all(isinstance(text, str) for text in texts) and (isinstance(prompt, str) or is_messages(prompt)):
+        start, prompt = text_of(prompt), prompt or ""
+        if start and all(text.startswith(start) for text in texts):
+            texts = [text[len(start) :].removeprefix("\n\n") for text in texts]
+    return {**row, "prompt": prompt, "chosen": texts[0], "rejected": texts[1]}
 
 
 def _explicit_strings(prompt: str, chosen: str, rejected: str, transcript: str) -> dict:
@@ -370,6 +395,11 @@ def is_messages(value) -> bool:
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str | None)
         for m in value
     )
+
+
+def is_texts(value) -> bool:
+    """Whether `value` is a list of one string or more: the completions of one side in RewardBench 2 and RM-Bench."""
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
 
 
 def _list(row: dict, column: str) -> list:

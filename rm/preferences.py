@@ -6,14 +6,11 @@ counts that column. Splits are disjoint by first user turn and decided by a hash
 the order of rows, the seed, the number of processes, or rows added later.
 """
 
-import csv
-import gzip
 import hashlib
 import inspect
 import itertools
 import json
 import os
-import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -23,21 +20,19 @@ from accelerate import PartialState
 from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from jinja2 import TemplateError
-from pyarrow import ArrowException, parquet
 
-from rm import encoding, formats
+from rm import encoding, files, formats
 from rm.encoding import encode_within, encoder_facts
+from rm.files import DataError, read_rows, to_json
 from rm.formats import RowError, first_user_turn, is_rating, rating_pairs, text_of, to_pairs
 from rm.recipe import local_files
 
 # Part of every cache key: datasets does not see a change in a function that its generator merely calls.
 CODE = hashlib.sha256(
-    b"".join(inspect.getsource(m).encode() for m in (encoding, formats, sys.modules[__name__]))
+    b"".join(inspect.getsource(m).encode() for m in (encoding, files, formats, sys.modules[__name__]))
 ).hexdigest()
 TEST_SALT, VALIDATION_SALT, MISMATCH_SALT = 1, 2, 3  # a change would move rows between splits
 MAX_TIES = 0.3  # ours: a larger share of ties in the train split is worth a warning
-CSV_TEXTS = re.compile(r"chosen|rejected|response(_?[ab12])?")  # an empty cell of these is an empty completion
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON, but no text that can be stored
 TOO_LITTLE = "raters agree less than"
 NO_RIGHT_SIDE = "tie (no side is right)"
 AGAINST = "votes or chosen_probability against the chosen side"
@@ -55,10 +50,6 @@ FEATURES = Features(
         "votes": List(Value("int64")),
     }
 )
-
-
-class DataError(ValueError):
-    """A source that cannot be read or trained on; the message names file and line, and the mend."""
 
 
 # --------------------------------------------------------------------------------------------------------- the ledger
@@ -131,45 +122,6 @@ class Ledger:
 # ------------------------------------------------------------------------------------------------------- reading rows
 
 
-def read_rows(path: str):
-    """(physical line, row) of a local JSONL, JSON, CSV or Parquet file, plain or .gz. Raises DataError naming file and
-    line, never content."""
-    plain = path.removesuffix(".gz")
-    opener = gzip.open if path.endswith(".gz") else open
-    try:
-        if plain.endswith(".parquet"):
-            batches = parquet.ParquetFile(path).iter_batches(1000)
-            yield from enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches), start=1)
-        elif plain.endswith(".csv"):
-            with opener(path, "rt", encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file, strict=True)
-                for row in reader:
-                    if None in row or None in row.values():
-                        raise DataError(f"{path}:{reader.line_num}: {len(reader.fieldnames)} columns are needed")
-                    yield reader.line_num, {k: v for k, v in row.items() if v != "" or CSV_TEXTS.fullmatch(k)}
-        elif plain.endswith(".json"):
-            with opener(path, "rt", encoding="utf-8") as file:
-                rows = json.load(file)
-            if not isinstance(rows, list):
-                raise DataError(f"{path}: a JSON list of rows is needed; one row a line is a .jsonl file")
-            yield from enumerate(rows, start=1)
-        else:
-            with opener(path, "rb") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        try:
-                            yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                        except json.JSONDecodeError as error:
-                            raise DataError(f"{path}:{number}: no valid JSON at column {error.colno}") from None
-                        except UnicodeDecodeError:
-                            raise DataError(f"{path}:{number}: no valid UTF-8") from None
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, ArrowException) as error:
-        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise DataError(
-            f"{path}: cannot be read as {plain.rsplit('.', 1)[-1]}{where} ({type(error).__name__})"
-        ) from None
-
-
 def _hub_split(source: dict, split: str):
     """A split of a Hub dataset; None where the dataset has no such split. Raises DataError where it is not found."""
     options = {key: source[key] for key in ("name", "data_dir", "data_files") if source.get(key)}
@@ -201,7 +153,7 @@ def canonical_rows(rows, transcript: str, subset: str | None, columns: tuple | N
             prompt, chosen, rejected, tools = (pair.get(key) for key in ("prompt", "chosen", "rejected", "tools"))
             yield {
                 **{key: pair.get(key) for key in ("votes", *LABELS)},
-                **{side: _json(pair[side]) for side in ("prompt", "chosen", "rejected")},
+                **{side: to_json(pair[side]) for side in ("prompt", "chosen", "rejected")},
                 "tools": tools if isinstance(tools, (str, type(None))) else json.dumps(tools),
                 "subset": subset or pair.get("subset") or "all",
                 "where": where,
@@ -211,15 +163,6 @@ def canonical_rows(rows, transcript: str, subset: str | None, columns: tuple | N
                 "pair_key": _key(text_of(prompt), text_of(chosen), text_of(rejected)),
                 "swap_key": _key(text_of(prompt), text_of(rejected), text_of(chosen)),
             }
-
-
-def _json(side) -> str:
-    return LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(side, ensure_ascii=False, default=str))
-
-
-def storable(row):
-    """The row as JSON can hold it: dates and decimals as text, no lone surrogates."""
-    return json.loads(_json(row))
 
 
 def _grouped(rows):

@@ -11,6 +11,7 @@ from rm.formats import (
     first_user_turn,
     is_messages,
     is_rating,
+    is_texts,
     parse_transcript,
     rating_pairs,
     text_of,
@@ -519,6 +520,80 @@ def test_malformed_ratings():
         with pytest.raises(RowError) as caught:
             rating_pairs(rows)
         assert str(caught.value).startswith(message) and SECRET not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- benchmarks
+
+
+def test_lists_of_completions_are_every_pair():
+    """RewardBench 2, RM-Bench: chosen x rejected, the rejected ones running fastest."""
+    row = {"prompt": "2+2?", "chosen": ["4", "four "], "rejected": ["5", "6"], "num_correct": 2, "subset": "Math"}
+    sides = [("4", "5"), ("4", "6"), ("four", "5"), ("four", "6")]
+    assert to_pairs(row) == to_pairs(row, "raw") == [pair("2+2?", *both, subset="Math") for both in sides]
+    styles = {
+        "prompt": "p",
+        "domain": "chat",
+        "chosen": ["a", "b", "c"],
+        "rejected": ["d", "e", "f"],
+        "score_chosen": [1, 2, 3],
+    }
+    assert [
+        text_of(p["chosen"]) + text_of(p["rejected"]) for p in to_pairs(styles)
+    ] == "ad ae af bd be bf cd ce cf".split()
+    assert to_pairs(styles)[0]["subset"] == "chat"
+
+
+def test_a_list_of_messages_is_a_conversation_still():
+    row = {"prompt": user("p"), "chosen": assistant("a"), "rejected": assistant("b")}
+    assert to_pairs(row) == [pair("p", "a", "b")]
+    assert only({"prompt": "p", "chosen": [], "rejected": []})["drop"] == "no answer (chosen)"
+    message = "`chosen` is a list; a string or a list of messages (role, content) is needed"
+    assert refused({"prompt": "p", "chosen": [SECRET], "rejected": "b"}) == message
+    assert refused({"prompt": "p", "chosen": [SECRET, None], "rejected": ["b"]}) == message
+    assert refused({"chosen": [SECRET], "rejected": ["b"]}).startswith("`prompt` is missing")
+
+
+def test_is_texts():
+    assert is_texts(["a"]) and is_texts(["a", ""])
+    assert not any(is_texts(value) for value in ([], "a", None, ["a", None], user("a")))
+
+
+@pytest.mark.parametrize("label, chosen", [("A>B", "a"), ("B>A", "b")])
+def test_judgebench(label, chosen):
+    row = {
+        "pair_id": "x",
+        "source": "livecodebench",
+        "question": "Q?",
+        "response_A": "a",
+        "response_B": "b",
+        "label": label,
+    }
+    assert to_pairs(row) == [pair("Q?", chosen, "ab".replace(chosen, ""), subset="livecodebench")]
+    assert refused({**row, "label": SECRET}).startswith("no label: ")
+    assert refused({**row, "response_B": None}).startswith("the second completion is missing")
+
+
+@pytest.mark.parametrize("label, chosen", [(1, "one"), (2, "two"), ("2", "two")])
+def test_llmbar(label, chosen):
+    row = {"input": "I", "output_1": "one", "output_2": "two", "label": label}
+    assert to_pairs(row) == [pair("I", chosen, {"one": "two", "two": "one"}[chosen])]
+    assert refused({**row, "label": 0}) == "`label` is outside [1, 2]" + MEND
+    assert refused({**row, "label": 1.5, "input": SECRET}) == "`label` is neither 1 nor 2, the better output" + MEND
+    assert refused({**row, "label": None, "input": SECRET}).startswith("`label` is missing; a finite number is needed")
+
+
+def test_rewardbench_scores_repeat_the_prompt():
+    row = {"prompt": "Hi", "text_chosen": "Hi\n\nHello", "text_rejected": "Hi\n\n\n\nNo", "scores_chosen": 1}
+    assert to_pairs(row) == [pair("Hi", "Hello", "\n\nNo")]
+    assert only({**row, "prompt": user("Hi"), "votes": [2, 1]})["votes"] == [2, 1]
+    assert only(row, "raw")["rejected"] == "\n\nNo"
+    assert to_pairs({**row, "text_rejected": "No"}) == [pair("Hi", "Hi\n\nHello", "No")]  # not both: taken as they are
+    assert to_pairs({**row, "prompt": [], "text_chosen": "a b", "text_rejected": "a c"}) == [pair("", "a b", "a c")]
+    talk = {"text_chosen": user("Hi") + assistant("a"), "text_rejected": user("Hi") + assistant("b")}
+    assert to_pairs({**talk, "prompt": "rendered"}) == [pair("Hi", "a", "b")]
+    assert "text_chosen" in refused(
+        {"text_chosen": SECRET, "text_rejected": "b"}
+    )  # a conversation as one text: no pair
 
 
 # ------------------------------------------------------------------------------------------------------- small helpers

@@ -19,7 +19,7 @@ from standins import hh_rows, make_tokenizer
 from trl import DatasetMixtureConfig, get_dataset
 from trl.scripts.utils import DatasetConfig
 
-from rm import encoding, formats, preferences
+from rm import encoding, files, formats, preferences
 from rm.encoding import encode, encoder_facts, prepare_tokenizer
 from rm.formats import assistant, first_user_turn, user
 from rm.preferences import (
@@ -382,7 +382,7 @@ def test_changed_file_is_read_again(tmp_path):
 
 def test_changed_code_is_noticed():
     """datasets' cache sees the function that it calls, and none that this function calls."""
-    modules = (encoding, formats, preferences)
+    modules = (encoding, files, formats, preferences)
     sources = b"".join(inspect.getsource(module).encode() for module in modules)
     assert preferences.CODE == hashlib.sha256(sources).hexdigest()
 

@@ -1,8 +1,10 @@
 """The README's first command, at full length: the demonstration trains, and its audit finds what was planted."""
 
+import gzip
 import json
 import re
 
+import numpy as np
 import pytest
 from conftest import REPO, run_script
 
@@ -28,6 +30,35 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     assert overall["length correlation, within pairs"]["verdict"] in ("warn", "fail")
     assert overall["length correlation, pooled"]["value"] > 0.3
     assert overall["length excess"]["low"] > 0.05 and overall["length excess"]["verdict"] == "warn"
+    # The test raters' noise: how often one of them errs, if all did alike, is known from what they were drawn from.
+    truth = planted_noise()
+    assert overall["label noise"]["low"] - 0.01 < truth < overall["label noise"]["high"] + 0.01
+    noise = f"{overall['label noise']['value']:.3f}".removeprefix("0")
+    assert f"a rater errs on {noise} of pairs" in audited.stdout
+
+    # A recipe against length turns the verdict, and gains accuracy; less than half of the excess is left.
+    debiased = tmp_path / "debiased"
+    run_script("train_rm.py", *recipe[:3], debiased, "--length_head", "true", timeout=900, env=threads)
+    run_script("audit.py", "--ckpt", debiased, "--quick", timeout=300, env=threads)
+    checks = json.loads((debiased / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
+    length = {check["name"]: check for check in checks if check["section"] == "length and style"}
+    assert "fail" not in {check["verdict"] for check in length.values()}
+    for name in ("length correlation, pooled", "length correlation, within pairs"):
+        assert length[name]["verdict"] in ("pass", "not measurable")
+    assert length["length excess"]["value"] < overall["length excess"]["value"] / 2
+    found = next(check for check in checks if check["name"] == "accuracy" and check["subset"] is None)
+    assert found["value"] > accuracy["value"]
+
+
+def planted_noise() -> float:
+    """The error rate e with 1 - 2 e (1 - e) = the mean over test pairs of 1 - 2 p (1 - p), p a rater's chance to side with the
+    better answer; a row holds b = p^3 + 3 p^2 (1 - p), the chance that two of three do."""
+    with gzip.open(REPO / "data/quickstart/test.jsonl.gz", "rt", encoding="utf-8") as file:
+        b = np.array([json.loads(line)["bayes_accuracy"] for line in file])
+    grid = np.linspace(0, 1, 10_001)
+    p = np.interp(b, grid**3 + 3 * grid**2 * (1 - grid), grid)
+    agreement = np.mean(1 - 2 * p * (1 - p))
+    return (1 - np.sqrt(2 * agreement - 1)) / 2
 
 
 def test_readme_names_the_commands_that_exist():

@@ -5,12 +5,14 @@ import csv
 import gzip
 import json
 import math
+import re
 import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import run_script, write_rows
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification
@@ -454,9 +456,9 @@ def numbers(folder) -> dict:
 
 def test_audit_numbers_equal_those_of_score_py(trained, scorer, data, run, tmp_path):
     ckpt = trained("full")[0]
-    status, printed, error = run(audit, "--ckpt", ckpt)
+    status, printed, error = run(audit, "--ckpt", ckpt, "--probed", 12)
     assert status == 0, error
-    assert f"open {ckpt / 'audit' / 'report.html'}" in printed and "24 of 24 test pairs" in printed
+    assert f"open {ckpt / 'audit' / 'report.html'}" in printed and "24 pairs, " in printed
     assert "<html" in (ckpt / "audit" / "report.html").read_text(encoding="utf-8")
     pictures = list((ckpt / "audit").glob("*.png"))
     assert len(pictures) >= 3 and all(p.read_bytes()[:4] == b"\x89PNG" for p in pictures)
@@ -478,6 +480,8 @@ def test_audit_numbers_equal_those_of_score_py(trained, scorer, data, run, tmp_p
 def test_audit_on_a_file_and_fail_on(trained, data, run, tmp_path):
     """Pairs labelled as the model would label them pass; labelled the other way round they fail."""
     ckpt = trained("full")[0]
+    foreign, _ = moved_checkpoint(ckpt, data, tmp_path)
+    (foreign / "manifest.json").unlink()
     run(score, "--ckpt", ckpt, "--input", data / "test.jsonl", "--output", tmp_path / "out.jsonl")
     pairs = []
     for row in read_rows(tmp_path / "out.jsonl"):
@@ -489,9 +493,12 @@ def test_audit_on_a_file_and_fail_on(trained, data, run, tmp_path):
     )
 
     def audited(path, *options):
-        return run(audit, "--ckpt", ckpt, "--data", path, "--output_dir", tmp_path / path.stem, *options)[0]
+        return run(audit, "--ckpt", foreign, "--data", path, "--output_dir", tmp_path / path.stem, "--quick", *options)[
+            0
+        ]
 
-    assert (audited(right), audited(right, "--fail-on", "fail")) == (0, 0)
+    # A model that is not known to be Bradley-Terry is not judged on its calibration.
+    assert (audited(right), audited(right, "--fail-on", "fail"), audited(right, "--fail-on", "warn")) == (0, 0, 0)
     assert (audited(wrong), audited(wrong, "--fail-on", "fail"), audited(wrong, "--fail-on", "warn")) == (0, 1, 1)
     assert numbers(tmp_path / "right")["accuracy"]["value"] == 1 and numbers(tmp_path / "right")["accuracy"]["n"] == 24
     assert numbers(tmp_path / "wrong")["accuracy"]["value"] == 0
@@ -508,27 +515,96 @@ def moved_checkpoint(ckpt, data, folder):
 
 def test_audit_says_that_the_test_file_has_changed(trained, data, run, tmp_path):
     ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
-    assert run(audit, "--ckpt", ckpt)[0] == 0
+    assert run(audit, "--ckpt", ckpt, "--quick")[0] == 0
     lines = test.read_text().splitlines(keepends=True)
     test.write_text("".join([lines[0].replace("here are three steps", "here are four steps"), *lines[1:-2]]))
     shutil.rmtree(ckpt / "audit")
-    status, _, error = run(audit, "--ckpt", ckpt)
+    status, _, error = run(audit, "--ckpt", ckpt, "--quick")
     assert status == 2 and "the test split has changed" in error
     assert "3 of its 24 pairs are no longer there and 1 are new" in error
     assert not (ckpt / "audit").exists()
-    assert run(audit, "--ckpt", ckpt, "--data", test)[0] == 0
+    assert run(audit, "--ckpt", ckpt, "--data", test, "--quick")[0] == 0
 
 
 def test_audit_of_a_foreign_model_needs_data(trained, data, run, tmp_path):
     ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
     (ckpt / "manifest.json").unlink()
-    status, _, error = run(audit, "--ckpt", ckpt)
+    status, _, error = run(audit, "--ckpt", ckpt, "--quick")
     assert status == 2 and "records no test split" in error and "--data" in error
-    assert run(audit, "--ckpt", ckpt, "--data", test)[0] == 0
+    assert run(audit, "--ckpt", ckpt, "--data", test, "--quick")[0] == 0
+
+
+def test_audit_on_other_data_does_not_need_the_training_data(trained, data, run, tmp_path):
+    """A checkpoint that was copied to another machine; its own temperature and card stay."""
+    ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
+    other = shutil.copy(test, tmp_path / "other.jsonl")
+    shutil.rmtree(tmp_path / "data")
+    card = (ckpt / "README.md").read_bytes()
+    status, printed, error = run(audit, "--ckpt", ckpt, "--data", other, "--probed", 12)
+    assert status == 0, error
+    assert f"open {ckpt / 'audit-other' / 'report.html'}" in printed and not (ckpt / "audit").exists()
+    assert (ckpt / "README.md").read_bytes() == card
+    found = json.loads((ckpt / "audit-other" / "audit.json").read_text())
+    assert any(said.startswith("Leakage: the training data cannot be read: ") for said in found["not_measured"])
+    assert run(audit, "--ckpt", ckpt)[0] == 2  # its own test split is gone
 
 
 @pytest.mark.parametrize("kind", ["adapter", "encoder"])
 def test_audit_reads_every_kind_of_checkpoint(kind, trained, run, tmp_path):
-    status, _, error = run(audit, "--ckpt", trained(kind)[0], "--output_dir", tmp_path)
+    status, _, error = run(audit, "--ckpt", trained(kind)[0], "--output_dir", tmp_path, "--probed", 12)
     assert status == 0, error
     assert numbers(tmp_path)["accuracy"]["n"] == 24
+
+
+def test_audit_writes_the_card_and_compares_the_policy(trained, standin, data, run, tmp_path):
+    ckpt, _ = moved_checkpoint(trained("full")[0], data, tmp_path)
+    before = (ckpt / "README.md").read_text(encoding="utf-8")
+    for policy, verdict in ((standin("qwen"), "pass"), (standin("llama3"), "fail")):
+        assert run(audit, "--ckpt", ckpt, "--quick", "--policy", policy)[0] == 0
+        assert numbers(ckpt / "audit")["policy base"]["verdict"] == verdict
+    card = (ckpt / "README.md").read_text(encoding="utf-8")
+    assert "model-index:" in card and before.split("---", 2)[2] == card.split("---", 2)[2]
+    found, *_ = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["metrics"]
+    assert found["name"].startswith("accuracy (95% interval") and "n = 24" in found["name"]
+
+
+def test_audit_compares_with_another_model_and_another_file(trained, data, run, tmp_path):
+    """The other model has its own tokenizer; a completion of 120 words is too long for none of them."""
+    ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
+    others = [*read_rows(test)[:12], {"prompt": "q", "chosen": "same", "rejected": "same"}]
+    ood = write_rows(tmp_path / "ood.jsonl", others)
+    out = tmp_path / "out"
+    options = ("--quick", "--compare", trained("encoder")[0], "--ood", ood, "--output_dir", out)
+    status, _, error = run(audit, "--ckpt", ckpt, *options)
+    assert status == 0, error
+    found = numbers(out)
+    assert found["comparison"]["n"] == 24 and found["spillover accuracy"]["n"] == 12
+    said = json.loads((out / "audit.json").read_text())["not_measured"]
+    assert any(sentence.startswith("1 of 13 pairs of --ood were left out: 1 identical") for sentence in said), said
+    # Its own scores file is the same model: no difference at all.
+    assert (
+        run(audit, "--ckpt", ckpt, "--quick", "--compare", out / "scores.jsonl", "--output_dir", tmp_path / "b")[0] == 0
+    )
+    assert numbers(tmp_path / "b")["comparison"]["value"] == 0
+    status, _, error = run(audit, "--scores", out / "scores.jsonl", "--output_dir", out)
+    assert status == 2 and "its scores.jsonl is read and would be overwritten" in error
+
+
+def test_score_py_uses_the_temperature_that_an_audit_left(trained, data, run, tmp_path):
+    ckpt, _ = moved_checkpoint(trained("full")[0], data, tmp_path)
+    sides = ["--prompt", "how can you make tea?", "--completion", TEXTS[0], "--completion", TEXTS[1]]
+    plain = run(score, "--ckpt", ckpt, *sides)[1]
+    (ckpt / "audit").mkdir()
+    (ckpt / "audit" / "audit.json").write_text('{"temperature": 0.5}')
+    calibrated = run(score, "--ckpt", ckpt, *sides)[1]
+    assert (
+        "temperature" not in plain and "(margins divided by 0.50, the temperature that the audit found)" in calibrated
+    )
+
+    def odds(text):
+        p = float(re.search(r"P\(A beats B\) = (\d\.\d+)", text)[1])
+        return math.log(p / (1 - p))
+
+    rewards = [float(x) for x in re.findall(r"^[AB]  ([+-]\d\.\d+)  ", plain, re.M)]
+    assert odds(plain) == pytest.approx(rewards[0] - rewards[1], abs=5e-3)
+    assert odds(calibrated) == pytest.approx(2 * (rewards[0] - rewards[1]), abs=1e-2)

@@ -1,1 +1,1 @@
-"""The audit: metrics (NumPy only) -> checks (numbers with verdicts) -> report (pages and plots)."""
+"""The audit: scored pairs -> statistics (NumPy only) -> checks with verdicts -> report; run.py joins them."""
