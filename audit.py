@@ -35,7 +35,7 @@ def main() -> int:
         "--policy", help="the policy to be trained: does it share this model's base, tokenizer, template?"
     )
     parser.add_argument("--output_dir", help="default: CKPT/audit, with --data CKPT/audit-NAME; not local: ./audit")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--token_budget", type=int, default=8192, help="tokens of one forward: lower it to save memory")
     parser.add_argument("--probed", type=int, default=100, help="how many prompts' completions the probes edit")
     parser.add_argument("--quick", action="store_true", help="leave out probes, leakage and train accuracy")
     parser.add_argument("--fail-on", choices=["warn", "fail"], help="exit 1 if a verdict is at least this bad")
@@ -51,7 +51,7 @@ def main() -> int:
     for name, other in (("data_dir", "data"), ("ood_dir", "ood")):
         if getattr(args, name) and not getattr(args, other):
             parser.error(f"--{name} needs --{other}")
-    for name in ("batch_size", "probed"):
+    for name in ("token_budget", "probed"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)}: at least 1 is needed")
     for name in ("scores", "completions", "adversarial"):
@@ -80,20 +80,25 @@ def main() -> int:
     from rm.audit.verdicts import count
     from rm.files import DataError
 
-    known = (DataError,)
+    known, main_process = (DataError,), True
     if args.ckpt:  # torch is only needed with a model
         from rm.encoding import EncodingError
         from rm.recipe import RecipeError
         from rm.reward_model import ModelError
+        from rm.runtime import processes
 
         known += (EncodingError, ModelError, RecipeError)
+        main_process = processes().is_main_process  # under accelerate launch each computes a share, one writes
     try:
         completions = read_completions(args.completions)
         found = audit_checkpoint(args) if args.ckpt else audit_scores(args.scores, args.ood, args.compare)
         add_completions(found, completions)
     except known as error:
-        print(f"audit.py: {error}", file=sys.stderr)
+        if main_process:
+            print(f"audit.py: {error}", file=sys.stderr)
         return 2
+    if not main_process:
+        return 0
     settle(found)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_scores(found.pairs, output_dir / "scores.jsonl")

@@ -3,6 +3,7 @@
     python score.py --ckpt rm-out --prompt "What is 2+2?" --completion "4." --completion "I'd rather not say."
     python score.py --ckpt rm-out --input completions.jsonl --output scored.jsonl
     python score.py --ckpt their-rm --convert plain-rm    # any layout that is read here -> a stock one-label checkpoint
+    accelerate launch --config_file accelerate_configs/ddp.yaml score.py --ckpt rm-out --input ...    # a share on each GPU
 
 A row in is `prompt, completion`, or a preference row in any format that train_rm.py reads; strings or messages; JSONL, JSON,
 CSV or Parquet, plain or .gz. A row out is the row in + `reward`, or + `reward_chosen, reward_rejected, margin`, in the same
@@ -27,7 +28,7 @@ def main() -> int:
     parser.add_argument("--prompt", help="one prompt, with one or more --completion")
     parser.add_argument("--completion", action="append", default=[], help="repeat to compare")
     parser.add_argument("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
-    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--token_budget", type=int, default=8192, help="tokens of one forward: lower it to save memory")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own Python code")
     args = parser.parse_args()
     if sum(x is not None for x in (args.prompt, args.input, args.convert)) != 1 or (
@@ -40,24 +41,29 @@ def main() -> int:
         parser.error(f"--input {args.input}: no such file")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         parser.error(f"--output {args.output}: no such folder; it would fail once everything is scored")
-    if args.batch_size < 1:
-        parser.error(f"--batch_size {args.batch_size}: at least 1 is needed")
+    if args.token_budget < 1:
+        parser.error(f"--token_budget {args.token_budget}: at least 1 is needed")
 
     from rm.encoding import EncodingError
     from rm.files import DataError
     from rm.reward_model import ModelError
+    from rm.runtime import processes
     from rm.scorer import Scorer
 
+    state = processes()
     try:
         if args.convert:
-            return print_converted(args)
-        scorer = Scorer(args.ckpt, args.batch_size, revision=args.revision, trust_remote_code=args.trust_remote_code)
+            return print_converted(args) if state.is_main_process else 0
+        scorer = Scorer(args.ckpt, args.token_budget, revision=args.revision, trust_remote_code=args.trust_remote_code)
         if args.prompt is not None:
-            print_one_off(scorer, args.prompt, args.completion, audited_temperature(args.ckpt, args.revision))
+            if state.is_main_process:
+                print_one_off(scorer, args.prompt, args.completion, audited_temperature(args.ckpt, args.revision))
         else:
             score_file(scorer, args.input, args.output)
+        state.destroy_process_group()
     except (ModelError, DataError, EncodingError) as error:
-        print(f"score.py: {error}", file=sys.stderr)
+        if state.is_main_process:
+            print(f"score.py: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -112,6 +118,7 @@ def print_one_off(scorer, prompt: str, completions: list[str], temperature: floa
 def score_file(scorer, source: str, output: str | None) -> None:
     from rm.files import DataError, read_rows, storable
     from rm.formats import RowError, is_texts
+    from rm.runtime import processes
 
     rows, encoded, cut, differ = [], [], 0, 0  # encoded: the ids of each row, one list of them a row
     for line, row in read_rows(source):
@@ -128,6 +135,8 @@ def score_file(scorer, source: str, output: str | None) -> None:
         encoded.append(ids)
         cut += was_cut
     rewards = iter(scorer.rewards_of_ids([ids for group in encoded for ids in group], progress="Scoring"))
+    if not processes().is_main_process:
+        return
     missing = 0
     # Written beside its place and moved there, so that an interrupted run leaves no half file.
     temporary = Path(f"{output}.tmp") if output else None
@@ -161,6 +170,7 @@ def score_file(scorer, source: str, output: str | None) -> None:
             f"{missing - differ:,} with no reward because a completion alone is longer than {scorer.limit} tokens"
         )
     said += [f"{differ:,} with no reward because the two sides have different prompts"] if differ else []
+    said += [f"in padded batches, because {scorer.padded_because}"] if scorer.padded_because else []
     print(", ".join(said), file=sys.stderr)
 
 

@@ -104,7 +104,7 @@ def shuffled_accuracy(ckpt: Path) -> float:
     sides = [decode_sides(row) for row in table]
     prompts = [prompt for prompt, *_ in sides]
     texts = [(p, c) for p, (_, *pair, _) in zip(prompts[1:] + prompts[:1], sides, strict=True) for c in pair]
-    rewards = Scorer(str(ckpt), 32).rewards(texts)
+    rewards = Scorer(str(ckpt)).rewards(texts)
     import numpy as np
 
     return accuracy(np.subtract(rewards[::2], rewards[1::2])).value

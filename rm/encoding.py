@@ -9,8 +9,10 @@ token stays text.
 
 import hashlib
 import json
+import os
 import re
 from datetime import date
+from functools import lru_cache
 from itertools import islice
 
 # Wrapped around the base model's own template. `rm_control` lists the tokenizer's control tokens.
@@ -204,10 +206,34 @@ def render(tokenizer, prompt, completion, tools=None) -> str:
 
 def encode(tokenizer, prompt, completion, tools=None) -> list[int]:
     """Token ids of `prompt + completion` (two message lists, or two strings). Raises EncodingError on a double BOS."""
-    ids = _tokenise(tokenizer, render(tokenizer, prompt, completion, tools))
-    if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+    return encode_each(tokenizer, prompt, [completion], tools)[0]
+
+
+def encode_each(tokenizer, prompt, completions, tools=None) -> list[list[int]]:
+    """`encode` of every completion; what they share up to the last control token is tokenised once."""
+    texts = [render(tokenizer, prompt, completion, tools) for completion in completions]
+    start = _last_control_token(tokenizer, os.path.commonprefix(texts)) if len(texts) > 1 else 0
+    head = [texts[0][:start]] if start else []
+    pieces = tokenizer(head + [text[start:] for text in texts], add_special_tokens=False)["input_ids"]
+    encoded = [pieces[0] + rest for rest in pieces[1:]] if start else pieces
+    if tokenizer.bos_token_id is not None and any(ids[:2] == [tokenizer.bos_token_id] * 2 for ids in encoded):
         raise EncodingError(f"two BOS tokens ({tokenizer.bos_token!r}) at the start of an encoding; one is needed")
-    return ids
+    return encoded
+
+
+def _last_control_token(tokenizer, text: str) -> int:
+    """Where the last control token of a text begins; 0 where it has none. Tokenizers cut a text at control tokens first, so
+    that what stands before one and what begins with it are tokenised alike alone and together."""
+    starts = [match.start() for match in _control_pattern(tokenizer).finditer(text)]
+    return starts[-1] if starts else 0
+
+
+@lru_cache(maxsize=8)
+def _control_pattern(tokenizer) -> re.Pattern:
+    # One with `lstrip` ([MASK]) takes the spaces before it along.
+    tokens = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special and not token.lstrip}
+    longest_first = sorted((token for token in tokens if len(token) > 1), key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def encode_within(tokenizer, prompt, completions, max_length: int | None, overlong: str, tools=None):
@@ -218,7 +244,7 @@ def encode_within(tokenizer, prompt, completions, max_length: int | None, overlo
     `overlong="truncate_prompt"` drops the oldest part of the prompt, the same for all completions; a completion is
     never cut.
     """
-    ids = [encode(tokenizer, prompt, completion, tools) for completion in completions]
+    ids = encode_each(tokenizer, prompt, completions, tools)
     over = [max_length is not None and len(i) > max_length for i in ids]
     if not any(over) or overlong != "truncate_prompt":
         return ids, over, False
@@ -233,7 +259,7 @@ def encode_within(tokenizer, prompt, completions, max_length: int | None, overlo
             fitted, _, truncated = encode_within(tokenizer, prompt, fit, max_length, overlong, tools)
             rest = iter(fitted)
             return [i if too_long else next(rest) for i, too_long in zip(ids, over, strict=True)], over, truncated
-        ids = [encode(tokenizer, shorter, completion, tools) for completion in completions]
+        ids = encode_each(tokenizer, shorter, completions, tools)
     return ids, [False] * len(ids), True
 
 

@@ -37,6 +37,7 @@ TOO_LITTLE = "raters agree less than"
 NO_RIGHT_SIDE = "tie (no side is right)"
 AGAINST = "votes or chosen_probability against the chosen side"
 TIE = "tie (chosen_probability .5)"
+ROWS_A_PROCESS = 20_000  # encoding: fewer do not pay for starting another process
 STREAM_HELD_OUT = 10_000  # streaming: validation pairs come from this many first rows
 LABELS = (  # what the raters said, where a row says it
     "target_margin", "chosen_probability", "strength", "rating_chosen", "rating_rejected", "bayes_accuracy",
@@ -565,8 +566,9 @@ def encode_splits(
     """Tokenise every split, drop and count what the length limit excludes.
 
     Adds columns `chosen_ids`, `rejected_ids`, `length`, `subset_id` (index into `subsets`, which is filled here) and the
-    labels (labels_of, whose options `labels` are), which replace what the row had. Raises DataError for an empty split, and
-    for an over-long pair under `overlong="error"`.
+    labels (labels_of, whose options `labels` are), which replace what the row had. `num_proc`: processes; None for as many as
+    there are CPUs where there are many rows. Raises DataError for an empty split, and for an over-long pair under
+    `overlong="error"`.
     """
     ledger.check(max_dropped=1.0)  # an empty split is an error
     for table in splits.values():
@@ -594,7 +596,7 @@ def encode_splits(
             table = table.map(
                 columns,
                 fn_kwargs={"name": name},
-                num_proc=num_proc,
+                num_proc=num_proc or min(os.cpu_count() or 1, len(table) // ROWS_A_PROCESS) or None,
                 desc=f"Encoding {name}",
                 # A tokenizer's own hash changes with use, which would encode again on every process.
                 new_fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:32],

@@ -43,6 +43,8 @@ OWN = {
     "head_init": (["str", "null"], None, ["zero", "normal"], "null keeps a trained head; zero and normal start anew"),
     "head_dropout": (["float"], 0.0, None, "of the hidden state before the head, in training only, 0 <= x < 1"),
     "train_last_layers": (["int", "null"], None, None, "train the last N blocks and the head; 0: the head alone"),
+    "prefix_sharing": (["str"], "auto", ["auto", "on", "off"], "no padding, and each shared prefix computed once"),
+    "token_budget": (["int", "null"], None, None, "cut a device's batch into micro-batches of so many tokens; null: whole"),
     "early_stopping_patience": (["int", "null"], None, None, "evaluations without a better metric before stopping"),
 }
 # Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by machine.
@@ -83,6 +85,7 @@ RANGES = {  # key -> what is needed, the check, an example
     "tie_margin": ("x > 0", lambda x: x > 0, 0.5),
     "head_dropout": ("0 <= x < 1", lambda x: 0 <= x < 1, 0.1),
     "train_last_layers": ("x >= 0", lambda x: x >= 0, 4),
+    "token_budget": ("x >= 1", lambda x: x >= 1, 8192),
     "early_stopping_patience": ("x >= 1", lambda x: x >= 1, 3),
     "max_length": ("x >= 2", lambda x: x >= 2, 1024),
 }

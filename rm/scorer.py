@@ -1,18 +1,39 @@
-"""Completions -> rewards: `Scorer("rm-out").rewards([(prompt, completion), ...])`, in the order given."""
+"""Completions -> rewards: `Scorer("rm-out").rewards([(prompt, completion), ...])`, in the order given.
+
+Texts are sorted so that what shares a prefix meets, and computed by rm.packing under a budget of tokens: N completions of a
+prompt cost the prompt once. Under `accelerate launch` each process computes its share, and every one gets all rewards.
+"""
+
+import sys
 
 import torch
+from accelerate.utils import gather_object
 
 from rm.encoding import encode, encode_within
 from rm.formats import text_of
+from rm.packing import enable_packing, pack, padded, self_test, to_device, token_batches, why_padded
 from rm.reward_model import checkpoint_json, is_encoder, load_reward_model, position_limit, rewards_from_logits
+from rm.runtime import processes
+
+TOKEN_BUDGET = 8192  # a forward's computed tokens
+TESTED = 4  # texts of the self-test
 
 
 class Scorer:
-    """A loaded reward model. Rewards are float32 numbers, computed without autocast in the dtype it was saved in."""
+    """A loaded reward model. Rewards are float32 numbers, computed without autocast in the dtype it was saved in.
 
-    def __init__(self, ckpt: str, batch_size: int = 8, revision: str = "main", **options):
+    `token_budget`: the tokens of one forward; a longer text gets one of its own. `padded_because` says why batches are padded,
+    None where they are packed.
+    """
+
+    def __init__(self, ckpt: str, token_budget: int = TOKEN_BUDGET, revision: str = "main", **options):
+        processes()  # first: it says which GPU is this process's
         self.model, self.tokenizer = load_reward_model(ckpt, revision=revision, **options)
-        self.batch_size = batch_size
+        self.token_budget, self.tested = token_budget, False
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self.padded_because = why_padded(base)
+        if self.padded_because is None:
+            enable_packing(base)
         self.manifest = checkpoint_json(ckpt, "manifest.json", revision) or {}  # empty for a model that is not ours
         self.limit = position_limit(self.model.config, self.tokenizer)
         # A model that was trained on cut prompts scores them cut; one that was not reads as far as it can.
@@ -27,24 +48,39 @@ class Scorer:
         return [None if too_long else i for i, too_long in zip(ids, over, strict=True)], cut
 
     def rewards_of_ids(self, ids: list[list[int] | None], progress: str | None = None) -> list[float | None]:
-        """One reward an id list, None for None. Sorted by length, so that a batch has little padding."""
+        """One reward an id list, None for None."""
         from tqdm import tqdm
 
-        order = sorted((i for i, tokens in enumerate(ids) if tokens is not None), key=lambda i: len(ids[i]))
-        rewards: list[float | None] = [None] * len(ids)
-        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        for batch in tqdm(batches, desc=progress, disable=progress is None or len(batches) < 8, unit="batch"):
-            padded = self.tokenizer.pad(
-                {"input_ids": [ids[i] for i in batch]}, padding_side="right", return_tensors="pt"
-            )
+        known = [i for i, tokens in enumerate(ids) if tokens is not None]
+        packed = self._packs([ids[i] for i in known])
+        batches = token_batches([[ids[i]] for i in known], self.token_budget, packed)
+        state = processes()
+        share = batches[state.process_index :: state.num_processes]
+        quiet = progress is None or len(batches) < 8 or not state.is_main_process
+        found = []  # (place in `ids`, reward)
+        for batch in tqdm(share, desc=progress, disable=quiet, unit="batch"):
+            texts = [ids[known[i]] for i in batch]
+            inputs = pack(texts) if packed else padded(texts, self.tokenizer.pad_token_id)
+            options = {} if is_encoder(self.model.config) else {"use_cache": False}  # it would hold every layer's keys
             with torch.inference_mode():
-                logits = self.model(
-                    input_ids=padded["input_ids"].to(self.model.device),
-                    attention_mask=padded["attention_mask"].to(self.model.device),
-                ).logits  # (batch, labels)
-            for i, reward in zip(batch, rewards_from_logits(logits).tolist(), strict=True):
-                rewards[i] = reward
+                logits = self.model(**to_device(inputs, self.model.device), **options).logits  # (texts, labels)
+            found += zip([known[i] for i in batch], rewards_from_logits(logits).tolist(), strict=True)
+        rewards: list[float | None] = [None] * len(ids)
+        for i, reward in gather_object(found) if state.num_processes > 1 else found:
+            rewards[i] = reward
         return rewards
+
+    def _packs(self, texts: list[list[int]]) -> bool:
+        """Whether to pack: not a handful of texts, and none where a first look finds other values than the padded forward's."""
+        if self.padded_because is not None or len(texts) <= 2 * TESTED:
+            return False
+        if not self.tested:
+            self.tested = True
+            apart, limit = self_test(self.model, sorted(texts)[:TESTED], self.tokenizer.pad_token_id)
+            if apart > limit:
+                self.padded_because = f"packed differs by {apart:.1e} from padded, more than {limit:.1e}"
+                print(f"padded batches, because {self.padded_because}", file=sys.stderr)
+        return self.padded_because is None
 
     def rewards(self, texts: list[tuple], progress: str | None = None) -> list[float | None]:
         """Rewards of (prompt, completion) tuples: message lists, or strings that are taken as they are."""

@@ -3,6 +3,7 @@
 What it changes in `trl.RewardTrainer`, and why:
 - the loss of a step is the mean over the *pairs* of the step, across micro-batches and processes (TRL: mean of batch means,
   so that a step of 4 + 2 pairs has another gradient than one of 6);
+- where the model allows it, a micro-batch has no padding and each shared prefix is computed once (rm.packing);
 - the objectives of rm.losses, and rankings: all pairs of one come in one step, weigh as much as one pair together, and each
   completion is computed once;
 - accuracy is counted a pair, ties one half, with n, and a subset (TRL: mean of batch means, ties are errors);
@@ -10,18 +11,22 @@ What it changes in `trl.RewardTrainer`, and why:
   `backward`, after it) and before anything is saved; transformers logs it as 0.0 and saves.
 """
 
+from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 
+import numpy as np
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
-from transformers import EvalPrediction
+from transformers import EvalPrediction, TrainerCallback
 from trl import RewardTrainer
-from trl.trainer.utils import pad
 
 from rm.length_head import LengthHead
 from rm.losses import LOSSES, centering, smooth
+from rm.packing import drops_out, enable_packing, pack, padded, self_test, token_batches, why_padded
 from rm.preferences import by_ranking
-from rm.reward_model import Float32Head, head_of, is_encoder, rewards_from_logits
+from rm.reward_model import Float32Head, ModelError, head_of, is_encoder, rewards_from_logits
 
 # What a batch says of each pair beside its texts, and what a pair that says nothing means.
 COLUMNS = {
@@ -32,6 +37,7 @@ COLUMNS = {
     "subset_id": 0,
 }
 LABELS = [*COLUMNS, "length_difference"]  # the last in tokens
+SIDES = ("chosen_ids", "rejected_ids")
 
 
 class NonFiniteError(RuntimeError):
@@ -39,11 +45,16 @@ class NonFiniteError(RuntimeError):
 
 
 class PreferenceCollator:
-    """Pairs -> `input_ids`, `attention_mask` (texts, tokens) padded right, each different text once; `sides` (pairs, 2), the
-    rows of chosen and rejected; `weight` (pairs,), 1 a pair, or 1 a ranking; and the LABELS, each (pairs,)."""
+    """Pairs -> `weight` (pairs,), 1 a pair, or 1 a ranking; `micro_batches` of them, one after the other in the `order`
+    (pairs,), indices of the pairs as given. A micro-batch: `texts`, the model's inputs with each different text once (packed, or padded right); `sides` (pairs, 2), the texts of
+    chosen and rejected; `weight`; the LABELS, each (pairs,); `tokens`, how many the texts have.
 
-    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None, table=None):
+    With a `token_budget` a micro-batch has as many pairs as fit, else all. `packed` and `share` are rm.packing's.
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int | None = None, table=None, token_budget=None):
         self.pad_token_id, self.pad_to_multiple_of, self.table = pad_token_id, pad_to_multiple_of, table
+        self.token_budget, self.packed, self.share = token_budget, False, True
 
     def pairs_of(self, example: dict) -> list[dict]:
         if "rows" not in example:
@@ -52,33 +63,60 @@ class PreferenceCollator:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def __call__(self, examples: list[dict]) -> dict:
-        groups = [self.pairs_of(example) for example in examples]
-        pairs = [pair for group in groups for pair in group]
+        groups = [[pair | {"weight": 1 / len(group)} for pair in group] for group in map(self.pairs_of, examples)]
+        batches = [range(len(groups))]
+        if self.token_budget:
+            texts = [[pair[side] for pair in group for side in SIDES] for group in groups]
+            batches = token_batches(texts, self.token_budget, self.packed and self.share)
+        parts = [self.micro_batch([pair for i in batch for pair in groups[i]]) for batch in batches]
+        ends = np.cumsum([len(group) for group in groups])
+        order = [pair for batch in batches for i in batch for pair in range(ends[i] - len(groups[i]), ends[i])]
+        weight = torch.cat([part["weight"] for part in parts])
+        return {"weight": weight, "order": torch.tensor(order), "micro_batches": parts}
+
+    def micro_batch(self, pairs: list[dict]) -> dict:
         texts: dict[tuple, int] = {}
-        sides = [[texts.setdefault(tuple(p[s]), len(texts)) for s in ("chosen_ids", "rejected_ids")] for p in pairs]
-        ids = [torch.tensor(text) for text in texts]
-        padding = {"padding_side": "right", "pad_to_multiple_of": self.pad_to_multiple_of}
+        sides = [[texts.setdefault(tuple(pair[side]), len(texts)) for side in SIDES] for pair in pairs]
+        if self.packed:
+            inputs = pack(list(texts), self.share)
+        else:
+            inputs = padded(list(texts), self.pad_token_id, self.pad_to_multiple_of)
         return {
-            "input_ids": pad(ids, padding_value=self.pad_token_id, **padding),
-            "attention_mask": pad([torch.ones_like(i) for i in ids], padding_value=0, **padding),
+            "texts": inputs,
             "sides": torch.tensor(sides),
-            "weight": torch.tensor([1 / len(group) for group in groups for _ in group]),
+            "weight": torch.tensor([pair["weight"] for pair in pairs]),
             **{name: torch.tensor([float(p.get(name, default)) for p in pairs]) for name, default in COLUMNS.items()},
             "length_difference": torch.tensor([float(len(p["chosen_ids"]) - len(p["rejected_ids"])) for p in pairs]),
+            "tokens": sum(map(len, texts)),
         }
+
+
+class SelfTest(TrainerCallback):
+    """Before the first step: whether packed batches really give what padded ones do, with the engine that will train."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.test_packing()
+        if state.is_world_process_zero:
+            print(f"batches: {self.trainer.packing}", flush=True)
 
 
 class PairTrainer(RewardTrainer):
     """`trl.RewardTrainer` on pairs that rm.preferences has encoded, with `loss_type` one of rm.losses.LOSSES.
 
     `subsets` names the `subset_id`s. Where several pairs share a `ranking`, per_device_train_batch_size counts rankings.
+    `prefix_sharing` and `token_budget`: docs/speed.md; `packing` says in words what was decided. Raises ModelError where
+    `prefix_sharing="on"` and the model cannot be packed.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole step
 
     def __init__(
         self, *args, train_dataset, subsets: list[str], loss_type: str = "bradley_terry", label_smoothing: float = 0.0,
-        tie_margin: float | None = None, length_head: bool = False, **kwargs,
+        tie_margin: float | None = None, length_head: bool = False, prefix_sharing: str = "auto",
+        token_budget: int | None = None, **kwargs,
     ):  # fmt: skip
         self.subsets, self.label_smoothing = subsets, label_smoothing
         self.loss_type, (self.pair_loss, self.loss_labels) = loss_type, LOSSES[loss_type]
@@ -90,6 +128,10 @@ class PairTrainer(RewardTrainer):
         if isinstance(table, Dataset) and "ranking" in table.column_names:
             rankings = by_ranking(table)
             train_dataset = table if len(rankings) == len(table) else rankings
+        self.prefix_sharing = prefix_sharing
+        because = "prefix_sharing is off" if prefix_sharing == "off" else why_padded(kwargs["model"])
+        if because is None:
+            enable_packing(kwargs["model"])
         config, head_bias = kwargs["model"].config, head_of(kwargs["model"])[1].bias
         no_bias = head_bias is not None and not head_bias.requires_grad
         labels = config.id2label, config.label2id
@@ -98,7 +140,7 @@ class PairTrainer(RewardTrainer):
             *args,
             train_dataset=train_dataset,
             data_collator=PreferenceCollator(
-                kwargs["processing_class"].pad_token_id, training_args.pad_to_multiple_of, table
+                kwargs["processing_class"].pad_token_id, training_args.pad_to_multiple_of, table, token_budget
             ),
             compute_metrics=self.pair_metrics,
             **kwargs,
@@ -108,6 +150,8 @@ class PairTrainer(RewardTrainer):
             if no_bias and isinstance(module, Float32Head):
                 module.bias.requires_grad = False
         self.no_cache = {} if is_encoder(self.model.config) else {"use_cache": False}
+        self._set_packing(because)
+        self.add_callback(SelfTest(self))
         self._window = torch.zeros(6, dtype=torch.float64)  # sums since the last log, see _add_to_window
         self.length_head = LengthHead(self.accelerator) if length_head else None
         if length_head:
@@ -123,12 +167,40 @@ class PairTrainer(RewardTrainer):
     def create_model_card(self, *args, **kwargs):
         pass  # rm.card writes it, once, when the numbers are known
 
+    # ------------------------------------------------------------------------------------------------------ the packing
+
+    def _set_packing(self, because: str | None, found: str = "") -> None:
+        """Packed batches from now on, or padded ones `because` of something."""
+        if because and self.prefix_sharing == "on":
+            raise ModelError(f"prefix_sharing: on, but {because}; set prefix_sharing: auto")
+        collator = self.data_collator
+        collator.packed = because is None
+        collator.share = collator.packed and not drops_out(self.model)
+        if because:
+            self.packing = f"padded batches, because {because}"
+        elif collator.share:
+            self.packing = f"each shared prefix computed once, no padding{found}"
+        else:
+            self.packing = f"no padding{found}; prefixes are not shared, because of dropout (disable_dropout: true)"
+
+    def test_packing(self) -> None:
+        """Compare packed with padded on the first two training pairs, on every process; padded batches where they differ."""
+        collator = self.data_collator
+        if not collator.packed:
+            return
+        pairs = [pair for row in islice(self.train_dataset, 2) for pair in collator.pairs_of(row)[:2]]
+        apart, limit = self_test(
+            self.model_wrapped, [pair[side] for pair in pairs for side in SIDES], collator.pad_token_id, collator.share
+        )
+        apart, limit = self.accelerator.gather(torch.tensor([[apart, limit]], device=self.args.device)).amax(0).tolist()
+        because = None if apart <= limit else f"packed differs by {apart:.1e} from padded, more than {limit:.1e}"
+        self._set_packing(because, f", which differs by {apart:.1e} from the padded forward")
+
     # ------------------------------------------------------------------------------------------------------- the loss
 
     def pair_logits(self, model, inputs) -> torch.Tensor:
-        """(pairs, 2, labels), float32: of the chosen and of the rejected side."""
-        texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}  # (texts, tokens)
-        logits = model(**texts, **self.no_cache).logits  # (texts, labels)
+        """(pairs, 2, labels), float32: of the chosen and of the rejected side of a micro-batch."""
+        logits = model(**inputs["texts"], **self.no_cache).logits  # (texts, labels)
         return logits.float()[inputs["sides"]]
 
     def pair_losses(self, logits, labels: dict) -> torch.Tensor:
@@ -146,6 +218,32 @@ class PairTrainer(RewardTrainer):
             loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
         return loss
 
+    def micro_batches(self, batch: dict) -> list[dict]:
+        """Its micro-batches, as many as any process has: sharded engines exchange weights in each forward. A `spare` one
+        counts for nothing."""
+        parts = batch["micro_batches"]
+        if self.data_collator.token_budget is None or self.accelerator.num_processes == 1:
+            return parts
+        most = int(self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)).max())
+        spare = parts[0] | {"weight": torch.zeros_like(parts[0]["weight"]), "spare": True}
+        return parts + [spare] * (most - len(parts))
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Forward and backward of a batch's micro-batches; engines exchange gradients at the last one, as Trainer's loop
+        has it for gradient accumulation."""
+        parts, sync = self.micro_batches(inputs), self.accelerator.sync_gradients
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED  # knows by sync_gradients
+        loss = 0.0
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            self.accelerator.gradient_state._set_sync_gradients(sync and last)
+            with nullcontext() if last or deepspeed else self.accelerator.no_sync(model):
+                loss = loss + super().training_step(model, part, num_items_in_batch)
+        return loss
+
+    def floating_point_ops(self, inputs):
+        return sum(super(PairTrainer, self).floating_point_ops(part["texts"]) for part in inputs["micro_batches"])
+
     def _get_num_items_in_batch(self, batch_samples, device):
         """The weight of the pairs in the whole optimizer step, over micro-batches and processes."""
         return self.accelerator.reduce(sum(batch["weight"].sum() for batch in batch_samples).to(device))
@@ -158,9 +256,10 @@ class PairTrainer(RewardTrainer):
                 f"the loss is not finite at step {self.state.global_step + 1}: {int((~torch.isfinite(loss)).sum())} of "
                 f"{len(loss)} pairs. Lower learning_rate, or train in bf16 or float32 instead of fp16."
             )
-        self._add_to_window(rewards_from_logits(logits.detach()), inputs)
-        if self.length_head:
-            self.length_head.add(rewards_from_logits(logits.detach()), inputs)
+        if "spare" not in inputs:
+            self._add_to_window(rewards_from_logits(logits.detach()), inputs)
+            if self.length_head:
+                self.length_head.add(rewards_from_logits(logits.detach()), inputs)
         weight = inputs["weight"]
         if num_items_in_batch is None:
             return (loss * weight).sum() / weight.sum()
@@ -180,7 +279,6 @@ class PairTrainer(RewardTrainer):
     # ------------------------------------------------------------------------------------------------ metrics, training
 
     def _add_to_window(self, rewards, inputs) -> None:
-        tokens = int(inputs["attention_mask"].sum())
         rewards = rewards[inputs["chosen_probability"] != 0.5]  # of a tie by the raters no side is right
         margin = rewards[:, 0] - rewards[:, 1]
         sums = [
@@ -192,7 +290,7 @@ class PairTrainer(RewardTrainer):
         ]
         self._window = self._window.to(rewards.device)
         self._window += torch.stack(
-            [torch.as_tensor(s, dtype=torch.float64, device=rewards.device) for s in (*sums, tokens)]
+            [torch.as_tensor(s, dtype=torch.float64, device=rewards.device) for s in (*sums, inputs["tokens"])]
         )
 
     def log(self, logs, start_time=None):
@@ -218,10 +316,14 @@ class PairTrainer(RewardTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Logits (pairs, 2, labels) and LABELS (pairs, 5); Trainer gathers them without repeats."""
-        inputs = self._prepare_inputs(inputs)
+        parts = self.micro_batches(self._prepare_inputs(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = self.pair_logits(model, inputs)
-        return None, logits, torch.stack([inputs[name] for name in LABELS], 1)
+            logits = [self.pair_logits(model, part) for part in parts]
+        real = len(inputs["micro_batches"])
+        labels = [torch.stack([part[name] for name in LABELS], 1) for part in parts[:real]]
+        # As they were given: of a last batch that was filled up with others, Trainer cuts off the end.
+        given = inputs["order"].argsort()
+        return None, torch.cat(logits[:real])[given], torch.cat(labels)[given]
 
     def saved_rewards(self, pairs) -> list[float]:
         """Rewards of encoded pairs (chosen, rejected, chosen, ...) as the saved files will give them: one text at a time,

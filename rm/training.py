@@ -180,6 +180,7 @@ def _run(recipe) -> int:
         callbacks=callbacks,
         subsets=subsets,
         **{key: recipe[key] for key in ("loss_type", "label_smoothing", "tie_margin", "length_head")},
+        **{key: recipe[key] for key in ("prefix_sharing", "token_budget")},
     )
     stop.accelerator = trainer.accelerator
     trainer.add_callback(checkpoint.SealCheckpoint(trainer, facts))

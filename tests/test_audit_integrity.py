@@ -74,12 +74,15 @@ def test_an_encoder_has_no_left_padding_and_plain_strings_no_template(folder):
 
 def test_a_model_that_reads_its_padding_fails_on_batch_size_and_padding_side(folder):
     scorer = Scorer(folder("qwen"))
+    scorer.padded_because = "it reads its padding"
     pairs, forward = table(scorer), scorer.model.forward
-    scorer.model.forward = lambda input_ids, attention_mask: forward(input_ids, torch.ones_like(attention_mask))
+    scorer.model.forward = lambda input_ids, attention_mask, **_: forward(input_ids, torch.ones_like(attention_mask))
     found = verdicts(run_integrity(scorer, pairs))
     assert {name for name, verdict in found.items() if verdict == "fail"} == {"reward difference, padding side"}
     pad = scorer.tokenizer.pad_token_id  # a causal model never sees padding on its right: it takes a wider fault
-    scorer.model.forward = lambda input_ids, attention_mask: shifted(forward(input_ids, attention_mask), input_ids, pad)
+    scorer.model.forward = lambda input_ids, attention_mask, **_: shifted(
+        forward(input_ids, attention_mask), input_ids, pad
+    )
     found = verdicts(run_integrity(scorer, pairs))
     assert found["reward difference, batch size"] == found["reward difference, padding side"] == "fail"
 

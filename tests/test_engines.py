@@ -35,10 +35,28 @@ DRIVER = """
 import json, os, sys
 from pathlib import Path
 sys.path.insert(0, os.getcwd())
+if os.environ.get("FSDP_ON_CPU"):  # accelerate leaves FSDP out on a machine without GPUs, and runs DDP
+    import accelerate.state as state
+
+    made = state.AcceleratorState.__init__
+
+    def with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
+        made(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if self.distributed_type == state.DistributedType.MULTI_CPU and fsdp_plugin is not None:
+            self.fsdp_plugin = fsdp_plugin
+            self.distributed_type = state.DistributedType.FSDP
+            state.PartialState._shared_state["distributed_type"] = state.DistributedType.FSDP
+
+    state.AcceleratorState.__init__ = with_fsdp
+
 import train_rm
 from rm.trainer import PairTrainer
 
 train = PairTrainer.train
+
+def held(weight):
+    local = weight.to_local() if hasattr(weight, "to_local") else weight
+    return weight.ds_tensor.numel() if hasattr(weight, "ds_tensor") else local.numel()
 
 def seen(self, *args, **kwargs):
     result = train(self, *args, **kwargs)
@@ -49,7 +67,8 @@ def seen(self, *args, **kwargs):
         "distributed_type": accelerator.distributed_type.value,
         "wrapped": type(engine).__name__,
         "zero_stage": engine.zero_optimization_stage() if hasattr(engine, "zero_optimization_stage") else None,
-        "held": sum(w.ds_tensor.numel() if hasattr(w, "ds_tensor") else w.numel() for w in weights),
+        "held": sum(held(w) for w in weights),
+        "batches": self.packing,
         "whole": sum(getattr(w, "ds_numel", w.numel()) for w in weights),
     }
     Path(os.environ["SEEN"], f"{accelerator.process_index}.json").write_text(json.dumps(facts))
@@ -84,20 +103,21 @@ SHORT = "--max_steps 4 --eval_steps 2 --save_steps 2 --logging_steps 1 --gradien
 
 @pytest.fixture(scope="module")
 def engine_run(options, tmp_path_factory):
-    """`engine_run("ddp", 2)` -> (finished process, output folder, what each process saw)."""
+    """`engine_run("ddp", 2, *options)` -> (finished process, output folder, what each process saw)."""
     folder = tmp_path_factory.mktemp("engines")
     driver = folder / "driver.py"
     driver.write_text(DRIVER, encoding="utf-8")
 
-    def run(config: str, processes: int):
-        seen, out = folder / f"{config}-seen", folder / config
+    def run(config: str, processes: int, *more):
+        name = "-".join([config, *(str(option).strip("-") for option in more)])
+        seen, out = folder / f"{name}-seen", folder / name
         seen.mkdir()
         done = run_script(
             *[*LAUNCH, "--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", processes],
             *["--main_process_port", free_port()],  # another run on this machine may hold the default one
             *[driver, *options, *SHORT, "--output_dir", out],
-            *["--per_device_train_batch_size", 8 // processes, "--per_device_eval_batch_size", 5],
-            env={**CPU, "SEEN": str(seen), "TORCH_EXTENSIONS_DIR": extensions_folder()},
+            *["--per_device_train_batch_size", 8 // processes, "--per_device_eval_batch_size", 5, *more],
+            env={**CPU, "FSDP_ON_CPU": "1" if config == "fsdp2" else "", "SEEN": str(seen), "TORCH_EXTENSIONS_DIR": extensions_folder()},
             timeout=600,
         )  # fmt: skip
         return done, out, [read_json(path) for path in sorted(seen.iterdir())]
@@ -155,6 +175,10 @@ def assert_equals_one_process(two, one) -> None:
         assert printed.count(f"\n{start_of_line}") == printed_one.count(f"\n{start_of_line}") == times, start_of_line
 
 
+PACKED = "each shared prefix computed once, no padding"
+BUDGET = ("--token_budget", 150)  # 4 pairs have about 300 tokens, so that processes cut their batches into unequal numbers
+
+
 def test_ddp(engine_run, one_process):
     done, out, seen = engine_run("ddp", 2)
     assert [facts["num_processes"] for facts in seen] == [2, 2]
@@ -162,18 +186,38 @@ def test_ddp(engine_run, one_process):
     assert [(facts["distributed_type"], facts["wrapped"]) for facts in seen] == [
         ("MULTI_CPU", "DistributedDataParallel")
     ] * 2
+    assert all(facts["batches"].startswith(PACKED) for facts in seen)
+    assert done.stdout.count(f"batches: {PACKED}") == 1
     assert_equals_one_process((done, out, seen), one_process)
 
 
+def test_padded_gives_what_packed_does(engine_run, one_process):
+    done, out, seen = engine_run("single", 1, "--prefix_sharing", "off")
+    assert [facts["batches"] for facts in seen] == ["padded batches, because prefix_sharing is off"]
+    found, expected = load_file(out / "model.safetensors"), load_file(one_process[1] / "model.safetensors")
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], atol=2e-5, rtol=0)
+
+
 @pytest.mark.slow  # DeepSpeed compiles an operator once, which takes a minute or two
-def test_zero3(engine_run, one_process):
-    if shutil.which("g++") is None:
+@pytest.mark.parametrize(
+    ("config", "kind", "wrapped", "zero_stage"),
+    [
+        ("ddp", "MULTI_CPU", "DistributedDataParallel", None),
+        ("fsdp2", "FSDP", "FSDPQwen2ForSequenceClassification", None),
+        ("zero2", "DEEPSPEED", "DeepSpeedEngine", 2),
+        ("zero3", "DEEPSPEED", "DeepSpeedEngine", 3),
+    ],
+)
+def test_engines_with_a_token_budget(config, kind, wrapped, zero_stage, engine_run, one_process):
+    if zero_stage and shutil.which("g++") is None:
         pytest.skip("DeepSpeed compiles its operators: g++ is needed")
-    done, out, seen = engine_run("zero3", 2)
-    assert [(facts["num_processes"], facts["distributed_type"]) for facts in seen] == [(2, "DEEPSPEED")] * 2
-    assert [(facts["wrapped"], facts["zero_stage"]) for facts in seen] == [("DeepSpeedEngine", 3)] * 2
+    done, out, seen = engine_run(config, 2, *BUDGET)
+    assert [(facts["num_processes"], facts["distributed_type"]) for facts in seen] == [(2, kind)] * 2
+    assert [(facts["wrapped"], facts["zero_stage"]) for facts in seen] == [(wrapped, zero_stage)] * 2
     for facts in seen:  # each holds its share, and a little padding
-        assert 0 < facts["held"] < 0.6 * facts["whole"]
+        assert 0 < facts["held"] <= (0.6 if config in ("zero3", "fsdp2") else 1) * facts["whole"]
+        assert facts["batches"].startswith(PACKED)
     assert_equals_one_process((done, out, seen), one_process)
 
 

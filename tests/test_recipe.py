@@ -447,7 +447,7 @@ def test_own_keys_stand_below_their_banners():
         "length_head",
         "",
     }
-    assert found["Training"] == {"early_stopping_patience", ""}
+    assert found["Training"] == {"prefix_sharing", "token_budget", "early_stopping_patience", ""}
 
 
 def test_resolved_copy_round_trip():

@@ -278,7 +278,7 @@ def test_order_extra_columns_and_strings(trained, scorer, score_rows):
         {"id": i, "prompt": "how can you make tea?", "completion": text, "note": {"a": [i]}}
         for i, text in enumerate(TEXTS)
     ]
-    found = score_rows(ckpt, rows, "--batch_size", 3)
+    found = score_rows(ckpt, rows, "--token_budget", 60)
     assert [{k: v for k, v in row.items() if k != "reward"} for row in found] == rows
     alone = [scorer.rewards([tuple(messages("how can you make tea?", text).values())])[0] for text in TEXTS]
     assert len({round(reward, 4) for reward in alone}) == len(TEXTS)
@@ -402,7 +402,7 @@ def test_an_interrupted_run_leaves_no_half_file(trained, run, tmp_path, monkeypa
     (["--input", "in.jsonl", "--convert", "plain"], "or --convert DIR"),
     (["--convert", "."], "--convert .: it exists already"),
     (["--prompt", "a", "--completion", "b", "--output", "no/such/folder/out.jsonl"], "no such folder"),
-    (["--prompt", "a", "--completion", "b", "--batch_size", "0"], "at least 1"),
+    (["--prompt", "a", "--completion", "b", "--token_budget", "0"], "at least 1"),
 ])  # fmt: skip
 def test_wrong_options_are_answered_before_loading(options, message, run):
     status, _, error = run(score, "--ckpt", "nothing-is-loaded", *options)

@@ -18,7 +18,7 @@ from rm.trainer import LABELS, NonFiniteError, PairTrainer, PreferenceCollator
 torch.set_num_threads(1)
 
 END = 2  # the stand-in's end token
-OURS = ("loss_type", "label_smoothing", "tie_margin")
+OURS = ("loss_type", "label_smoothing", "tie_margin", "prefix_sharing", "token_budget")
 
 
 def token_ids(generator, vocabulary: int = 400) -> list[int]:
@@ -100,6 +100,11 @@ def rewards_of(model, data) -> torch.Tensor:
     return rewards_from_logits(logits_of(model, data))
 
 
+def only_micro_batch(batch: dict) -> dict:
+    (part,) = batch["micro_batches"]
+    return part
+
+
 def logged(trainer, key: str) -> list[float]:
     return [log[key] for log in trainer.state.log_history if key in log]
 
@@ -119,8 +124,8 @@ class Gradients(TrainerCallback):
 
 def test_accuracy_is_counted_per_pair_with_ties_one_half(make_trainer):
     data = pairs(21)
-    trainer = make_trainer(pairs(4), data, per_device_eval_batch_size=4)
-    trainer.pair_logits = lambda model, inputs: (inputs["input_ids"][:, :1] % 4).float()[inputs["sides"]]
+    trainer = make_trainer(pairs(4), data, per_device_eval_batch_size=4, prefix_sharing="off")
+    trainer.pair_logits = lambda model, inputs: (inputs["texts"]["input_ids"][:, :1] % 4).float()[inputs["sides"]]
     margin = [row["chosen_ids"][0] % 4 - row["rejected_ids"][0] % 4 for row in data]
     correct = [1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margin]
     assert correct.count(0.5) >= 3
@@ -222,7 +227,7 @@ def test_three_steps_equal_plain_trl_where_options_coincide(coefficient, make_tr
     assert logged(ours, "margin") == pytest.approx(logged(theirs, "margin"), abs=1e-5)
     assert logged(ours, "num_tokens") == logged(theirs, "num_tokens")
     for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
+        torch.testing.assert_close(mine, other, atol=3e-5, rtol=0)
 
 
 def first_loss(make_trainer, data, **options) -> float:
@@ -291,8 +296,9 @@ def test_group_by_length_runs_and_groups(make_trainer):
 
     def spread(**options) -> float:
         """Mean over batches: longest less shortest pair."""
-        trainer = make_trainer(data, per_device_train_batch_size=8, max_steps=2, **options)
-        lengths = [b["attention_mask"].sum(1)[b["sides"]].amax(1) for b in trainer.get_train_dataloader()]
+        trainer = make_trainer(data, per_device_train_batch_size=8, max_steps=2, prefix_sharing="off", **options)
+        found = [only_micro_batch(b) for b in trainer.get_train_dataloader()]
+        lengths = [b["texts"]["attention_mask"].sum(1)[b["sides"]].amax(1) for b in found]
         trainer.train()
         assert trainer.state.global_step == 2
         return sum((batch.max() - batch.min()).item() for batch in lengths) / len(lengths)
@@ -314,7 +320,11 @@ def test_a_batch_holds_each_text_once_and_a_ranking_weighs_as_one():
     a, b, c, d = [5, 6, END], [7, END], [8, 9, 3, END], [4, END]
     ranking = [{"chosen_ids": x, "rejected_ids": y, "subset_id": 1} for x, y in ((a, b), (a, c), (b, c))]
     single = {"chosen_ids": d, "rejected_ids": a, "chosen_probability": 0.7, "target_margin": 2.0, "rating_chosen": 4.0}
-    batch = PreferenceCollator(pad_token_id=0, pad_to_multiple_of=None)([{"pairs": ranking}, single])
+    batch = PreferenceCollator(pad_token_id=0)([{"pairs": ranking}, single])
+    assert batch["weight"].tolist() == only_micro_batch(batch)["weight"].tolist()
+    batch = only_micro_batch(batch)
+    assert batch.pop("tokens") == 3 + 2 + 4 + 2
+    batch |= batch.pop("texts")
     expected = {
         "input_ids": [[5, 6, END, 0], [7, END, 0, 0], [8, 9, 3, END], [4, END, 0, 0]],
         "attention_mask": [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]],
@@ -330,7 +340,7 @@ def test_a_batch_holds_each_text_once_and_a_ranking_weighs_as_one():
     assert {name: values.tolist() for name, values in batch.items()} == {
         name: torch.tensor(values).tolist() for name, values in expected.items()
     }
-    wide = PreferenceCollator(pad_token_id=0, pad_to_multiple_of=8)([single])
+    wide = only_micro_batch(PreferenceCollator(pad_token_id=0, pad_to_multiple_of=8)([single]))["texts"]
     assert wide["input_ids"].tolist() == [[4, END, *[0] * 6], [5, 6, END, *[0] * 5]]
 
 
@@ -363,7 +373,7 @@ def test_a_ranking_weighs_as_one_pair_however_the_step_is_cut(batch, accumulatio
 
 def test_the_pairs_of_a_ranking_come_in_one_step_and_each_text_is_computed_once(make_trainer):
     data = ranked(singles=3)
-    trainer = make_trainer(data, per_device_train_batch_size=4, max_steps=1)
+    trainer = make_trainer(data, per_device_train_batch_size=4, max_steps=1, prefix_sharing="off")
     assert len(trainer.train_dataset) == 4
     rows = []
     trainer.model.register_forward_pre_hook(
@@ -410,12 +420,12 @@ def test_rankings_with_group_by_length(make_trainer):
     data = ranked(singles=0, rankings=64)
 
     def batches(**options):
-        trainer = make_trainer(data, per_device_train_batch_size=4, max_steps=2, **options)
-        found = list(trainer.get_train_dataloader())
-        assert {(len(b["sides"]), len(b["input_ids"])) for b in found} == {(4 * 6, 4 * 4)}
+        trainer = make_trainer(data, per_device_train_batch_size=4, max_steps=2, prefix_sharing="off", **options)
+        found = [only_micro_batch(b) for b in trainer.get_train_dataloader()]
+        assert {(len(b["sides"]), len(b["texts"]["input_ids"])) for b in found} == {(4 * 6, 4 * 4)}
         assert all(b["weight"].sum().item() == pytest.approx(4) for b in found)
         trainer.train()
-        longest_side = [b["attention_mask"].sum(1).view(4, 4).amax(1) for b in found]
+        longest_side = [b["texts"]["attention_mask"].sum(1).view(4, 4).amax(1) for b in found]
         return sum((lengths.max() - lengths.min()).item() for lengths in longest_side) / len(found)
 
     assert batches(train_sampling_strategy="group_by_length") < 0.5 * batches()

@@ -105,8 +105,9 @@ def truncation_check(cut: int, read: int) -> Check:
 def invariance_checks(scorer, ids: list[list[int]]) -> list[Check]:
     """The largest difference in reward between batch sizes, padding sides and dtypes."""
     model, n = scorer.model, len(ids)
-    sizes = [size for size in BATCH_SIZES if size <= max(BATCH_SIZES[1], scorer.batch_size)]  # what has room
-    scored = [forward(scorer, ids, size) for size in sizes] if n else []
+    fit = scorer.token_budget // max(map(len, ids), default=1)
+    sizes = [size for size in BATCH_SIZES if size <= max(BATCH_SIZES[1], fit)]  # what has room
+    scored = [*(forward(scorer, ids, size) for size in sizes), np.array(scorer.rewards_of_ids(ids))] if n else []
     scale = float(scored[0].std(ddof=1)) if n > 1 else 0.0
 
     def check(what: str, others, note: str) -> Check:
@@ -120,7 +121,7 @@ def invariance_checks(scorer, ids: list[list[int]]) -> list[Check]:
         )  # fmt: skip
 
     checks = [
-        check("batch size", scored, "the largest difference between " + ", ".join(map(str, sizes)) + " texts a batch")
+        check("batch size", scored, f"the largest difference between {', '.join(map(str, sizes))} texts a batch and score.py's")
     ]
     if is_encoder(model.config):
         checks.append(not_applicable("padding side", n, "an encoder reads [CLS], which stands first"))

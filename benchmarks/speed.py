@@ -1,0 +1,389 @@
+"""Training and scoring against plain TRL, side by side in one process: `python benchmarks/speed.py --pairs PAIRS.jsonl.gz`.
+
+Every variant is the real trainer on the same model: its collator, training_step and a fused AdamW step, on batches that stand
+evenly over an epoch of its own sampler. Variants take turns within a round; a ratio is TRL's time over the variant's in a
+round, printed as the median (lowest to highest) of the rounds. First, packed is checked against padded. --output FILE
+gets all numbers as JSON.
+
+    python benchmarks/speed.py --shapes tiny,2-layers --threads 1                  # minutes
+    python benchmarks/speed.py --shapes 0.5b --batch_sizes 4 --steps 1 --rounds 2  # the real shape on a CPU: half an hour
+    python benchmarks/speed.py --device cuda --shapes 0.5b,1.5b,7b-lora            # bf16; MFU by --peak_tflops
+
+Pairs: any source that train_rm.py reads (default: HH-RLHF's harmless-base test split). The tokenizer is a BPE trained on them,
+under Qwen2.5's chat template; weights are random.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import trl
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, Qwen2Config
+from trl import RewardConfig, RewardTrainer
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+from rm.encoding import encode_each, prepare_tokenizer  # noqa: E402
+from rm.packing import enable_packing, own_tokens, self_test  # noqa: E402
+from rm.preferences import decode_sides, load_test_split  # noqa: E402
+from rm.reward_model import Float32Head  # noqa: E402
+from rm.scorer import Scorer  # noqa: E402
+from rm.trainer import PairTrainer  # noqa: E402
+
+SHAPES = {  # Qwen2.5's, as far as they are real
+    "tiny": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "2-layers": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 2, "num_attention_heads": 14},
+    "0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
+    "1.5b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
+    "7b-lora": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
+}
+REAL_VOCABULARY, SMALL_VOCABULARY = 151_936, 16_000
+KEY_VALUE_HEADS = {"7b-lora": 4}
+TRAINING = ("TRL", "padded", "padded, by length", "packed", "prefix + packed")
+SIDES = ("chosen_ids", "rejected_ids")
+
+
+# -------------------------------------------------------------------------------------------------------------- the data
+
+
+def read_pairs(source: str, data_dir: str | None) -> tuple[list[dict], PreTrainedTokenizerFast]:
+    """Encoded pairs, and the tokenizer that was trained on their text."""
+    split = source if Path(source).is_file() else "test"
+    table, _ = load_test_split([{"path": source, "data_dir": data_dir, "split": None, "test_split": split}])
+    rows = [decode_sides(row) for row in table.select_columns(["prompt", "chosen", "rejected", "tools"])]
+    text = (m["content"] for prompt, *sides, _ in rows for turns in (prompt, *sides) for m in turns)
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=SMALL_VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=special[2], pad_token=special[0])
+    template = Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja"
+    tokenizer.chat_template = template.read_text(encoding="utf-8")
+    prepare_tokenizer(tokenizer, is_encoder=False)
+    encoded = []
+    for prompt, *sides, _ in rows:
+        chosen, rejected = encode_each(tokenizer, prompt, sides)
+        encoded.append({"chosen_ids": chosen, "rejected_ids": rejected, "length": max(len(chosen), len(rejected))})
+    return encoded, tokenizer
+
+
+def best_of(pairs: list[dict], n: int, prompts: int, seed: int = 0) -> list[list[list[int]]]:
+    """n completions for each of some prompts: the prompt's own two, and those of others."""
+    rng, groups = random.Random(seed), []
+    tails = []
+    for pair in pairs:
+        shared = len(pair["chosen_ids"]) + len(pair["rejected_ids"]) - own_tokens([pair[side] for side in SIDES])
+        tails += [(pair["chosen_ids"][:shared], pair[side][shared:]) for side in SIDES]
+    for i in rng.sample(range(len(pairs)), prompts):
+        prompt = tails[2 * i][0]
+        own = [tails[2 * i][1], tails[2 * i + 1][1]]
+        groups.append([prompt + tail for tail in own + [rng.choice(tails)[1] for _ in range(n - 2)]])
+    return groups
+
+
+# ----------------------------------------------------------------------------------------------------------- the machine
+
+
+class Machine:
+    def __init__(self, device: str):
+        self.device = device
+
+    def measure(self, work) -> tuple[float, float]:
+        """(seconds, MB that memory rose by) of `work()`."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        else:
+            before = settled_mb()
+        start = time.perf_counter()
+        work()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter() - start, (torch.cuda.max_memory_allocated() - before) / 2**20
+        seconds = time.perf_counter() - start
+        return seconds, peak_mb() - before
+
+
+def peak_mb() -> float:
+    """Peak resident memory since the last reset (Linux; elsewhere 0)."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def settled_mb() -> float:
+    """Resident memory once what was freed is given back; the peak is counted from there."""
+    if sys.platform != "linux":
+        return 0.0
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_mb()
+
+
+def build(shape: str, device: str):
+    vocabulary = REAL_VOCABULARY if shape[0].isdigit() and shape != "2-layers" else SMALL_VOCABULARY
+    heads = KEY_VALUE_HEADS.get(shape, 2)
+    config = Qwen2Config(
+        **SHAPES[shape], num_key_value_heads=heads, vocab_size=vocabulary, num_labels=1, pad_token_id=0,
+        max_position_embeddings=32768,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    lora = shape.endswith("lora")
+    with torch.device(device):
+        config.dtype = torch.bfloat16 if lora else torch.float32
+        model = AutoModelForSequenceClassification.from_config(config, dtype=config.dtype)
+    model.score.__class__ = Float32Head
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=16, task_type="SEQ_CLS", target_modules="all-linear"))
+    return model
+
+
+def base_of(model):
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def stock(model) -> None:
+    """As transformers made it: TRL's turn."""
+    base_of(model).set_attn_implementation("sdpa")
+    vars(base_of(model)).pop("forward", None)
+
+
+# -------------------------------------------------------------------------------------------------------- what is timed
+
+
+def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, machine: Machine) -> dict:
+    """name -> (trainer, its whole epoch of batches)."""
+    data, made = Dataset.from_list(pairs), {}
+    for name in TRAINING:
+        options = {
+            "output_dir": folder, "per_device_train_batch_size": batch_size, "report_to": "none", "max_length": None,
+            "activation_checkpointing": False, "disable_tqdm": True, "seed": 0,
+            "bf16": machine.device == "cuda", "use_cpu": machine.device == "cpu",
+        }  # fmt: skip
+        if name == "padded, by length":
+            options["train_sampling_strategy"] = "group_by_length"
+        args = RewardConfig(**options)
+        stock(model)
+        if name == "TRL":
+            rows = data.remove_columns("length")
+            trainer = RewardTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+        else:
+            rows = data.add_column("subset_id", [0] * len(data))
+            sharing = "off" if name.startswith("padded") else "on"
+            trainer = PairTrainer(
+                model=base_of(model) if sharing == "on" and base_of(model) is model else model, args=args,
+                train_dataset=rows, processing_class=tokenizer, subsets=["all"], prefix_sharing="off",
+            )  # fmt: skip
+            trainer.data_collator.packed = sharing == "on"
+            trainer.data_collator.share = name == "prefix + packed"
+        made[name] = trainer, list(trainer.get_train_dataloader())
+    return made
+
+
+def computed_tokens(batch: dict) -> int:
+    if "micro_batches" in batch:
+        return sum(part["texts"]["input_ids"].numel() for part in batch["micro_batches"])
+    return batch["input_ids"].numel()
+
+
+def evenly(batches: list, n: int) -> list:
+    """n batches that stand for the epoch: by size, evenly spaced."""
+    ranked = sorted(batches, key=computed_tokens)
+    return [ranked[int((i + 0.5) * len(ranked) / n)] for i in range(n)]
+
+
+def rounds_of(works: dict, rounds: int, machine: Machine) -> dict:
+    """name -> list over rounds of (seconds, MB), variants by turns; `works`: name -> list of callables, one a step."""
+    found = {name: [] for name in works}
+    for work in works.values():
+        work[0]()  # warm-up
+    for _ in range(rounds):
+        sums = {name: [0.0, 0.0] for name in works}
+        for steps in zip(*works.values(), strict=True):
+            for name, step in zip(works, steps, strict=True):
+                seconds, megabytes = machine.measure(step)
+                sums[name] = [sums[name][0] + seconds, max(sums[name][1], megabytes)]
+        for name, (seconds, megabytes) in sums.items():
+            found[name].append((seconds, megabytes))
+    return found
+
+
+def train_works(model, made: dict, steps: int, optimizer) -> dict:
+    def step(name, trainer, batch):
+        def work():
+            if name == "TRL":
+                stock(model)
+            elif "packed" in name:
+                enable_packing(base_of(model))
+            model.train()
+            trainer.current_gradient_accumulation_steps = 1
+            pairs = len(batch["weight"]) if "weight" in batch else None
+            trainer.training_step(model, batch, torch.tensor(float(pairs)) if pairs else None)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return work
+
+    return {
+        name: [step(name, trainer, batch) for batch in evenly(batches, steps)]
+        for name, (trainer, batches) in made.items()
+    }
+
+
+def score_works(model, tokenizer, groups: list, batch: int, share: int, machine: Machine) -> dict:
+    """Baseline: `batch` groups of texts at a time, in the order given, padded, as an evaluation loop does. Against it the
+    scorer on the same texts. One step each."""
+
+    def padded_loop():
+        stock(model)
+        with torch.inference_mode():
+            for i in range(0, len(groups), batch):
+                texts = [text for group in groups[i : i + batch] for text in group]
+                inputs = tokenizer.pad({"input_ids": texts}, padding_side="right", return_tensors="pt").to(machine.device)
+                model(**inputs, use_cache=False)
+
+    scorer = Scorer.__new__(Scorer)
+    scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, share
+    scorer.padded_because, scorer.tested = None, True
+
+    def packed():
+        enable_packing(base_of(model))
+        scorer.rewards_of_ids([text for group in groups for text in group])
+
+    model.eval()
+    return {"padded batches": [padded_loop], "score.py": [packed]}
+
+
+# ----------------------------------------------------------------------------------------------------------------- report
+
+
+def ratio(found: dict, base: str, name: str) -> dict:
+    ratios = [a[0] / b[0] for a, b in zip(found[base], found[name], strict=True)]
+    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def check(model, tokenizer, pairs) -> dict:
+    """Packed against padded on real pairs: what the head reads, rewards, and the gradient's norm."""
+    texts = [pair[side] for pair in pairs[:4] for side in SIDES]
+    enable_packing(base_of(model))
+    apart, limit = self_test(model, texts, 0)
+    from rm.packing import pack, padded, to_device
+
+    results = []
+    for inputs in (pack(texts), padded(texts, 0)):
+        model.train()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+            logits = model(**to_device(inputs, model.device), use_cache=False).logits.flatten().float()
+        (-torch.nn.functional.logsigmoid(logits[::2] - logits[1::2]).mean()).backward()
+        squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
+        results.append((logits.detach(), torch.stack(squares).sum().sqrt().item()))
+        model.zero_grad()
+    (packed, norm), (rows, norm_rows) = results
+    return {
+        "hidden, relative": apart, "allowed": limit, "rewards": (packed - rows).abs().max().item(),
+        "gradient norm, relative": abs(norm - norm_rows) / norm_rows,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", default="Anthropic/hh-rlhf")
+    parser.add_argument("--data_dir", help="folder inside --pairs; default harmless-base for HH-RLHF on the Hub")
+    parser.add_argument("--shapes", default="tiny,2-layers")
+    parser.add_argument("--batch_sizes", default="4,8,16", help="pairs a step")
+    parser.add_argument("--best_of", default="4,16")
+    parser.add_argument("--steps", type=int, default=6, help="batches of an epoch that are timed in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scored", type=int, default=256, help="pairs, and prompts x completions, that are scored")
+    parser.add_argument("--token_budget", type=int, default=8192)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--peak_tflops", type=float, default=989, help="of the GPU in bf16, for MFU (H100: 989)")
+    parser.add_argument("--output", help="JSON file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    machine = Machine(args.device)
+    data_dir = args.data_dir or ("harmless-base" if args.pairs == "Anthropic/hh-rlhf" else None)
+    pairs, tokenizer = read_pairs(args.pairs, data_dir)
+    sides = [len(pair[side]) for pair in pairs for side in SIDES]
+    unique = sum(own_tokens([pair[side] for side in SIDES]) for pair in pairs)
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.processor() or platform.machine()} CPU"
+    report = {
+        "date": time.strftime("%Y-%m-%d"), "machine": f"{where}, {args.threads} threads", "pairs": len(pairs),
+        "tokens a side": statistics.mean(sides), "limit": unique,
+        "versions": {"torch": torch.__version__, "trl": trl.__version__}, "shapes": {},
+    }  # fmt: skip
+    print(f"{report['machine']}; {len(pairs):,} pairs of {np.mean(sides):.0f} tokens a side, torch {torch.__version__}, trl "
+          f"{trl.__version__}, {report['date']}")  # fmt: skip
+    print(f"computed once, all pairs have {unique:,} tokens: the limit")
+    for shape in args.shapes.split(","):
+        model = build(shape, args.device)
+        found = report["shapes"][shape] = {"check": check(model, tokenizer, pairs), "train": {}, "score": {}}
+        print(f"\n## {shape}: " + ", ".join(f"{key} {value:.1e}" for key, value in found["check"].items()))
+        print("\n| train, pairs a step | variant | x TRL | pairs/s | MB | tokens over the limit |"
+              + (" MFU |" if args.device == "cuda" else ""))  # fmt: skip
+        print("|---|---|---|---|---|---|" + ("---|" if args.device == "cuda" else ""))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
+        weights = sum(p.numel() for n, p in model.named_parameters() if "embed_tokens" not in n)
+        for batch_size in map(int, args.batch_sizes.split(",")):
+            with tempfile.TemporaryDirectory() as folder:
+                made = make_trainers(model, tokenizer, pairs, batch_size, folder, machine)
+            works = train_works(model, made, args.steps, optimizer)
+            times = rounds_of(works, args.rounds, machine)
+            for name in TRAINING:
+                tokens = sum(map(computed_tokens, made[name][1]))
+                speed = batch_size * args.steps / statistics.median(seconds for seconds, _ in times[name])
+                row = {**ratio(times, "TRL", name), "pairs a second": speed, "tokens over limit": tokens / unique}
+                row["megabytes"] = max(megabytes for _, megabytes in times[name])
+                cell = ""
+                if args.device == "cuda":
+                    flops = (4 if shape.endswith("lora") else 6) * weights * tokens / len(pairs)
+                    row["mfu"] = flops * speed / args.peak_tflops / 1e12
+                    cell = f" {row['mfu']:.0%} |"
+                found["train"][f"{batch_size}, {name}"] = row
+                print(f"| {batch_size} | {name} | {row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f}) | {speed:.2f} | "
+                      f"{row['megabytes']:.0f} | {row['tokens over limit']:.2f} |{cell}", flush=True)  # fmt: skip
+            del made, works
+        del optimizer
+        print("\n| score | x padded batches | texts/s |\n|---|---|---|")
+        sampled = random.Random(1).sample(pairs, min(args.scored, len(pairs)))
+        jobs = {
+            f"pairs, {b} a batch": ([[pair[side] for side in SIDES] for pair in sampled], int(b))
+            for b in args.batch_sizes.split(",")
+        }
+        jobs |= {f"best of {n}": (best_of(pairs, int(n), max(args.scored // int(n), 2)), 1) for n in args.best_of.split(",")}
+        for name, (groups, batch) in jobs.items():
+            works = score_works(model, tokenizer, groups, batch, args.token_budget, machine)
+            times = rounds_of(works, args.rounds, machine)
+            row = ratio(times, "padded batches", "score.py")
+            row["texts a second"] = sum(map(len, groups)) / statistics.median(seconds for seconds, _ in times["score.py"])
+            found["score"][name] = row
+            print(f"| {name} | {row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f}) | {row['texts a second']:.1f} |",
+                  flush=True)  # fmt: skip
+        del model
+    if args.output:
+        Path(args.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""Token ids -> one forward without padding in which every shared prefix is computed once: `model(**pack(texts))`.
+
+The texts of a micro-batch lie in one row, sorted, and each brings only the tokens that the one before it does not start with
+(a trie): the two sides of a pair share their prompt, the completions of a prompt share it, all conversations a system prompt.
+In a causal model a token's hidden state depends on the tokens before it alone, so this is exact. What makes it so:
+- queries are a text's own tokens; keys and values are those of its whole path, gathered by `kv_index`; positions count along
+  the path; causal means aligned at the lower right: own token j of a text sees the path up to itself;
+- the attention is registered with transformers' AttentionInterface under one name for good, and does what sdpa does whenever
+  a batch is not packed, so that nothing has to be switched (activation checkpointing recomputes in the backward);
+- the head reads `last`, the row's index of each text's last token, in the order in which the texts were given.
+
+On CUDA in half precision torch.nn.attention.varlen (FlashAttention); else one scaled_dot_product_attention a text.
+Prior art: frankxwang/dpo-prefix-sharing (arXiv 2410.20305), li-plus/flash-preference.
+"""
+
+import types
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+from rm.reward_model import Float32Head
+
+ATTENTION = "rm_packed"
+# model_type of what tests/test_packing.py shows to be right, sliding windows included. Not here: linear attention and state
+# spaces (Qwen3-Next, Mamba: a token's state is no function of keys), soft-capped scores (Gemma 2), encoders.
+FAMILIES = {
+    "gemma", "gemma3_text", "glm4", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "olmo2", "olmo3", "opt", "phi3",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2",
+}  # fmt: skip
+DROPOUTS = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout")  # probabilities that are no nn.Dropout
+
+
+# ------------------------------------------------------------------------------------------------------- the layout
+
+
+def shared_prefix(a, b) -> int:
+    """How many leading tokens two id lists have in common."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(np.asarray(a[:n]) != np.asarray(b[:n]))
+    return int(differ[0]) if len(differ) else n
+
+
+def own_tokens(texts: list[list[int]], before: list[int] = ()) -> int:
+    """Tokens that `pack` computes for `texts`, where `before` is already there."""
+    total = 0
+    for text in sorted(texts):
+        total += len(text) - shared_prefix(before, text)
+        before = text
+    return total
+
+
+def pack(texts: list[list[int]], share: bool = True) -> dict:
+    """Id lists -> the model's inputs: `input_ids`, `position_ids` (1, tokens) and `packing`; logits come as (texts, labels).
+
+    `share=False` computes each text whole: still no padding, and dropout then falls on each text by itself.
+    """
+    ids, positions, keys, queries, lengths = [], [], [], [], []
+    last = [0] * len(texts)
+    before, path = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)  # the previous text, where its tokens lie
+    total = 0
+    for i in sorted(range(len(texts)), key=texts.__getitem__) if share else range(len(texts)):
+        text = np.asarray(texts[i], dtype=np.int64)
+        prefix = shared_prefix(before, text) if share else 0
+        own = len(text) - prefix
+        if own:  # sorted, a text that brings nothing equals the one before
+            path = np.concatenate([path[:prefix], np.arange(total, total + own)])
+            ids.append(text[prefix:])
+            positions.append(np.arange(prefix, len(text)))
+            keys.append(path)
+            queries.append(own)
+            lengths.append(len(text))
+            total += own
+        before, last[i] = text, total - 1
+    return {
+        "input_ids": torch.from_numpy(np.concatenate(ids))[None],
+        "position_ids": torch.from_numpy(np.concatenate(positions))[None],
+        # Four dimensions: transformers passes it on as it is, and builds none itself (which would drop the shared prefixes).
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool),
+        "packing": {
+            "queries": queries,  # tokens of its own, a text
+            "lengths": lengths,  # tokens of its path, a text
+            "kv_index": torch.from_numpy(np.concatenate(keys)) if queries != lengths else None,
+            "cumulative": torch.tensor(np.cumsum([[0, *queries], [0, *lengths]], axis=1), dtype=torch.int32),
+            "last": torch.tensor(last),
+        },
+    }
+
+
+def padded(texts: list[list[int]], pad_token_id: int, multiple: int | None = None) -> dict:
+    """Id lists -> `input_ids`, `attention_mask` (texts, tokens), padded right to the longest or to a multiple."""
+    width = -(-max(map(len, texts)) // (multiple or 1)) * (multiple or 1)
+    ids = torch.full((len(texts), width), pad_token_id)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = torch.tensor(text)
+    lengths = torch.tensor([[len(text)] for text in texts])
+    return {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths).long()}
+
+
+def token_batches(groups: list[list[list[int]]], budget: int, packed: bool) -> list[list[int]]:
+    """Groups of texts that stay together -> batches of indices of groups, as many as fit into `budget` computed tokens.
+
+    A group that is larger than the budget gets a batch of its own. Packed, the groups are sorted by their text, so that what
+    shares a prefix meets; padded, by length, and a batch counts its rows times the longest.
+    """
+    longest = [max(map(len, group)) for group in groups]
+    order = sorted(range(len(groups)), key=(lambda i: groups[i][0]) if packed else longest.__getitem__)
+    batches, tokens, rows, before = [], 0, 0, ()
+    for i in order:
+        rows += len(groups[i])
+        tokens = tokens + own_tokens(groups[i], before) if packed else rows * longest[i]
+        if not batches or tokens > budget:
+            batches.append([])
+            rows, tokens = len(groups[i]), own_tokens(groups[i]) if packed else len(groups[i]) * longest[i]
+        batches[-1].append(i)
+        before = max(groups[i]) if packed else ()
+    return batches
+
+
+# ---------------------------------------------------------------------------------------------------- the attention
+
+
+def packed_attention(module, query, key, value, attention_mask, packing=None, **options):
+    """transformers' attention interface; `packing` is what `pack` made, with `query` (1, heads, tokens, head_dim)."""
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    scale, window = options.get("scaling"), options.get("sliding_window")
+    if packing["kv_index"] is not None:
+        key, value = key.index_select(2, packing["kv_index"]), value.index_select(2, packing["kv_index"])
+    if query.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not options.get("dropout"):
+        from torch.nn.attention.varlen import varlen_attn
+
+        query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (tokens, heads, head_dim)
+        out = varlen_attn(
+            query, key, value, *packing["cumulative"], max(packing["queries"]), max(packing["lengths"]), scale=scale,
+            window_size=(-1 if window is None else window - 1, 0), enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+        return out[None], None
+    masks = packing.setdefault("masks", {})  # of the first layer, for all
+    if window not in masks:
+        masks[window] = [
+            causal_mask(q, k, window, query.device) for q, k in zip(packing["queries"], packing["lengths"], strict=True)
+        ]
+    parts = zip(
+        query.split(packing["queries"], 2), key.split(packing["lengths"], 2), value.split(packing["lengths"], 2),
+        masks[window], strict=True,
+    )  # fmt: skip
+    out = [
+        F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, dropout_p=options.get("dropout", 0.0),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+        for q, k, v, mask in parts
+    ]
+    return torch.cat(out, 2).transpose(1, 2), None
+
+
+def causal_mask(queries: int, keys: int, window: int | None, device) -> torch.Tensor | None:
+    """(queries, keys), True where a query sees a key, aligned at the lower right; None where plain causal attention does."""
+    if queries == keys and (window is None or keys <= window):
+        return None
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return mask if window is None else mask.triu(keys - queries - window + 1)
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+# -------------------------------------------------------------------------------------------------------- the model
+
+
+def why_padded(model) -> str | None:
+    """Why this model (without a wrapper) cannot be packed; None where it can, as far as its config tells."""
+    config = model.config
+    if config.model_type not in FAMILIES:
+        return f"{config.model_type} is none of the causal families that it is known to be exact for"
+    if config._attn_implementation not in ("sdpa", ATTENTION):
+        return f"attn_implementation is {config._attn_implementation}, and packing has its own"
+    rope = getattr(config, "rope_parameters", None) or {}
+    types_ = {rope.get("rope_type")} | {part.get("rope_type") for part in rope.values() if isinstance(part, dict)}
+    if batch_dependent := sorted(types_ & {"dynamic", "longrope"}):
+        return f"with rope_type {batch_dependent[0]} the longest text of a batch changes the rewards of the others"
+    return None
+
+
+def drops_out(model) -> bool:
+    """Whether the body draws dropout in training. Texts that share a prefix would then share what was drawn on it."""
+    return any(
+        (isinstance(module, torch.nn.Dropout) and module.p > 0)
+        or any(isinstance(p := getattr(module, name, 0), float) and p > 0 for name in DROPOUTS)
+        for module in model.modules()
+    )
+
+
+def enable_packing(model) -> None:
+    """Let a causal sequence-classification model (without a wrapper) read what `pack` makes, beside all it could."""
+    model.set_attn_implementation(ATTENTION)
+
+    def forward(self, *args, packing=None, **inputs):
+        if packing is None:
+            return type(self).forward(self, *args, **inputs)
+        hidden = self.base_model(*args, packing=packing, **inputs).last_hidden_state  # (1, tokens, hidden)
+        return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, packing["last"]]))
+
+    model.forward = types.MethodType(forward, model)
+
+
+def self_test(model, texts: list[list[int]], pad_token_id: int, share: bool = True) -> tuple[float, float]:
+    """How far what the head reads of a few texts is from the padded forward, and how far it may be: relative to its norm, the
+    largest of any text. `model` may be wrapped (DDP, FSDP, DeepSpeed), and must hold a Float32Head.
+
+    Not the rewards: a head that starts at zero gives none. In half precision the padded forward differs as much from one text
+    at a time, so that the limit is what is found there, at least .05; in float32 .001.
+    """
+    seen, precisions = [], set()
+
+    def hidden_of(inputs, last) -> torch.Tensor:
+        seen.clear()
+        model(**{key: to_device(value, device) for key, value in inputs.items()}, use_cache=False)
+        return seen[-1].float().flatten(0, -2)[last]  # (texts, hidden)
+
+    device = next(model.parameters()).device
+    modules = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        if isinstance(module, Float32Head)
+        else module.register_forward_hook(lambda _, args, out: precisions.add(out.dtype))
+        for module in modules
+    ]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            last = torch.tensor([len(text) - 1 for text in texts])
+            rows = padded(texts, pad_token_id)
+            expected = hidden_of(rows, last + torch.arange(len(texts)) * rows["input_ids"].shape[1])
+            alone = torch.cat([hidden_of(padded([text], pad_token_id), [len(text) - 1]) for text in texts])
+            found = hidden_of(pack(texts, share), slice(None))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+
+    def apart(other) -> float:
+        return ((other - expected).norm(dim=1) / expected.norm(dim=1)).max().item()
+
+    half = precisions & {torch.bfloat16, torch.float16}
+    return apart(found), max(0.05, 3 * apart(alone)) if half else 1e-3
+
+
+def to_device(value, device):
+    """Tensors of a nested dictionary on a device; whatever else it holds as it is."""
+    if isinstance(value, dict):
+        return {key: to_device(inner, device) for key, inner in value.items()}
+    return value.to(device) if isinstance(value, torch.Tensor) else value
