@@ -35,7 +35,7 @@ def main() -> int:
         "--policy", help="the policy to be trained: does it share this model's base, tokenizer, template?"
     )
     parser.add_argument("--output_dir", help="default: CKPT/audit, with --data CKPT/audit-NAME; not local: ./audit")
-    parser.add_argument("--token_budget", type=int, default=8192, help="tokens of one forward: lower it to save memory")
+    parser.add_argument("--token_budget", type=int, default=4096, help="tokens of one forward: lower it to save memory")
     parser.add_argument("--probed", type=int, default=100, help="how many prompts' completions the probes edit")
     parser.add_argument("--quick", action="store_true", help="leave out probes, leakage and train accuracy")
     parser.add_argument("--fail-on", choices=["warn", "fail"], help="exit 1 if a verdict is at least this bad")

@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--prompt", help="one prompt, with one or more --completion")
     parser.add_argument("--completion", action="append", default=[], help="repeat to compare")
     parser.add_argument("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
-    parser.add_argument("--token_budget", type=int, default=8192, help="tokens of one forward: lower it to save memory")
+    parser.add_argument("--token_budget", type=int, default=4096, help="tokens of one forward: lower it to save memory")
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own Python code")
     args = parser.parse_args()
     if sum(x is not None for x in (args.prompt, args.input, args.convert)) != 1 or (

@@ -37,10 +37,10 @@ from trl import RewardConfig, RewardTrainer
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 from rm.encoding import encode_each, prepare_tokenizer  # noqa: E402
-from rm.packing import enable_packing, own_tokens, self_test  # noqa: E402
+from rm.packing import enable_packing, own_tokens, pack, padded, self_test, to_device  # noqa: E402
 from rm.preferences import decode_sides, load_test_split  # noqa: E402
 from rm.reward_model import Float32Head  # noqa: E402
-from rm.scorer import Scorer  # noqa: E402
+from rm.scorer import TOKEN_BUDGET, Scorer  # noqa: E402
 from rm.trainer import PairTrainer  # noqa: E402
 
 SHAPES = {  # Qwen2.5's, as far as they are real
@@ -170,14 +170,14 @@ def stock(model) -> None:
 # -------------------------------------------------------------------------------------------------------- what is timed
 
 
-def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, machine: Machine) -> dict:
+def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device: str) -> dict:
     """name -> (trainer, its whole epoch of batches)."""
     data, made = Dataset.from_list(pairs), {}
     for name in TRAINING:
         options = {
             "output_dir": folder, "per_device_train_batch_size": batch_size, "report_to": "none", "max_length": None,
             "activation_checkpointing": False, "disable_tqdm": True, "seed": 0,
-            "bf16": machine.device == "cuda", "use_cpu": machine.device == "cpu",
+            "bf16": device == "cuda", "use_cpu": device == "cpu",
         }  # fmt: skip
         if name == "padded, by length":
             options["train_sampling_strategy"] = "group_by_length"
@@ -188,12 +188,11 @@ def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, machine
             trainer = RewardTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
         else:
             rows = data.add_column("subset_id", [0] * len(data))
-            sharing = "off" if name.startswith("padded") else "on"
             trainer = PairTrainer(
-                model=base_of(model) if sharing == "on" and base_of(model) is model else model, args=args,
-                train_dataset=rows, processing_class=tokenizer, subsets=["all"], prefix_sharing="off",
+                model=model, args=args, train_dataset=rows, processing_class=tokenizer, subsets=["all"],
+                prefix_sharing="off",
             )  # fmt: skip
-            trainer.data_collator.packed = sharing == "on"
+            trainer.data_collator.packed = "packed" in name
             trainer.data_collator.share = name == "prefix + packed"
         made[name] = trainer, list(trainer.get_train_dataloader())
     return made
@@ -249,7 +248,7 @@ def train_works(model, made: dict, steps: int, optimizer) -> dict:
     }
 
 
-def score_works(model, tokenizer, groups: list, batch: int, share: int, machine: Machine) -> dict:
+def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, device: str) -> dict:
     """Baseline: `batch` groups of texts at a time, in the order given, padded, as an evaluation loop does. Against it the
     scorer on the same texts. One step each."""
 
@@ -258,11 +257,11 @@ def score_works(model, tokenizer, groups: list, batch: int, share: int, machine:
         with torch.inference_mode():
             for i in range(0, len(groups), batch):
                 texts = [text for group in groups[i : i + batch] for text in group]
-                inputs = tokenizer.pad({"input_ids": texts}, padding_side="right", return_tensors="pt").to(machine.device)
+                inputs = tokenizer.pad({"input_ids": texts}, padding_side="right", return_tensors="pt").to(device)
                 model(**inputs, use_cache=False)
 
     scorer = Scorer.__new__(Scorer)
-    scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, share
+    scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, token_budget
     scorer.padded_because, scorer.tested = None, True
 
     def packed():
@@ -286,8 +285,6 @@ def check(model, tokenizer, pairs) -> dict:
     texts = [pair[side] for pair in pairs[:4] for side in SIDES]
     enable_packing(base_of(model))
     apart, limit = self_test(model, texts, 0)
-    from rm.packing import pack, padded, to_device
-
     results = []
     for inputs in (pack(texts), padded(texts, 0)):
         model.train()
@@ -314,7 +311,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="batches of an epoch that are timed in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scored", type=int, default=256, help="pairs, and prompts x completions, that are scored")
-    parser.add_argument("--token_budget", type=int, default=8192)
+    parser.add_argument("--token_budget", type=int, default=TOKEN_BUDGET)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--peak_tflops", type=float, default=989, help="of the GPU in bf16, for MFU (H100: 989)")
@@ -326,7 +323,7 @@ def main() -> None:
     pairs, tokenizer = read_pairs(args.pairs, data_dir)
     sides = [len(pair[side]) for pair in pairs for side in SIDES]
     unique = sum(own_tokens([pair[side] for side in SIDES]) for pair in pairs)
-    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.processor() or platform.machine()} CPU"
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
     report = {
         "date": time.strftime("%Y-%m-%d"), "machine": f"{where}, {args.threads} threads", "pairs": len(pairs),
         "tokens a side": statistics.mean(sides), "limit": unique,
@@ -347,7 +344,7 @@ def main() -> None:
         weights = sum(p.numel() for n, p in model.named_parameters() if "embed_tokens" not in n)
         for batch_size in map(int, args.batch_sizes.split(",")):
             with tempfile.TemporaryDirectory() as folder:
-                made = make_trainers(model, tokenizer, pairs, batch_size, folder, machine)
+                made = make_trainers(model, tokenizer, pairs, batch_size, folder, args.device)
             works = train_works(model, made, args.steps, optimizer)
             times = rounds_of(works, args.rounds, machine)
             for name in TRAINING:
@@ -371,12 +368,15 @@ def main() -> None:
             f"pairs, {b} a batch": ([[pair[side] for side in SIDES] for pair in sampled], int(b))
             for b in args.batch_sizes.split(",")
         }
-        jobs |= {f"best of {n}": (best_of(pairs, int(n), max(args.scored // int(n), 2)), 1) for n in args.best_of.split(",")}
+        for n in map(int, args.best_of.split(",")):
+            groups = best_of(pairs, n, max(args.scored // n, 4))
+            jobs |= {f"best of {n}, {b} prompt{'s' * (b > 1)} a batch": (groups, b) for b in (1, 4)}
         for name, (groups, batch) in jobs.items():
-            works = score_works(model, tokenizer, groups, batch, args.token_budget, machine)
+            works = score_works(model, tokenizer, groups, batch, args.token_budget, args.device)
             times = rounds_of(works, args.rounds, machine)
             row = ratio(times, "padded batches", "score.py")
-            row["texts a second"] = sum(map(len, groups)) / statistics.median(seconds for seconds, _ in times["score.py"])
+            seconds = statistics.median(seconds for seconds, _ in times["score.py"])
+            row["texts a second"] = sum(map(len, groups)) / seconds
             found["score"][name] = row
             print(f"| {name} | {row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f}) | {row['texts a second']:.1f} |",
                   flush=True)  # fmt: skip

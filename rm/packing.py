@@ -32,7 +32,8 @@ FAMILIES = {
     "gemma", "gemma3_text", "glm4", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "olmo2", "olmo3", "opt", "phi3",
     "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2",
 }  # fmt: skip
-DROPOUTS = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout")  # probabilities that are no nn.Dropout
+# Probabilities that are no nn.Dropout.
+DROPOUTS = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout")
 
 
 # ------------------------------------------------------------------------------------------------------- the layout
@@ -134,7 +135,8 @@ def packed_attention(module, query, key, value, attention_mask, packing=None, **
     if query.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not options.get("dropout"):
         from torch.nn.attention.varlen import varlen_attn
 
-        query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (tokens, heads, head_dim)
+        # (1, heads, tokens, head_dim) -> (tokens, heads, head_dim)
+        query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
         out = varlen_attn(
             query, key, value, *packing["cumulative"], max(packing["queries"]), max(packing["lengths"]), scale=scale,
             window_size=(-1 if window is None else window - 1, 0), enable_gqa=query.shape[1] != key.shape[1],
@@ -149,11 +151,9 @@ def packed_attention(module, query, key, value, attention_mask, packing=None, **
         query.split(packing["queries"], 2), key.split(packing["lengths"], 2), value.split(packing["lengths"], 2),
         masks[window], strict=True,
     )  # fmt: skip
+    options = {"scale": scale, "dropout_p": options.get("dropout", 0.0), "enable_gqa": query.shape[1] != key.shape[1]}
     out = [
-        F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, dropout_p=options.get("dropout", 0.0),
-            enable_gqa=query.shape[1] != key.shape[1],
-        )  # fmt: skip
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, **options)
         for q, k, v, mask in parts
     ]
     return torch.cat(out, 2).transpose(1, 2), None

@@ -44,7 +44,7 @@ OWN = {
     "head_dropout": (["float"], 0.0, None, "of the hidden state before the head, in training only, 0 <= x < 1"),
     "train_last_layers": (["int", "null"], None, None, "train the last N blocks and the head; 0: the head alone"),
     "prefix_sharing": (["str"], "auto", ["auto", "on", "off"], "no padding, and each shared prefix computed once"),
-    "token_budget": (["int", "null"], None, None, "cut a device's batch into micro-batches of so many tokens; null: whole"),
+    "token_budget": (["int", "null"], None, None, "micro-batches of so many tokens, of a device's batch; null: whole"),
     "early_stopping_patience": (["int", "null"], None, None, "evaluations without a better metric before stopping"),
 }
 # Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by machine.

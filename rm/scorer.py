@@ -15,7 +15,7 @@ from rm.packing import enable_packing, pack, padded, self_test, to_device, token
 from rm.reward_model import checkpoint_json, is_encoder, load_reward_model, position_limit, rewards_from_logits
 from rm.runtime import processes
 
-TOKEN_BUDGET = 8192  # a forward's computed tokens
+TOKEN_BUDGET = 4096  # a forward's computed tokens: more gains nothing on a CPU (benchmarks/speed.py)
 TESTED = 4  # texts of the self-test
 
 

@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, EarlyStoppingCallback, set_seed
+from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_config
 
 from rm import checkpoint
@@ -58,6 +59,16 @@ def run(recipe) -> int:
         return _say_and_return("interrupted; checkpoints are whole, go on with --resume auto", INTERRUPTED)
 
 
+def liger_settings(settings: dict) -> dict:
+    """What `use_liger_kernel` needs beside it: Liger's default (0.8.5) replaces a classification model's forward by a language
+    model's. Raises ModelError where the package is missing."""
+    if not settings.get("use_liger_kernel"):
+        return {}
+    if not is_liger_kernel_available():
+        raise ModelError("use_liger_kernel is set and liger-kernel is not installed: pip install liger-kernel")
+    return {"liger_kernel_config": {"fused_linear_cross_entropy": False} | (settings.get("liger_kernel_config") or {})}
+
+
 def _say_and_return(message, status: int) -> int:
     print(f"\ntrain_rm.py: {message}", file=sys.stderr)
     return status
@@ -74,6 +85,7 @@ def _run(recipe) -> int:
         key: settings.pop(key, None) for key in ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")
     }
     max_length = recipe["max_length"]
+    settings |= liger_settings(settings)
     try:
         args = RewardConfig(**settings, max_length=None)
     except ValueError as error:

@@ -14,6 +14,7 @@ from rm.encoding import (
     EncodingError,
     control_tokens,
     encode,
+    encode_each,
     encode_within,
     encoder_facts,
     prepare_tokenizer,
@@ -100,6 +101,74 @@ def control_ids(tokenizer, ids: list[int]) -> list[int]:
     if tokenizer.cls_token:
         special -= {tokenizer.unk_token_id}  # an encoder's word for any letter it doesn't know
     return [i for i in ids if i in special]
+
+
+# -------------------------------------------------------------------------------------- a shared prompt, tokenised once
+
+
+def metaspace(scheme: str) -> PreTrainedTokenizerFast:
+    """A unigram-like BPE that marks spaces, as Llama 2's and Mistral's do, under TinyLlama's special tokens."""
+    special, roles, template = KINDS["tinyllama"]
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    bpe.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    letters = [chr(i) for i in range(32, 127)]
+    bpe.train_from_iterator(
+        [" ".join(WORDS)] * 3, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **roles)
+    tokenizer.chat_template = template
+    prepare_tokenizer(tokenizer, False)
+    return tokenizer
+
+
+def some_text(rng: random.Random) -> str:
+    parts = [
+        *WORDS[:12],
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\t",
+        "é",
+        "日本",
+        "🙂",
+        "<|im_end|>",
+        "[SEP]",
+        "</s>",
+        "'s",
+        "2+2",
+        "...",
+    ]
+    return "".join(rng.choice(parts) + rng.choice(["", " "]) for _ in range(rng.randint(0, 12)))
+
+
+@pytest.mark.parametrize("name", [*ALL, "metaspace:first", "metaspace:always", "metaspace:never"])
+def test_a_prompt_that_is_tokenised_once_gives_the_same_ids(tokenizers, name):
+    tokenizer = metaspace(name[10:]) if name.startswith("metaspace") else tokenizers(name)
+    rng = random.Random(0)
+    for _ in range(40):
+        prompt = user(some_text(rng) + "?")
+        for _ in range(rng.randint(0, 2)):
+            prompt += assistant(some_text(rng) + "!") + user(some_text(rng) + "?")
+        start = some_text(rng)  # of both completions
+        completions = [assistant(start + some_text(rng)) for _ in range(rng.randint(2, 4))]
+        assert encode_each(tokenizer, prompt, completions) == [encode(tokenizer, prompt, c) for c in completions]
+
+
+@pytest.mark.parametrize("name", ["qwen", "llama3", "encoder"])
+def test_a_long_prompt_is_tokenised_once(tokenizers, name, monkeypatch):
+    tokenizer, lengths = tokenizers(name), []
+    call = PreTrainedTokenizerFast.__call__
+
+    def counted(self, text, *args, **kwargs):
+        lengths.extend(map(len, [text] if isinstance(text, str) else text))
+        return call(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
+    prompt = user("tea " * 500)
+    encode_each(tokenizer, prompt, [assistant("water"), assistant("coffee"), assistant("bread")])
+    assert 2000 <= sum(lengths) < 2400
 
 
 # --------------------------------------------------------------------------------------------- the ends of an encoding

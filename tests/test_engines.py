@@ -117,7 +117,10 @@ def engine_run(options, tmp_path_factory):
             *["--main_process_port", free_port()],  # another run on this machine may hold the default one
             *[driver, *options, *SHORT, "--output_dir", out],
             *["--per_device_train_batch_size", 8 // processes, "--per_device_eval_batch_size", 5, *more],
-            env={**CPU, "FSDP_ON_CPU": "1" if config == "fsdp2" else "", "SEEN": str(seen), "TORCH_EXTENSIONS_DIR": extensions_folder()},
+            env={
+                **CPU, "FSDP_ON_CPU": "1" if config == "fsdp2" else "", "SEEN": str(seen),
+                "TORCH_EXTENSIONS_DIR": extensions_folder(),
+            },
             timeout=600,
         )  # fmt: skip
         return done, out, [read_json(path) for path in sorted(seen.iterdir())]
@@ -176,7 +179,7 @@ def assert_equals_one_process(two, one) -> None:
 
 
 PACKED = "each shared prefix computed once, no padding"
-BUDGET = ("--token_budget", 150)  # 4 pairs have about 300 tokens, so that processes cut their batches into unequal numbers
+BUDGET = ("--token_budget", 150)  # of about 300 tokens: processes cut their batches into unequal numbers
 
 
 def test_ddp(engine_run, one_process):

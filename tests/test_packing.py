@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BitsAndBytesConfig
 from trl import RewardConfig, RewardTrainer
 
-from rm import packing
+from rm import packing, training
 from rm.packing import (
     FAMILIES,
     drops_out,
@@ -143,9 +143,11 @@ def test_shared_prefix():
 
 def test_token_batches():
     groups = [[[1, 2, 3]], [[1, 2, 4]], [[9] * 6], [[1, 2, 3, 5]]]
-    assert token_batches(groups, 5, packed=True) == [[0, 3, 1], [2]]  # 3 + 1 + 1 tokens; 6 are more than 5, and come alone
+    # 3 + 1 + 1 tokens; 6 are more than 5, and come alone
+    assert token_batches(groups, 5, packed=True) == [[0, 3, 1], [2]]
     assert token_batches(groups, 4, packed=True) == [[0, 3], [1], [2]]
-    assert token_batches(groups, 6, packed=False) == [[0, 1], [3], [2]]  # 2 x 3, 1 x 4, 1 x 6
+    # 2 x 3, 1 x 4, 1 x 6
+    assert token_batches(groups, 6, packed=False) == [[0, 1], [3], [2]]
     assert token_batches(groups, 100, packed=False) == [[0, 1, 3, 2]]
 
 
@@ -405,7 +407,8 @@ def test_token_budget_in_evaluation_keeps_the_order_of_pairs(make_trainer):
     trainers = [make_trainer(rows, token_budget=budget, per_device_eval_batch_size=4) for budget in (None, 90)]
     assert trainers[1].data_collator(list(rows)[:4])["order"].tolist() != [0, 1, 2, 3]
     whole, cut = (trainer.predict(rows) for trainer in trainers)
-    assert cut.label_ids[:, 1].tolist() == whole.label_ids[:, 1].tolist() == pytest.approx(rows["chosen_probability"][:])
+    assert whole.label_ids[:, 1].tolist() == pytest.approx(rows["chosen_probability"][:])
+    assert cut.label_ids[:, 1].tolist() == whole.label_ids[:, 1].tolist()
     torch.testing.assert_close(torch.tensor(cut.predictions), torch.tensor(whole.predictions), atol=1e-5, rtol=0)
 
 
@@ -426,6 +429,10 @@ def test_the_trainer_says_what_it_does_and_why(make_trainer, monkeypatch, capsys
     assert encoder.packing.startswith("padded batches, because bert is none of the causal families")
     with pytest.raises(ModelError, match="prefix_sharing: on, but bert is none .*; set prefix_sharing: auto"):
         make_trainer(rows, kind="encoder", prefix_sharing="on")
+    # -- torch.compile
+    compiled = make_trainer(rows, torch_compile=True)
+    assert compiled.packing.startswith("padded batches, because torch_compile would compile anew")
+    assert make_trainer(rows, torch_compile=True, prefix_sharing="on").data_collator.packed
     # -- one that gives other values packed
     monkeypatch.setattr(packing, "causal_mask", lambda q, k, *_: torch.ones(q, k, dtype=torch.bool).tril())
     trainer = make_trainer(rows, max_steps=1)
@@ -486,6 +493,18 @@ def test_fifty_steps_on_real_pairs_follow_trl(standin, hh_real, make_trainer, tm
         losses.append(torch.tensor([log["loss"] for log in trainer.state.log_history if "loss" in log]))
     assert len(losses[0]) == 50 and losses[1].std() > 0.05
     assert (losses[0] - losses[1]).abs().max() < 1e-3
+
+
+def test_liger_must_not_replace_the_forward(monkeypatch):
+    assert training.liger_settings({}) == {}
+    monkeypatch.setattr(training, "is_liger_kernel_available", lambda: True)
+    on = {"use_liger_kernel": True}
+    assert training.liger_settings(on) == {"liger_kernel_config": {"fused_linear_cross_entropy": False}}
+    given = training.liger_settings(on | {"liger_kernel_config": {"rope": False}})
+    assert given == {"liger_kernel_config": {"fused_linear_cross_entropy": False, "rope": False}}
+    monkeypatch.setattr(training, "is_liger_kernel_available", lambda: False)
+    with pytest.raises(ModelError, match="pip install liger-kernel"):
+        training.liger_settings(on)
 
 
 # --------------------------------------------------------------------------------------------------------- the scorer

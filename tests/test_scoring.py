@@ -17,6 +17,7 @@ from conftest import run_script, write_rows
 from datasets import Dataset
 from peft import AutoPeftModelForSequenceClassification
 from standins import hh_rows, make_config, make_tokenizer
+from test_engines import CPU, LAUNCH, free_port
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import audit
@@ -285,6 +286,35 @@ def test_order_extra_columns_and_strings(trained, scorer, score_rows):
     assert [row["reward"] for row in found] == pytest.approx(alone, abs=TOLERANCE)
     turns = score_rows(ckpt, [messages("how can you make tea?", text) for text in TEXTS])
     assert [row["reward"] for row in turns] == pytest.approx(alone, abs=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["score.py", "audit.py"])
+def test_two_processes_give_the_rows_of_one(script, trained, tmp_path):
+    """In the same order, written once."""
+    ckpt = trained("full")[0]
+    data = write_rows(tmp_path / "pairs.jsonl", hh_rows(41, seed=9))
+    launch = [*LAUNCH, "--config_file", "accelerate_configs/ddp.yaml", "--num_processes", 2]
+    launch += ["--main_process_port", free_port()]
+    found, said = [], []
+    for before in ([], launch):
+        out = tmp_path / f"out{len(before)}"
+        if script == "score.py":
+            options = ["--input", data, "--output", out]
+        else:
+            options = ["--data", data, "--output_dir", out, "--probed", 5]
+        done = run_script(*before, script, "--ckpt", ckpt, *options, "--token_budget", 200, env=CPU, timeout=400)
+        scores = out if script == "score.py" else out / "scores.jsonl"
+        found.append([json.loads(line) for line in scores.read_text(encoding="utf-8").splitlines()])
+        said.append(done.stdout + done.stderr)
+    one, two = found
+    assert len(one) == len(two) == 41
+    rewards = ("reward_chosen", "reward_rejected", "margin")
+    for a, b in zip(one, two, strict=True):
+        assert {k: v for k, v in a.items() if k not in rewards} == {k: v for k, v in b.items() if k not in rewards}
+        assert [a[k] for k in rewards if k in a] == pytest.approx([b[k] for k in rewards if k in b], abs=1e-4)
+    last = "scored 41 rows" if script == "score.py" else "report.html"
+    assert [text.count(last) for text in said] == [1, 1]
 
 
 def test_preference_files(trained, scorer, score_rows):

@@ -306,6 +306,23 @@ def test_group_by_length_runs_and_groups(make_trainer):
     assert spread(train_sampling_strategy="group_by_length") < 0.5 * spread()
 
 
+def test_group_by_length_is_the_same_each_time_and_resumes_to_the_bit(make_trainer, tmp_path):
+    data = pairs(40, seed=6)
+    options = {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 4, "max_steps": 8}
+    options |= {"save_strategy": "steps", "save_steps": 3, "prefix_sharing": "off"}
+    runs = []
+    for _ in range(2):
+        trainer = make_trainer(data, **options)
+        trainer.train()
+        runs.append(logged(trainer, "loss"))
+    assert runs[0] == runs[1] and len(runs[0]) == 8
+    resumed = make_trainer(data, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert logged(resumed, "loss") == runs[0]
+    for mine, other in zip(resumed.model.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_nothing_is_filtered_and_no_card_is_written(make_trainer, tmp_path):
     trainer = make_trainer(pairs(9), max_steps=1, save_strategy="steps", save_steps=1)
     assert len(trainer.train_dataset) == 9

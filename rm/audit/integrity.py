@@ -121,7 +121,11 @@ def invariance_checks(scorer, ids: list[list[int]]) -> list[Check]:
         )  # fmt: skip
 
     checks = [
-        check("batch size", scored, f"the largest difference between {', '.join(map(str, sizes))} texts a batch and score.py's")
+        check(
+            "batch size",
+            scored,
+            f"the largest between {', '.join(map(str, sizes))} texts a batch and score.py's batches",
+        )
     ]
     if is_encoder(model.config):
         checks.append(not_applicable("padding side", n, "an encoder reads [CLS], which stands first"))
