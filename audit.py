@@ -85,7 +85,7 @@ def main() -> int:
         from rm.encoding import EncodingError
         from rm.recipe import RecipeError
         from rm.reward_model import ModelError
-        from rm.runtime import processes
+        from rm.scorer import processes
 
         known += (EncodingError, ModelError, RecipeError)
         main_process = processes().is_main_process  # under accelerate launch each computes a share, one writes

@@ -47,8 +47,7 @@ def main() -> int:
     from rm.encoding import EncodingError
     from rm.files import DataError
     from rm.reward_model import ModelError
-    from rm.runtime import processes
-    from rm.scorer import Scorer
+    from rm.scorer import Scorer, processes
 
     state = processes()
     try:
@@ -118,7 +117,7 @@ def print_one_off(scorer, prompt: str, completions: list[str], temperature: floa
 def score_file(scorer, source: str, output: str | None) -> None:
     from rm.files import DataError, read_rows, storable
     from rm.formats import RowError, is_texts
-    from rm.runtime import processes
+    from rm.scorer import processes
 
     rows, encoded, cut, differ = [], [], 0, 0  # encoded: the ids of each row, one list of them a row
     for line, row in read_rows(source):

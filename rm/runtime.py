@@ -10,7 +10,6 @@ import signal
 import sys
 
 import torch
-from accelerate import PartialState
 from transformers import TrainerCallback
 
 BAD_INPUT, NON_FINITE, INTERRUPTED = 2, 3, 75  # 75: EX_TEMPFAIL, try again with --resume auto
@@ -45,11 +44,6 @@ def die_with_launcher() -> None:
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def processes() -> PartialState:
-    """This process among those that `accelerate launch` started. Without a GPU accelerate forms no group unless it is told."""
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 class Interrupted(Exception):

@@ -7,16 +7,21 @@ prompt cost the prompt once. Under `accelerate launch` each process computes its
 import sys
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from rm.encoding import encode, encode_within
 from rm.formats import text_of
 from rm.packing import enable_packing, pack, padded, self_test, to_device, token_batches, why_padded
 from rm.reward_model import checkpoint_json, is_encoder, load_reward_model, position_limit, rewards_from_logits
-from rm.runtime import processes
 
 TOKEN_BUDGET = 4096  # a forward's computed tokens: more gains nothing on a CPU (benchmarks/speed.py)
 TESTED = 4  # texts of the self-test
+
+
+def processes() -> PartialState:
+    """This process among those that `accelerate launch` started. Without a GPU accelerate forms no group unless it is told."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 class Scorer:

@@ -130,9 +130,7 @@ class PairTrainer(RewardTrainer):
             rankings = by_ranking(table)
             train_dataset = table if len(rankings) == len(table) else rankings
         self.prefix_sharing = prefix_sharing
-        because = "prefix_sharing is off" if prefix_sharing == "off" else why_padded(kwargs["model"])
-        if prefix_sharing == "auto" and kwargs["args"].torch_compile:  # measured: 35 s a step more, for stand-ins
-            because = "torch_compile would compile anew for every packed batch (prefix_sharing: on does so)"
+        because = self._why_padded(kwargs["model"], training_args)
         if because is None:
             enable_packing(kwargs["model"])
         config, head_bias = kwargs["model"].config, head_of(kwargs["model"])[1].bias
@@ -171,6 +169,15 @@ class PairTrainer(RewardTrainer):
         pass  # rm.card writes it, once, when the numbers are known
 
     # ------------------------------------------------------------------------------------------------------ the packing
+
+    def _why_padded(self, model, args) -> str | None:
+        if self.prefix_sharing == "off":
+            return "prefix_sharing is off"
+        if args.n_gpu > 1:
+            return "one process drives several GPUs (nn.DataParallel); use accelerate launch"
+        if args.torch_compile and self.prefix_sharing == "auto":  # docs/speed.md has the times
+            return "torch_compile would compile anew for batch after batch (prefix_sharing: on does so)"
+        return why_padded(model)
 
     def _set_packing(self, because: str | None, found: str = "") -> None:
         """Packed batches from now on, or padded ones `because` of something."""

@@ -206,6 +206,7 @@ def _run(recipe) -> int:
     try:
         trainer.train(resume_from_checkpoint=_resume_from(recipe, output_dir, say))
         facts |= {"train_seconds": round(time.monotonic() - start, 1), "steps": trainer.state.global_step}
+        facts["batches"] = trainer.packing
         if "validation" in encoded and not stop.stopped:
             metrics = trainer.evaluate()
             facts["validation"] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}

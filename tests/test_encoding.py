@@ -7,7 +7,7 @@ import re
 import pytest
 from standins import KINDS, TEMPLATES, WORDS, load_tokenizer, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import AddedToken, ByT5Tokenizer, PreTrainedTokenizerFast
 from trl.data_utils import apply_chat_template
 
 from rm.encoding import (
@@ -154,6 +154,17 @@ def test_a_prompt_that_is_tokenised_once_gives_the_same_ids(tokenizers, name):
         start = some_text(rng)  # of both completions
         completions = [assistant(start + some_text(rng)) for _ in range(rng.randint(2, 4))]
         assert encode_each(tokenizer, prompt, completions) == [encode(tokenizer, prompt, c) for c in completions]
+
+
+def test_a_control_token_that_takes_spaces_along_is_no_place_to_cut():
+    tokenizer = make_tokenizer("qwen")
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<turn>", lstrip=True, special=True)]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}   <turn>{% endfor %}<|im_end|>"
+    prepare_tokenizer(tokenizer, False)
+    completions = [assistant("water"), assistant("coffee")]
+    found = encode_each(tokenizer, user("tea"), completions)
+    assert found == [encode(tokenizer, user("tea"), completion) for completion in completions]
+    assert tokenizer.convert_tokens_to_ids("<turn>") in found[0]
 
 
 @pytest.mark.parametrize("name", ["qwen", "llama3", "encoder"])

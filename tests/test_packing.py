@@ -4,6 +4,7 @@ must not be packed is not."""
 import copy
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertCon
 from trl import RewardConfig, RewardTrainer
 
 from rm import packing, training
+from rm import scorer as scoring
 from rm.packing import (
     FAMILIES,
     drops_out,
@@ -270,6 +272,8 @@ def test_the_self_test_finds_faults(fault, monkeypatch):
     enable_packing(model)
     apart, limit = self_test(model, texts, 0)
     assert apart < 1e-5 and limit == 1e-3 and model.training is False
+    self_test(model.train(), texts, 0)
+    assert model.training is True
 
     def broken(texts, share=True):
         inputs = pack(texts, share)
@@ -387,7 +391,8 @@ def test_a_token_budget_changes_nothing_but_the_micro_batches(accumulation, pref
     rows = tree_pairs(12)
     options = {"prefix_sharing": prefix_sharing, "max_steps": 1, "gradient_accumulation_steps": accumulation}
     options["per_device_train_batch_size"] = 12 // accumulation
-    expected = step_gradient(make_trainer(rows, **options), rows)
+    whole = make_trainer(rows, **options)
+    expected = step_gradient(whole, rows)
     seen = []
     trainer = make_trainer(rows, token_budget=120, **options)
     trainer.model.register_forward_pre_hook(
@@ -398,6 +403,8 @@ def test_a_token_budget_changes_nothing_but_the_micro_batches(accumulation, pref
     assert relative(found, expected) < 1e-5
     assert len(seen) > 2 * accumulation and max(seen) <= 120
     logs = trainer.state.log_history[0]
+    for key in ("loss", "accuracy", "margin"):
+        assert logs[key] == pytest.approx(whole.state.log_history[0][key], abs=1e-5)
     assert logs["num_tokens"] == sum(len(row[side]) for row in rows for side in ("chosen_ids", "rejected_ids"))
 
 
@@ -554,6 +561,20 @@ def test_completions_of_a_prompt_cost_it_once(scorers):
     scorer.rewards_of_ids(texts)
     hook.remove()
     assert seen == [200 + 16 * 2]
+
+
+def test_a_process_scores_its_share_alone(scorers, monkeypatch):
+    scorer, texts = scorers("qwen"), random_tree(5, prompts=6)
+    scorer.token_budget, scorer.tested = 60, True
+    expected, gathered = scorer.rewards_of_ids(texts), []
+    for index in range(3):
+        state = SimpleNamespace(process_index=index, num_processes=3, is_main_process=index == 0)
+        monkeypatch.setattr(scoring, "processes", lambda state=state: state)
+        monkeypatch.setattr(scoring, "gather_object", lambda found: gathered.append(found) or found)
+        scorer.rewards_of_ids(texts)
+    assert all(0 < len(part) < len(texts) / 2 for part in gathered)
+    found = dict(pair for part in gathered for pair in part)
+    assert [found[i] for i in range(len(texts))] == pytest.approx(expected, abs=1e-5)
 
 
 def test_scorer_goes_back_to_padding_where_packing_differs(scorers, monkeypatch, capsys):

@@ -1,0 +1,127 @@
+"""LLaMA-Factory's rm stage beside train_rm.py, on the same pairs and the same random model, by turns:
+
+    python3.11 -m venv lf && lf/bin/pip install torch torchvision torchaudio llamafactory==0.9.5
+    python benchmarks/peer_llamafactory.py --python lf/bin/python --pairs PAIRS.jsonl.gz
+
+Both train one epoch of the same pairs on a CPU, one thread, float32, each with its own template, loss and optimizer; the pairs
+a second are those that each one's Trainer reports (model loading and tokenising are not in them).
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from speed import KEY_VALUE_HEADS, REPO, SHAPES, SMALL_VOCABULARY, read_pairs
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from rm.preferences import decode_sides, load_test_split
+
+TOO_LONG = 1024  # tokens; LLaMA-Factory would cut a pair, and we drop it: neither is wanted here
+TEST_PAIRS = 8  # train_rm.py trains nothing without some
+PEER = "import sys, json; from llamafactory.train.tuner import run_exp; run_exp(json.load(open(sys.argv[1])))"
+
+
+def write_inputs(folder: Path, source: str, data_dir: str | None, shape: str, n: int) -> None:
+    encoded, tokenizer = read_pairs(source, data_dir)
+    split = source if Path(source).is_file() else "test"
+    table, _ = load_test_split([{"path": source, "data_dir": data_dir, "split": None, "test_split": split}])
+    short = [decode_sides(row) for row, ids in zip(table, encoded, strict=True) if ids["length"] <= TOO_LONG]
+    rows = short[:: len(short) // (n + TEST_PAIRS)][: n + TEST_PAIRS]
+    config = Qwen2Config(
+        **SHAPES[shape], num_key_value_heads=KEY_VALUE_HEADS.get(shape, 2), vocab_size=SMALL_VOCABULARY,
+        max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    file = folder / "base" / "tokenizer_config.json"  # transformers 4 calls the class so
+    file.write_text(file.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
+
+    def turn(message) -> dict:
+        return {"from": "human" if message["role"] == "user" else "gpt", "value": message["content"]}
+
+    theirs = [
+        {"conversations": [turn(m) for m in prompt], "chosen": turn(chosen[0]), "rejected": turn(rejected[0])}
+        for prompt, chosen, rejected, _ in rows[:n]
+    ]
+    (folder / "pairs.json").write_text(json.dumps(theirs), encoding="utf-8")
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    info = {"pairs": {"file_name": "pairs.json", "ranking": True, "formatting": "sharegpt", "columns": columns}}
+    (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    (folder / "ours").mkdir()
+    lines = [json.dumps({"prompt": p, "chosen": c, "rejected": r}) + "\n" for p, c, r, _ in rows]
+    (folder / "ours" / "train.jsonl").write_text("".join(lines[:n]), encoding="utf-8")
+    (folder / "ours" / "test.jsonl").write_text("".join(lines[n:]), encoding="utf-8")
+
+
+def run(command: list, pattern: str) -> float:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
+    found = re.findall(pattern, done.stdout + done.stderr)
+    if done.returncode or not found:
+        raise SystemExit(f"{command[0]}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+    return float(found[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True, help="of the environment that has LLaMA-Factory")
+    parser.add_argument("--pairs", default="Anthropic/hh-rlhf")
+    parser.add_argument("--data_dir")
+    parser.add_argument("--shape", default="tiny", choices=list(SHAPES))
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder, n = Path(name), args.batch_size * args.steps
+        write_inputs(folder, args.pairs, args.data_dir, args.shape, n)
+        common = {
+            "per_device_train_batch_size": args.batch_size,
+            "gradient_accumulation_steps": 1,
+            "num_train_epochs": 1,
+        }
+        common |= {"report_to": "none", "use_cpu": True, "save_strategy": "no", "learning_rate": 1e-5}
+        theirs = common | {
+            "stage": "rm", "do_train": True, "finetuning_type": "full", "model_name_or_path": str(folder / "base"),
+            "template": "qwen", "dataset": "pairs", "dataset_dir": name, "cutoff_len": 2 * TOO_LONG, "bf16": False,
+            "output_dir": str(folder / "theirs"), "overwrite_output_dir": True, "disable_gradient_checkpointing": True,
+        }  # fmt: skip
+        (folder / "theirs.json").write_text(json.dumps(theirs), encoding="utf-8")
+        ours = common | {
+            "model_name_or_path": str(folder / "base"), "dataset_name": str(folder / "ours"), "eval_strategy": "no",
+            "activation_checkpointing": False, "validation_fraction": 0.0, "max_length": 2 * TOO_LONG, "max_dropped": 0.5,
+            "head_init": "normal",
+        }  # fmt: skip
+        (folder / "ours.yaml").write_text(json.dumps(ours), encoding="utf-8")  # JSON is YAML
+        commands = {
+            "LLaMA-Factory": [args.python, "-c", PEER, folder / "theirs.json"],
+            "train_rm.py, padded": ["--prefix_sharing", "off"],
+            "train_rm.py": [],
+        }
+        speeds = {key: [] for key in commands}
+        for number in range(args.rounds):
+            for key, command in commands.items():
+                if key != "LLaMA-Factory":
+                    script = [sys.executable, "train_rm.py", "--recipe", folder / "ours.yaml"]
+                    command = [*script, "--output_dir", folder / f"{number}{len(command)}", *command]
+                speeds[key].append(run(command, r"train_samples_per_second'?\"?\s*[:=]\s*'?([\d.]+)"))
+    print(f"{args.shape}, {n} pairs, {args.batch_size} a step, {args.rounds} rounds, torch {torch.__version__}")
+    print("\n| | pairs/s | x LLaMA-Factory |\n|---|---|---|")
+    for key, found in speeds.items():
+        ratios = [mine / peer for mine, peer in zip(found, speeds["LLaMA-Factory"], strict=True)]
+        print(f"| {key} | {statistics.median(found):.2f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+              f"{max(ratios):.2f}) |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
