@@ -301,6 +301,50 @@ def check(model, tokenizer, pairs) -> dict:
     }  # fmt: skip
 
 
+def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, found: dict) -> None:
+    cuda = args.device == "cuda"
+    print("\n| train, pairs a step | variant | x TRL | pairs/s | MB | tokens over the limit |" + " MFU |" * cuda)
+    print("|---|---|---|---|---|---|" + "---|" * cuda)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
+    weights = sum(p.numel() for n, p in model.named_parameters() if "embed_tokens" not in n)
+    for batch_size in map(int, args.batch_sizes.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            made = make_trainers(model, tokenizer, pairs, batch_size, folder, args.device)
+        times = rounds_of(train_works(model, made, args.steps, optimizer), args.rounds, machine)
+        for name in TRAINING:
+            tokens = sum(map(computed_tokens, made[name][1]))
+            speed = batch_size * args.steps / statistics.median(seconds for seconds, _ in times[name])
+            row = {**ratio(times, "TRL", name), "pairs a second": speed, "tokens over limit": tokens / unique}
+            row["megabytes"] = max(megabytes for _, megabytes in times[name])
+            # Forward and backward, without the weights' own gradients under LoRA: 6 or 4 operations a weight and token.
+            operations = (4 if len(trained) < len(list(model.parameters())) else 6) * weights * tokens / len(pairs)
+            row["mfu"] = operations * speed / args.peak_tflops / 1e12 if cuda else None
+            found[f"{batch_size}, {name}"] = row
+            print(f"| {batch_size} | {name} | {cell(row)} | {speed:.2f} | {row['megabytes']:.0f} | "
+                  f"{row['tokens over limit']:.2f} |" + (f" {row['mfu']:.0%} |" if cuda else ""), flush=True)  # fmt: skip
+
+
+def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) -> None:
+    print("\n| score | x padded batches | texts/s |\n|---|---|---|")
+    sampled = [[p[side] for side in SIDES] for p in random.Random(1).sample(pairs, min(args.scored, len(pairs)))]
+    jobs = {f"pairs, {b} a batch": (sampled, int(b)) for b in args.batch_sizes.split(",")}
+    for n in map(int, args.best_of.split(",")):
+        groups = best_of(pairs, n, max(args.scored // n, 4))
+        jobs |= {f"best of {n}, {b} prompt{'s' * (b > 1)} a batch": (groups, b) for b in (1, 4)}
+    for name, (groups, batch) in jobs.items():
+        works = score_works(model, tokenizer, groups, batch, args.token_budget, args.device)
+        times = rounds_of(works, args.rounds, machine)
+        seconds = statistics.median(seconds for seconds, _ in times["score.py"])
+        found[name] = row = ratio(times, "padded batches", "score.py")
+        row["texts a second"] = sum(map(len, groups)) / seconds
+        print(f"| {name} | {cell(row)} | {row['texts a second']:.1f} |", flush=True)
+
+
+def cell(row: dict) -> str:
+    return f"{row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", default="Anthropic/hh-rlhf")
@@ -315,6 +359,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--peak_tflops", type=float, default=989, help="of the GPU in bf16, for MFU (H100: 989)")
+    parser.add_argument("--only", choices=["train", "score"])
     parser.add_argument("--output", help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -336,50 +381,10 @@ def main() -> None:
         model = build(shape, args.device)
         found = report["shapes"][shape] = {"check": check(model, tokenizer, pairs), "train": {}, "score": {}}
         print(f"\n## {shape}: " + ", ".join(f"{key} {value:.1e}" for key, value in found["check"].items()))
-        print("\n| train, pairs a step | variant | x TRL | pairs/s | MB | tokens over the limit |"
-              + (" MFU |" if args.device == "cuda" else ""))  # fmt: skip
-        print("|---|---|---|---|---|---|" + ("---|" if args.device == "cuda" else ""))
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
-        weights = sum(p.numel() for n, p in model.named_parameters() if "embed_tokens" not in n)
-        for batch_size in map(int, args.batch_sizes.split(",")):
-            with tempfile.TemporaryDirectory() as folder:
-                made = make_trainers(model, tokenizer, pairs, batch_size, folder, args.device)
-            works = train_works(model, made, args.steps, optimizer)
-            times = rounds_of(works, args.rounds, machine)
-            for name in TRAINING:
-                tokens = sum(map(computed_tokens, made[name][1]))
-                speed = batch_size * args.steps / statistics.median(seconds for seconds, _ in times[name])
-                row = {**ratio(times, "TRL", name), "pairs a second": speed, "tokens over limit": tokens / unique}
-                row["megabytes"] = max(megabytes for _, megabytes in times[name])
-                cell = ""
-                if args.device == "cuda":
-                    flops = (4 if shape.endswith("lora") else 6) * weights * tokens / len(pairs)
-                    row["mfu"] = flops * speed / args.peak_tflops / 1e12
-                    cell = f" {row['mfu']:.0%} |"
-                found["train"][f"{batch_size}, {name}"] = row
-                print(f"| {batch_size} | {name} | {row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f}) | {speed:.2f} | "
-                      f"{row['megabytes']:.0f} | {row['tokens over limit']:.2f} |{cell}", flush=True)  # fmt: skip
-            del made, works
-        del optimizer
-        print("\n| score | x padded batches | texts/s |\n|---|---|---|")
-        sampled = random.Random(1).sample(pairs, min(args.scored, len(pairs)))
-        jobs = {
-            f"pairs, {b} a batch": ([[pair[side] for side in SIDES] for pair in sampled], int(b))
-            for b in args.batch_sizes.split(",")
-        }
-        for n in map(int, args.best_of.split(",")):
-            groups = best_of(pairs, n, max(args.scored // n, 4))
-            jobs |= {f"best of {n}, {b} prompt{'s' * (b > 1)} a batch": (groups, b) for b in (1, 4)}
-        for name, (groups, batch) in jobs.items():
-            works = score_works(model, tokenizer, groups, batch, args.token_budget, args.device)
-            times = rounds_of(works, args.rounds, machine)
-            row = ratio(times, "padded batches", "score.py")
-            seconds = statistics.median(seconds for seconds, _ in times["score.py"])
-            row["texts a second"] = sum(map(len, groups)) / seconds
-            found["score"][name] = row
-            print(f"| {name} | {row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f}) | {row['texts a second']:.1f} |",
-                  flush=True)  # fmt: skip
+        if args.only != "score":
+            train_table(model, tokenizer, pairs, unique, machine, args, found["train"])
+        if args.only != "train":
+            score_table(model, tokenizer, pairs, machine, args, found["score"])
         del model
     if args.output:
         Path(args.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
