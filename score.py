@@ -53,10 +53,10 @@ def main() -> int:
     try:
         if args.convert:
             return print_converted(args) if state.is_main_process else 0
-        scorer = Scorer(args.ckpt, args.token_budget, revision=args.revision, trust_remote_code=args.trust_remote_code)
+        options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+        scorer = Scorer(args.ckpt, args.token_budget, shared=True, **options)
         if args.prompt is not None:
-            if state.is_main_process:
-                print_one_off(scorer, args.prompt, args.completion, audited_temperature(args.ckpt, args.revision))
+            print_one_off(scorer, args.prompt, args.completion, audited_temperature(args.ckpt, args.revision))
         else:
             score_file(scorer, args.input, args.output)
         state.destroy_process_group()
@@ -92,10 +92,13 @@ def print_one_off(scorer, prompt: str, completions: list[str], temperature: floa
     """Rewards, P(A beats B) = sigmoid((r_A - r_B) / T) by the Bradley-Terry model with T the audit's temperature or 1, and the
     reward after each token."""
     from rm.formats import assistant, user
+    from rm.scorer import processes
 
     turns = user(prompt)
     ids, cut = scorer.encode(turns, [assistant(text) for text in completions])
     rewards = scorer.rewards_of_ids(ids)
+    if not processes().is_main_process:
+        return
     names = [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(completions))]
     for name, text, reward in zip(names, completions, rewards, strict=True):
         print(f"{name}  {'too long' if reward is None else f'{reward:+.4f}'}  {text}")

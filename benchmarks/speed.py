@@ -157,6 +157,10 @@ def build(shape: str, device: str):
     return model
 
 
+def autocast(device: str):
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+
 def base_of(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -236,7 +240,8 @@ def train_works(model, made: dict, steps: int, optimizer) -> dict:
             model.train()
             trainer.current_gradient_accumulation_steps = 1
             pairs = len(batch["weight"]) if "weight" in batch else None
-            trainer.training_step(model, batch, torch.tensor(float(pairs)) if pairs else None)
+            with autocast(trainer.args.device.type):  # in a run accelerate's wrapper sees to it
+                trainer.training_step(model, batch, torch.tensor(float(pairs)) if pairs else None)
             optimizer.step()
             optimizer.zero_grad()
 
@@ -254,7 +259,7 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
 
     def padded_loop():
         stock(model)
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(device):
             for i in range(0, len(groups), batch):
                 texts = [text for group in groups[i : i + batch] for text in group]
                 inputs = tokenizer.pad({"input_ids": texts}, padding_side="right", return_tensors="pt").to(device)
@@ -262,11 +267,12 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
 
     scorer = Scorer.__new__(Scorer)
     scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, token_budget
-    scorer.padded_because, scorer.tested = None, True
+    scorer.padded_because, scorer.tested, scorer.shared = None, True, False
 
     def packed():
         enable_packing(base_of(model))
-        scorer.rewards_of_ids([text for group in groups for text in group])
+        with autocast(device):
+            scorer.rewards_of_ids([text for group in groups for text in group])
 
     model.eval()
     return {"padded batches": [padded_loop], "score.py": [packed]}
@@ -284,11 +290,12 @@ def check(model, tokenizer, pairs) -> dict:
     """Packed against padded on real pairs: what the head reads, rewards, and the gradient's norm."""
     texts = [pair[side] for pair in pairs[:4] for side in SIDES]
     enable_packing(base_of(model))
-    apart, limit = self_test(model, texts, 0)
+    with autocast(model.device.type):
+        apart, limit = self_test(model, texts, 0)
     results = []
     for inputs in (pack(texts), padded(texts, 0)):
         model.train()
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        with autocast(model.device.type):
             logits = model(**to_device(inputs, model.device), use_cache=False).logits.flatten().float()
         (-torch.nn.functional.logsigmoid(logits[::2] - logits[1::2]).mean()).backward()
         squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]

@@ -9,11 +9,13 @@ In a causal model a token's hidden state depends on the tokens before it alone, 
   a batch is not packed, so that nothing has to be switched (activation checkpointing recomputes in the backward);
 - the head reads `last`, the row's index of each text's last token, in the order in which the texts were given.
 
-On CUDA in half precision torch.nn.attention.varlen (FlashAttention); else one scaled_dot_product_attention a text.
+On CUDA in half precision (Ampere or newer) torch.nn.attention.varlen, which is FlashAttention; else one
+scaled_dot_product_attention a text.
 Prior art: frankxwang/dpo-prefix-sharing (arXiv 2410.20305), li-plus/flash-preference.
 """
 
 import types
+import warnings
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from transformers.pytorch_utils import Conv1D
 
 from rm.reward_model import Float32Head
 
@@ -32,8 +35,8 @@ FAMILIES = {
     "gemma", "gemma3_text", "glm4", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "olmo2", "olmo3", "opt", "phi3",
     "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2",
 }  # fmt: skip
-# Probabilities that are no nn.Dropout.
-DROPOUTS = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout")
+# Probabilities that are no nn.Dropout, and Mixtral's random factors.
+DROPOUTS = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "jitter_noise")
 
 
 # ------------------------------------------------------------------------------------------------------- the layout
@@ -102,7 +105,7 @@ def padded(texts: list[list[int]], pad_token_id: int, multiple: int | None = Non
     return {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths).long()}
 
 
-def token_batches(groups: list[list[list[int]]], budget: int, packed: bool) -> list[list[int]]:
+def token_batches(groups: list[list[list[int]]], budget: int, packed: bool, share: bool = True) -> list[list[int]]:
     """Groups of texts that stay together -> batches of indices of groups, as many as fit into `budget` computed tokens.
 
     A group that is larger than the budget gets a batch of its own. Packed, the groups are sorted by their text, so that what
@@ -110,15 +113,20 @@ def token_batches(groups: list[list[list[int]]], budget: int, packed: bool) -> l
     """
     longest = [max(map(len, group)) for group in groups]
     order = sorted(range(len(groups)), key=(lambda i: groups[i][0]) if packed else longest.__getitem__)
+
+    def with_group(i: int, tokens: int, rows: int, before) -> int:
+        if not packed:
+            return (rows + len(groups[i])) * longest[i]
+        return tokens + (own_tokens(groups[i], before) if share else sum(map(len, groups[i])))
+
     batches, tokens, rows, before = [], 0, 0, ()
     for i in order:
-        rows += len(groups[i])
-        tokens = tokens + own_tokens(groups[i], before) if packed else rows * longest[i]
-        if not batches or tokens > budget:
+        more = with_group(i, tokens, rows, before)
+        if not batches or more > budget:
             batches.append([])
-            rows, tokens = len(groups[i]), own_tokens(groups[i]) if packed else len(groups[i]) * longest[i]
+            more, rows = with_group(i, 0, 0, ()), 0
         batches[-1].append(i)
-        before = max(groups[i]) if packed else ()
+        tokens, rows, before = more, rows + len(groups[i]), max(groups[i])
     return batches
 
 
@@ -132,7 +140,7 @@ def packed_attention(module, query, key, value, attention_mask, packing=None, **
     scale, window = options.get("scaling"), options.get("sliding_window")
     if packing["kv_index"] is not None:
         key, value = key.index_select(2, packing["kv_index"]), value.index_select(2, packing["kv_index"])
-    if query.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not options.get("dropout"):
+    if has_varlen(query, value.dtype) and not options.get("dropout"):
         from torch.nn.attention.varlen import varlen_attn
 
         # (1, heads, tokens, head_dim) -> (tokens, heads, head_dim)
@@ -157,6 +165,12 @@ def packed_attention(module, query, key, value, attention_mask, packing=None, **
         for q, k, v, mask in parts
     ]
     return torch.cat(out, 2).transpose(1, 2), None
+
+
+def has_varlen(query, dtype) -> bool:
+    """FlashAttention: CUDA, half precision, Ampere or newer."""
+    half = query.is_cuda and dtype in (torch.bfloat16, torch.float16)
+    return half and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def causal_mask(queries: int, keys: int, window: int | None, device) -> torch.Tensor | None:
@@ -189,7 +203,7 @@ def why_padded(model) -> str | None:
 
 
 def drops_out(model) -> bool:
-    """Whether the body draws dropout in training. Texts that share a prefix would then share what was drawn on it."""
+    """Whether the body draws random numbers in training. Texts that share a prefix would share what was drawn on it."""
     return any(
         (isinstance(module, torch.nn.Dropout) and module.p > 0)
         or any(isinstance(p := getattr(module, name, 0), float) and p > 0 for name in DROPOUTS)
@@ -215,7 +229,8 @@ def self_test(model, texts: list[list[int]], pad_token_id: int, share: bool = Tr
     largest of any text. `model` may be wrapped (DDP, FSDP, DeepSpeed), and must hold a Float32Head.
 
     Not the rewards: a head that starts at zero gives none. In half precision the padded forward differs as much from one text
-    at a time, so that the limit is what is found there, at least .05; in float32 .001.
+    at a time, so that the limit is what is found there, at least .05; in float32 .001. A packed forward that fails (on
+    a GPU that lacks its kernel) is infinitely far, and a warning says why.
     """
     seen, precisions = [], set()
 
@@ -225,7 +240,9 @@ def self_test(model, texts: list[list[int]], pad_token_id: int, share: bool = Tr
         return seen[-1].float().flatten(0, -2)[last]  # (texts, hidden)
 
     device = next(model.parameters()).device
-    modules = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    modules = [
+        module for module in model.modules() if isinstance(module, torch.nn.Linear | Conv1D)
+    ]  # GPT-2 has the latter
     hooks = [
         module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         if isinstance(module, Float32Head)
@@ -240,7 +257,11 @@ def self_test(model, texts: list[list[int]], pad_token_id: int, share: bool = Tr
             rows = padded(texts, pad_token_id)
             expected = hidden_of(rows, last + torch.arange(len(texts)) * rows["input_ids"].shape[1])
             alone = torch.cat([hidden_of(padded([text], pad_token_id), [len(text) - 1]) for text in texts])
-            found = hidden_of(pack(texts, share), slice(None))
+            try:
+                found = hidden_of(pack(texts, share), slice(None))
+            except RuntimeError as error:
+                warnings.warn(f"packed: {error}", stacklevel=2)
+                found = torch.full_like(expected, float("inf"))
     finally:
         model.train(training)
         for hook in hooks:

@@ -596,7 +596,7 @@ def encode_splits(
             table = table.map(
                 columns,
                 fn_kwargs={"name": name},
-                num_proc=num_proc or min(os.cpu_count() or 1, len(table) // ROWS_A_PROCESS) or None,
+                num_proc=num_proc or _processes_for(len(table)),
                 desc=f"Encoding {name}",
                 # A tokenizer's own hash changes with use, which would encode again on every process.
                 new_fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:32],
@@ -610,6 +610,13 @@ def encode_splits(
         for subset, n in Counter(encoded[name]["subset"][:]).items():
             ledger.add(name, "subset", subset, n)
     return encoded
+
+
+def _processes_for(rows: int) -> int | None:
+    # A scheduler's quota is not seen by either: dataset_num_proc says it.
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(cpus, rows // ROWS_A_PROCESS)
+    return count if count > 1 else None
 
 
 def _encoded_stream(rows, columns, ledger):

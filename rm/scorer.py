@@ -1,7 +1,7 @@
 """Completions -> rewards: `Scorer("rm-out").rewards([(prompt, completion), ...])`, in the order given.
 
 Texts are sorted so that what shares a prefix meets, and computed by rm.packing under a budget of tokens: N completions of a
-prompt cost the prompt once. Under `accelerate launch` each process computes its share, and every one gets all rewards.
+prompt cost the prompt once.
 """
 
 import sys
@@ -28,13 +28,16 @@ class Scorer:
     """A loaded reward model. Rewards are float32 numbers, computed without autocast in the dtype it was saved in.
 
     `token_budget`: the tokens of one forward; a longer text gets one of its own. `padded_because` says why batches are padded,
-    None where they are packed.
+    None where they are packed. `shared`: under `accelerate launch` all processes ask for the same rewards in the same order,
+    each computes its share of the batches, and every one gets all.
     """
 
-    def __init__(self, ckpt: str, token_budget: int = TOKEN_BUDGET, revision: str = "main", **options):
+    def __init__(
+        self, ckpt: str, token_budget: int = TOKEN_BUDGET, revision: str = "main", shared: bool = False, **options
+    ):
         processes()  # first: it says which GPU is this process's
         self.model, self.tokenizer = load_reward_model(ckpt, revision=revision, **options)
-        self.token_budget, self.tested = token_budget, False
+        self.token_budget, self.tested, self.shared = token_budget, False, shared
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self.padded_because = why_padded(base)
         if self.padded_because is None:
@@ -59,9 +62,9 @@ class Scorer:
         known = [i for i, tokens in enumerate(ids) if tokens is not None]
         packed = self._packs([ids[i] for i in known])
         batches = token_batches([[ids[i]] for i in known], self.token_budget, packed)
-        state = processes()
-        share = batches[state.process_index :: state.num_processes]
-        quiet = progress is None or len(batches) < 8 or not state.is_main_process
+        index, count = (processes().process_index, processes().num_processes) if self.shared else (0, 1)
+        share = batches[index::count]
+        quiet = progress is None or len(batches) < 8 or index > 0
         found = []  # (place in `ids`, reward)
         for batch in tqdm(share, desc=progress, disable=quiet, unit="batch"):
             texts = [ids[known[i]] for i in batch]
@@ -71,7 +74,7 @@ class Scorer:
                 logits = self.model(**to_device(inputs, self.model.device), **options).logits  # (texts, labels)
             found += zip([known[i] for i in batch], rewards_from_logits(logits).tolist(), strict=True)
         rewards: list[float | None] = [None] * len(ids)
-        for i, reward in gather_object(found) if state.num_processes > 1 else found:
+        for i, reward in gather_object(found) if count > 1 else found:
             rewards[i] = reward
         return rewards
 
@@ -82,7 +85,9 @@ class Scorer:
         if not self.tested:
             self.tested = True
             apart, limit = self_test(self.model, sorted(texts)[:TESTED], self.tokenizer.pad_token_id)
-            if apart > limit:
+            if self.shared and processes().num_processes > 1:  # all pack, or none does
+                apart = max(gather_object([apart]))
+            if not apart <= limit:
                 self.padded_because = f"packed differs by {apart:.1e} from padded, more than {limit:.1e}"
                 print(f"padded batches, because {self.padded_because}", file=sys.stderr)
         return self.padded_because is None

@@ -67,8 +67,10 @@ class PreferenceCollator:
         groups = [[pair | {"weight": 1 / len(group)} for pair in group] for group in map(self.pairs_of, examples)]
         batches = [range(len(groups))]
         if self.token_budget:
-            texts = [[pair[side] for pair in group for side in SIDES] for group in groups]
-            batches = token_batches(texts, self.token_budget, self.packed and self.share)
+            texts = [
+                list({tuple(pair[side]): pair[side] for pair in group for side in SIDES}.values()) for group in groups
+            ]
+            batches = token_batches(texts, self.token_budget, self.packed, self.share)
         parts = [self.micro_batch([pair for i in batch for pair in groups[i]]) for batch in batches]
         ends = np.cumsum([len(group) for group in groups])
         order = [pair for batch in batches for i in batch for pair in range(ends[i] - len(groups[i]), ends[i])]
@@ -175,6 +177,8 @@ class PairTrainer(RewardTrainer):
             return "prefix_sharing is off"
         if args.n_gpu > 1:
             return "one process drives several GPUs (nn.DataParallel); use accelerate launch"
+        if args.neftune_noise_alpha:
+            return "neftune_noise_alpha scales its noise by the length of a row"
         if args.torch_compile and self.prefix_sharing == "auto":  # docs/speed.md has the times
             return "torch_compile would compile anew for batch after batch (prefix_sharing: on does so)"
         return why_padded(model)
@@ -186,12 +190,19 @@ class PairTrainer(RewardTrainer):
         collator = self.data_collator
         collator.packed = because is None
         collator.share = collator.packed and not drops_out(self.model)
+        random = "of dropout: disable_dropout: true turns it off"
+        if self.args.disable_dropout:
+            random = "of dropout in the model's config, which disable_dropout does not reach: set it to 0 in model_init_kwargs"
         if because:
             self.packing = f"padded batches, because {because}"
         elif collator.share:
             self.packing = f"each shared prefix computed once, no padding{found}"
+        elif self.prefix_sharing == "on":
+            raise ModelError(
+                f"prefix_sharing: on, but both sides of a pair would share their dropout, because {random}"
+            )
         else:
-            self.packing = f"no padding{found}; prefixes are not shared, because of dropout (disable_dropout: true)"
+            self.packing = f"no padding{found}; prefixes are not shared, because {random}"
 
     def test_packing(self) -> None:
         """Compare packed with padded on the first two training pairs, on every process; padded batches where they differ."""
@@ -242,14 +253,21 @@ class PairTrainer(RewardTrainer):
         """Forward and backward of a batch's micro-batches; engines exchange gradients at the last one, as Trainer's loop
         has it for gradient accumulation."""
         parts, sync = self.micro_batches(inputs), self.accelerator.sync_gradients
-        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED  # knows by sync_gradients
+        # DeepSpeed knows by sync_gradients; FSDP would keep whole gradients on every process until the last.
+        each = self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        each = each or self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         loss = 0.0
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
             self.accelerator.gradient_state._set_sync_gradients(sync and last)
-            with nullcontext() if last or deepspeed else self.accelerator.no_sync(model):
+            with nullcontext() if last or each else self.accelerator.no_sync(model):
                 loss = loss + super().training_step(model, part, num_items_in_batch)
         return loss
+
+    def _track_num_input_tokens(self, inputs):
+        for part in inputs["micro_batches"]:  # none of packed tokens is padding
+            texts = {"input_ids": part["texts"]["input_ids"]}
+            super()._track_num_input_tokens(texts if "packing" in part["texts"] else part["texts"])
 
     def floating_point_ops(self, inputs):
         return sum(super(PairTrainer, self).floating_point_ops(part["texts"]) for part in inputs["micro_batches"])

@@ -313,6 +313,10 @@ def test_two_processes_give_the_rows_of_one(script, trained, tmp_path):
     for a, b in zip(one, two, strict=True):
         assert {k: v for k, v in a.items() if k not in rewards} == {k: v for k, v in b.items() if k not in rewards}
         assert [a[k] for k in rewards if k in a] == pytest.approx([b[k] for k in rewards if k in b], abs=1e-4)
+    if script == "score.py":
+        one_off = ["--prompt", "tea?", *(x for i in range(12) for x in ("--completion", f"water {i}"))]
+        told = [run_script(*before, script, "--ckpt", ckpt, *one_off, env=CPU).stdout for before in ([], launch)]
+        assert told[0].count("A  ") == 1 and told[0] == told[1]
     last = "scored 41 rows" if script == "score.py" else "report.html"
     assert [text.count(last) for text in said] == [1, 1]
 

@@ -51,7 +51,8 @@ def audit_checkpoint(args) -> Audit:
     from rm.audit.probes import adversarial_pairs, run_adversarial, run_probes
     from rm.scorer import Scorer
 
-    scorer = Scorer(args.ckpt, args.token_budget, revision=args.revision, trust_remote_code=args.trust_remote_code)
+    trust = {"trust_remote_code": args.trust_remote_code}
+    scorer = Scorer(args.ckpt, args.token_budget, revision=args.revision, shared=True, **trust)
     recipe = source.recorded_recipe(args.ckpt, args.revision)
     anchor = None
     if args.policy:  # first: it is quick, and fails where the policy is not found
@@ -125,7 +126,7 @@ def audit_checkpoint(args) -> Audit:
         found.not_measured.append("Spillover: no other data (--ood).")
     if args.compare:
         if theirs is None:
-            other = Scorer(args.compare, args.token_budget, trust_remote_code=args.trust_remote_code)
+            other = Scorer(args.compare, args.token_budget, shared=True, **trust)
             theirs = source.score_pairs(other, table, "Scoring --compare", ids=source.ids_for(other, table))
         found.checks += checks.compare_checks(pairs, matched(pairs, theirs, args.compare), args.compare)
     if anchor is not None:
