@@ -224,9 +224,10 @@ def enable_packing(model) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-def self_test(model, texts: list[list[int]], pad_token_id: int, share: bool = True) -> tuple[float, float]:
+def self_test(model, texts: list[list[int]], pad_token_id: int, share=True, device=None) -> tuple[float, float]:
     """How far what the head reads of a few texts is from the padded forward, and how far it may be: relative to its norm, the
-    largest of any text. `model` may be wrapped (DDP, FSDP, DeepSpeed), and must hold a Float32Head.
+    largest of any text. `model` may be wrapped (DDP, FSDP, DeepSpeed), and must hold a Float32Head. `device`: where inputs go,
+    if not to the weights (which an engine may keep elsewhere).
 
     Not the rewards: a head that starts at zero gives none. In half precision the padded forward differs as much from one text
     at a time, so that the limit is what is found there, at least .05; in float32 .001. A packed forward that fails (on
@@ -239,10 +240,9 @@ def self_test(model, texts: list[list[int]], pad_token_id: int, share: bool = Tr
         model(**{key: to_device(value, device) for key, value in inputs.items()}, use_cache=False)
         return seen[-1].float().flatten(0, -2)[last]  # (texts, hidden)
 
-    device = next(model.parameters()).device
-    modules = [
-        module for module in model.modules() if isinstance(module, torch.nn.Linear | Conv1D)
-    ]  # GPT-2 has the latter
+    device = device or next(model.parameters()).device
+    # Conv1D: GPT-2 has no other linear layers.
+    modules = [module for module in model.modules() if isinstance(module, torch.nn.Linear | Conv1D)]
     hooks = [
         module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         if isinstance(module, Float32Head)

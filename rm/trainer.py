@@ -210,8 +210,9 @@ class PairTrainer(RewardTrainer):
         if not collator.packed:
             return
         pairs = [pair for row in islice(self.train_dataset, 2) for pair in collator.pairs_of(row)[:2]]
+        texts = [pair[side] for pair in pairs for side in SIDES]
         apart, limit = self_test(
-            self.model_wrapped, [pair[side] for pair in pairs for side in SIDES], collator.pad_token_id, collator.share
+            self.model_wrapped, texts, collator.pad_token_id, collator.share, device=self.args.device
         )
         apart, limit = self.accelerator.gather(torch.tensor([[apart, limit]], device=self.args.device)).amax(0).tolist()
         because = None if apart <= limit else f"packed differs by {apart:.1e} from padded, more than {limit:.1e}"
