@@ -18,10 +18,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from speed import KEY_VALUE_HEADS, REPO, SHAPES, SMALL_VOCABULARY, read_pairs
+from speed import REPO, SHAPES, SIZES, encode_pairs, read_texts
 from transformers import AutoModelForCausalLM, Qwen2Config
-
-from rm.preferences import decode_sides, load_test_split
 
 TOO_LONG = 1024  # tokens; LLaMA-Factory would cut a pair, and we drop it: neither is wanted here
 TEST_PAIRS = 8  # train_rm.py trains nothing without some
@@ -29,14 +27,13 @@ PEER = "import sys, json; from llamafactory.train.tuner import run_exp; run_exp(
 
 
 def write_inputs(folder: Path, source: str, data_dir: str | None, shape: str, n: int) -> None:
-    encoded, tokenizer = read_pairs(source, data_dir)
-    split = source if Path(source).is_file() else "test"
-    table, _ = load_test_split([{"path": source, "data_dir": data_dir, "split": None, "test_split": split}])
-    short = [decode_sides(row) for row, ids in zip(table, encoded, strict=True) if ids["length"] <= TOO_LONG]
+    texts = read_texts(source, data_dir)
+    encoded, tokenizer = encode_pairs(texts)
+    short = [row for row, ids in zip(texts, encoded, strict=True) if ids["length"] <= TOO_LONG]
     rows = short[:: len(short) // (n + TEST_PAIRS)][: n + TEST_PAIRS]
     config = Qwen2Config(
-        **SHAPES[shape], num_key_value_heads=KEY_VALUE_HEADS.get(shape, 2), vocab_size=SMALL_VOCABULARY,
-        max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        **dict(zip(SIZES, SHAPES[shape], strict=True)), max_position_embeddings=4096,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")

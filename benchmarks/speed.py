@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import trl
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -37,21 +38,23 @@ from trl import RewardConfig, RewardTrainer
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 from rm.encoding import encode_each, prepare_tokenizer  # noqa: E402
-from rm.packing import enable_packing, own_tokens, pack, padded, self_test, to_device  # noqa: E402
+from rm.packing import enable_packing, own_tokens, pack, padded, self_test  # noqa: E402
 from rm.preferences import decode_sides, load_test_split  # noqa: E402
 from rm.reward_model import Float32Head  # noqa: E402
 from rm.scorer import TOKEN_BUDGET, Scorer  # noqa: E402
 from rm.trainer import PairTrainer  # noqa: E402
 
-SHAPES = {  # Qwen2.5's, as far as they are real
-    "tiny": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
-    "2-layers": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 2, "num_attention_heads": 14},
-    "0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
-    "1.5b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
-    "7b-lora": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
-}
 REAL_VOCABULARY, SMALL_VOCABULARY = 151_936, 16_000
-KEY_VALUE_HEADS = {"7b-lora": 4}
+SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+)  # fmt: skip
+SHAPES = {  # Qwen2.5's, as far as they are real
+    "tiny": (256, 1024, 4, 4, 2, SMALL_VOCABULARY),
+    "2-layers": (896, 4864, 2, 14, 2, SMALL_VOCABULARY),
+    "0.5b": (896, 4864, 24, 14, 2, REAL_VOCABULARY),
+    "1.5b": (1536, 8960, 28, 12, 2, REAL_VOCABULARY),
+    "7b-lora": (3584, 18944, 28, 28, 4, REAL_VOCABULARY),
+}
 TRAINING = ("TRL", "padded", "padded, by length", "packed", "prefix + packed")
 SIDES = ("chosen_ids", "rejected_ids")
 
@@ -59,11 +62,15 @@ SIDES = ("chosen_ids", "rejected_ids")
 # -------------------------------------------------------------------------------------------------------------- the data
 
 
-def read_pairs(source: str, data_dir: str | None) -> tuple[list[dict], PreTrainedTokenizerFast]:
-    """Encoded pairs, and the tokenizer that was trained on their text."""
+def read_texts(source: str, data_dir: str | None) -> list[tuple]:
+    """(prompt, chosen, rejected, tools) of each pair."""
     split = source if Path(source).is_file() else "test"
     table, _ = load_test_split([{"path": source, "data_dir": data_dir, "split": None, "test_split": split}])
-    rows = [decode_sides(row) for row in table.select_columns(["prompt", "chosen", "rejected", "tools"])]
+    return [decode_sides(row) for row in table.select_columns(["prompt", "chosen", "rejected", "tools"])]
+
+
+def encode_pairs(rows: list[tuple]) -> tuple[list[dict], PreTrainedTokenizerFast]:
+    """Encoded pairs, and the tokenizer that was trained on their text."""
     text = (m["content"] for prompt, *sides, _ in rows for turns in (prompt, *sides) for m in turns)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -140,12 +147,8 @@ def settled_mb() -> float:
 
 
 def build(shape: str, device: str):
-    vocabulary = REAL_VOCABULARY if shape[0].isdigit() and shape != "2-layers" else SMALL_VOCABULARY
-    heads = KEY_VALUE_HEADS.get(shape, 2)
-    config = Qwen2Config(
-        **SHAPES[shape], num_key_value_heads=heads, vocab_size=vocabulary, num_labels=1, pad_token_id=0,
-        max_position_embeddings=32768,
-    )  # fmt: skip
+    sizes = dict(zip(SIZES, SHAPES[shape], strict=True))
+    config = Qwen2Config(**sizes, num_labels=1, pad_token_id=0, max_position_embeddings=32768)
     torch.manual_seed(0)
     lora = shape.endswith("lora")
     with torch.device(device):
@@ -296,7 +299,7 @@ def check(model, tokenizer, pairs) -> dict:
     for inputs in (pack(texts), padded(texts, 0)):
         model.train()
         with autocast(model.device.type):
-            logits = model(**to_device(inputs, model.device), use_cache=False).logits.flatten().float()
+            logits = model(**send_to_device(inputs, model.device), use_cache=False).logits.flatten().float()
         (-torch.nn.functional.logsigmoid(logits[::2] - logits[1::2]).mean()).backward()
         squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
         results.append((logits.detach(), torch.stack(squares).sum().sqrt().item()))
@@ -372,7 +375,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     machine = Machine(args.device)
     data_dir = args.data_dir or ("harmless-base" if args.pairs == "Anthropic/hh-rlhf" else None)
-    pairs, tokenizer = read_pairs(args.pairs, data_dir)
+    pairs, tokenizer = encode_pairs(read_texts(args.pairs, data_dir))
     sides = [len(pair[side]) for pair in pairs for side in SIDES]
     unique = sum(own_tokens([pair[side] for side in SIDES]) for pair in pairs)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"

@@ -20,6 +20,7 @@ import warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -237,7 +238,7 @@ def self_test(model, texts: list[list[int]], pad_token_id: int, share=True, devi
 
     def hidden_of(inputs, last) -> torch.Tensor:
         seen.clear()
-        model(**{key: to_device(value, device) for key, value in inputs.items()}, use_cache=False)
+        model(**send_to_device(inputs, device), use_cache=False)
         return seen[-1].float().flatten(0, -2)[last]  # (texts, hidden)
 
     device = device or next(model.parameters()).device
@@ -272,10 +273,3 @@ def self_test(model, texts: list[list[int]], pad_token_id: int, share=True, devi
 
     half = precisions & {torch.bfloat16, torch.float16}
     return apart(found), max(0.05, 3 * apart(alone)) if half else 1e-3
-
-
-def to_device(value, device):
-    """Tensors of a nested dictionary on a device; whatever else it holds as it is."""
-    if isinstance(value, dict):
-        return {key: to_device(inner, device) for key, inner in value.items()}
-    return value.to(device) if isinstance(value, torch.Tensor) else value

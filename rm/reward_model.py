@@ -210,6 +210,11 @@ def is_encoder(config) -> bool:
     return config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not getattr(config, "is_decoder", True)
 
 
+def no_cache(config) -> dict:
+    """What a forward is called with so that a causal model keeps no layer's keys; encoders have no such option."""
+    return {} if is_encoder(config) else {"use_cache": False}
+
+
 def position_limit(config, tokenizer) -> int | None:
     """The longest input in tokens that the model can read; None where nothing bounds it."""
     text = config.get_text_config()

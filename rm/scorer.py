@@ -8,12 +8,19 @@ import sys
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
 
 from rm.encoding import encode, encode_within
 from rm.formats import text_of
-from rm.packing import enable_packing, pack, padded, self_test, to_device, token_batches, why_padded
-from rm.reward_model import checkpoint_json, is_encoder, load_reward_model, position_limit, rewards_from_logits
+from rm.packing import enable_packing, pack, padded, self_test, token_batches, why_padded
+from rm.reward_model import (
+    checkpoint_json,
+    is_encoder,
+    load_reward_model,
+    no_cache,
+    position_limit,
+    rewards_from_logits,
+)
 
 TOKEN_BUDGET = 4096  # a forward's computed tokens: more gains nothing on a CPU (benchmarks/speed.py)
 TESTED = 4  # texts of the self-test
@@ -65,13 +72,13 @@ class Scorer:
         index, count = (processes().process_index, processes().num_processes) if self.shared else (0, 1)
         share = batches[index::count]
         quiet = progress is None or len(batches) < 8 or index > 0
+        options = no_cache(self.model.config)
         found = []  # (place in `ids`, reward)
         for batch in tqdm(share, desc=progress, disable=quiet, unit="batch"):
             texts = [ids[known[i]] for i in batch]
             inputs = pack(texts) if packed else padded(texts, self.tokenizer.pad_token_id)
-            options = {} if is_encoder(self.model.config) else {"use_cache": False}  # it would hold every layer's keys
             with torch.inference_mode():
-                logits = self.model(**to_device(inputs, self.model.device), **options).logits  # (texts, labels)
+                logits = self.model(**send_to_device(inputs, self.model.device), **options).logits  # (texts, labels)
             found += zip([known[i] for i in batch], rewards_from_logits(logits).tolist(), strict=True)
         rewards: list[float | None] = [None] * len(ids)
         for i, reward in gather_object(found) if count > 1 else found:

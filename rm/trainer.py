@@ -26,7 +26,7 @@ from rm.length_head import LengthHead
 from rm.losses import LOSSES, centering, smooth
 from rm.packing import drops_out, enable_packing, pack, padded, self_test, token_batches, why_padded
 from rm.preferences import by_ranking
-from rm.reward_model import Float32Head, ModelError, head_of, is_encoder, rewards_from_logits
+from rm.reward_model import Float32Head, ModelError, head_of, no_cache, rewards_from_logits
 
 # What a batch says of each pair beside its texts, and what a pair that says nothing means.
 COLUMNS = {
@@ -67,10 +67,9 @@ class PreferenceCollator:
         groups = [[pair | {"weight": 1 / len(group)} for pair in group] for group in map(self.pairs_of, examples)]
         batches = [range(len(groups))]
         if self.token_budget:
-            texts = [
-                list({tuple(pair[side]): pair[side] for pair in group for side in SIDES}.values()) for group in groups
-            ]
-            batches = token_batches(texts, self.token_budget, self.packed, self.share)
+            batches = token_batches(
+                [different_texts(group) for group in groups], self.token_budget, self.packed, self.share
+            )
         parts = [self.micro_batch([pair for i in batch for pair in groups[i]]) for batch in batches]
         ends = np.cumsum([len(group) for group in groups])
         order = [pair for batch in batches for i in batch for pair in range(ends[i] - len(groups[i]), ends[i])]
@@ -78,12 +77,13 @@ class PreferenceCollator:
         return {"weight": weight, "order": torch.tensor(order), "micro_batches": parts}
 
     def micro_batch(self, pairs: list[dict]) -> dict:
-        texts: dict[tuple, int] = {}
-        sides = [[texts.setdefault(tuple(pair[side]), len(texts)) for side in SIDES] for pair in pairs]
+        texts = different_texts(pairs)
+        place = {text: i for i, text in enumerate(texts)}
+        sides = [[place[tuple(pair[side])] for side in SIDES] for pair in pairs]
         if self.packed:
-            inputs = pack(list(texts), self.share)
+            inputs = pack(texts, self.share)
         else:
-            inputs = padded(list(texts), self.pad_token_id, self.pad_to_multiple_of)
+            inputs = padded(texts, self.pad_token_id, self.pad_to_multiple_of)
         return {
             "texts": inputs,
             "sides": torch.tensor(sides),
@@ -92,6 +92,11 @@ class PreferenceCollator:
             "length_difference": torch.tensor([float(len(p["chosen_ids"]) - len(p["rejected_ids"])) for p in pairs]),
             "tokens": sum(map(len, texts)),
         }
+
+
+def different_texts(pairs: list[dict]) -> list[tuple]:
+    """Token ids of all sides, each different text once: rankings repeat a completion in many pairs."""
+    return list(dict.fromkeys(tuple(pair[side]) for pair in pairs for side in SIDES))
 
 
 class SelfTest(TrainerCallback):
@@ -152,7 +157,7 @@ class PairTrainer(RewardTrainer):
         for module in self.model.modules():  # peft trains the whole head, with a bias that `head_bias: false` froze
             if no_bias and isinstance(module, Float32Head):
                 module.bias.requires_grad = False
-        self.no_cache = {} if is_encoder(self.model.config) else {"use_cache": False}
+        self.no_cache = no_cache(self.model.config)
         self._set_packing(because)
         self.add_callback(SelfTest(self))
         self._window = torch.zeros(6, dtype=torch.float64)  # sums since the last log, see _add_to_window
@@ -363,7 +368,7 @@ class PairTrainer(RewardTrainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return rewards_from_logits(torch.as_tensor(self.predict(pairs).predictions)).flatten().tolist()
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False).eval()
-        ids = [row[side] for row in pairs for side in ("chosen_ids", "rejected_ids")]
+        ids = [row[side] for row in pairs for side in SIDES]
         with torch.inference_mode():
             return [
                 rewards_from_logits(model(input_ids=torch.tensor([i], device=self.args.device)).logits)[0].item()

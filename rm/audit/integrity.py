@@ -35,11 +35,11 @@ def run_integrity(
         ids = [scorer.encode(prompt, [completion])[0][0] for prompt, completion in sides]
     except EncodingError:  # counted among the malformed ones
         ids = []
-    kept = [i for i, tokens in enumerate(ids) if tokens]
+    kept, rewards = [i for i, tokens in enumerate(ids) if tokens], scorer.rewards_of_ids(ids)
     # As they come, not sorted by length: most padding. In pairs, so that orders can be compared.
-    checks += invariance_checks(scorer, [ids[i] for i in kept])
+    checks += invariance_checks(scorer, [ids[i] for i in kept], [rewards[i] for i in kept])
     if ids:
-        checks.append(template_check(scorer, sides, scorer.rewards_of_ids(ids)))
+        checks.append(template_check(scorer, sides, rewards))
     if lost is not None:
         checks.append(truncation_check(*lost))
     return [*checks, *label_checks(pairs.finite().margins, seed)]
@@ -102,12 +102,12 @@ def truncation_check(cut: int, read: int) -> Check:
 # ----------------------------------------------------------------------------------------------------------- Invariance
 
 
-def invariance_checks(scorer, ids: list[list[int]]) -> list[Check]:
-    """The largest difference in reward between batch sizes, padding sides and dtypes."""
+def invariance_checks(scorer, ids: list[list[int]], rewards: list[float]) -> list[Check]:
+    """The largest difference in reward between batch sizes (`rewards`: in score.py's batches), padding sides and dtypes."""
     model, n = scorer.model, len(ids)
     fit = scorer.token_budget // max(map(len, ids), default=1)
     sizes = [size for size in BATCH_SIZES if size <= max(BATCH_SIZES[1], fit)]  # what has room
-    scored = [*(forward(scorer, ids, size) for size in sizes), np.array(scorer.rewards_of_ids(ids))] if n else []
+    scored = [*(forward(scorer, ids, size) for size in sizes), np.array(rewards)] if n else []
     scale = float(scored[0].std(ddof=1)) if n > 1 else 0.0
 
     def check(what: str, others, note: str) -> Check:
@@ -120,13 +120,8 @@ def invariance_checks(scorer, ids: list[list[int]]) -> list[Check]:
             unmeasured="too few texts, or rewards that do not vary or are not finite",
         )  # fmt: skip
 
-    checks = [
-        check(
-            "batch size",
-            scored,
-            f"the largest between {', '.join(map(str, sizes))} texts a batch and score.py's batches",
-        )
-    ]
+    note = f"the largest between {', '.join(map(str, sizes))} texts a batch and score.py's batches"
+    checks = [check("batch size", scored, note)]
     if is_encoder(model.config):
         checks.append(not_applicable("padding side", n, "an encoder reads [CLS], which stands first"))
     else:

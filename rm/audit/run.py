@@ -56,7 +56,7 @@ def audit_checkpoint(args) -> Audit:
     recipe = source.recorded_recipe(args.ckpt, args.revision)
     anchor = None
     if args.policy:  # first: it is quick, and fails where the policy is not found
-        anchor = policy_checks(args.ckpt, args.policy, args.revision, trust_remote_code=args.trust_remote_code)
+        anchor = policy_checks(args.ckpt, args.policy, args.revision, **trust)
     sources = [named(args.data, args.data_dir, args.split)] if args.data else recipe and recipe.data_sources()
     if sources is None:
         raise DataError(
