@@ -3,6 +3,7 @@
     accelerate launch train_rm.py --recipe recipes/quickstart.yaml
     accelerate launch train_rm.py --recipe recipes/qwen-0.5b.yaml --learning_rate 1e-5 --output_dir rm-lr1e-5
     python train_rm.py --recipe recipes/qwen-0.5b.yaml --check-data      # the ledger of the data, no training
+    python train_rm.py --recipe recipes/qwen-7b-zero3.yaml --plan accelerate_configs/zero3.yaml    # memory, tokens, steps
 
 Exit statuses of this process: 0, 2 bad input, 3 non-finite loss or gradient, 75 interrupted and resumable;
 1 a save that failed its verification.
@@ -18,8 +19,11 @@ def main(argv: list[str]) -> int:
     try:
         recipe = parse_command_line(argv)
     except RecipeError as error:
-        print(error, file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # else every process of a launch would say it
+            print(error, file=sys.stderr)
         return 2
+    if recipe.plan is not None and os.environ.get("RANK", "0") != "0":
+        return 0  # one process is enough to plan for all
 
     from rm.training import run  # torch and the rest, only now that the recipe is sound
 

@@ -242,7 +242,7 @@ def train_works(model, made: dict, steps: int, optimizer) -> dict:
                 enable_packing(base_of(model))
             model.train()
             trainer.current_gradient_accumulation_steps = 1
-            pairs = len(batch["weight"]) if "weight" in batch else None
+            pairs = len(batch["order"]) if "order" in batch else None
             with autocast(trainer.args.device.type):  # in a run accelerate's wrapper sees to it
                 trainer.training_step(model, batch, torch.tensor(float(pairs)) if pairs else None)
             optimizer.step()

@@ -152,6 +152,12 @@ def seal(folder, facts: dict) -> None:
     write_json(Path(folder) / MANIFEST, {**facts, "files": hash_files(folder)})
 
 
+def leave_launcher() -> None:
+    """Forget what accelerate or torchrun told this process, which goes on alone."""
+    for key in [key for key in os.environ if key.startswith(SCRUBBED)]:
+        del os.environ[key]
+
+
 def fresh_process(module: str, folder) -> dict:
     """What `python -m MODULE FOLDER` prints as its last line, in a child that knows nothing of this one's launcher: it
     would wait for the other processes, or load its model in pieces as they do. Raises CheckpointError."""

@@ -51,11 +51,13 @@ OWN = {
 DEFAULTS = {
     "lora_task_type": "SEQ_CLS",  # TRL's CAUSAL_LM crashes RewardTrainer, and saves no head
     "report_to": "none",  # TRL agrees today; a run must never ask for a login
+    "log_on_each_node": False,  # one log of a run, not one of each host
 }
 FLAGS = {
     "recipe": "FILE, the recipe",
     "merge": "also write merged/, the adapter merged into its base",
     "check_data": "read and encode the data, print the ledger, train nothing",
+    "plan": "[FILE], parameters, tokens, steps, memory a GPU under that accelerate config; train nothing",
     "overwrite": "use an output_dir that is not empty",
     "resume": "auto or DIR, go on from the newest valid checkpoint or from DIR",
 }
@@ -130,6 +132,7 @@ class Recipe:
     values: dict = field(default_factory=dict)
     merge: bool = False
     check_data: bool = False
+    plan: str | None = None  # an accelerate config; "" for what this process was launched with
     overwrite: bool = False
     resume: str | None = None
     places: dict = field(default_factory=dict, repr=False)  # key -> "file:line" or "command line"
@@ -468,12 +471,15 @@ def _check_training(r: Recipe) -> Iterator[tuple[str, str]]:
 def _check_output(r: Recipe) -> Iterator[tuple[str, str]]:
     folder = Path(r["output_dir"] or "")
     first = os.environ.get("RANK", "0") == "0"  # the other ranks must not stumble over what rank 0 writes
+    fresh = first and r.plan is None and not (r.check_data or r.overwrite or r.resume)
     if not r["output_dir"]:
         yield "output_dir", "no place for the checkpoint; add `output_dir: rm-out`"
     elif folder.is_file():
         yield "output_dir", f"found the file {folder}; needed is a folder: `output_dir: rm-out`"
-    elif first and not (r.check_data or r.overwrite or r.resume) and folder.is_dir() and any(folder.iterdir()):
+    elif fresh and folder.is_dir() and any(folder.iterdir()):
         yield "output_dir", f"{folder} is not empty; add `--overwrite`, `--resume auto` or another `--output_dir`"
+    if r.plan and not os.path.isfile(r.plan):
+        yield "plan", f"found no accelerate config {r.plan}; write `--plan accelerate_configs/zero3.yaml`"
     if r.resume and r.overwrite:
         yield "resume", "found both --resume and --overwrite; delete one of the two"
     if r.resume not in (None, "auto") and not os.path.isdir(r.resume):
@@ -502,7 +508,9 @@ def parse_command_line(argv: list[str]) -> Recipe:
             continue
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else None
-        if name in ("recipe", "resume"):
+        if name == "plan":
+            recipe.plan, recipe.places["plan"] = text or "", CLI
+        elif name in ("recipe", "resume"):
             setattr(recipe, {"recipe": "path"}.get(name, name), text)
             recipe.places[name] = CLI
             faults += [] if text else [f"{CLI}: --{name} lacks its value, {FLAGS[name]}"]

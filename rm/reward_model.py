@@ -120,11 +120,11 @@ def build_reward_model(
     if head == "linear":
         model.config.problem_type = "regression"  # pipeline and vLLM then give the raw reward, not its sigmoid
     if train_last_layers is not None:
-        _freeze(model, train_last_layers)
+        freeze(model, train_last_layers)
     return model
 
 
-def _freeze(model, last_layers: int) -> None:
+def freeze(model, last_layers: int) -> None:
     """Train the last blocks and what the class head adds to the body (a pooler, where there is one), nothing else."""
     body = model.base_model
     count = body.config.get_text_config().num_hidden_layers

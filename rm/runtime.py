@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 
 import torch
 from transformers import TrainerCallback
@@ -44,6 +45,17 @@ def die_with_launcher() -> None:
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def fail(message, status: int) -> int:
+    """Say on stderr why this process ends; returns `status`. What all processes of a host would say, the first one says: the
+    launcher ends the others as soon as one is gone."""
+    index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        time.sleep(3)
+    who = f" (process {index} of {count})" if count > 1 else ""
+    print(f"\ntrain_rm.py{who}: {message}", file=sys.stderr, flush=True)
+    return status
 
 
 class Interrupted(Exception):

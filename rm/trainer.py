@@ -45,11 +45,12 @@ class NonFiniteError(RuntimeError):
 
 
 class PreferenceCollator:
-    """Pairs -> `weight` (pairs,), 1 a pair, or 1 a ranking; `micro_batches` of them, one after the other in the `order`
-    (pairs,), indices of the pairs as given.
+    """Pairs -> `micro_batches` of them, one after the other in the `order` (pairs,), indices of the pairs as given. A pair, or
+    a ranking, has `weight` 1.
 
     A micro-batch: `texts`, the model's inputs with each different text once (packed, or padded right); `sides` (pairs, 2),
-    the texts of chosen and rejected; `weight`; the LABELS, each (pairs,); `tokens`, how many the texts have. With a
+    the texts of chosen and rejected; `weight`; `example`, which of the given ones a pair belongs to; the LABELS; each
+    (pairs,); `tokens`, how many the texts have. With a
     `token_budget` it has as many pairs as fit, else all. `packed` and `share` are rm.packing's.
     """
 
@@ -64,7 +65,10 @@ class PreferenceCollator:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def __call__(self, examples: list[dict]) -> dict:
-        groups = [[pair | {"weight": 1 / len(group)} for pair in group] for group in map(self.pairs_of, examples)]
+        groups = [
+            [pair | {"weight": 1 / len(group), "example": i} for pair in group]
+            for i, group in enumerate(map(self.pairs_of, examples))
+        ]
         batches = [range(len(groups))]
         if self.token_budget:
             batches = token_batches(
@@ -73,8 +77,7 @@ class PreferenceCollator:
         parts = [self.micro_batch([pair for i in batch for pair in groups[i]]) for batch in batches]
         ends = np.cumsum([len(group) for group in groups])
         order = [pair for batch in batches for i in batch for pair in range(ends[i] - len(groups[i]), ends[i])]
-        weight = torch.cat([part["weight"] for part in parts])
-        return {"weight": weight, "order": torch.tensor(order), "micro_batches": parts}
+        return {"order": torch.tensor(order), "micro_batches": parts}
 
     def micro_batch(self, pairs: list[dict]) -> dict:
         texts = different_texts(pairs)
@@ -88,6 +91,7 @@ class PreferenceCollator:
             "texts": inputs,
             "sides": torch.tensor(sides),
             "weight": torch.tensor([pair["weight"] for pair in pairs]),
+            "example": torch.tensor([pair["example"] for pair in pairs]),
             **{name: torch.tensor([float(p.get(name, default)) for p in pairs]) for name, default in COLUMNS.items()},
             "length_difference": torch.tensor([float(len(p["chosen_ids"]) - len(p["rejected_ids"])) for p in pairs]),
             "tokens": sum(map(len, texts)),
@@ -280,7 +284,20 @@ class PairTrainer(RewardTrainer):
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """The weight of the pairs in the whole optimizer step, over micro-batches and processes."""
-        return self.accelerator.reduce(sum(batch["weight"].sum() for batch in batch_samples).to(device))
+        self._drop_repeats(batch_samples)
+        parts = [part for batch in batch_samples for part in batch["micro_batches"]]
+        return self.accelerator.reduce(sum(part["weight"].sum() for part in parts).to(device))
+
+    def _drop_repeats(self, batch_samples: list[dict]) -> None:
+        """An epoch's last batches are filled up with its first pairs, for processes need as many each: no weight for those."""
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder < 1:
+            return
+        parts = batch_samples[-1]["micro_batches"] if batch_samples else []
+        size = 1 + max((int(part["example"].max()) for part in parts), default=0)
+        real = state.remainder - self.accelerator.process_index * size  # whole batches are dealt out in turn
+        for part in parts:
+            part["weight"] = part["weight"] * (part["example"] < real)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         logits = self.pair_logits(model, inputs)
@@ -313,7 +330,8 @@ class PairTrainer(RewardTrainer):
     # ------------------------------------------------------------------------------------------------ metrics, training
 
     def _add_to_window(self, rewards, inputs) -> None:
-        rewards = rewards[inputs["chosen_probability"] != 0.5]  # of a tie by the raters no side is right
+        # Of a tie by the raters no side is right.
+        rewards = rewards[(inputs["chosen_probability"] != 0.5) & (inputs["weight"] > 0)]
         margin = rewards[:, 0] - rewards[:, 1]
         sums = [
             len(margin),

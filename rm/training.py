@@ -4,13 +4,16 @@ Steps: machine, data, model, training, checkpoint. Exit statuses: rm.runtime.
 """
 
 import gc
+import os
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, EarlyStoppingCallback, set_seed
 from transformers.utils import is_liger_kernel_available
@@ -20,8 +23,11 @@ from rm import checkpoint
 from rm.card import model_card
 from rm.checkpoint import CheckpointError
 from rm.encoding import EncodingError, encoder_facts
+from rm.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
 from rm.losses import LOSSES
+from rm.plan import plan
 from rm.preferences import DataError, encode_splits, load_preferences, row_ids
+from rm.recipe import PATHS
 from rm.reward_model import (
     ModelError,
     build_reward_model,
@@ -38,8 +44,19 @@ from rm.runtime import (
     StopOnSignal,
     choose_precision,
     die_with_launcher,
+    fail,
 )
 from rm.trainer import NonFiniteError, PairTrainer
+
+SMALLER = (
+    "Out of memory. Smaller without another result: a lower per_device_train_batch_size and as much more "
+    "gradient_accumulation_steps, a token_budget, activation_checkpointing: true. Then LoRA, or an engine that shares out the "
+    "weights; `python train_rm.py --recipe R --plan accelerate_configs/zero3.yaml` estimates."
+)
+LOST = (
+    "another process of this run is gone. What it said stands above; if it said nothing, the system killed it (exit code -9 in "
+    "the launcher's summary), mostly for its memory."
+)
 
 
 def run(recipe) -> int:
@@ -47,16 +64,25 @@ def run(recipe) -> int:
     die_with_launcher()
     try:
         return _run(recipe)
-    except (DataError, ModelError, EncodingError) as error:
-        return _say_and_return(error, BAD_INPUT)
+    except (DataError, ModelError, EncodingError, LaunchError) as error:
+        return fail(error, BAD_INPUT)
     except NonFiniteError as error:
-        return _say_and_return(
-            f"{error}\nNothing was saved for this step; earlier checkpoints are as they were.", NON_FINITE
-        )
+        return fail(f"{error}\nNothing was saved for this step; earlier checkpoints are as they were.", NON_FINITE)
     except CheckpointError as error:
-        return _say_and_return(error, 1)
+        return fail(error, 1)
+    except torch.OutOfMemoryError as error:
+        return fail(f"{error}\n{SMALLER}", 1)
     except KeyboardInterrupt:
-        return _say_and_return("interrupted; checkpoints are whole, go on with --resume auto", INTERRUPTED)
+        return fail("interrupted; checkpoints are whole, go on with --resume auto", INTERRUPTED)
+    except Exception as error:
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            raise
+        if isinstance(error, torch.distributed.DistBackendError) or "gloo" in str(error):
+            time.sleep(2)  # the launcher calls the first that ends the root cause
+            return fail(f"{LOST} {str(error).splitlines()[0]}", 1)
+        # Said here, because an interpreter that waits for its threads at exit would keep the other processes waiting.
+        traceback.print_exc()
+        return fail(f"{type(error).__name__}: {error}", 1)
 
 
 def liger_settings(settings: dict) -> dict:
@@ -69,17 +95,19 @@ def liger_settings(settings: dict) -> dict:
     return {"liger_kernel_config": {"fused_linear_cross_entropy": False} | (settings.get("liger_kernel_config") or {})}
 
 
-def _say_and_return(message, status: int) -> int:
-    print(f"\ntrain_rm.py: {message}", file=sys.stderr)
-    return status
-
-
 def _run(recipe) -> int:
     # ----------------------------------------------------------------------------------------------------- the machine
+    engine = Engine.read(recipe.plan) if recipe.plan else Engine.launched(recipe)
+    if recipe.plan is not None:
+        checkpoint.leave_launcher()
     settings = recipe.section("RewardConfig")
     model_config = ModelConfig(**recipe.section("ModelConfig"))
     quantized = model_config.load_in_4bit or model_config.load_in_8bit
     precision = choose_precision(settings, quantized)
+    if recipe.plan is None:
+        engine.check(recipe, settings.get("use_cpu", False))
+    else:
+        settings = {key: value for key, value in settings.items() if key not in ("deepspeed", "fsdp", "fsdp_config")}
     # Ours: the ledger applies max_length, the tokenizer carries the template, the model is built here.
     own = {
         key: settings.pop(key, None) for key in ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")
@@ -89,9 +117,13 @@ def _run(recipe) -> int:
     try:
         args = RewardConfig(**settings, max_length=None)
     except ValueError as error:
-        return _say_and_return(f"{recipe.path}: {error}", BAD_INPUT)
+        return fail(f"{recipe.path}: {error}", BAD_INPUT)
     state = PartialState()
-    say = state.print
+
+    def say(*words, **options):  # PartialState.print speaks once a host
+        if state.is_main_process:
+            print(*words, **options)
+
     say(f"machine: {precision}, {state.num_processes} process{'es' if state.num_processes > 1 else ''}")
     output_dir = Path(args.output_dir)
     set_seed(args.seed)
@@ -129,8 +161,19 @@ def _run(recipe) -> int:
         ledger.add("train", "noted", f"target margin, which loss_type: {loss_type} does not use", unused)
     say(f"data:\n{ledger}")
     ledger.check(recipe["max_dropped"])
-    if recipe.check_data:
+    peft_config = get_peft_config(model_config)
+    if recipe.plan is not None:
+        say(plan(recipe, engine, config, tokenizer, encoded["train"], args, peft_config))
+    if recipe.check_data or recipe.plan is not None:
         return 0
+    fingerprints = {
+        split: checkpoint.fingerprint(row_ids(table)) for split, table in encoded.items() if isinstance(table, Dataset)
+    }
+    given = {key: value for key, value in recipe.values.items() if key not in PATHS + ("datasets",)}
+    alike = {"recipe": given, "ledger": ledger.as_dict(), "data": fingerprints, "base model": commit}
+    same_everywhere(alike | {"versions": checkpoint.versions()}, state)
+    if engine.hosts > 1:
+        shared_by_hosts(output_dir, state)
 
     # ------------------------------------------------------------------------------------------------------- the model
     if recipe.overwrite and state.is_main_process:
@@ -162,18 +205,13 @@ def _run(recipe) -> int:
         "encoder": encoder_facts(tokenizer),
         "subsets": subsets,
         "data": [" ".join(str(v) for v in (s["path"], s["name"], s["data_dir"]) if v) for s in sources],
-        "fingerprints": {
-            split: checkpoint.fingerprint(row_ids(table))
-            for split, table in encoded.items()
-            if isinstance(table, Dataset)
-        },
+        "fingerprints": fingerprints,
         "versions": checkpoint.versions(),
         "device": precision.split(";")[0] + f", {state.num_processes} process(es)",
         "precision": precision.split("; ")[1],
     }
 
     # ---------------------------------------------------------------------------------------------------- the training
-    peft_config = get_peft_config(model_config)
     if peft_config is not None:
         peft_config.revision = commit  # an adapter belongs to one commit of its base
     if not isinstance(encoded["train"], Dataset):  # or process 0 would cut each batch to pieces of equal length
@@ -204,7 +242,7 @@ def _run(recipe) -> int:
     facts["validation"] = {}
     golden = checkpoint.golden_pairs(encoded["test"])
     try:
-        trainer.train(resume_from_checkpoint=_resume_from(recipe, output_dir, say))
+        trainer.train(resume_from_checkpoint=_resume_from(recipe, output_dir, state))
         facts |= {"train_seconds": round(time.monotonic() - start, 1), "steps": trainer.state.global_step}
         facts["batches"] = trainer.packing
         if "validation" in encoded and not stop.stopped:
@@ -274,15 +312,20 @@ def _run(recipe) -> int:
     return 0
 
 
-def _resume_from(recipe, output_dir, say) -> str | None:
+def _resume_from(recipe, output_dir, state) -> str | None:
+    """The checkpoint to go on from, as process 0 chose it: on another host it might be another."""
     if recipe.resume is None:
         return None
-    if recipe.resume != "auto":
-        if fault := checkpoint.checkpoint_fault(recipe.resume):
-            raise DataError(f"--resume {recipe.resume}: {fault}")
-        return recipe.resume
-    folder, passed_over = checkpoint.newest_valid_checkpoint(output_dir)
-    for line in passed_over:
-        say(f"resume: not from {line}")
-    say(f"resume: from {folder}" if folder else f"resume: no checkpoint in {output_dir} to go on from; starting anew")
+    chosen = [None, None]  # folder, what is wrong with it
+    if state.is_main_process and recipe.resume == "auto":
+        chosen[0], passed_over = checkpoint.newest_valid_checkpoint(output_dir)
+        for line in passed_over:
+            print(f"resume: not from {line}")
+        none = f"resume: no checkpoint in {output_dir} to go on from; starting anew"
+        print(f"resume: from {chosen[0]}" if chosen[0] else none)
+    elif state.is_main_process:
+        chosen = [recipe.resume, checkpoint.checkpoint_fault(recipe.resume)]
+    folder, fault = broadcast_object_list(chosen)
+    if fault:
+        raise DataError(f"--resume {folder}: {fault}")
     return folder

@@ -40,6 +40,27 @@ def hh_real():
     return path
 
 
+@pytest.fixture(scope="session")
+def hh_options(standin, tmp_path_factory) -> list:
+    """The recipe for one GPU, pointed at a stand-in and at local pairs; steps are short, and large enough to matter."""
+    from standins import hh_rows
+
+    data = tmp_path_factory.mktemp("pairs")
+    write_rows(data / "train.jsonl", hh_rows(203, seed=1))
+    write_rows(data / "test.jsonl", hh_rows(21, seed=2))
+    return [
+        *[
+            "--recipe",
+            "recipes/qwen-0.5b.yaml",
+            "--model_name_or_path",
+            standin("qwen"),
+            "--datasets",
+            f"[{{path: {data}}}]",
+        ],
+        *["--max_length", 512, "--validation_fraction", 0.15, "--learning_rate", 1e-3, "--use_cpu", "true"],
+    ]
+
+
 def write_rows(path: Path, rows: list[dict]) -> Path:
     """Rows as JSONL, gzipped where the name says so."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import run_script, write_rows
+from launched import CPU, read_json
 from safetensors.torch import load_file
 from standins import hh_rows
-from test_engines import CPU, read_json
 
 from rm.length_head import LengthHead
 

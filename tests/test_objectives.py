@@ -6,9 +6,9 @@ import random
 
 import pytest
 from conftest import run_script, write_rows
+from launched import CPU, LAUNCH, free_port, read_json
 from safetensors.torch import load_file
 from standins import WORDS
-from test_engines import CPU, LAUNCH, free_port, read_json
 
 from rm.checkpoint import read_golden
 from rm.scorer import Scorer

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import REPO, run_script, write_rows
 from hub import commit_of, serve
+from launched import LAUNCH
 from standins import hh_rows, make_model
 
 from rm.formats import assistant, parse_transcript, user
@@ -29,7 +30,6 @@ MODELS = {  # real name -> stand-in, and the length limit in its real tokenizer_
 HH_FOLDERS = ["harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled"]
 ROWS = {"train": 60, "test": 20}  # a folder
 FEW_STEPS = "--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1".split()
-LAUNCH = ["-m", "accelerate.commands.launch"]  # `accelerate launch`, of this interpreter
 OTHERS = {  # recipe -> the rows read and kept by split, of the stand-ins that `other_datasets` writes
     "votes-and-ties": {"read": 420},
     "target-margins": {"read": 420, "test": (20, 15)},  # every fourth preference is a tie

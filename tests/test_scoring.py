@@ -15,9 +15,9 @@ import torch
 import yaml
 from conftest import run_script, write_rows
 from datasets import Dataset
+from launched import CPU, LAUNCH, free_port
 from peft import AutoPeftModelForSequenceClassification
 from standins import hh_rows, make_config, make_tokenizer
-from test_engines import CPU, LAUNCH, free_port
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import audit

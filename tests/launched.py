@@ -1,0 +1,52 @@
+"""Launch the scripts as users do, with several processes on a CPU, and read what each process saw (tests/driver.py)."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+from conftest import REPO, run_script
+
+LAUNCH = ["-m", "accelerate.commands.launch"]  # `accelerate launch`, of this interpreter
+DRIVER = REPO / "tests" / "driver.py"
+CPU = {  # threads only cost on models so small
+    "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
+}  # fmt: skip
+PACKED = "each shared prefix computed once, no padding"
+
+
+def free_port() -> int:
+    """For the rendezvous: another run on this machine may hold the default one."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def extensions_folder() -> str:
+    """Where DeepSpeed's compiled operators are kept from one run of the tests to the next."""
+    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(Path.home() / ".cache" / "torch_extensions")
+
+
+def environment(config: str, seen: Path | str = "") -> dict:
+    """Of a launched run under a config of accelerate_configs/."""
+    shim = "1" if config == "fsdp2" else ""  # accelerate leaves FSDP out without GPUs
+    return {**CPU, "FSDP_ON_CPU": shim, "SEEN": str(seen), "TORCH_EXTENSIONS_DIR": extensions_folder()}
+
+
+def launch(config: str, processes: int, *command, seen: Path, **options):
+    """`accelerate launch` of a shipped config -> (finished process, what each process saw, by rank)."""
+    seen.mkdir(parents=True)
+    done = run_script(
+        *[*LAUNCH, "--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", processes],
+        *["--main_process_port", free_port(), *command],
+        env=environment(config, seen), timeout=600, **options,
+    )  # fmt: skip
+    return done, read_seen(seen)
+
+
+def read_seen(folder: Path) -> list[dict]:
+    return [read_json(path) for path in sorted(folder.iterdir())]
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
