@@ -168,6 +168,11 @@ class Engine:
                 f"bitsandbytes' optimizers cannot step over FSDP2's shares, so optim: {optim} would raise at the first step; "
                 f"write `optim: {ADAMW[0]}`, or launch with zero2.yaml or zero3.yaml"
             )
+        if recipe["load_in_4bit"] and recipe["bnb_4bit_quant_storage"] not in ("bfloat16", "float16", "float32"):
+            raise LaunchError(
+                "FSDP2 would leave the 4-bit weights whole on every process, for they are stored as integers; write "
+                "`bnb_4bit_quant_storage: bfloat16`"
+            )
         if quantised and (recipe["load_best_model_at_end"] or recipe.resume):
             raise LaunchError(
                 "FSDP2 cannot load a checkpoint back into 4-bit or 8-bit layers (KeyError: absmax), so load_best_model_at_end "

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from rm.engine import Engine
-from rm.packing import drops_out, why_padded
+from rm.packing import drops_out, enable_packing, pack, why_padded
 from rm.preferences import by_ranking
 from rm.reward_model import freeze, head_of, no_cache
 from rm.trainer import PreferenceCollator
@@ -94,11 +94,16 @@ def plan_model(config, dtype, recipe, peft_config, **options) -> Planned:
 # ----------------------------------------------------------------------------------------------------- tokens and steps
 
 
+def tokens_of(inputs: dict) -> int:
+    return inputs["input_ids"].numel()
+
+
 def count_tokens(
     table, collator: PreferenceCollator, pairs_a_batch: int, by_length: bool, seed: int
 ) -> dict[str, float]:
     """Of an epoch (of the first batches, if `table` is a stream): `groups` (pairs, or rankings), `read` (tokens of both sides
-    of all pairs), `computed` and `padded` (as TRL pads) a group; `largest`, tokens of the largest micro-batch met."""
+    of all pairs), `computed` and `padded` (as TRL pads) a group; `largest`, tokens of the largest micro-batch met, and `paths`,
+    how many times as many its texts have (None: padded)."""
     stream = not isinstance(table, Dataset)
     rows = list(islice(table, SAMPLED * pairs_a_batch)) if stream else table
     if not stream and "ranking" in table.column_names:
@@ -111,19 +116,22 @@ def count_tokens(
     batches = [order[i : i + pairs_a_batch] for i in range(0, len(order), pairs_a_batch)]
     batches = batches[:: -(-len(batches) // SAMPLED)]
     trl = PreferenceCollator(collator.pad_token_id, collator.pad_to_multiple_of, collator.table)
-    computed, padded, largest, groups = 0, 0, 0, 0
+    computed, padded, groups, largest = 0, 0, 0, []
     for batch in batches:
         examples = [rows[i] for i in batch]
-        sizes = [part["texts"]["input_ids"].numel() for part in collator(examples)["micro_batches"]]
-        computed, largest, groups = computed + sum(sizes), max(largest, *sizes), groups + len(batch)
-        padded += sum(part["texts"]["input_ids"].numel() for part in trl(examples)["micro_batches"])
+        parts = [part["texts"] for part in collator(examples)["micro_batches"]]
+        computed, groups = computed + sum(map(tokens_of, parts)), groups + len(batch)
+        largest = [max([*largest, *parts], key=tokens_of)]
+        padded += sum(tokens_of(part["texts"]) for part in trl(examples)["micro_batches"])
+    packing = largest[0].get("packing")
     sides = [] if stream else [table["chosen_ids"], table["rejected_ids"]]
     return {
         "groups": len(rows),
         "read": sum(len(ids) for side in sides for ids in side),
         "computed": computed / groups,
         "padded": padded / groups,
-        "largest": largest,
+        "largest": tokens_of(largest[0]),
+        "paths": packing and sum(packing["lengths"]) / sum(packing["queries"]),
         "sampled": len(batches),
     }
 
@@ -138,14 +146,30 @@ def count_steps(groups: int, args, processes: int) -> tuple[int, int]:
 # --------------------------------------------------------------------------------------------------------------- memory
 
 
-def kept_bytes(config, blocks: int, tokens: int, *, dtype, autocast, checkpointing: bool, **options) -> int:
+def micro_batch_like(tokens: int, paths: float | None) -> dict:
+    """A model's inputs of so many computed tokens: padded, or packed in groups of SHORT tokens, whose texts begin alike and
+    are `paths` times as long together."""
+    if paths is None:
+        return {"input_ids": torch.ones(1, tokens, dtype=torch.long)}
+    texts = max(2, math.ceil(paths) + 1)  # a group
+    shared = max(1, round((paths - 1) * SHORT / (texts - 1)))  # the first token is the number of the group
+    own, more = divmod(SHORT - shared, texts)
+    group = [[texts + 1] * shared + [1 + i] * (own + (i < more)) for i in range(texts)]
+    return pack([[10 + number, *text[1:]] for number in range(tokens // SHORT) for text in group])
+
+
+def kept_bytes(
+    config, blocks: int, tokens: int, *, dtype, autocast, checkpointing: bool, paths: float | None = None, **options
+) -> int:
     """What autograd keeps of a forward of so many blocks over so many tokens: each storage once, the weights left out."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
-    text.num_hidden_layers, text.vocab_size, text.pad_token_id = blocks, 32, 0
+    text.num_hidden_layers, text.vocab_size, text.pad_token_id = blocks, 64, 0
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:blocks]
     model = make_model(config, dtype, device="cpu", **options).train()
+    if paths is not None:
+        enable_packing(model.get_base_model() if hasattr(model, "get_base_model") else model)
     if checkpointing:
         model.activation_checkpointing_enable()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -158,10 +182,9 @@ def kept_bytes(config, blocks: int, tokens: int, *, dtype, autocast, checkpointi
             alive.append(tensor)  # or its address may be used again
         return tensor
 
-    ids = torch.ones(1, tokens, dtype=torch.long)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
-        model(input_ids=ids, **no_cache(config))
+        model(**micro_batch_like(tokens, paths), **no_cache(config))
     return sum(kept.values())
 
 
@@ -212,7 +235,7 @@ def memory(
     if engine.offload_optimizer:
         host, optimizer = host + optimizer, 0
         if engine.kind == "DEEPSPEED" or engine.offload_weights:
-            host, gradients = host + gradients, 2 * planned.largest * element
+            host, gradients = host + gradients, min(gradients, 2 * planned.largest * element)
     return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "host": host * n / engine.hosts}
 
 
@@ -245,7 +268,7 @@ def plan(recipe, engine: Engine, config, tokenizer, table, args, peft_config) ->
     found = memory(planned, engine, dtype, half is not None, args.optim, peft_config is not None, quantised)
     checkpointing = args.activation_checkpointing or engine.checkpoints
     found["activations"] = activation_bytes(
-        config, planned.blocks, tokens["largest"], checkpointing, peft_config=peft_config,
+        config, planned.blocks, tokens["largest"], checkpointing, peft_config=peft_config, paths=tokens["paths"],
         dtype=half if sharded and half else dtype, autocast=None if sharded else half, **options,
     )  # fmt: skip
     if half and not sharded and dtype == torch.float32 and checkpointing:

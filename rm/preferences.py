@@ -271,7 +271,7 @@ def load_preferences(
     test, ledger = _test_split(tests)
     if any(source.get("streaming") for source in sources):
         return _streamed(sources, transcript, validation_fraction, test, ledger, min_rater_agreement)
-    with PartialState().main_process_first():
+    with PartialState().local_main_process_first():
         train = [_train_table(source, transcript) for source in sources]
     rows = concatenate_datasets(train)
     origin = np.repeat(np.arange(len(train)), [len(table) for table in train])
@@ -355,7 +355,7 @@ def _mismatched(train: Dataset, share: float) -> Dataset:
         return {**made, **dict.fromkeys(LABELS)}
 
     known = hashlib.sha256(json.dumps([train._fingerprint, CODE, share]).encode()).hexdigest()[:32]
-    with PartialState().main_process_first():
+    with PartialState().local_main_process_first():
         made = train.select(picked).map(exchange, with_indices=True, features=FEATURES, new_fingerprint=known)
     keys = {name: made.with_format("numpy")[name][:] for name in ("pair_key", "swap_key")}
     return made.select(np.flatnonzero(keys["pair_key"] != keys["swap_key"]))  # equal: two prompts, one good answer
@@ -369,7 +369,7 @@ def load_test_split(sources, transcript="messages", test_fraction=None):
 def _test_tables(sources, transcript, test_fraction) -> list[tuple[Dataset, bool]]:
     """(test rows of a source, whether they were carved from its train split)."""
     tables = []
-    with PartialState().main_process_first():  # the others read the first one's cache
+    with PartialState().local_main_process_first():  # the others of its host read its cache
         for source in sources:
             own = source.get("test_split") != source["split"]
             table = _table({**source, "streaming": False}, source.get("test_split"), transcript) if own else None
@@ -592,7 +592,7 @@ def encode_splits(
             )
             continue
         recipe = [table._fingerprint, CODE, facts, max_length, overlong, subsets, labels]
-        with PartialState().main_process_first():
+        with PartialState().local_main_process_first():
             table = table.map(
                 columns,
                 fn_kwargs={"name": name},

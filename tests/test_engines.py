@@ -26,6 +26,7 @@ ENGINES = {  # config -> distributed type, wrapped class (of a plain model), ZeR
 }
 LORA = "--use_peft true --lora_r 4 --lora_alpha 8 --lora_target_modules all-linear".split()
 NF4 = "--load_in_4bit true --bnb_4bit_quant_type nf4 --use_bnb_nested_quant true --dtype bfloat16".split()
+SHARDED_NF4 = ["--bnb_4bit_quant_storage", "bfloat16"]  # FSDP2 shares out floating-point tensors only
 KEEP_LAST = "--load_best_model_at_end false --early_stopping_patience null".split()
 METHODS = {  # stand-in, options; all accumulate over two batches
     "full": ("qwen", []),
@@ -61,6 +62,7 @@ def engine_run(hh_options, standin, tmp_path_factory):
         if name in made:
             return made[name]
         kind, options = METHODS[method]
+        options = [*options, *SHARDED_NF4] if (config, method) == ("fsdp2", "QLoRA") else options
         done, seen = launch(
             config, processes, DRIVER, *hh_options, *SHORT, "--output_dir", folder / name,
             *["--model_name_or_path", standin(kind), "--per_device_train_batch_size", batch // processes],

@@ -271,7 +271,8 @@ def launched(name: str, folder: Path, **changes) -> Engine:
     ("name", "changes", "values", "sentence"),
     [
         ("fsdp2", {}, {"optim": "paged_adamw_8bit"}, "optim: paged_adamw_8bit would raise at the first step"),
-        ("fsdp2", {}, {"load_in_4bit": True, "load_best_model_at_end": True}, "`load_best_model_at_end: false`"),
+        ("fsdp2", {}, {"load_in_4bit": True}, "write `bnb_4bit_quant_storage: bfloat16`"),
+        ("fsdp2", {}, {"load_in_8bit": True, "load_best_model_at_end": True}, "`load_best_model_at_end: false`"),
         ("fsdp2", {"fsdp_activation_checkpointing": True}, {}, "`--activation_checkpointing false`"),
         ("zero3-offload", {}, {"optim": "adamw_bnb_8bit"}, "so optim: adamw_bnb_8bit would be ignored"),
     ],

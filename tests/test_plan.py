@@ -12,7 +12,17 @@ from peft import LoraConfig
 from transformers import AutoConfig, Qwen2Config
 
 from rm.engine import Engine
-from rm.plan import GIB, activation_bytes, count_steps, count_tokens, deepspeed_says, kept_bytes, memory, plan_model
+from rm.plan import (
+    GIB,
+    activation_bytes,
+    count_steps,
+    count_tokens,
+    deepspeed_says,
+    kept_bytes,
+    memory,
+    micro_batch_like,
+    plan_model,
+)
 from rm.recipe import Recipe
 from rm.reward_model import build_reward_model
 from rm.trainer import PreferenceCollator
@@ -82,6 +92,7 @@ def test_tokens_are_those_that_the_collator_makes():
     assert found["read"] == computed + 8 * 10
     assert (found["computed"], found["padded"]) == (computed / 8, 2 * 8 * 18 / 8)
     assert (found["groups"], found["largest"], found["sampled"]) == (8, computed, 1)
+    assert found["paths"] == found["read"] / computed
     collator.token_budget = 40  # two or three pairs
     budget = count_tokens(table, collator, 8, False, seed=0)
     assert budget["computed"] == found["computed"] and budget["largest"] <= 40
@@ -95,15 +106,20 @@ def test_tokens_are_those_that_the_collator_makes():
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("paths", [None, 1.0, 1.6, 3.1])
 @pytest.mark.parametrize(("dtype", "autocast"), [(F32, None), (F32, BF16), (BF16, None)])
-def test_activations_in_a_straight_line(checkpointing, dtype, autocast, standin):
+def test_activations_in_a_straight_line(checkpointing, paths, dtype, autocast, standin):
     config = AutoConfig.from_pretrained(standin("llama3"), num_labels=1)
-    how = {"dtype": dtype, "autocast": autocast}
-    estimate = activation_bytes(config, 5, 700, checkpointing, **how)
-    kept = kept_bytes(config, 5, 700, checkpointing=checkpointing, **how)
+    how = {"dtype": dtype, "autocast": autocast, "paths": paths}
+    if paths:
+        inputs = micro_batch_like(704, paths)
+        assert inputs["input_ids"].numel() == 704
+        assert sum(inputs["packing"]["lengths"]) / sum(inputs["packing"]["queries"]) == pytest.approx(paths, rel=0.03)
+    estimate = activation_bytes(config, 5, 704, checkpointing, **how)
+    kept = kept_bytes(config, 5, 704, checkpointing=checkpointing, **how)
     if checkpointing:  # and a block that is computed again
-        kept += kept_bytes(config, 2, 700, checkpointing=False, **how)
-        kept -= kept_bytes(config, 1, 700, checkpointing=False, **how)
+        kept += kept_bytes(config, 2, 704, checkpointing=False, **how)
+        kept -= kept_bytes(config, 1, 704, checkpointing=False, **how)
     assert estimate == pytest.approx(kept, rel=0.02)
 
 

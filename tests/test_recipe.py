@@ -58,9 +58,18 @@ def test_sound_recipe_with_defaults():
         "learning_rate": 1e-5,
         "max_length": None,
         "report_to": "none",
+        "log_on_each_node": False,
     }
     assert recipe.section("ModelConfig") == {"model_name_or_path": "org/model", "lora_task_type": "SEQ_CLS"}
     assert (recipe.merge, recipe.check_data, recipe.overwrite, recipe.resume) == (False, False, False, None)
+    assert recipe.plan is None
+    for words, plan in (
+        (["--plan"], ""),
+        (["--plan", "x.yaml"], "x.yaml"),
+        (["--plan=x.yaml", "--seed", "3"], "x.yaml"),
+    ):
+        Path("x.yaml").touch()
+        assert parse_command_line(["--recipe", "r.yaml", *words]).plan == plan
 
 
 def test_all_faults_in_one_error():
@@ -499,7 +508,9 @@ def test_shipped_recipes(path, monkeypatch, folder):
         ("ddp", "MULTI_GPU", 8),
         ("zero2", "DEEPSPEED", 8),
         ("zero3", "DEEPSPEED", 8),
+        ("zero3-offload", "DEEPSPEED", 8),
         ("fsdp2", "FSDP", 8),
+        ("multi-node", "MULTI_GPU", 16),
     ],
 )
 def test_accelerate_configs(name, kind, processes):
@@ -507,18 +518,22 @@ def test_accelerate_configs(name, kind, processes):
     config = config_args.load_config_from_file(str(ROOT / "accelerate_configs" / f"{name}.yaml"))
     assert (config.distributed_type.value, config.num_processes, config.mixed_precision) == (kind, processes, None)
     if kind == "DEEPSPEED":
-        assert config.deepspeed_config["zero_stage"] == int(name[-1])
+        assert config.deepspeed_config["zero_stage"] == int(name[4])
         assert config.deepspeed_config["gradient_accumulation_steps"] == "auto"
         assert config.deepspeed_config["gradient_clipping"] == "auto"
-        assert config.deepspeed_config.get("zero3_save_16bit_model", False) is (name == "zero3")
+        assert config.deepspeed_config.get("zero3_save_16bit_model", False) is ("zero3" in name)
     if kind == "FSDP":
         assert config.fsdp_config["fsdp_version"] == 2
         assert config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
 
 
-def test_every_accelerate_config_is_tested():
-    named = {"single", "ddp", "zero2", "zero3", "fsdp2"}
-    assert named <= {path.stem for path in (ROOT / "accelerate_configs").glob("*.yaml")}
+def test_every_accelerate_config_has_a_header_and_is_launched_by_a_test():
+    from test_engines import ENGINES
+
+    files = {path.stem: path.read_text() for path in (ROOT / "accelerate_configs").glob("*.yaml")}
+    assert set(files) == {"single", "multi-node", *ENGINES}
+    for name, text in files.items():
+        assert all(f"\n# {word}:" in text for word in ("When", "Launch", "Needs")), name
 
 
 def test_committed_keys_are_the_installed_ones():
