@@ -23,7 +23,7 @@ from speed import REPO, SHAPES, SIZES, Machine, autocast, build  # noqa: E402
 
 from rm.engine import Engine  # noqa: E402
 from rm.packing import enable_packing, pack  # noqa: E402
-from rm.plan import GIB, activation_bytes, memory, plan_model  # noqa: E402
+from rm.plan import GIB, activation_bytes, computes_in, memory, plan_model  # noqa: E402
 from rm.recipe import Recipe  # noqa: E402
 
 TOKENS, PATHS = 4096, 1.6  # computed tokens of a micro-batch, and how many times as many its texts have
@@ -56,15 +56,10 @@ def table() -> None:
         cells = []
         for file in ENGINES:
             engine = Engine.read(REPO / "accelerate_configs" / f"{file}.yaml")
-            sharded = engine.kind != "NO"
-            found = memory(planned, engine, dtype, True, "adamw_torch_fused", adapter is not None, bool(values))
-            activations = activation_bytes(
-                config, planned.blocks, TOKENS, True, peft_config=adapter, dtype=BF16 if sharded else dtype,
-                autocast=None if sharded else BF16, paths=PATHS,
-            )  # fmt: skip
-            if not sharded and dtype == F32:
-                activations += 2 * planned.linear
-            total = found["weights"] + found["gradients"] + found["optimizer"] + activations
+            found = memory(planned, engine, True, "adamw_torch_fused")
+            how = {"peft_config": adapter, "paths": PATHS, **computes_in(engine, dtype, BF16)}
+            total = found["weights"] + found["gradients"] + found["optimizer"]
+            total += activation_bytes(config, planned, TOKENS, True, **how)
             host = f" (host {found['host'] / GIB:.0f})" if found["host"] else ""
             cells.append(f"{total / GIB:.1f}{host}")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
@@ -99,11 +94,8 @@ def measure(device: str, shapes: list[str]) -> None:
                 optimizer.zero_grad()
                 computed = inputs["input_ids"].numel()
                 paths = sum(map(len, texts)) / computed
-                blocks = config.num_hidden_layers
-                expected = activation_bytes(
-                    config, blocks, computed, checkpointing, dtype=F32, autocast=half, paths=paths
-                )
-                expected += planned.trained * 4 + (2 * planned.linear if half and checkpointing else 0)
+                how = {"dtype": F32, "autocast": half, "paths": paths}
+                expected = planned.trained * 4 + activation_bytes(config, planned, computed, checkpointing, **how)
                 print(
                     f"| {shape} | {computed:,} | {checkpointing} | {expected / 2**20:,.0f} | {found:,.0f} |", flush=True
                 )

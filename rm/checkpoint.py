@@ -85,6 +85,7 @@ class SealCheckpoint(TrainerCallback):
                 folder / MANIFEST,
                 {**self.facts, "step": state.global_step, "metrics": metrics, "files": hash_files(folder)},
             )
+        self.trainer.accelerator.wait_for_everyone()  # a launcher ends all once one is gone, also one that still hashes
 
 
 def newest_valid_checkpoint(output_dir) -> tuple[str | None, list[str]]:

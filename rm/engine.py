@@ -37,13 +37,18 @@ class Engine:
     gathers_model: bool = True  # whether a save gathers the shares into one model
     reshards: bool = True  # FSDP: whether a block's gathered weights are given up after its forward
     checkpoints: bool = False  # FSDP's own activation checkpointing
+    fsdp_version: int = 2
 
     @classmethod
     def launched(cls, recipe=None, environment=None) -> "Engine":
         """What this process was launched with; a recipe's own keys (`deepspeed`, `fsdp`, `fsdp_config`) count too."""
         environment = os.environ if environment is None else environment
         recipe = {} if recipe is None else recipe.values
-        settings = {key.removeprefix("ACCELERATE_DEEPSPEED_").lower(): value for key, value in environment.items()}
+        settings = {
+            key.removeprefix("ACCELERATE_DEEPSPEED_").lower(): value
+            for key, value in environment.items()
+            if key.startswith(("ACCELERATE_", "FSDP_"))
+        }
         processes = int(environment.get("WORLD_SIZE", 1))
         hosts = max(1, processes // int(environment.get("LOCAL_WORLD_SIZE", processes)))
         kind = "MULTI_GPU" if processes > 1 else "NO"
@@ -51,6 +56,8 @@ class Engine:
             kind, settings["config_file"] = "DEEPSPEED", recipe.get("deepspeed") or settings.get("config_file")
         elif recipe.get("fsdp") or _true(settings.get("accelerate_use_fsdp")):
             kind = "FSDP"
+            if recipe.get("fsdp"):  # transformers' defaults, not accelerate's
+                settings |= {"fsdp_version": 2, "fsdp_state_dict_type": "FULL_STATE_DICT"}
             for key, value in _json(recipe.get("fsdp_config")).items():
                 key = key.removeprefix("fsdp_").replace("cpu_offload", "offload_params")
                 settings[f"fsdp_{key}"] = value
@@ -83,7 +90,9 @@ class Engine:
             engine.gathers_model = engine.zero_stage < 3 or _true(settings.get("zero3_save_16bit_model"))
         elif kind == "FSDP":
             engine.offload_weights = engine.offload_optimizer = _true(settings.get("fsdp_offload_params"))
-            engine.gathers_model = settings.get("fsdp_state_dict_type", "FULL_STATE_DICT") == "FULL_STATE_DICT"
+            engine.fsdp_version = int(settings.get("fsdp_version", 1))
+            # Without a word accelerate's state dict of FSDP2 is sharded.
+            engine.gathers_model = settings.get("fsdp_state_dict_type") == "FULL_STATE_DICT"
             engine.reshards = str(settings.get("fsdp_reshard_after_forward", True)).lower() not in ("false", "no_shard")
             engine.checkpoints = _true(settings.get("fsdp_activation_checkpointing"))
         return engine
@@ -93,11 +102,11 @@ class Engine:
         return self.kind == "FSDP" or self.zero_stage == 3
 
     def __str__(self) -> str:
-        name = {"NO": "one process", "MULTI_GPU": "data parallel (DDP)", "FSDP": "FSDP2"}.get(self.kind)
+        names = {"NO": "one process", "MULTI_GPU": "data parallel (DDP)", "FSDP": f"FSDP{self.fsdp_version}"}
+        name = names.get(self.kind, f"DeepSpeed ZeRO-{self.zero_stage}")
         offload = ", ".join(
             what for what, moved in (("weights", self.offload_weights), ("optimizer", self.offload_optimizer)) if moved
         )
-        name = name or f"DeepSpeed ZeRO-{self.zero_stage}"
         name += f", {offload} in host memory" if offload else ""
         count = f", {self.processes} processes" if self.kind != "NO" else ""
         return name + count + (f" on {self.hosts} hosts" if self.hosts > 1 else "")
@@ -120,7 +129,9 @@ class Engine:
         if self.kind == "FSDP":
             self._check_fsdp(recipe, use_cpu)
         here, gpus = int(environment.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-        if not use_cpu and torch.cuda.is_available() and here > gpus:
+        # A launcher that shows each process one GPU is fine; torchrun and accelerate show all to all.
+        all_shown = gpus > 1 or "TORCHELASTIC_RUN_ID" in environment
+        if not use_cpu and torch.cuda.is_available() and here > gpus and all_shown:
             hosts = f" --num_machines {self.hosts}" if self.hosts > 1 else ""
             raise LaunchError(
                 f"{here} processes were launched on {socket.gethostname()}, which has {gpus} GPU{'s' * (gpus > 1)} "
@@ -139,7 +150,7 @@ class Engine:
                 )
                 if shutil.which(command, path=environment.get("PATH")) is None
             ]
-            if missing:
+            if missing and not _built_beforehand("cpu_adam" if self.offload_optimizer else "shm_comm"):
                 raise LaunchError(
                     f"DeepSpeed builds an operator for this config, and needs {' and '.join(missing)}; or launch with "
                     "accelerate_configs/ddp.yaml or fsdp2.yaml, which build nothing"
@@ -147,6 +158,8 @@ class Engine:
 
     def _check_fsdp(self, recipe, use_cpu: bool) -> None:
         optim, quantised = recipe["optim"], recipe["load_in_4bit"] or recipe["load_in_8bit"]
+        if self.fsdp_version != 2:
+            raise LaunchError("FSDP1 is not supported; write `fsdp_version: 2` in the accelerate config")
         if not self.gathers_model:
             raise LaunchError(
                 "fsdp_state_dict_type is sharded, so that no model would be saved; write `fsdp_state_dict_type: "
@@ -173,11 +186,11 @@ class Engine:
                 "FSDP2 would leave the 4-bit weights whole on every process, for they are stored as integers; write "
                 "`bnb_4bit_quant_storage: bfloat16`"
             )
-        if quantised and (recipe["load_best_model_at_end"] or recipe.resume):
+        if quantised and recipe["load_best_model_at_end"]:
             raise LaunchError(
                 "FSDP2 cannot load a checkpoint back into 4-bit or 8-bit layers (KeyError: absmax), so load_best_model_at_end "
-                "and --resume do not work; launch with ddp.yaml or zero3.yaml, or write `load_best_model_at_end: false` and "
-                "`early_stopping_patience: null`"
+                "would fail when training is over; launch with ddp.yaml or zero3.yaml, or write "
+                "`load_best_model_at_end: false` and `early_stopping_patience: null`"
             )
 
 
@@ -216,6 +229,13 @@ def shared_by_hosts(folder, state) -> None:
             f"output_dir {folder} is not one folder for all hosts: {', '.join(sorted(set(blind)))} does not see what process 0 "
             "writes there; give one on a shared file system: `--output_dir /shared/rm-out`"
         )
+
+
+def _built_beforehand(operator: str) -> bool:
+    """Whether DeepSpeed was installed with this operator (DS_BUILD_OPS=1), and builds nothing."""
+    from deepspeed.git_version_info import installed_ops
+
+    return bool(installed_ops.get(operator))
 
 
 def _true(value) -> bool:

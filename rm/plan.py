@@ -20,18 +20,23 @@ from datasets import Dataset
 from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl.trainer.utils import disable_dropout_in_model
 
 from rm.engine import Engine
-from rm.packing import drops_out, enable_packing, pack, why_padded
+from rm.packing import drops_out, enable_packing, pack
 from rm.preferences import by_ranking
 from rm.reward_model import freeze, head_of, no_cache
-from rm.trainer import PreferenceCollator
+from rm.trainer import PreferenceCollator, why_not_packed
 
 GIB = 2**30
 SAMPLED = 200  # batches that tokens and the largest micro-batch are estimated from
 SHORT, LONG = 64, 128  # tokens; activations are counted at both
 NF4 = {True: 0.516, False: 0.5625}  # bytes a 4-bit weight with its constants: of 64 weights, quantised in turn or not
 EIGHT_BIT = ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit", "lion_8bit", "paged_lion_8bit")
+ZERO_BUCKET, ZERO3_LIVE = (
+    500_000_000,
+    1_000_000_000,
+)  # DeepSpeed's defaults: elements exchanged at once; weights kept gathered
 STATES = {
     "sgd": 0,
     "adafactor": 0,
@@ -44,20 +49,22 @@ STATES = {
 
 @dataclass
 class Planned:
-    """The model as it would be trained, on the meta device: counts of parameters, bytes, and what a batch is made of."""
+    """The model as it would be trained, on the meta device, and what of it costs memory; counts are of parameters."""
 
     model: torch.nn.Module
     total: int
     trained: int
-    weight_bytes: float  # of all weights as they are loaded
-    largest: int  # parameters of the largest block
-    linear: int  # parameters of linear layers, which autocast copies
+    trained_linear: int  # of linear layers, which autocast copies
+    trained_embeddings: int  # whose 8-bit optimizer states transformers keeps in 32 bits
+    frozen_bytes: float  # as they are loaded
+    trained_bytes: int  # a weight
+    largest: int  # of the largest block
     blocks: int  # that keep activations for a backward
 
 
-def make_model(config, dtype, *, device="meta", peft_config=None, train_last_layers=None, trust_remote_code=False):
+def make_model(config, dtype, *, device="meta", peft_config=None, train_last_layers=None, **options):
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = AutoModelForSequenceClassification.from_config(config, dtype=dtype, **options)
     if device != "meta":
         model = model.to_empty(device=device)  # what the weights are does not matter, how many bytes they have does
     if train_last_layers is not None:
@@ -68,25 +75,32 @@ def make_model(config, dtype, *, device="meta", peft_config=None, train_last_lay
 
 
 def plan_model(config, dtype, recipe, peft_config, **options) -> Planned:
+    last, quantised = recipe["train_last_layers"], recipe["load_in_4bit"] or recipe["load_in_8bit"]
     plain = make_model(config, dtype, **options)
     _, (largest, _) = calculate_maximum_sizes(plain)
-    element = dtype.itemsize
-    head = head_of(plain)[1]
-    linear = [m for m in plain.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    quantised = sum(m.weight.numel() for m in linear)
-    weight_bytes = sum(p.numel() * p.element_size() for p in plain.parameters())
-    if recipe["load_in_4bit"] or recipe["load_in_8bit"]:
-        weight_bytes += quantised * ((NF4[recipe["use_bnb_nested_quant"]] if recipe["load_in_4bit"] else 1) - element)
-    last = recipe["train_last_layers"]
     model = make_model(config, dtype, peft_config=peft_config, train_last_layers=last, **options)
-    parameters = list(model.parameters())
+    head = head_of(plain)[0]
+    stored = NF4[recipe["use_bnb_nested_quant"]] if recipe["load_in_4bit"] else 1 if quantised else dtype.itemsize
+    frozen_bytes, trained, by_kind = 0.0, 0, {torch.nn.Linear: 0, torch.nn.Embedding: 0}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                trained += parameter.numel()
+                for kind in by_kind:
+                    by_kind[kind] += parameter.numel() * isinstance(module, kind)
+            else:
+                whole = not isinstance(module, torch.nn.Linear) or head in name.split(".") or parameter.dim() < 2
+                frozen_bytes += parameter.numel() * (dtype.itemsize if whole else stored)
     return Planned(
         model,
-        total=sum(p.numel() for p in parameters),
-        trained=sum(p.numel() for p in parameters if p.requires_grad),
-        weight_bytes=weight_bytes,
-        largest=int(largest / element),
-        linear=quantised,
+        total=sum(p.numel() for p in model.parameters()),
+        trained=trained,
+        trained_linear=by_kind[torch.nn.Linear],
+        trained_embeddings=by_kind[torch.nn.Embedding],
+        frozen_bytes=frozen_bytes,
+        # An adapter's are float32 beside bf16 weights (peft), bf16 beside 4-bit ones (TRL).
+        trained_bytes=dtype.itemsize if peft_config is None else 2 if quantised else 4,
+        largest=int(largest / dtype.itemsize),
         blocks=config.get_text_config().num_hidden_layers if last is None else last,
     )
 
@@ -99,7 +113,7 @@ def tokens_of(inputs: dict) -> int:
 
 
 def count_tokens(
-    table, collator: PreferenceCollator, pairs_a_batch: int, by_length: bool, seed: int
+    table, collator: PreferenceCollator, pairs_a_batch: int, seed: int = 0, pairs_by_length: int | None = None
 ) -> dict[str, float]:
     """Of an epoch (of the first batches, if `table` is a stream): `groups` (pairs, or rankings), `read` (tokens of both sides
     of all pairs), `computed` and `padded` (as TRL pads) a group; `largest`, tokens of the largest micro-batch met, and `paths`,
@@ -110,9 +124,11 @@ def count_tokens(
         rankings = by_ranking(table)
         rows, collator.table = (table, None) if len(rankings) == len(table) else (rankings, table)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    if by_length:
+    if pairs_by_length:  # length-grouped, among so many
         generator = torch.Generator().manual_seed(seed)
-        order = list(LengthGroupedSampler(pairs_a_batch, lengths=[row["length"] for row in rows], generator=generator))
+        order = list(
+            LengthGroupedSampler(pairs_by_length, lengths=[row["length"] for row in rows], generator=generator)
+        )
     batches = [order[i : i + pairs_a_batch] for i in range(0, len(order), pairs_a_batch)]
     batches = batches[:: -(-len(batches) // SAMPLED)]
     trl = PreferenceCollator(collator.pad_token_id, collator.pad_to_multiple_of, collator.table)
@@ -188,8 +204,8 @@ def kept_bytes(
     return sum(kept.values())
 
 
-def activation_bytes(config, blocks: int, tokens: int, checkpointing: bool, **how) -> float:
-    """Bytes that `blocks` blocks keep of `tokens` tokens until their backward, at its peak."""
+def activation_bytes(config, planned: Planned, tokens: int, checkpointing: bool, **how) -> float:
+    """Bytes that the trained blocks keep of `tokens` tokens until their backward, at its peak."""
 
     def line(checkpointing):
         found = {
@@ -202,52 +218,68 @@ def activation_bytes(config, blocks: int, tokens: int, checkpointing: bool, **ho
         return at(1), at(2) - at(1)  # with one block, and of each further one
 
     first, further = line(checkpointing)
-    kept = first + (blocks - 1) * further
-    return kept + line(False)[1] if checkpointing else kept  # and one block that is computed again
+    kept = first + (planned.blocks - 1) * further
+    if not checkpointing:
+        return kept
+    # Autocast's copies of trained weights, until the forward ends; and one block that is computed again.
+    casts = 2 * planned.trained_linear if how["autocast"] and how["dtype"] == torch.float32 else 0
+    return kept + casts + line(False)[1]
 
 
-def memory(
-    planned: Planned, engine: Engine, dtype, half: bool, optim: str, adapter: bool, quantised: bool
-) -> dict[str, float]:
-    """Bytes of a GPU: `weights`, `gradients`, `optimizer`, and those of the host, `host`. `half`: bf16 or fp16."""
-    n = engine.processes
+def computes_in(engine: Engine, dtype, half) -> dict:
+    """dtype and autocast of a forward: DeepSpeed and FSDP2 compute in half precision where DDP has autocast."""
+    sharded = engine.kind in ("DEEPSPEED", "FSDP")
+    return {"dtype": half if sharded and half else dtype, "autocast": None if sharded else half}
+
+
+def memory(planned: Planned, engine: Engine, half: bool, optim: str) -> dict[str, float]:
+    """Bytes of a GPU: `weights`, `gradients`, `optimizer`, and those of the host, `host`. `half`: computed in bf16 or fp16."""
+    n, trained, element = engine.processes, planned.trained, planned.trained_bytes
     shared_optimizer = n if engine.kind == "FSDP" or engine.zero_stage >= 1 else 1
     shared_gradients = n if engine.kind == "FSDP" or engine.zero_stage >= 2 else 1
-    # An adapter's weights are float32 beside bf16 ones (peft), bf16 beside 4-bit ones (TRL).
-    element = (2 if quantised else 4) if adapter else dtype.itemsize
-    states = STATES.get(optim, 2)
-    a_state = 1 if optim in EIGHT_BIT else element
-    weights, gradients, optimizer = planned.weight_bytes, planned.trained * element, planned.trained * states * a_state
-    if engine.kind == "DEEPSPEED":
-        if half:  # its weights are half ones, with float32 copies of the trained ones beside them
-            weights, element = min(weights, planned.total * 2), 2
-        gradients = planned.trained * (element + 4)
-        optimizer = planned.trained * (4 + states * (1 if optim in EIGHT_BIT else 4))
-    elif engine.kind == "MULTI_GPU" and n > 1:
+    master = buffers = 0
+    if engine.kind == "DEEPSPEED":  # half weights, and float32 copies of weights and gradients beside them
+        element, master, buffers = 2 if half else element, 4, ZERO_BUCKET * (2 if half else 4)
+    elif engine.kind == "FSDP" and half:
+        element = 4  # accelerate makes trained weights float32
+    state = 4 if engine.kind == "DEEPSPEED" else element
+    small = 0 if optim not in EIGHT_BIT else trained - planned.trained_embeddings
+    optimizer = trained * master + STATES.get(optim, 2) * ((trained - small) * state + small)
+    gradients = trained * (element + master)
+    if engine.kind == "MULTI_GPU" and n > 1:
         gradients *= 2  # DistributedDataParallel's buckets
-    gradients, optimizer = gradients / shared_gradients, optimizer / shared_optimizer
-    host = 0.0
+    weights = planned.frozen_bytes + trained * element
+    if engine.kind == "DEEPSPEED" and half:
+        weights = min(weights, 2 * planned.total)
+    gradients, optimizer, host = gradients / shared_gradients, optimizer / shared_optimizer, 0.0
     if engine.shards_weights:
-        share, block = weights / n, planned.largest * (2 if half else element)
-        gathered = 2 * block if engine.reshards else planned.total * (2 if half else element)
+        share, compute = weights / n, 2 if half else element
+        live = 2 * planned.largest if engine.reshards else planned.total
+        live = max(live, min(planned.total, ZERO3_LIVE)) if engine.zero_stage == 3 else live
         host += share if engine.offload_weights else 0
-        weights = gathered + (0 if engine.offload_weights else share)
+        weights = live * compute + (0 if engine.offload_weights else share)
     if engine.offload_optimizer:
         host, optimizer = host + optimizer, 0
         if engine.kind == "DEEPSPEED" or engine.offload_weights:
             host, gradients = host + gradients, min(gradients, 2 * planned.largest * element)
-    return {"weights": weights, "gradients": gradients, "optimizer": optimizer, "host": host * n / engine.hosts}
+    return {
+        "weights": weights, "gradients": gradients + buffers, "optimizer": optimizer, "host": host * n / engine.hosts
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
-def plan(recipe, engine: Engine, config, tokenizer, table, args, peft_config) -> str:
-    """The page that `--plan` prints, of a recipe, its model's config and its encoded training pairs."""
+def plan(recipe, engine: Engine, config, tokenizer, table, args, peft_config, own_options: dict) -> str:
+    """The page that `--plan` prints, of a recipe, its model's config and its encoded training pairs. `own_options`: what else
+    the model is made with."""
     config = copy.deepcopy(config)
     config.num_labels = 1 if recipe["head"] == "linear" else 2
+    for key in [key for key in own_options if hasattr(config, key) and key != "attn_implementation"]:
+        setattr(config, key, own_options[key])
     dtype = config.dtype or torch.float32 if recipe["dtype"] in (None, "auto") else getattr(torch, recipe["dtype"])
-    options = {"trust_remote_code": args.trust_remote_code}
+    attention = own_options.get("attn_implementation")
+    options = {"trust_remote_code": args.trust_remote_code} | ({"attn_implementation": attention} if attention else {})
     planned = plan_model(config, dtype, recipe, peft_config, **options)
     quantised = recipe["load_in_4bit"] or recipe["load_in_8bit"]
     asked = "fp16" if recipe["fp16"] else "bf16" if recipe["bf16"] in (None, True) else None
@@ -255,28 +287,27 @@ def plan(recipe, engine: Engine, config, tokenizer, table, args, peft_config) ->
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     # -- tokens
-    because = "prefix_sharing is off" if recipe["prefix_sharing"] == "off" else why_padded(planned.model)
+    because = why_not_packed(planned.model, args, recipe["prefix_sharing"])
+    if args.disable_dropout:
+        disable_dropout_in_model(planned.model)
+    each, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     collator = PreferenceCollator(tokenizer.pad_token_id, args.pad_to_multiple_of, None, recipe["token_budget"])
     collator.packed = because is None
-    collator.share = collator.packed and (args.disable_dropout or not drops_out(planned.model))
-    by_length = args.train_sampling_strategy == "group_by_length"
-    tokens = count_tokens(table, collator, args.per_device_train_batch_size, by_length, args.seed)
+    collator.share = collator.packed and not drops_out(planned.model)
+    by_length = each * accumulation if args.train_sampling_strategy == "group_by_length" else None
+    tokens = count_tokens(table, collator, each, args.seed, by_length)
     streamed = not isinstance(table, Dataset)
 
-    # -- memory; DeepSpeed and FSDP2 compute in half precision where DDP has autocast
-    sharded = engine.kind in ("DEEPSPEED", "FSDP")
-    found = memory(planned, engine, dtype, half is not None, args.optim, peft_config is not None, quantised)
-    checkpointing = args.activation_checkpointing or engine.checkpoints
+    # -- memory
+    found = memory(planned, engine, half is not None, args.optim)
     found["activations"] = activation_bytes(
-        config, planned.blocks, tokens["largest"], checkpointing, peft_config=peft_config, paths=tokens["paths"],
-        dtype=half if sharded and half else dtype, autocast=None if sharded else half, **options,
+        config, planned, tokens["largest"], args.activation_checkpointing or engine.checkpoints, peft_config=peft_config,
+        paths=tokens["paths"], **computes_in(engine, dtype, half), **options,
     )  # fmt: skip
-    if half and not sharded and dtype == torch.float32 and checkpointing:
-        found["activations"] += 2 * planned.linear  # autocast's copies of the weights, kept through a forward
     on_gpu = {key: found[key] for key in ("weights", "gradients", "optimizer", "activations")}
 
     # -- the page
-    n, each, accumulation = engine.processes, args.per_device_train_batch_size, args.gradient_accumulation_steps
+    n, sharded = engine.processes, engine.kind in ("DEEPSPEED", "FSDP")
     what = "rankings" if collator.table is not None else "pairs"
     epoch, steps = count_steps(tokens["groups"], args, n)
     a_step = n * each * accumulation
@@ -292,8 +323,8 @@ def plan(recipe, engine: Engine, config, tokenizer, table, args, peft_config) ->
     total = tokens["groups"] if not streamed else steps * a_step
     read = f"{tokens['read']:,} read in an epoch, " if not streamed else ""
     lines += [
-        f"tokens  {read}{total * tokens['computed']:,.0f} computed ({how}{f': {because}' if because else ''}); TRL's padding "
-        f"would compute {total * tokens['padded']:,.0f}, so {padding:.0%} is saved",
+        f"tokens  {read}{total * tokens['computed']:,.0f} computed ({how}{f': {because}' if because else ''});",
+        f"        TRL's padding would compute {total * tokens['padded']:,.0f}, so {padding:.0%} is saved",
         f"memory  a GPU, estimated ({precision}{' autocast' if half and not sharded else ''}, "
         f"weights {str(dtype).removeprefix('torch.')}):",
         *(f"        {size(value)}  {key}" for key, value in on_gpu.items()),

@@ -108,8 +108,9 @@ class Ledger:
             )
             share = (self.dropped(split) - asked_for) / counts["read"]
             ties = counts["noted"].get(TIE, 0) / max(1, counts["kept"] - sum(counts["added"].values()))
-            if split == "train" and ties > MAX_TIES and not counts["by_subset"]:  # once, before the pairs are encoded
-                PartialState().print(
+            before_encoding = not counts["by_subset"]  # to say it once
+            if split == "train" and ties > MAX_TIES and before_encoding and PartialState().is_main_process:
+                print(
                     f"warning: {ties:.1%} of the train pairs are ties: the raters may lack clear guidelines, or the pairs "
                     "differ too little. Ties are trained on as .5; loss_type: rao_kupper models them."
                 )

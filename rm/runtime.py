@@ -51,8 +51,9 @@ def fail(message, status: int) -> int:
     """Say on stderr why this process ends; returns `status`. What all processes of a host would say, the first one says: the
     launcher ends the others as soon as one is gone."""
     index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no checkpoint is to be written any more
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
-        time.sleep(3)
+        time.sleep(10)
     who = f" (process {index} of {count})" if count > 1 else ""
     print(f"\ntrain_rm.py{who}: {message}", file=sys.stderr, flush=True)
     return status

@@ -115,6 +115,19 @@ class SelfTest(TrainerCallback):
             print(f"batches: {self.trainer.packing}", flush=True)
 
 
+def why_not_packed(model, args, prefix_sharing: str) -> str | None:
+    """Why batches of this model under these TrainingArguments are padded; None where they need not be."""
+    if prefix_sharing == "off":
+        return "prefix_sharing is off"
+    if args.n_gpu > 1:
+        return "one process drives several GPUs (nn.DataParallel); use accelerate launch"
+    if args.neftune_noise_alpha:
+        return "neftune_noise_alpha scales its noise by the length of a row"
+    if args.torch_compile and prefix_sharing == "auto":  # docs/speed.md has the times
+        return "torch_compile would compile anew for batch after batch (prefix_sharing: on does so)"
+    return why_padded(model)
+
+
 class PairTrainer(RewardTrainer):
     """`trl.RewardTrainer` on pairs that rm.preferences has encoded, with `loss_type` one of rm.losses.LOSSES.
 
@@ -141,7 +154,7 @@ class PairTrainer(RewardTrainer):
             rankings = by_ranking(table)
             train_dataset = table if len(rankings) == len(table) else rankings
         self.prefix_sharing = prefix_sharing
-        because = self._why_padded(kwargs["model"], training_args)
+        because = why_not_packed(kwargs["model"], training_args, prefix_sharing)
         if because is None:
             enable_packing(kwargs["model"])
         config, head_bias = kwargs["model"].config, head_of(kwargs["model"])[1].bias
@@ -180,17 +193,6 @@ class PairTrainer(RewardTrainer):
         pass  # rm.card writes it, once, when the numbers are known
 
     # ------------------------------------------------------------------------------------------------------ the packing
-
-    def _why_padded(self, model, args) -> str | None:
-        if self.prefix_sharing == "off":
-            return "prefix_sharing is off"
-        if args.n_gpu > 1:
-            return "one process drives several GPUs (nn.DataParallel); use accelerate launch"
-        if args.neftune_noise_alpha:
-            return "neftune_noise_alpha scales its noise by the length of a row"
-        if args.torch_compile and self.prefix_sharing == "auto":  # docs/speed.md has the times
-            return "torch_compile would compile anew for batch after batch (prefix_sharing: on does so)"
-        return why_padded(model)
 
     def _set_packing(self, because: str | None, found: str = "") -> None:
         """Packed batches from now on, or padded ones `because` of something."""
@@ -290,13 +292,15 @@ class PairTrainer(RewardTrainer):
 
     def _drop_repeats(self, batch_samples: list[dict]) -> None:
         """An epoch's last batches are filled up with its first pairs, for processes need as many each: no weight for those."""
-        state = self.accelerator.gradient_state
-        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder < 1:
+        processes, data = self.accelerator.num_processes, self.train_dataset
+        ends = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
+        if processes == 1 or not ends or not batch_samples or not isinstance(data, Dataset):
             return
-        parts = batch_samples[-1]["micro_batches"] if batch_samples else []
-        size = 1 + max((int(part["example"].max()) for part in parts), default=0)
-        real = state.remainder - self.accelerator.process_index * size  # whole batches are dealt out in turn
-        for part in parts:
+        parts = batch_samples[-1]["micro_batches"]
+        size = 1 + max(int(part["example"].max()) for part in parts)
+        # Not gradient_state's remainder, which a resumed epoch lacks.
+        real = (len(data) % (size * processes) or size * processes) - self.accelerator.process_index * size
+        for part in parts:  # whole batches are dealt out in turn
             part["weight"] = part["weight"] * (part["example"] < real)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -54,9 +54,10 @@ SMALLER = (
     "weights; `python train_rm.py --recipe R --plan accelerate_configs/zero3.yaml` estimates."
 )
 LOST = (
-    "another process of this run is gone. What it said stands above; if it said nothing, the system killed it (exit code -9 in "
-    "the launcher's summary), mostly for its memory."
+    "An exchange with the other processes failed, mostly because one of them is gone: what it said stands above. If it said "
+    "nothing, its exit code is in the launcher's summary below (-9: the system killed it, mostly for its memory)."
 )
+CLOSED = ("Connection closed by peer", "Connection reset by peer")  # gloo's words
 
 
 def run(recipe) -> int:
@@ -77,9 +78,9 @@ def run(recipe) -> int:
     except Exception as error:
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             raise
-        if isinstance(error, torch.distributed.DistBackendError) or "gloo" in str(error):
+        if isinstance(error, torch.distributed.DistBackendError) or any(words in str(error) for words in CLOSED):
             time.sleep(2)  # the launcher calls the first that ends the root cause
-            return fail(f"{LOST} {str(error).splitlines()[0]}", 1)
+            return fail(f"{LOST}\n{error}", 1)
         # Said here, because an interpreter that waits for its threads at exit would keep the other processes waiting.
         traceback.print_exc()
         return fail(f"{type(error).__name__}: {error}", 1)
@@ -102,8 +103,8 @@ def _run(recipe) -> int:
         checkpoint.leave_launcher()
     settings = recipe.section("RewardConfig")
     model_config = ModelConfig(**recipe.section("ModelConfig"))
-    quantized = model_config.load_in_4bit or model_config.load_in_8bit
-    precision = choose_precision(settings, quantized)
+    quantised = model_config.load_in_4bit or model_config.load_in_8bit
+    precision = choose_precision(settings, quantised)
     if recipe.plan is None:
         engine.check(recipe, settings.get("use_cpu", False))
     else:
@@ -124,7 +125,8 @@ def _run(recipe) -> int:
         if state.is_main_process:
             print(*words, **options)
 
-    say(f"machine: {precision}, {state.num_processes} process{'es' if state.num_processes > 1 else ''}")
+    if recipe.plan is None:
+        say(f"machine: {precision}, {state.num_processes} process{'es' if state.num_processes > 1 else ''}")
     output_dir = Path(args.output_dir)
     set_seed(args.seed)
 
@@ -163,7 +165,8 @@ def _run(recipe) -> int:
     ledger.check(recipe["max_dropped"])
     peft_config = get_peft_config(model_config)
     if recipe.plan is not None:
-        say(plan(recipe, engine, config, tokenizer, encoded["train"], args, peft_config))
+        own_options = {"attn_implementation": model_config.attn_implementation, **(own["model_init_kwargs"] or {})}
+        say(plan(recipe, engine, config, tokenizer, encoded["train"], args, peft_config, own_options))
     if recipe.check_data or recipe.plan is not None:
         return 0
     fingerprints = {
@@ -232,6 +235,11 @@ def _run(recipe) -> int:
         **{key: recipe[key] for key in ("loss_type", "label_smoothing", "tie_margin", "length_head")},
         **{key: recipe[key] for key in ("prefix_sharing", "token_budget")},
     )
+    resume = _resume_from(recipe, output_dir, state)
+    if resume and quantised and engine.kind == "FSDP":
+        raise LaunchError(
+            f"FSDP2 cannot load {resume} back into 4-bit or 8-bit layers; go on with ddp.yaml or zero3.yaml"
+        )
     stop.accelerator = trainer.accelerator
     trainer.add_callback(checkpoint.SealCheckpoint(trainer, facts))
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -242,7 +250,7 @@ def _run(recipe) -> int:
     facts["validation"] = {}
     golden = checkpoint.golden_pairs(encoded["test"])
     try:
-        trainer.train(resume_from_checkpoint=_resume_from(recipe, output_dir, state))
+        trainer.train(resume_from_checkpoint=resume)
         facts |= {"train_seconds": round(time.monotonic() - start, 1), "steps": trainer.state.global_step}
         facts["batches"] = trainer.packing
         if "validation" in encoded and not stop.stopped:

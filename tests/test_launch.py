@@ -2,6 +2,7 @@
 cannot work."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -51,21 +52,21 @@ def two_hosts(hh_options, tmp_path):
     """`two_hosts(*options)` -> the launchers of two hosts, each with one process, and what they wrote to stderr."""
     started = []
 
-    def begin(*options, folders=(REPO, REPO), **env):
+    def begin(*options, name="multi-node", folders=(REPO, REPO), **env):
         port = free_port()
         (tmp_path / "seen").mkdir()
         command = [DRIVER, *hh_options, *STEPS, "--per_device_train_batch_size", 4, *options]
         for rank, folder in enumerate(folders):
             hosts = ["--machine_rank", rank, "--main_process_ip", "127.0.0.1", "--main_process_port", port]
-            config = ["--config_file", REPO / "accelerate_configs" / "multi-node.yaml", "--num_processes", 2]
-            while rank and not listens(
-                port
-            ):  # on one machine the second would open the port, and the first find it taken
+            config = ["--config_file", REPO / "accelerate_configs" / f"{name}.yaml", "--num_processes", 2]
+            config += ["--num_machines", 2, "--rdzv_backend", "c10d"]
+            # On one machine the second could open the port, and the first find it taken.
+            while rank and not listens(port) and started[0].poll() is None:
                 time.sleep(0.2)
             started.append(
                 subprocess.Popen(
                     [sys.executable, *map(str, [*LAUNCH, *config, *hosts, *command])], cwd=folder, text=True,
-                    env={**os.environ, **environment("multi-node", tmp_path / "seen"), "PYTHONPATH": str(REPO), **env},
+                    env={**os.environ, **environment(name, tmp_path / "seen"), "PYTHONPATH": str(REPO), **env},
                     stdin=subprocess.DEVNULL, stdout=(tmp_path / f"out-{rank}").open("w"),
                     stderr=(tmp_path / f"err-{rank}").open("w"),
                 )
@@ -80,13 +81,15 @@ def two_hosts(hh_options, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_hosts_give_what_one_process_gives(two_hosts, one_process, tmp_path):
-    processes = two_hosts("--output_dir", tmp_path / "out")
-    assert [process.wait(timeout=120) for process in processes] == [0, 0], (tmp_path / "err-0").read_text()[-3000:]
+@pytest.mark.parametrize(("name", "wrapped"), [("multi-node", "DistributedDataParallel"), ("zero3", "DeepSpeedEngine")])
+def test_two_hosts_give_what_one_process_gives(name, wrapped, two_hosts, one_process, tmp_path):
+    if name == "zero3" and shutil.which("g++") is None:
+        pytest.skip("DeepSpeed compiles its operators: g++ is needed")
+    processes = two_hosts("--output_dir", tmp_path / "out", name=name)
+    assert [process.wait(timeout=300) for process in processes] == [0, 0], (tmp_path / "err-0").read_text()[-3000:]
     seen = read_seen(tmp_path / "seen")
-    assert [(facts["num_processes"], facts["hosts"], facts["wrapped"]) for facts in seen] == [
-        (2, 2, "DistributedDataParallel")
-    ] * 2
+    assert [(facts["num_processes"], facts["hosts"], facts["wrapped"]) for facts in seen] == [(2, 2, wrapped)] * 2
+    assert "rdzv_backend=c10d" in (tmp_path / "err-1").read_text()  # torch says that it ignores machine_rank
     assert_same_model(tmp_path / "out", one_process)
     printed = [(tmp_path / f"out-{rank}").read_text() for rank in (0, 1)]
     for words, times in (("machine: ", 1), ("data:\n", 1), ("{'loss'", 3), ("{'eval_loss'", 1), ("saved ", 1)):
@@ -100,7 +103,7 @@ def test_two_hosts_need_one_output_dir(two_hosts, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipes").symlink_to(REPO / "recipes")
     processes = two_hosts("--output_dir", "out", folders=(tmp_path / "one", tmp_path / "two"))
-    assert [process.wait(timeout=120) for process in processes] == [1, 1]
+    assert [process.wait(timeout=300) for process in processes] == [1, 1]
     said = (tmp_path / "err-0").read_text() + (tmp_path / "err-1").read_text()
     assert "output_dir out is not one folder for all hosts" in said and "--output_dir /shared/rm-out" in said
 
@@ -108,13 +111,10 @@ def test_two_hosts_need_one_output_dir(two_hosts, tmp_path):
 @pytest.mark.slow
 def test_a_host_that_dies_ends_the_other(two_hosts, tmp_path):
     processes = two_hosts("--output_dir", tmp_path / "out", DIES="1", HOW="killed")
-    start = time.monotonic()
-    processes[0].wait(timeout=120)
-    processes[1].wait(timeout=WITHIN)
-    assert processes[0].returncode == processes[1].returncode == 1
-    assert time.monotonic() - start < 30 + WITHIN  # the first 30 are the start
+    assert [process.wait(timeout=300) for process in processes] == [1, 1]
+    assert time.time() - (tmp_path / "seen" / "died").stat().st_mtime < WITHIN
     said = (tmp_path / "err-0").read_text() + (tmp_path / "err-1").read_text()
-    assert "another process of this run is gone" in said
+    assert "An exchange with the other processes failed" in said
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_hosts_with_other_data_are_told(two_hosts, hh_options, tmp_path):
             (folder / "pairs" / f"{split}.jsonl").write_text("".join(lines[number:]))
     output = ["--datasets", "[{path: ./pairs}]", "--output_dir", tmp_path / "out"]
     processes = two_hosts(*output, folders=lists)
-    assert [process.wait(timeout=120) for process in processes] == [1, 1]
+    assert [process.wait(timeout=300) for process in processes] == [1, 1]
     said = (tmp_path / "err-0").read_text() + (tmp_path / "err-1").read_text()
     assert "has another data, another ledger than process 0" in said
 
@@ -173,8 +173,8 @@ def test_slurm_script(hh_options, one_process, tmp_path):
     done = subprocess.run(
         ["bash", "accelerate_configs/slurm.sbatch", *map(str, options)], cwd=REPO, capture_output=True, text=True,
         env={**os.environ, **CPU, "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "host[1-2]",
-             "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": str(free_port())},
-        timeout=120, stdin=subprocess.DEVNULL,
+             "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": str(free_port() + 40_000)},
+        timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert ", 2 processes\n" in done.stdout and "to go on from; starting anew" in done.stdout
@@ -197,20 +197,19 @@ def test_slurm_script(hh_options, one_process, tmp_path):
 def test_a_process_that_dies_ends_the_others_and_speaks_first(config, how, own_words, hh_options, tmp_path):
     out = tmp_path / "out"
     (tmp_path / "seen").mkdir()
-    start = time.time()
     done = run_script(
         *[*LAUNCH, "--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", 2],
-        *["--main_process_port", free_port(), DRIVER, *hh_options, *STEPS, "--output_dir", out, "--save_steps", 1],
-        *["--eval_steps", 1, "--per_device_train_batch_size", 4],
+        *["--main_process_port", free_port(), DRIVER, *hh_options, *STEPS, "--output_dir", out],
+        *["--per_device_train_batch_size", 4],
         env={**environment(config, tmp_path / "seen"), "DIES": "1", "HOW": how}, check=False,
     )  # fmt: skip
-    died = max(path.stat().st_mtime for path in out.rglob("*"))  # the last save was the step before
-    assert done.returncode == 1 and time.time() - max(died, start) < WITHIN
-    others = done.stderr.index("another process of this run is gone")
+    assert done.returncode == 1 and time.time() - (tmp_path / "seen" / "died").stat().st_mtime < WITHIN
+    others = done.stderr.index("An exchange with the other processes failed")
     if own_words:
         assert done.stderr.index(own_words) < others
     else:
-        assert "exit code -9" in done.stderr and "Signal 9 (SIGKILL)" in done.stderr[others:].split("Root Cause")[1]
+        assert "(-9: the system killed it" in done.stderr
+        assert "Signal 9 (SIGKILL)" in done.stderr[others:].split("Root Cause")[1]
     assert not (out / "model.safetensors").exists()
 
 
@@ -273,6 +272,7 @@ def launched(name: str, folder: Path, **changes) -> Engine:
         ("fsdp2", {}, {"optim": "paged_adamw_8bit"}, "optim: paged_adamw_8bit would raise at the first step"),
         ("fsdp2", {}, {"load_in_4bit": True}, "write `bnb_4bit_quant_storage: bfloat16`"),
         ("fsdp2", {}, {"load_in_8bit": True, "load_best_model_at_end": True}, "`load_best_model_at_end: false`"),
+        ("fsdp2", {"fsdp_version": 1}, {}, "write `fsdp_version: 2`"),
         ("fsdp2", {"fsdp_activation_checkpointing": True}, {}, "`--activation_checkpointing false`"),
         ("zero3-offload", {}, {"optim": "adamw_bnb_8bit"}, "so optim: adamw_bnb_8bit would be ignored"),
     ],
@@ -298,6 +298,10 @@ def test_more_processes_than_gpus(monkeypatch):
     assert "accelerate launch --num_machines 2 --num_processes 4 ..." in str(error.value)
     engine.check(Recipe(), use_cpu=True, environment=launch)
     engine.check(Recipe(), use_cpu=False, environment=launch | {"LOCAL_WORLD_SIZE": "2"})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    engine.check(Recipe(), use_cpu=False, environment=launch)  # a launcher that shows each process its own
+    with pytest.raises(LaunchError, match="which has 1 GPU "):
+        engine.check(Recipe(), use_cpu=False, environment=launch | {"TORCHELASTIC_RUN_ID": "none"})
 
 
 def test_missing_ninja_or_compiler(tmp_path):
@@ -337,8 +341,13 @@ def test_engines_are_read_from_files_and_from_what_accelerate_sets(tmp_path):
     zero3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
     zero3 |= {"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"}
     assert Engine.launched(environment=sizes | zero3) == read["zero3"]
-    fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "FSDP_OFFLOAD_PARAMS": "false"}
-    assert Engine.launched(environment=sizes | fsdp) == read["fsdp2"]
+    fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "false"}
+    full = {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+    assert Engine.launched(environment=sizes | fsdp | full) == read["fsdp2"]
+    assert not Engine.launched(environment=sizes | fsdp).gathers_model  # accelerate's default is sharded
+    assert Engine.launched(environment=sizes | {"ACCELERATE_USE_FSDP": "true"}).fsdp_version == 1  # and version 1
+    # what else the environment holds is not the launcher's
+    assert Engine.launched(environment=sizes | zero3 | {"CONFIG_FILE": "/x", "ZERO_STAGE": "1"}) == read["zero3"]
     # torchrun with a recipe's own keys
     own = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}
     found = Engine.launched(Recipe(values={"deepspeed": own}), sizes)
