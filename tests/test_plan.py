@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import REPO, run_script
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from launched import CPU, LAUNCH, free_port, read_json
 from peft import LoraConfig
 from transformers import AutoConfig, Qwen2Config
@@ -101,6 +101,23 @@ def test_tokens_are_those_that_the_collator_makes():
     collator = PreferenceCollator(0)
     like, any_length = (count_tokens(pairs(200), collator, 2, 0, by_length) for by_length in (2, None))
     assert like["computed"] < 0.85 * any_length["computed"] == pytest.approx(0.85 * any_length["padded"])
+
+
+def test_tokens_of_rankings_and_of_a_stream():
+    """A ranking counts as one, and its completions once; of a stream nobody knows the whole."""
+    prompt, a, b, c = [7] * 10, [1, 9], [2, 2, 9], [3, 3, 3, 9]
+    rows = [{"chosen_ids": prompt + x, "rejected_ids": prompt + y, "length": 14} for x, y in ((a, b), (a, c), (b, c))]
+    table = Dataset.from_list([row | {"ranking": i} for i in range(4) for row in rows])
+    collator = PreferenceCollator(0)
+    collator.packed = True
+    found = count_tokens(table, collator, 1)
+    assert (found["groups"], found["computed"], found["padded"]) == (4, 10 + 2 + 3 + 4, 3 * 14)
+    assert found["read"] == 4 * 2 * (12 + 13 + 14)
+    stream = IterableDataset.from_generator(lambda: iter(pairs(8)))
+    collator = PreferenceCollator(0)
+    collator.packed = True
+    found, whole = count_tokens(stream, collator, 2), count_tokens(pairs(8), collator, 2)
+    assert (found["read"], found["computed"]) == (0, whole["computed"])
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
