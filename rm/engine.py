@@ -77,7 +77,8 @@ class Engine:
         settings = {**(getattr(config, "deepspeed_config", None) or {}), **(getattr(config, "fsdp_config", None) or {})}
         if "deepspeed_config_file" in settings:
             settings["config_file"] = settings["deepspeed_config_file"]
-        return cls._of(config.distributed_type.value, config.num_processes, config.num_machines, settings)
+        processes = max(1, config.num_processes or 1)  # -1 where the file leaves it to the command line
+        return cls._of(config.distributed_type.value, processes, config.num_machines, settings)
 
     @classmethod
     def _of(cls, kind: str, processes: int, hosts: int, settings: dict) -> "Engine":
@@ -103,7 +104,8 @@ class Engine:
 
     def __str__(self) -> str:
         names = {"NO": "one process", "MULTI_GPU": "data parallel (DDP)", "FSDP": f"FSDP{self.fsdp_version}"}
-        name = names.get(self.kind, f"DeepSpeed ZeRO-{self.zero_stage}")
+        names["DEEPSPEED"] = f"DeepSpeed ZeRO-{self.zero_stage}"
+        name = names.get(self.kind, self.kind)
         offload = ", ".join(
             what for what, moved in (("weights", self.offload_weights), ("optimizer", self.offload_optimizer)) if moved
         )

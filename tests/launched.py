@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
+import pytest
 from conftest import REPO, run_script
 
 LAUNCH = ["-m", "accelerate.commands.launch"]  # `accelerate launch`, of this interpreter
@@ -42,6 +44,11 @@ def launch(config: str, processes: int, *command, seen: Path, **options):
         env=environment(config, seen), timeout=600, **options,
     )  # fmt: skip
     return done, read_seen(seen)
+
+
+def needs_compiler(config: str) -> None:
+    if config.startswith("zero") and shutil.which("g++") is None:
+        pytest.skip("DeepSpeed compiles its operators: g++ is needed")
 
 
 def read_seen(folder: Path) -> list[dict]:

@@ -6,12 +6,11 @@ docs/launch.md has them.
 """
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from launched import DRIVER, PACKED, launch, read_json
+from launched import DRIVER, PACKED, launch, needs_compiler, read_json
 from safetensors.torch import load_file
 
 from rm.checkpoint import read_golden
@@ -56,8 +55,7 @@ def engine_run(hh_options, standin, tmp_path_factory):
     folder, made = tmp_path_factory.mktemp("engines"), {}
 
     def run(config: str, processes: int, method: str = "full", *more, batch: int = 8):
-        if config.startswith("zero") and shutil.which("g++") is None:
-            pytest.skip("DeepSpeed compiles its operators: g++ is needed")
+        needs_compiler(config)
         words = (str(option).strip("-").replace("/", "_")[-40:] for option in more)
         name = "-".join([config, method.replace(" ", "_"), *words])
         if name in made:

@@ -2,7 +2,6 @@
 cannot work."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPO, run_script
-from launched import CPU, DRIVER, LAUNCH, environment, free_port, read_json, read_seen
+from launched import CPU, DRIVER, LAUNCH, environment, free_port, needs_compiler, read_json, read_seen
 from safetensors.torch import load_file
 
 from rm.engine import Engine, LaunchError
@@ -83,8 +82,7 @@ def two_hosts(hh_options, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "wrapped"), [("multi-node", "DistributedDataParallel"), ("zero3", "DeepSpeedEngine")])
 def test_two_hosts_give_what_one_process_gives(name, wrapped, two_hosts, one_process, tmp_path):
-    if name == "zero3" and shutil.which("g++") is None:
-        pytest.skip("DeepSpeed compiles its operators: g++ is needed")
+    needs_compiler(name)
     processes = two_hosts("--output_dir", tmp_path / "out", name=name)
     assert [process.wait(timeout=300) for process in processes] == [0, 0], (tmp_path / "err-0").read_text()[-3000:]
     seen = read_seen(tmp_path / "seen")
@@ -195,6 +193,7 @@ def test_slurm_script(hh_options, one_process, tmp_path):
     ],
 )
 def test_a_process_that_dies_ends_the_others_and_speaks_first(config, how, own_words, hh_options, tmp_path):
+    needs_compiler(config)
     out = tmp_path / "out"
     (tmp_path / "seen").mkdir()
     done = run_script(
