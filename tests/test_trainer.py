@@ -342,6 +342,7 @@ def test_a_batch_holds_each_text_once_and_a_ranking_weighs_as_one():
     assert batch.pop("tokens") == 3 + 2 + 4 + 2
     batch |= batch.pop("texts")
     expected = {
+        "example": [0, 0, 0, 1],
         "input_ids": [[5, 6, END, 0], [7, END, 0, 0], [8, 9, 3, END], [4, END, 0, 0]],
         "attention_mask": [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]],
         "sides": [[0, 1], [0, 2], [1, 2], [3, 0]],
