@@ -99,15 +99,14 @@ def liger_settings(settings: dict) -> dict:
 def _run(recipe) -> int:
     # ----------------------------------------------------------------------------------------------------- the machine
     engine = Engine.read(recipe.plan) if recipe.plan else Engine.launched(recipe)
-    if recipe.plan is not None:
-        checkpoint.leave_launcher()
     settings = recipe.section("RewardConfig")
     model_config = ModelConfig(**recipe.section("ModelConfig"))
     quantised = model_config.load_in_4bit or model_config.load_in_8bit
     precision = choose_precision(settings, quantised)
     if recipe.plan is None:
         engine.check(recipe, settings.get("use_cpu", False))
-    else:
+    else:  # alone, without the engine that is planned for
+        checkpoint.leave_launcher()
         settings = {key: value for key, value in settings.items() if key not in ("deepspeed", "fsdp", "fsdp_config")}
     # Ours: the ledger applies max_length, the tokenizer carries the template, the model is built here.
     own = {
@@ -174,7 +173,8 @@ def _run(recipe) -> int:
     }
     given = {key: value for key, value in recipe.values.items() if key not in PATHS + ("datasets",)}
     alike = {"recipe": given, "ledger": ledger.as_dict(), "data": fingerprints, "base model": commit}
-    same_everywhere(alike | {"versions": checkpoint.versions()}, state)
+    versions = checkpoint.versions()
+    same_everywhere(alike | {"versions": versions}, state)
     if engine.hosts > 1:
         shared_by_hosts(output_dir, state)
 
@@ -209,7 +209,7 @@ def _run(recipe) -> int:
         "subsets": subsets,
         "data": [" ".join(str(v) for v in (s["path"], s["name"], s["data_dir"]) if v) for s in sources],
         "fingerprints": fingerprints,
-        "versions": checkpoint.versions(),
+        "versions": versions,
         "device": precision.split(";")[0] + f", {state.num_processes} process(es)",
         "precision": precision.split("; ")[1],
     }

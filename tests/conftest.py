@@ -49,15 +49,9 @@ def hh_options(standin, tmp_path_factory) -> list:
     write_rows(data / "train.jsonl", hh_rows(203, seed=1))
     write_rows(data / "test.jsonl", hh_rows(21, seed=2))
     return [
-        *[
-            "--recipe",
-            "recipes/qwen-0.5b.yaml",
-            "--model_name_or_path",
-            standin("qwen"),
-            "--datasets",
-            f"[{{path: {data}}}]",
-        ],
-        *["--max_length", 512, "--validation_fraction", 0.15, "--learning_rate", 1e-3, "--use_cpu", "true"],
+        *["--recipe", "recipes/qwen-0.5b.yaml", "--model_name_or_path", standin("qwen")],
+        *["--datasets", f"[{{path: {data}}}]", "--max_length", 512, "--validation_fraction", 0.15],
+        *["--learning_rate", 1e-3, "--use_cpu", "true"],
     ]
 
 

@@ -35,14 +35,16 @@ def environment(config: str, seen: Path | str = "") -> dict:
     return {**CPU, "FSDP_ON_CPU": shim, "SEEN": str(seen), "TORCH_EXTENSIONS_DIR": extensions_folder()}
 
 
-def launch(config: str, processes: int, *command, seen: Path, **options):
+def launcher(config: str | Path, processes: int = 2) -> list:
+    """The beginning of a command that launches under a shipped config, named, or another one, by its path."""
+    file = config if isinstance(config, Path) else f"accelerate_configs/{config}.yaml"
+    return [*LAUNCH, "--config_file", file, "--num_processes", processes, "--main_process_port", free_port()]
+
+
+def launch(config: str, processes: int, *command, seen: Path):
     """`accelerate launch` of a shipped config -> (finished process, what each process saw, by rank)."""
     seen.mkdir(parents=True)
-    done = run_script(
-        *[*LAUNCH, "--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", processes],
-        *["--main_process_port", free_port(), *command],
-        env=environment(config, seen), timeout=600, **options,
-    )  # fmt: skip
+    done = run_script(*launcher(config, processes), *command, env=environment(config, seen), timeout=600)
     return done, read_seen(seen)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPO, run_script
-from launched import CPU, DRIVER, LAUNCH, environment, free_port, needs_compiler, read_json, read_seen
+from launched import CPU, DRIVER, LAUNCH, environment, free_port, launcher, needs_compiler, read_json, read_seen
 from safetensors.torch import load_file
 
 from rm.engine import Engine, LaunchError
@@ -196,9 +196,7 @@ def test_a_process_that_dies_ends_the_others_and_speaks_first(config, how, own_w
     out = tmp_path / "out"
     (tmp_path / "seen").mkdir()
     done = run_script(
-        *[*LAUNCH, "--config_file", f"accelerate_configs/{config}.yaml", "--num_processes", 2],
-        *["--main_process_port", free_port(), DRIVER, *hh_options, *STEPS, "--output_dir", out],
-        *["--per_device_train_batch_size", 4],
+        *[*launcher(config), DRIVER, *hh_options, *STEPS, "--output_dir", out, "--per_device_train_batch_size", 4],
         env={**environment(config, tmp_path / "seen"), "DIES": "1", "HOW": how}, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and time.time() - (tmp_path / "seen" / "died").stat().st_mtime < WITHIN
@@ -214,15 +212,14 @@ def test_a_process_that_dies_ends_the_others_and_speaks_first(config, how, own_w
 @pytest.mark.slow
 def test_what_all_processes_would_say_is_said_once(hh_options, tmp_path):
     done = run_script(
-        *[*LAUNCH, "--config_file", "accelerate_configs/ddp.yaml", "--num_processes", 2, "--main_process_port", free_port()],
-        *["train_rm.py", *hh_options, "--output_dir", tmp_path / "out", "--max_length", 20, "--overlong", "error"],
-        env=CPU, check=False,
+        *[*launcher("ddp"), "train_rm.py", *hh_options, "--output_dir", tmp_path / "out", "--max_length", 20],
+        *["--overlong", "error"], env=CPU, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr.count("max_length is 20. Raise max_length") == 1
     assert "train_rm.py (process 0 of 2): " in done.stderr
     done = run_script(
-        *[*LAUNCH, "--config_file", "accelerate_configs/ddp.yaml", "--num_processes", 2, "--main_process_port", free_port()],
-        *["train_rm.py", "--recipe", "recipes/qwen-0.5b.yaml", "--learnig_rate", 5], env=CPU, check=False,
+        *[*launcher("ddp"), "train_rm.py", "--recipe", "recipes/qwen-0.5b.yaml", "--learnig_rate", 5],
+        env=CPU, check=False,
     )  # fmt: skip
     assert done.stderr.count("unknown key `learnig_rate`") == 1
 
@@ -251,8 +248,7 @@ def test_a_launch_that_would_save_nothing_is_refused_before_the_data(
 ):
     config = config_file(tmp_path, name, section, **changes)
     done = run_script(
-        *[*LAUNCH, "--config_file", config, "--num_processes", 2, "--main_process_port", free_port(), "train_rm.py"],
-        *[*hh_options, "--output_dir", tmp_path / "out"], env=CPU, check=False,
+        *[*launcher(config), "train_rm.py", *hh_options, "--output_dir", tmp_path / "out"], env=CPU, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and done.stderr.count(sentence) == 1, done.stderr[-3000:]
     assert "machine:" not in done.stdout and "data:" not in done.stdout

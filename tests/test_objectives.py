@@ -6,7 +6,7 @@ import random
 
 import pytest
 from conftest import run_script, write_rows
-from launched import CPU, LAUNCH, free_port, read_json
+from launched import CPU, launcher, read_json
 from safetensors.torch import load_file
 from standins import WORDS
 
@@ -87,8 +87,7 @@ def train(data, standin, tmp_path_factory):
         }  # fmt: skip
         recipe = folder / "recipe.yaml"
         recipe.write_text(json.dumps(keys), encoding="utf-8")  # JSON is YAML
-        launch = [*LAUNCH, "--config_file", "accelerate_configs/ddp.yaml", "--num_processes", processes]
-        launch = [*launch, "--main_process_port", free_port()] if processes > 1 else []
+        launch = launcher("ddp", processes) if processes > 1 else []
         done = run_script(*launch, "train_rm.py", "--recipe", recipe, *STEPS, env=CPU, timeout=400)
         out = folder / "rm"
         assert f"saved {out}: a fresh process gives the same rewards" in done.stdout

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import REPO, run_script
 from datasets import Dataset, IterableDataset
-from launched import CPU, LAUNCH, free_port, read_json
+from launched import CPU, launcher, read_json
 from peft import LoraConfig
 from transformers import AutoConfig, Qwen2Config
 
@@ -207,8 +207,7 @@ def test_plan_command(hh_options, tmp_path):
     assert not out.exists()
 
     # under a launcher one process says what it was launched with, and the others are gone
-    launch = [*LAUNCH, "--config_file", "accelerate_configs/ddp.yaml", "--num_processes", 2]
-    done = run_script(*launch, "--main_process_port", free_port(), "train_rm.py", *options, "--plan", env=CPU)
+    done = run_script(*launcher("ddp"), "train_rm.py", *options, "--plan", env=CPU)
     assert done.stdout.count("plan of ") == 1
     assert plan_of(done.stdout)[0].endswith("data parallel (DDP), 2 processes")
 

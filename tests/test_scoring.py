@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import run_script, write_rows
 from datasets import Dataset
-from launched import CPU, LAUNCH, free_port
+from launched import CPU, launcher
 from peft import AutoPeftModelForSequenceClassification
 from standins import hh_rows, make_config, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -294,8 +294,7 @@ def test_two_processes_give_the_rows_of_one(script, trained, tmp_path):
     """In the same order, written once."""
     ckpt = trained("full")[0]
     data = write_rows(tmp_path / "pairs.jsonl", hh_rows(41, seed=9))
-    launch = [*LAUNCH, "--config_file", "accelerate_configs/ddp.yaml", "--num_processes", 2]
-    launch += ["--main_process_port", free_port()]
+    launch = launcher("ddp")
     found, said = [], []
     for before in ([], launch):
         out = tmp_path / f"out{len(before)}"
