@@ -7,7 +7,8 @@ In a causal model a token's hidden state depends on the tokens before it alone, 
   the path; causal means aligned at the lower right: own token j of a text sees the path up to itself;
 - the attention is registered with transformers' AttentionInterface under one name for good, and does what sdpa does whenever
   a batch is not packed, so that nothing has to be switched (activation checkpointing recomputes in the backward);
-- the head reads `last`, the row's index of each text's last token, in the order in which the texts were given.
+- the head reads `last`, the row's index of each text's last token, in the order in which the texts were given; so the last
+  layer's MLP, which mixes no tokens, computes those alone.
 
 On CUDA in half precision (Ampere or newer) torch.nn.attention.varlen, which is FlashAttention; else one
 scaled_dot_product_attention a text.
@@ -223,6 +224,30 @@ def enable_packing(model) -> None:
         return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, packing["last"]]))
 
     model.forward = types.MethodType(forward, model)
+    body = getattr(model.base_model, "decoder", model.base_model)  # OPT's
+    layer = (getattr(body, "layers", None) or body.h)[-1]  # h: GPT-2's
+    mlp = getattr(layer, "mlp", None)
+    if mlp is not None and not hasattr(mlp, "ends"):
+        mlp.ends = None
+        layer.register_forward_pre_hook(_note_ends, with_kwargs=True)
+        mlp.register_forward_pre_hook(_take_ends)
+        mlp.register_forward_hook(_put_ends)
+
+
+# In the last layer only the texts' last tokens are read once the attention has mixed them: its MLP computes these, and the
+# others get zeros, which nothing reads. Noted in the layer, for activation checkpointing enters there once more.
+def _note_ends(layer, args, kwargs) -> None:
+    packing = kwargs.get("packing")
+    layer.mlp.ends = None if packing is None else packing["cumulative"][0, 1:].long() - 1
+
+
+def _take_ends(mlp, args):
+    hidden, mlp.shape = args[0], args[0].shape  # (1, tokens, hidden)
+    return args if mlp.ends is None else (hidden.index_select(1, mlp.ends), *args[1:])
+
+
+def _put_ends(mlp, args, out):
+    return out if mlp.ends is None else out.new_zeros(mlp.shape).index_copy(1, mlp.ends, out)
 
 
 def self_test(model, texts: list[list[int]], pad_token_id: int, share=True, device=None) -> tuple[float, float]:

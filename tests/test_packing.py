@@ -194,6 +194,19 @@ def test_every_family_is_exact(family):
         assert torch.equal(one_by_one(model, texts), alone) and torch.equal(model(**padded(texts, 0)).logits, rows)
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES - {"opt"}))  # OPT's layers hold no module that is their MLP
+def test_the_last_mlp_computes_what_is_read(family):
+    model, texts, rows = small_model(family), [[5, 8, 9], [5, 6], [5, 6, 7], [5, 6]], []
+    enable_packing(model)
+    enable_packing(model)  # a second time changes nothing
+    layers = getattr(model.base_model, "layers", None) or model.base_model.h
+    for layer in layers[-2:]:
+        layer.mlp.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    found = model(**pack(texts)).logits
+    assert rows == [5, 3]  # of five tokens three end a text: two texts are equal
+    torch.testing.assert_close(found, one_by_one(model, texts), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("family", ["qwen2", "llama", "mistral", "gpt2", "qwen3_moe"])
 def test_gradients_are_exact(family):
     model, texts = small_model(family), random_tree(2)
