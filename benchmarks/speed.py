@@ -89,18 +89,19 @@ def encode_pairs(rows: list[tuple]) -> tuple[list[dict], PreTrainedTokenizerFast
     return encoded, tokenizer
 
 
-def best_of(pairs: list[dict], n: int, prompts: int, seed: int = 0) -> list[list[list[int]]]:
-    """n completions for each of some prompts: the prompt's own two, and those of others."""
-    rng, groups = random.Random(seed), []
-    tails = []
+def best_of(pairs: list[dict], n: int) -> list[list[list[int]]]:
+    """n completions for each prompt: the prompt's own two, and those of others."""
+    rng, groups, tails = random.Random(0), [], []
     for pair in pairs:
         shared = len(pair["chosen_ids"]) + len(pair["rejected_ids"]) - own_tokens([pair[side] for side in SIDES])
         tails += [(pair["chosen_ids"][:shared], pair[side][shared:]) for side in SIDES]
-    for i in rng.sample(range(len(pairs)), prompts):
-        prompt = tails[2 * i][0]
-        own = [tails[2 * i][1], tails[2 * i + 1][1]]
-        groups.append([prompt + tail for tail in own + [rng.choice(tails)[1] for _ in range(n - 2)]])
+    for (prompt, one), (_, other) in zip(tails[::2], tails[1::2], strict=True):
+        groups.append([prompt + tail for tail in (one, other, *(rng.choice(tails)[1] for _ in range(n - 2)))])
     return groups
+
+
+def padded_tokens(texts: list[list[int]]) -> int:
+    return len(texts) * max(map(len, texts))
 
 
 # ----------------------------------------------------------------------------------------------------------- the machine
@@ -211,9 +212,9 @@ def computed_tokens(batch: dict) -> int:
     return batch["input_ids"].numel()
 
 
-def evenly(batches: list, n: int) -> list:
-    """n batches that stand for the epoch: by size, evenly spaced."""
-    ranked = sorted(batches, key=computed_tokens)
+def evenly(batches: list, n: int, size=computed_tokens) -> list:
+    """n of all batches that stand for them: by size, evenly spaced."""
+    ranked = sorted(batches, key=size)
     return [ranked[int((i + 0.5) * len(ranked) / n)] for i in range(n)]
 
 
@@ -318,6 +319,7 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     weights = sum(p.numel() for n, p in model.named_parameters() if "embed_tokens" not in n)
+    last_mlp = sum(p.numel() for p in base_of(model).model.layers[-1].mlp.parameters())
     for batch_size in map(int, args.batch_sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             made = make_trainers(model, tokenizer, pairs, batch_size, folder, args.device)
@@ -328,7 +330,8 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
             row = {**ratio(times, "TRL", name), "pairs a second": speed, "tokens over limit": tokens / unique}
             row["megabytes"] = max(megabytes for _, megabytes in times[name])
             # Forward and backward, without the weights' own gradients under LoRA: 6 or 4 operations a weight and token.
-            operations = (4 if len(trained) < len(list(model.parameters())) else 6) * weights * tokens / len(pairs)
+            used = weights - last_mlp * ("packed" in name)  # which then computes a token a text
+            operations = (4 if len(trained) < len(list(model.parameters())) else 6) * used * tokens / len(pairs)
             row["mfu"] = operations * speed / args.peak_tflops / 1e12 if cuda else None
             found[f"{batch_size}, {name}"] = row
             print(f"| {batch_size} | {name} | {cell(row)} | {speed:.2f} | {row['megabytes']:.0f} | "
@@ -340,7 +343,11 @@ def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) ->
     sampled = [[p[side] for side in SIDES] for p in random.Random(1).sample(pairs, min(args.scored, len(pairs)))]
     jobs = {f"pairs, {b} a batch": (sampled, int(b)) for b in args.batch_sizes.split(",")}
     for n in map(int, args.best_of.split(",")):
-        groups = best_of(pairs, n, max(args.scored // n, 4))
+        groups = best_of(pairs, n)
+        tokens = sum(map(padded_tokens, groups)) / sum(map(own_tokens, groups))
+        print(f"| best of {n}, all prompts: tokens of one padded, over those computed | {tokens:.2f} | |")
+        groups = evenly(groups, max(args.scored // n, 4), padded_tokens)
+        random.Random(0).shuffle(groups)
         jobs |= {f"best of {n}, {b} prompt{'s' * (b > 1)} a batch": (groups, b) for b in (1, 4)}
     for name, (groups, batch) in jobs.items():
         works = score_works(model, tokenizer, groups, batch, args.token_budget, args.device)
