@@ -28,7 +28,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.pytorch_utils import Conv1D
 
-from rm.reward_model import Float32Head
+from rm.reward_model import Float32Head, blocks_of
 
 ATTENTION = "rm_packed"
 # model_type of what tests/test_packing.py shows to be right, sliding windows included. Not here: linear attention and state
@@ -224,8 +224,7 @@ def enable_packing(model) -> None:
         return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, packing["last"]]))
 
     model.forward = types.MethodType(forward, model)
-    body = getattr(model.base_model, "decoder", model.base_model)  # OPT's
-    layer = (getattr(body, "layers", None) or body.h)[-1]  # h: GPT-2's
+    layer = blocks_of(model.base_model)[-1]
     mlp = getattr(layer, "mlp", None)
     if mlp is not None and not hasattr(mlp, "ends"):
         mlp.ends = None

@@ -124,15 +124,20 @@ def build_reward_model(
     return model
 
 
+def blocks_of(body):
+    """The list of a body's transformer blocks, whatever its family calls it; empty where there is none."""
+    count = body.config.get_text_config().num_hidden_layers
+    return next((m for m in body.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count), [])
+
+
 def freeze(model, last_layers: int) -> None:
     """Train the last blocks and what the class head adds to the body (a pooler, where there is one), nothing else."""
     body = model.base_model
-    count = body.config.get_text_config().num_hidden_layers
-    blocks = [m for m in body.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    count, blocks = body.config.get_text_config().num_hidden_layers, blocks_of(body)
     if not blocks or last_layers > count:
         raise ModelError(f"train_last_layers is {last_layers}; {type(body).__name__} has {count} blocks to choose from")
     body.requires_grad_(False)
-    for module in [*blocks[0][count - last_layers :], getattr(body, "pooler", None)]:
+    for module in [*blocks[count - last_layers :], getattr(body, "pooler", None)]:
         if module is not None:
             module.requires_grad_(True)
 
