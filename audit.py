@@ -18,29 +18,54 @@ FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ckpt", help="folder or Hub id of a reward model")
     parser.add_argument("--scores", help="file of scored pairs, instead of a model")
-    parser.add_argument("--data", help="preference file, folder or Hub id (default: what the checkpoint recorded)")
+    parser.add_argument(
+        "--data", help="preference file, folder or Hub id (default: what the checkpoint recorded)"
+    )
     parser.add_argument("--data_dir", help="folder inside --data, such as harmless-base")
     parser.add_argument("--split", default="test", help="split of --data and --ood")
     parser.add_argument(
-        "--ood", help="other pairs, to see how far the accuracy carries; with --scores, a file of scores"
+        "--ood",
+        help="other pairs, to see how far the accuracy carries; with --scores, a file of scores",
     )
     parser.add_argument("--ood_dir", help="folder inside --ood")
-    parser.add_argument("--compare", help="another checkpoint, or a file of its scores on the same pairs")
-    parser.add_argument("--completions", help="scored completions, several a prompt (+ gold, rating): best-of-n")
+    parser.add_argument(
+        "--compare", help="another checkpoint, or a file of its scores on the same pairs"
+    )
+    parser.add_argument(
+        "--completions", help="scored completions, several a prompt (+ gold, rating): best-of-n"
+    )
     parser.add_argument("--adversarial", help="your own hard pairs, instead of the bundled ones")
     parser.add_argument(
-        "--policy", help="the policy to be trained: does it share this model's base, tokenizer, template?"
+        "--policy",
+        help="the policy to be trained: does it share this model's base, tokenizer, template?",
     )
-    parser.add_argument("--output_dir", help="default: CKPT/audit, with --data CKPT/audit-NAME; not local: ./audit")
-    parser.add_argument("--token_budget", type=int, default=4096, help="tokens of one forward: lower it to save memory")
-    parser.add_argument("--probed", type=int, default=100, help="how many prompts' completions the probes edit")
-    parser.add_argument("--quick", action="store_true", help="leave out probes, leakage and train accuracy")
-    parser.add_argument("--fail-on", choices=["warn", "fail"], help="exit 1 if a verdict is at least this bad")
+    parser.add_argument(
+        "--output_dir", help="default: CKPT/audit, with --data CKPT/audit-NAME; not local: ./audit"
+    )
+    parser.add_argument(
+        "--token_budget",
+        type=int,
+        default=4096,
+        help="tokens of one forward: lower it to save memory",
+    )
+    parser.add_argument(
+        "--probed", type=int, default=100, help="how many prompts' completions the probes edit"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out probes, leakage and train accuracy"
+    )
+    parser.add_argument(
+        "--fail-on", choices=["warn", "fail"], help="exit 1 if a verdict is at least this bad"
+    )
     parser.add_argument("--revision", default="main", help="of a Hub id")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own Python code")
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run the model's own Python code"
+    )
     args = parser.parse_args()
     if bool(args.ckpt) == bool(args.scores):
         parser.error("give one of --ckpt MODEL and --scores FILE")
@@ -57,41 +82,65 @@ def main() -> int:
     for name in ("scores", "completions", "adversarial"):
         if getattr(args, name) and not Path(getattr(args, name)).is_file():
             parser.error(f"--{name} {getattr(args, name)}: no such file")
-    for name in ("data", "ood", "compare"):  # a Hub id or a folder, or a file that ought to be there
+    for name in (
+        "data",
+        "ood",
+        "compare",
+    ):  # a Hub id or a folder, or a file that ought to be there
         given = getattr(args, name)
         if given and Path(given.removesuffix(".gz")).suffix in FILES and not Path(given).exists():
             parser.error(f"--{name} {given}: no such file")
     if args.scores and args.compare and not Path(args.compare).is_file():
         parser.error(f"--compare {args.compare}: with --scores a file of scores is needed")
     start, local = time.monotonic(), bool(args.ckpt) and Path(args.ckpt).is_dir()
-    own = local and not args.data and not args.output_dir  # the audit that belongs to the checkpoint
-    name = "-".join(["audit", *(Path(x).resolve().name.split(".")[0] for x in (args.data, args.data_dir) if x)])
+    own = (
+        local and not args.data and not args.output_dir
+    )  # the audit that belongs to the checkpoint
+    name = "-".join(
+        ["audit", *(Path(x).resolve().name.split(".")[0] for x in (args.data, args.data_dir) if x)]
+    )
     output_dir = Path(args.output_dir or (Path(args.ckpt) / name if local else name))
     read = [Path(f).resolve() for f in (args.scores, args.compare, args.ood, args.data) if f]
     if (output_dir / "scores.jsonl").resolve() in read:
-        parser.error(f"--output_dir {output_dir}: its scores.jsonl is read and would be overwritten; name another")
-    there = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+        parser.error(
+            f"--output_dir {output_dir}: its scores.jsonl is read and would be overwritten; name another"
+        )
+    there = next(
+        folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists()
+    )
     if not there.is_dir() or not os.access(there, os.W_OK):
         parser.error(f"--output_dir {output_dir}: no folder can be made there; name another")
 
-    from rm.audit.formats import write_scores
-    from rm.audit.report import terminal_table, write_model_index, write_report
-    from rm.audit.run import add_completions, audit_checkpoint, audit_scores, read_completions, settle
-    from rm.audit.verdicts import count
-    from rm.files import DataError
+    from auditing.report.report import terminal_table, write_model_index, write_report
+    from auditing.run import (
+        add_completions,
+        audit_checkpoint,
+        audit_scores,
+        read_completions,
+        settle,
+    )
+    from auditing.scores import write_scores
+    from auditing.verdicts import count
+    from reward.data.files import DataError
 
     known, main_process = (DataError,), True
     if args.ckpt:  # torch is only needed with a model
-        from rm.encoding import EncodingError
-        from rm.recipe import RecipeError
-        from rm.reward_model import ModelError
-        from rm.scorer import processes
+        from reward.data.encoding import EncodingError
+        from reward.model.hub import ModelError
+        from reward.model.scorer import processes
+        from reward.recipe.recipe import RecipeError
 
         known += (EncodingError, ModelError, RecipeError)
-        main_process = processes().is_main_process  # under accelerate launch each computes a share, one writes
+        main_process = (
+            processes().is_main_process
+        )  # under accelerate launch each computes a share, one writes
     try:
         completions = read_completions(args.completions)
-        found = audit_checkpoint(args) if args.ckpt else audit_scores(args.scores, args.ood, args.compare)
+        found = (
+            audit_checkpoint(args)
+            if args.ckpt
+            else audit_scores(args.scores, args.ood, args.compare)
+        )
         add_completions(found, completions)
     except known as error:
         if main_process:
@@ -104,7 +153,9 @@ def main() -> int:
     write_scores(found.pairs, output_dir / "scores.jsonl")
     write_report(found, output_dir)  # audit.json last
     if own:
-        write_model_index(Path(args.ckpt) / "README.md", found, Path(args.ckpt).name, found.identity["audited on"])
+        write_model_index(
+            Path(args.ckpt) / "README.md", found, Path(args.ckpt).name, found.identity["audited on"]
+        )
     print(terminal_table(found.checks))
     print(f"\n{count(len(found.pairs), 'pair')}, {time.monotonic() - start:.0f} s")
     print(f"open {output_dir / 'report.html'}")

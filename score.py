@@ -20,34 +20,49 @@ from pathlib import Path
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ckpt", required=True, help="folder or Hub id of a reward model")
     parser.add_argument("--revision", default="main", help="of a Hub id")
     parser.add_argument("--input", help="file of rows to score")
     parser.add_argument("--output", help="JSONL file to write; standard output if not given")
     parser.add_argument("--prompt", help="one prompt, with one or more --completion")
     parser.add_argument("--completion", action="append", default=[], help="repeat to compare")
-    parser.add_argument("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
-    parser.add_argument("--token_budget", type=int, default=4096, help="tokens of one forward: lower it to save memory")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own Python code")
+    parser.add_argument(
+        "--convert", metavar="DIR", help="write the model as a stock one-label checkpoint"
+    )
+    parser.add_argument(
+        "--token_budget",
+        type=int,
+        default=4096,
+        help="tokens of one forward: lower it to save memory",
+    )
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run the model's own Python code"
+    )
     args = parser.parse_args()
     if sum(x is not None for x in (args.prompt, args.input, args.convert)) != 1 or (
         args.prompt and not args.completion
     ):
-        parser.error("give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR")
+        parser.error(
+            "give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR"
+        )
     if args.convert and Path(args.convert).exists():
         parser.error(f"--convert {args.convert}: it exists already; name a new folder")
     if args.input and not Path(args.input).is_file():
         parser.error(f"--input {args.input}: no such file")
     if args.output and not Path(args.output).absolute().parent.is_dir():
-        parser.error(f"--output {args.output}: no such folder; it would fail once everything is scored")
+        parser.error(
+            f"--output {args.output}: no such folder; it would fail once everything is scored"
+        )
     if args.token_budget < 1:
         parser.error(f"--token_budget {args.token_budget}: at least 1 is needed")
 
-    from rm.encoding import EncodingError
-    from rm.files import DataError
-    from rm.reward_model import ModelError
-    from rm.scorer import Scorer, processes
+    from reward.data.encoding import EncodingError
+    from reward.data.files import DataError
+    from reward.model.hub import ModelError
+    from reward.model.scorer import Scorer, processes
 
     state = processes()
     try:
@@ -56,7 +71,9 @@ def main() -> int:
         options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
         scorer = Scorer(args.ckpt, args.token_budget, shared=True, **options)
         if args.prompt is not None:
-            print_one_off(scorer, args.prompt, args.completion, audited_temperature(args.ckpt, args.revision))
+            print_one_off(
+                scorer, args.prompt, args.completion, audited_temperature(args.ckpt, args.revision)
+            )
         else:
             score_file(scorer, args.input, args.output)
         state.destroy_process_group()
@@ -68,7 +85,7 @@ def main() -> int:
 
 
 def print_converted(args) -> int:
-    from rm.convert import convert
+    from reward.checkpoint.convert import convert
 
     options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
     done = convert(args.ckpt, args.convert, **options)
@@ -83,7 +100,7 @@ def print_converted(args) -> int:
 
 def audited_temperature(ckpt: str, revision: str) -> float:
     """What divides margins so that sigmoid(margin) is calibrated, as audit.py found; 1 where it did not look."""
-    from rm.reward_model import checkpoint_json
+    from reward.model.hub import checkpoint_json
 
     return (checkpoint_json(ckpt, "audit/audit.json", revision) or {}).get("temperature") or 1.0
 
@@ -91,8 +108,8 @@ def audited_temperature(ckpt: str, revision: str) -> float:
 def print_one_off(scorer, prompt: str, completions: list[str], temperature: float) -> None:
     """Rewards, P(A beats B) = sigmoid((r_A - r_B) / T) by the Bradley-Terry model with T the audit's temperature or 1, and the
     reward after each token."""
-    from rm.formats import assistant, user
-    from rm.scorer import processes
+    from reward.data.formats import assistant, user
+    from reward.model.scorer import processes
 
     turns = user(prompt)
     ids, cut = scorer.encode(turns, [assistant(text) for text in completions])
@@ -114,18 +131,27 @@ def print_one_off(scorer, prompt: str, completions: list[str], temperature: floa
         steps = None if reward is None or cut else scorer.rewards_by_token(turns, assistant(text))
         if steps:
             print(f"\n{name}, reward after each token (only the last value was trained):")
-            print("  ".join(f"{token.strip() or repr(token)} {value:+.2f}" for token, value in steps))
+            print(
+                "  ".join(f"{token.strip() or repr(token)} {value:+.2f}" for token, value in steps)
+            )
 
 
 def score_file(scorer, source: str, output: str | None) -> None:
-    from rm.files import DataError, read_rows, storable
-    from rm.formats import RowError, is_texts
-    from rm.scorer import processes
+    from reward.data.files import DataError, read_rows, storable
+    from reward.data.formats import RowError, is_texts, sides
+    from reward.model.scorer import processes
 
-    rows, encoded, cut, differ = [], [], 0, 0  # encoded: the ids of each row, one list of them a row
+    rows, encoded, cut, differ = (
+        [],
+        [],
+        0,
+        0,
+    )  # encoded: the ids of each row, one list of them a row
     for line, row in read_rows(source):
         try:
-            prompt, completions, tools, row = sides(storable(row), scorer.manifest.get("transcript", "messages"))
+            prompt, completions, tools, row = sides(
+                storable(row), scorer.manifest.get("transcript", "messages")
+            )
         except RowError as error:
             raise DataError(f"{source}:{line}: {error}") from None
         rows.append(row)
@@ -136,7 +162,9 @@ def score_file(scorer, source: str, output: str | None) -> None:
         ids, was_cut = scorer.encode(prompt, completions, tools)
         encoded.append(ids)
         cut += was_cut
-    rewards = iter(scorer.rewards_of_ids([ids for group in encoded for ids in group], progress="Scoring"))
+    rewards = iter(
+        scorer.rewards_of_ids([ids for group in encoded for ids in group], progress="Scoring")
+    )
     if not processes().is_main_process:
         return
     missing = 0
@@ -151,8 +179,12 @@ def score_file(scorer, source: str, output: str | None) -> None:
                 row["reward"] = found[0]
             elif is_texts(row["chosen"]):
                 k = len(row["chosen"])
-                rm_bench = "num_correct" not in row and ("domain" in row or k == len(row["rejected"]) == 3)
-                name = "score" if rm_bench else "scores"  # as each benchmark's own scripts name them
+                rm_bench = "num_correct" not in row and (
+                    "domain" in row or k == len(row["rejected"]) == 3
+                )
+                name = (
+                    "score" if rm_bench else "scores"
+                )  # as each benchmark's own scripts name them
                 row[f"{name}_chosen"], row[f"{name}_rejected"] = found[:k], found[k:]
             else:
                 row["reward_chosen"], row["reward_rejected"] = found
@@ -166,46 +198,20 @@ def score_file(scorer, source: str, output: str | None) -> None:
             sink.close()
             temporary.unlink(missing_ok=True)
     said = [f"scored {len(rows):,} rows"]
-    said += [f"{cut:,} with the start of the prompt cut to fit {scorer.limit} tokens"] if cut else []
+    said += (
+        [f"{cut:,} with the start of the prompt cut to fit {scorer.limit} tokens"] if cut else []
+    )
     if missing - differ:
         said.append(
             f"{missing - differ:,} with no reward because a completion alone is longer than {scorer.limit} tokens"
         )
-    said += [f"{differ:,} with no reward because the two sides have different prompts"] if differ else []
+    said += (
+        [f"{differ:,} with no reward because the two sides have different prompts"]
+        if differ
+        else []
+    )
     said += [f"in padded batches, because {scorer.padded_because}"] if scorer.padded_because else []
     print(", ".join(said), file=sys.stderr)
-
-
-def sides(row: dict, transcript: str) -> tuple:
-    """(prompt, completions, tools, row) of a row: its one completion, or chosen and rejected as rm.formats reads them,
-    of RewardBench 2 and RM-Bench all the chosen ones, then all the rejected ones. The prompt is None where the two sides
-    have different ones."""
-    from rm.formats import RowError, assistant, is_messages, is_texts, to_pairs, user
-
-    if not isinstance(row, dict):
-        raise RowError("a row is a JSON object with named columns")
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    if "completion" in row or ("response" in row and "chosen" not in row):
-        prompt, completion = row.get("prompt"), row.get("completion", row.get("response"))
-        if transcript == "messages":
-            prompt = user(prompt) if isinstance(prompt, str) else prompt
-            completion = assistant(completion) if isinstance(completion, str) else completion
-        both_text = isinstance(prompt, str) and isinstance(completion, str)
-        if not both_text and not (is_messages(prompt) and is_messages(completion)):
-            raise RowError("`prompt` and `completion` must each be a string or a list of messages (role, content)")
-        return prompt, [completion], tools, row
-    pairs = to_pairs(row, transcript)
-    if "chosen" in row and is_texts(row["chosen"]):  # every pair of k chosen and n rejected completions
-        n = len(row["rejected"])
-        return pairs[0]["prompt"], [p["chosen"] for p in pairs[::n]] + [p["rejected"] for p in pairs[:n]], tools, row
-    if len(pairs) != 1:
-        raise RowError(f"a ranking of {len(pairs)} pairs; give one row a completion (prompt, completion)")
-    pair = pairs[0]
-    if "chosen" not in row:  # another format: say which side is which
-        row = {**row, **{side: pair[side] for side in ("prompt", "chosen", "rejected")}}
-    prompt = None if pair["drop"].startswith("prompts differ") else pair["prompt"]
-    return prompt, [pair["chosen"], pair["rejected"]], tools, row
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ Exit statuses of this process: 0, 2 bad input, 3 non-finite loss or gradient, 75
 import os
 import sys
 
-from rm.recipe import RecipeError, parse_command_line
+from reward.recipe.parse import parse_command_line
+from reward.recipe.recipe import RecipeError
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
     if recipe.plan is not None and os.environ.get("RANK", "0") != "0":
         return 0  # one process is enough to plan for all
 
-    from rm.training import run  # torch and the rest, only now that the recipe is sound
+    from reward.training.run import run  # torch and the rest, only now that the recipe is sound
 
     return run(recipe)
 

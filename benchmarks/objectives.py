@@ -38,7 +38,14 @@ SETTINGS = {  # row of the table -> what is added to the command line
     "length_head, mismatched_prompts: 0.25": "--length_head true --mismatched_prompts 0.25",
 }
 ONE_AT_A_TIME = Lock()  # neither datasets nor transformers loads well in two threads of a process
-COLUMNS = ("accuracy", "length excess", "length correlation, within pairs", "prompt dependence", "relevance", "candour")
+COLUMNS = (
+    "accuracy",
+    "length excess",
+    "length correlation, within pairs",
+    "prompt dependence",
+    "relevance",
+    "candour",
+)
 
 
 def rated_pairs(folder: Path) -> None:
@@ -52,7 +59,9 @@ def rated_pairs(folder: Path) -> None:
     def rate(chosen, rejected):
         def rating(answer):
             pull = (
-                answer.utility - 2.5 + make.TRAIN_LENGTH_BIAS * (answer.words - 35) / make.LENGTH_SCALE
+                answer.utility
+                - 2.5
+                + make.TRAIN_LENGTH_BIAS * (answer.words - 35) / make.LENGTH_SCALE
             ) / make.NOISE
             return sum(rng.random() < 1 / (1 + math.exp(-pull / 2)) for _ in range(4))
 
@@ -81,12 +90,20 @@ def measure(name: str, seed: int, work: Path) -> dict[str, float]:
     ]
     for command in (train, ["audit.py", "--ckpt", str(out), "--quick"]):
         done = subprocess.run(
-            [sys.executable, *command], cwd=REPO, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *command],
+            cwd=REPO,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise SystemExit(f"{name}, seed {seed}: exit {done.returncode}\n{done.stderr[-3000:]}")
     checks = json.loads((out / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
-    found = {check["name"] if check["subset"] is None else check["subset"]: check["value"] for check in checks}
+    found = {
+        check["name"] if check["subset"] is None else check["subset"]: check["value"]
+        for check in checks
+    }
     with ONE_AT_A_TIME:
         found["prompt dependence"] = found["accuracy"] - shuffled_accuracy(out)
     print(f"{name}, seed {seed}: accuracy {found['accuracy']:.3f}", file=sys.stderr, flush=True)
@@ -95,15 +112,20 @@ def measure(name: str, seed: int, work: Path) -> dict[str, float]:
 
 def shuffled_accuracy(ckpt: Path) -> float:
     """Accuracy on the quickstart's test pairs, each read after the prompt of the next one."""
-    from rm.audit.metrics import accuracy
-    from rm.preferences import decode_sides, load_test_split
-    from rm.recipe import load_saved
-    from rm.scorer import Scorer
+    from auditing.checks.accuracy import accuracy
+    from reward.data.splits import load_test_split
+    from reward.data.tokens import decode_sides
+    from reward.model.scorer import Scorer
+    from reward.recipe.parse import load_saved
 
     table, _ = load_test_split(load_saved(REPO / "recipes" / "quickstart.yaml").data_sources())
     sides = [decode_sides(row) for row in table]
     prompts = [prompt for prompt, *_ in sides]
-    texts = [(p, c) for p, (_, *pair, _) in zip(prompts[1:] + prompts[:1], sides, strict=True) for c in pair]
+    texts = [
+        (p, c)
+        for p, (_, *pair, _) in zip(prompts[1:] + prompts[:1], sides, strict=True)
+        for c in pair
+    ]
     rewards = Scorer(str(ckpt)).rewards(texts)
     import numpy as np
 
@@ -111,7 +133,9 @@ def shuffled_accuracy(ckpt: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--only", default="", help="rows that contain this text")
     parser.add_argument("--output", help="JSON file")
@@ -128,10 +152,14 @@ def main() -> None:
         cells = []
         for column in COLUMNS:
             values = [results[name, seed][column] for seed in seeds]
-            cells.append(f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+            cells.append(
+                f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+            )
         print(f"| {name} | {' | '.join(cells)} |")
     if args.output:
-        found = [{"setting": name, "seed": seed, **values} for (name, seed), values in results.items()]
+        found = [
+            {"setting": name, "seed": seed, **values} for (name, seed), values in results.items()
+        ]
         Path(args.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -42,15 +42,29 @@ def write_inputs(folder: Path, source: str, data_dir: str | None, shape: str, n:
     file.write_text(file.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
 
     def turn(message) -> dict:
-        return {"from": "human" if message["role"] == "user" else "gpt", "value": message["content"]}
+        return {
+            "from": "human" if message["role"] == "user" else "gpt",
+            "value": message["content"],
+        }
 
     theirs = [
-        {"conversations": [turn(m) for m in prompt], "chosen": turn(chosen[0]), "rejected": turn(rejected[0])}
+        {
+            "conversations": [turn(m) for m in prompt],
+            "chosen": turn(chosen[0]),
+            "rejected": turn(rejected[0]),
+        }
         for prompt, chosen, rejected, _ in rows[:n]
     ]
     (folder / "pairs.json").write_text(json.dumps(theirs), encoding="utf-8")
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
-    info = {"pairs": {"file_name": "pairs.json", "ranking": True, "formatting": "sharegpt", "columns": columns}}
+    info = {
+        "pairs": {
+            "file_name": "pairs.json",
+            "ranking": True,
+            "formatting": "sharegpt",
+            "columns": columns,
+        }
+    }
     (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     (folder / "ours").mkdir()
     lines = [json.dumps({"prompt": p, "chosen": c, "rejected": r}) + "\n" for p, c, r, _ in rows]
@@ -59,18 +73,32 @@ def write_inputs(folder: Path, source: str, data_dir: str | None, shape: str, n:
 
 
 def run(command: list, pattern: str) -> float:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     done = subprocess.run(
-        [str(part) for part in command], cwd=REPO, env=environment, capture_output=True, text=True, check=False
+        [str(part) for part in command],
+        cwd=REPO,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = re.findall(pattern, done.stdout + done.stderr)
     if done.returncode or not found:
-        raise SystemExit(f"{command[0]}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+        raise SystemExit(
+            f"{command[0]}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+        )
     return float(found[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--python", required=True, help="of the environment that has LLaMA-Factory")
     parser.add_argument("--pairs", default="Anthropic/hh-rlhf")
     parser.add_argument("--data_dir")
@@ -87,7 +115,12 @@ def main() -> None:
             "gradient_accumulation_steps": 1,
             "num_train_epochs": 1,
         }
-        common |= {"report_to": "none", "use_cpu": True, "save_strategy": "no", "learning_rate": 1e-5}
+        common |= {
+            "report_to": "none",
+            "use_cpu": True,
+            "save_strategy": "no",
+            "learning_rate": 1e-5,
+        }
         theirs = common | {
             "stage": "rm", "do_train": True, "finetuning_type": "full", "model_name_or_path": str(folder / "base"),
             "template": "qwen", "dataset": "pairs", "dataset_dir": name, "cutoff_len": 2 * TOO_LONG, "bf16": False,
@@ -110,9 +143,18 @@ def main() -> None:
             for key, command in commands.items():
                 if key != "LLaMA-Factory":
                     script = [sys.executable, "train_rm.py", "--recipe", folder / "ours.yaml"]
-                    command = [*script, "--output_dir", folder / f"{number}{len(command)}", *command]
-                speeds[key].append(run(command, r"train_samples_per_second'?\"?\s*[:=]\s*'?([\d.]+)"))
-    print(f"{args.shape}, {n} pairs, {args.batch_size} a step, {args.rounds} rounds, torch {torch.__version__}")
+                    command = [
+                        *script,
+                        "--output_dir",
+                        folder / f"{number}{len(command)}",
+                        *command,
+                    ]
+                speeds[key].append(
+                    run(command, r"train_samples_per_second'?\"?\s*[:=]\s*'?([\d.]+)")
+                )
+    print(
+        f"{args.shape}, {n} pairs, {args.batch_size} a step, {args.rounds} rounds, torch {torch.__version__}"
+    )
     print("\n| | pairs/s | x LLaMA-Factory |\n|---|---|---|")
     for key, found in speeds.items():
         ratios = [mine / peer for mine, peer in zip(found, speeds["LLaMA-Factory"], strict=True)]

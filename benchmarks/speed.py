@@ -37,12 +37,14 @@ from trl import RewardConfig, RewardTrainer
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
-from rm.encoding import encode_each, prepare_tokenizer  # noqa: E402
-from rm.packing import enable_packing, own_tokens, pack, padded, self_test  # noqa: E402
-from rm.preferences import decode_sides, load_test_split  # noqa: E402
-from rm.reward_model import Float32Head  # noqa: E402
-from rm.scorer import TOKEN_BUDGET, Scorer  # noqa: E402
-from rm.trainer import PairTrainer  # noqa: E402
+from reward.data.encoding import encode_each, prepare_tokenizer
+from reward.data.splits import load_test_split
+from reward.data.tokens import decode_sides
+from reward.model.batches import own_tokens, pack, padded
+from reward.model.heads import Float32Head
+from reward.model.packed_attention import enable_packing, self_test
+from reward.model.scorer import TOKEN_BUDGET, Scorer
+from reward.training.trainer import PairTrainer
 
 REAL_VOCABULARY, SMALL_VOCABULARY = 151_936, 16_000
 SIZES = (
@@ -65,27 +67,48 @@ SIDES = ("chosen_ids", "rejected_ids")
 def read_texts(source: str, data_dir: str | None) -> list[tuple]:
     """(prompt, chosen, rejected, tools) of each pair."""
     split = source if Path(source).is_file() else "test"
-    table, _ = load_test_split([{"path": source, "data_dir": data_dir, "split": None, "test_split": split}])
-    return [decode_sides(row) for row in table.select_columns(["prompt", "chosen", "rejected", "tools"])]
+    table, _ = load_test_split(
+        [{"path": source, "data_dir": data_dir, "split": None, "test_split": split}]
+    )
+    return [
+        decode_sides(row) for row in table.select_columns(["prompt", "chosen", "rejected", "tools"])
+    ]
 
 
 def encode_pairs(rows: list[tuple]) -> tuple[list[dict], PreTrainedTokenizerFast]:
     """Encoded pairs, and the tokenizer that was trained on their text."""
     text = (m["content"] for prompt, *sides, _ in rows for turns in (prompt, *sides) for m in turns)
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        text, trainers.BpeTrainer(vocab_size=SMALL_VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
+    bpe.pre_tokenizer, bpe.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=special[2], pad_token=special[0])
+    special, alphabet = (
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        pre_tokenizers.ByteLevel.alphabet(),
+    )
+    bpe.train_from_iterator(
+        text,
+        trainers.BpeTrainer(
+            vocab_size=SMALL_VOCABULARY, special_tokens=special, initial_alphabet=alphabet
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=special[2], pad_token=special[0]
+    )
     template = Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja"
     tokenizer.chat_template = template.read_text(encoding="utf-8")
     prepare_tokenizer(tokenizer, is_encoder=False)
     encoded = []
     for prompt, *sides, _ in rows:
         chosen, rejected = encode_each(tokenizer, prompt, sides)
-        encoded.append({"chosen_ids": chosen, "rejected_ids": rejected, "length": max(len(chosen), len(rejected))})
+        encoded.append(
+            {
+                "chosen_ids": chosen,
+                "rejected_ids": rejected,
+                "length": max(len(chosen), len(rejected)),
+            }
+        )
     return encoded, tokenizer
 
 
@@ -93,10 +116,16 @@ def best_of(pairs: list[dict], n: int) -> list[list[list[int]]]:
     """n completions for each prompt: the prompt's own two, and those of others."""
     rng, groups, tails = random.Random(0), [], []
     for pair in pairs:
-        shared = len(pair["chosen_ids"]) + len(pair["rejected_ids"]) - own_tokens([pair[side] for side in SIDES])
+        shared = (
+            len(pair["chosen_ids"])
+            + len(pair["rejected_ids"])
+            - own_tokens([pair[side] for side in SIDES])
+        )
         tails += [(pair["chosen_ids"][:shared], pair[side][shared:]) for side in SIDES]
     for (prompt, one), (_, other) in zip(tails[::2], tails[1::2], strict=True):
-        groups.append([prompt + tail for tail in (one, other, *(rng.choice(tails)[1] for _ in range(n - 2)))])
+        groups.append(
+            [prompt + tail for tail in (one, other, *(rng.choice(tails)[1] for _ in range(n - 2)))]
+        )
     return groups
 
 
@@ -157,7 +186,9 @@ def build(shape: str, device: str):
         model = AutoModelForSequenceClassification.from_config(config, dtype=config.dtype)
     model.score.__class__ = Float32Head
     if lora:
-        model = get_peft_model(model, LoraConfig(r=16, task_type="SEQ_CLS", target_modules="all-linear"))
+        model = get_peft_model(
+            model, LoraConfig(r=16, task_type="SEQ_CLS", target_modules="all-linear")
+        )
     return model
 
 
@@ -193,7 +224,9 @@ def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device:
         stock(model)
         if name == "TRL":
             rows = data.remove_columns("length")
-            trainer = RewardTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+            trainer = RewardTrainer(
+                model=model, args=args, train_dataset=rows, processing_class=tokenizer
+            )
         else:
             rows = data.add_column("subset_id", [0] * len(data))
             trainer = PairTrainer(
@@ -266,7 +299,9 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
         with torch.inference_mode(), autocast(device):
             for i in range(0, len(groups), batch):
                 texts = [text for group in groups[i : i + batch] for text in group]
-                inputs = tokenizer.pad({"input_ids": texts}, padding_side="right", return_tensors="pt").to(device)
+                inputs = tokenizer.pad(
+                    {"input_ids": texts}, padding_side="right", return_tensors="pt"
+                ).to(device)
                 model(**inputs, use_cache=False)
 
     scorer = Scorer.__new__(Scorer)
@@ -300,7 +335,11 @@ def check(model, tokenizer, pairs) -> dict:
     for inputs in (pack(texts), padded(texts, 0)):
         model.train()
         with autocast(model.device.type):
-            logits = model(**send_to_device(inputs, model.device), use_cache=False).logits.flatten().float()
+            logits = (
+                model(**send_to_device(inputs, model.device), use_cache=False)
+                .logits.flatten()
+                .float()
+            )
         (-torch.nn.functional.logsigmoid(logits[::2] - logits[1::2]).mean()).backward()
         squares = [p.grad.float().square().sum() for p in model.parameters() if p.grad is not None]
         results.append((logits.detach(), torch.stack(squares).sum().sqrt().item()))
@@ -314,7 +353,10 @@ def check(model, tokenizer, pairs) -> dict:
 
 def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, found: dict) -> None:
     cuda = args.device == "cuda"
-    print("\n| train, pairs a step | variant | x TRL | pairs/s | MB | tokens over the limit |" + " MFU |" * cuda)
+    print(
+        "\n| train, pairs a step | variant | x TRL | pairs/s | MB | tokens over the limit |"
+        + " MFU |" * cuda
+    )
     print("|---|---|---|---|---|---|" + "---|" * cuda)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
@@ -326,12 +368,23 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
         times = rounds_of(train_works(model, made, args.steps, optimizer), args.rounds, machine)
         for name in TRAINING:
             tokens = sum(map(computed_tokens, made[name][1]))
-            speed = batch_size * args.steps / statistics.median(seconds for seconds, _ in times[name])
-            row = {**ratio(times, "TRL", name), "pairs a second": speed, "tokens over limit": tokens / unique}
+            speed = (
+                batch_size * args.steps / statistics.median(seconds for seconds, _ in times[name])
+            )
+            row = {
+                **ratio(times, "TRL", name),
+                "pairs a second": speed,
+                "tokens over limit": tokens / unique,
+            }
             row["megabytes"] = max(megabytes for _, megabytes in times[name])
             # Forward and backward, without the weights' own gradients under LoRA: 6 or 4 operations a weight and token.
             used = weights - last_mlp * ("packed" in name)  # which then computes a token a text
-            operations = (4 if len(trained) < len(list(model.parameters())) else 6) * used * tokens / len(pairs)
+            operations = (
+                (4 if len(trained) < len(list(model.parameters())) else 6)
+                * used
+                * tokens
+                / len(pairs)
+            )
             row["mfu"] = operations * speed / args.peak_tflops / 1e12 if cuda else None
             found[f"{batch_size}, {name}"] = row
             print(f"| {batch_size} | {name} | {cell(row)} | {speed:.2f} | {row['megabytes']:.0f} | "
@@ -340,12 +393,17 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
 
 def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) -> None:
     print("\n| score | x padded batches | texts/s |\n|---|---|---|")
-    sampled = [[p[side] for side in SIDES] for p in random.Random(1).sample(pairs, min(args.scored, len(pairs)))]
+    sampled = [
+        [p[side] for side in SIDES]
+        for p in random.Random(1).sample(pairs, min(args.scored, len(pairs)))
+    ]
     jobs = {f"pairs, {b} a batch": (sampled, int(b)) for b in args.batch_sizes.split(",")}
     for n in map(int, args.best_of.split(",")):
         groups = best_of(pairs, n)
         tokens = sum(map(padded_tokens, groups)) / sum(map(own_tokens, groups))
-        print(f"| best of {n}, all prompts: tokens of one padded, over those computed | {tokens:.2f} | |")
+        print(
+            f"| best of {n}, all prompts: tokens of one padded, over those computed | {tokens:.2f} | |"
+        )
         groups = evenly(groups, max(args.scored // n, 4), padded_tokens)
         random.Random(0).shuffle(groups)
         jobs |= {f"best of {n}, {b} prompt{'s' * (b > 1)} a batch": (groups, b) for b in (1, 4)}
@@ -363,19 +421,29 @@ def cell(row: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", default="Anthropic/hh-rlhf")
-    parser.add_argument("--data_dir", help="folder inside --pairs; default harmless-base for HH-RLHF on the Hub")
+    parser.add_argument(
+        "--data_dir", help="folder inside --pairs; default harmless-base for HH-RLHF on the Hub"
+    )
     parser.add_argument("--shapes", default="tiny,2-layers")
     parser.add_argument("--batch_sizes", default="4,8,16", help="pairs a step")
     parser.add_argument("--best_of", default="4,16")
-    parser.add_argument("--steps", type=int, default=6, help="batches of an epoch that are timed in a round")
+    parser.add_argument(
+        "--steps", type=int, default=6, help="batches of an epoch that are timed in a round"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scored", type=int, default=256, help="pairs, and prompts x completions, that are scored")
+    parser.add_argument(
+        "--scored", type=int, default=256, help="pairs, and prompts x completions, that are scored"
+    )
     parser.add_argument("--token_budget", type=int, default=TOKEN_BUDGET)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--peak_tflops", type=float, default=989, help="of the GPU in bf16, for MFU (H100: 989)")
+    parser.add_argument(
+        "--peak_tflops", type=float, default=989, help="of the GPU in bf16, for MFU (H100: 989)"
+    )
     parser.add_argument("--only", choices=["train", "score"])
     parser.add_argument("--output", help="JSON file")
     args = parser.parse_args()
@@ -396,8 +464,15 @@ def main() -> None:
     print(f"computed once, all pairs have {unique:,} tokens: the limit")
     for shape in args.shapes.split(","):
         model = build(shape, args.device)
-        found = report["shapes"][shape] = {"check": check(model, tokenizer, pairs), "train": {}, "score": {}}
-        print(f"\n## {shape}: " + ", ".join(f"{key} {value:.1e}" for key, value in found["check"].items()))
+        found = report["shapes"][shape] = {
+            "check": check(model, tokenizer, pairs),
+            "train": {},
+            "score": {},
+        }
+        print(
+            f"\n## {shape}: "
+            + ", ".join(f"{key} {value:.1e}" for key, value in found["check"].items())
+        )
         if args.only != "score":
             train_table(model, tokenizer, pairs, unique, machine, args, found["train"])
         if args.only != "train":

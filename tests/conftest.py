@@ -64,7 +64,9 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def run_script(*command, timeout: float = 300, env: dict | None = None, cwd: Path = REPO, check: bool = True):
+def run_script(
+    *command, timeout: float = 300, env: dict | None = None, cwd: Path = REPO, check: bool = True
+):
     """Run `python COMMAND...` in the repository; the CompletedProcess, with text output. `check`: it must exit 0."""
     done = subprocess.run(
         [sys.executable, *map(str, command)],
@@ -72,7 +74,9 @@ def run_script(*command, timeout: float = 300, env: dict | None = None, cwd: Pat
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if check and done.returncode:
-        raise AssertionError(f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+        raise AssertionError(
+            f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        )
     return done
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 sys.path.insert(0, os.getcwd())
 import torch
 
-from rm.engine import Engine
+from reward.training.engine import Engine
 
-if os.environ.get("FSDP_ON_CPU"):  # accelerate leaves FSDP out on a machine without GPUs, and runs DDP
+if os.environ.get(
+    "FSDP_ON_CPU"
+):  # accelerate leaves FSDP out on a machine without GPUs, and runs DDP
     import accelerate.state as state
 
     made = state.AcceleratorState.__init__
@@ -30,10 +32,12 @@ if os.environ.get("FSDP_ON_CPU"):  # accelerate leaves FSDP out on a machine wit
     state.AcceleratorState.__init__ = with_fsdp
 
     check = Engine.check
-    Engine.check = lambda self, recipe, use_cpu: check(self, recipe, False)  # which knows what stock accelerate does
+    Engine.check = lambda self, recipe, use_cpu: check(
+        self, recipe, False
+    )  # which knows what stock accelerate does
 
 import train_rm
-from rm.trainer import PairTrainer
+from reward.training.trainer import PairTrainer
 
 train, training_step = PairTrainer.train, PairTrainer.training_step
 batches = []  # of this process: the pairs of each, by a hash of their tokens
@@ -59,14 +63,20 @@ def die(how: str):
     Path(os.environ["SEEN"], "died").touch()
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    raise {"raises": RuntimeError, "memory": torch.OutOfMemoryError}[how]("this process has had enough")
+    raise {"raises": RuntimeError, "memory": torch.OutOfMemoryError}[how](
+        "this process has had enough"
+    )
 
 
 def state_bytes(optimizer) -> int:
     while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
         optimizer = optimizer.optimizer
     values = [value for entry in optimizer.state.values() for value in entry.values()]
-    return sum(local(v).numel() * v.element_size() for v in values if hasattr(v, "element_size") and v.dim())
+    return sum(
+        local(v).numel() * v.element_size()
+        for v in values
+        if hasattr(v, "element_size") and v.dim()
+    )
 
 
 def seen(self, *args, **kwargs):
@@ -84,7 +94,9 @@ def seen(self, *args, **kwargs):
         "num_processes": accelerator.num_processes,
         "distributed_type": accelerator.distributed_type.value,
         "wrapped": type(engine).__name__,
-        "zero_stage": engine.zero_optimization_stage() if hasattr(engine, "zero_optimization_stage") else None,
+        "zero_stage": engine.zero_optimization_stage()
+        if hasattr(engine, "zero_optimization_stage")
+        else None,
         "optimizer": state_bytes(self.optimizer),
         "held": sum(held(w) for w in weights),
         "whole": sum(getattr(w, "ds_numel", w.numel()) for w in weights),

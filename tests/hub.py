@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?$")
+API = re.compile(
+    r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?$"
+)
 RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 
 
@@ -40,16 +42,22 @@ def serve(root, gated=()):
 def commit_of(repository) -> str:
     """The commit hash that the hub gives a repository folder: it changes with any file."""
     repository = Path(repository)
-    return hashlib.sha1("".join(f"{f} {blob_id(repository / f)}\n" for f in files(repository)).encode()).hexdigest()
+    return hashlib.sha1(
+        "".join(f"{f} {blob_id(repository / f)}\n" for f in files(repository)).encode()
+    ).hexdigest()
 
 
 def files(repository: Path) -> list[str]:
-    return sorted(path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file()
+    )
 
 
 def blob_id(path: Path) -> str:
     data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # as git names a file's content
+    return hashlib.sha1(
+        b"blob %d\0" % len(data) + data
+    ).hexdigest()  # as git names a file's content
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -62,12 +70,20 @@ class HubHandler(BaseHTTPRequestHandler):
         if match := API.match(unquote(url.path)):
             kind, name, operation, revision, inside = match.groups()
         elif match := RESOLVE.match(unquote(url.path)):
-            kind, name, operation, revision, inside = match[1] or "models", match[2], "resolve", match[3], match[4]
+            kind, name, operation, revision, inside = (
+                match[1] or "models",
+                match[2],
+                "resolve",
+                match[3],
+                match[4],
+            )
         else:
             return self.refuse(404, "NotFound", "this stand-in does not know the endpoint")
         repository = self.folder / kind / name
         if not repository.is_dir():
-            return self.refuse(401, "RepoNotFound", "Invalid username or password.")  # the Hub's words without a token
+            return self.refuse(
+                401, "RepoNotFound", "Invalid username or password."
+            )  # the Hub's words without a token
         commit = commit_of(repository)
         if revision not in (None, "main", commit):
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -82,7 +98,9 @@ class HubHandler(BaseHTTPRequestHandler):
         if operation == "paths-info":
             is_json = "json" in (self.headers.get("Content-Type") or "")
             paths = (json.loads(body) if is_json else parse_qs(body.decode())).get("paths", [])
-            return self.send_json([entry(repository, repository / p) for p in paths if (repository / p).exists()])
+            return self.send_json(
+                [entry(repository, repository / p) for p in paths if (repository / p).exists()]
+            )
         self.send_json(
             {"_id": "0", "id": name, "modelId": name, "sha": commit, "private": False, "disabled": False, "tags": [],
              "gated": "manual" if name in self.refused else False, "downloads": 0, "likes": 0,
@@ -94,11 +112,17 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def send_file(self, path: Path, name: str, commit: str):
         if name in self.refused:
-            return self.refuse(401, "GatedRepo", f"Access to model {name} is restricted. Please log in.")
+            return self.refuse(
+                401, "GatedRepo", f"Access to model {name} is restricted. Please log in."
+            )
         if not path.is_file():
             return self.refuse(404, "EntryNotFound", "Entry not found", [("X-Repo-Commit", commit)])
         data = path.read_bytes()
-        headers = [("X-Repo-Commit", commit), ("ETag", f'"{blob_id(path)}"'), ("Accept-Ranges", "bytes")]
+        headers = [
+            ("X-Repo-Commit", commit),
+            ("ETag", f'"{blob_id(path)}"'),
+            ("Accept-Ranges", "bytes"),
+        ]
         if part := re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             start, end = int(part[1]), min(int(part[2] or len(data) - 1), len(data) - 1)
             headers.append(("Content-Range", f"bytes {start}-{end}/{len(data)}"))
@@ -108,13 +132,24 @@ class HubHandler(BaseHTTPRequestHandler):
     def send_tree(self, repository: Path, folder: Path, deep: bool):
         if not folder.is_dir():
             return self.refuse(404, "EntryNotFound", f"{folder.name} does not exist")
-        self.send_json([entry(repository, path) for path in sorted(folder.rglob("*") if deep else folder.iterdir())])
+        self.send_json(
+            [
+                entry(repository, path)
+                for path in sorted(folder.rglob("*") if deep else folder.iterdir())
+            ]
+        )
 
     def refuse(self, status: int, code: str, message: str, headers=()):
-        self.send_json({"error": message}, status, [("X-Error-Code", code), ("X-Error-Message", message), *headers])
+        self.send_json(
+            {"error": message},
+            status,
+            [("X-Error-Code", code), ("X-Error-Message", message), *headers],
+        )
 
     def send_json(self, value, status: int = 200, headers=()):
-        self.send(status, json.dumps(value).encode(), [("Content-Type", "application/json"), *headers])
+        self.send(
+            status, json.dumps(value).encode(), [("Content-Type", "application/json"), *headers]
+        )
 
     def send(self, status: int, body: bytes, headers):
         self.send_response(status)
@@ -132,5 +167,19 @@ def entry(repository: Path, path: Path) -> dict:
     """A line of a listing."""
     name = path.relative_to(repository).as_posix()
     if path.is_dir():
-        return {"type": "directory", "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0, "path": name}
+        return {
+            "type": "directory",
+            "oid": hashlib.sha1(name.encode()).hexdigest(),
+            "size": 0,
+            "path": name,
+        }
     return {"type": "file", "oid": blob_id(path), "size": path.stat().st_size, "path": name}
+
+
+def hub_environment(url: str, home: Path) -> dict:
+    """Everything a Hugging Face client reads, pointed at `url` and at an empty cache."""
+    return {
+        "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN": "",
+        "HF_DATASETS_CACHE": str(home / "datasets"), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "OMP_NUM_THREADS": "1",  # threads only cost on models so small
+    }  # fmt: skip

@@ -14,6 +14,14 @@ DRIVER = REPO / "tests" / "driver.py"
 CPU = {  # threads only cost on models so small
     "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
 }  # fmt: skip
+ENGINES = {  # config -> distributed type, wrapped class (of a plain model), ZeRO stage, share of the weights each process holds
+    # accelerate's name for DDP over gloo; with GPUs the same file gives MULTI_GPU
+    "ddp": ("MULTI_CPU", "DistributedDataParallel", None, 1.0),
+    "fsdp2": ("FSDP", "FSDP{}ForSequenceClassification", None, 0.5),
+    "zero2": ("DEEPSPEED", "DeepSpeedEngine", 2, 1.0),
+    "zero3": ("DEEPSPEED", "DeepSpeedEngine", 3, 0.5),
+    "zero3-offload": ("DEEPSPEED", "DeepSpeedEngine", 3, 0.5),
+}
 PACKED = "each shared prefix computed once, no padding"
 
 
@@ -26,25 +34,42 @@ def free_port() -> int:
 
 def extensions_folder() -> str:
     """Where DeepSpeed's compiled operators are kept from one run of the tests to the next."""
-    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(Path.home() / ".cache" / "torch_extensions")
+    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(
+        Path.home() / ".cache" / "torch_extensions"
+    )
 
 
 def environment(config: str, seen: Path | str = "") -> dict:
     """Of a launched run under a config of accelerate_configs/."""
     shim = "1" if config == "fsdp2" else ""  # accelerate leaves FSDP out without GPUs
-    return {**CPU, "FSDP_ON_CPU": shim, "SEEN": str(seen), "TORCH_EXTENSIONS_DIR": extensions_folder()}
+    return {
+        **CPU,
+        "FSDP_ON_CPU": shim,
+        "SEEN": str(seen),
+        "TORCH_EXTENSIONS_DIR": extensions_folder(),
+    }
 
 
 def launcher(config: str | Path, processes: int = 2) -> list:
     """The beginning of a command that launches under a shipped config, named, or another one, by its path."""
     file = config if isinstance(config, Path) else f"accelerate_configs/{config}.yaml"
-    return [*LAUNCH, "--config_file", file, "--num_processes", processes, "--main_process_port", free_port()]
+    return [
+        *LAUNCH,
+        "--config_file",
+        file,
+        "--num_processes",
+        processes,
+        "--main_process_port",
+        free_port(),
+    ]
 
 
 def launch(config: str, processes: int, *command, seen: Path):
     """`accelerate launch` of a shipped config -> (finished process, what each process saw, by rank)."""
     seen.mkdir(parents=True)
-    done = run_script(*launcher(config, processes), *command, env=environment(config, seen), timeout=600)
+    done = run_script(
+        *launcher(config, processes), *command, env=environment(config, seen), timeout=600
+    )
     return done, read_seen(seen)
 
 

@@ -1,4 +1,4 @@
-"""Rewrite rm/recipe_keys.json, the keys that a recipe may hold, from the installed TRL and transformers.
+"""Rewrite reward/recipe/recipe_keys.json, the keys that a recipe may hold, from the installed TRL and transformers.
 
 python tests/make_recipe_keys.py
 """
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from rm.recipe import CLASSES, KINDS  # noqa: E402
+from reward.recipe.keys import CLASSES, KINDS
 
 
 def describe(hint) -> tuple[list, list]:
@@ -29,7 +29,9 @@ def describe(hint) -> tuple[list, list]:
         kinds, choices = zip(*map(describe, parts), strict=True)
         return sum(kinds, []), sum(choices, [])
     if origin is typing.Literal:
-        return [type(part).__name__ for part in parts], [part for part in parts if isinstance(part, str)]
+        return [type(part).__name__ for part in parts], [
+            part for part in parts if isinstance(part, str)
+        ]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ["str"], [member.value for member in hint]
     return ["null" if hint is type(None) else getattr(origin or hint, "__name__", "")], []
@@ -37,7 +39,9 @@ def describe(hint) -> tuple[list, list]:
 
 def installed_keys() -> str:
     """recipe_keys.json as the installed TRL has it: class -> key -> types, choices and default, one key a line."""
-    blocks = [f'"versions": {json.dumps({"trl": trl.__version__, "transformers": transformers.__version__})}']
+    blocks = [
+        f'"versions": {json.dumps({"trl": trl.__version__, "transformers": transformers.__version__})}'
+    ]
     for cls in (*(getattr(trl, name) for name in CLASSES[:-1]), DatasetConfig):
         hints, rows = typing.get_type_hints(cls), []
         for item in dataclasses.fields(cls):
@@ -45,14 +49,22 @@ def installed_keys() -> str:
             spec = {"types": [kind for kind in KINDS if kind in kinds]}
             if choices := list(item.metadata.get("choices") or choices):
                 spec["choices"] = choices
-            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-            spec |= {} if default is dataclasses.MISSING else {"default": getattr(default, "value", default)}
+            default = (
+                item.default
+                if item.default_factory is dataclasses.MISSING
+                else item.default_factory()
+            )
+            spec |= (
+                {}
+                if default is dataclasses.MISSING
+                else {"default": getattr(default, "value", default)}
+            )
             rows.append(f"  {json.dumps(item.name)}: {json.dumps(spec)}")
         blocks.append(f'"{cls.__name__}": {{\n' + ",\n".join(rows) + "\n }")
     return "{\n " + ",\n ".join(blocks) + "\n}\n"
 
 
 if __name__ == "__main__":
-    path = ROOT / "rm" / "recipe_keys.json"
+    path = ROOT / "reward" / "recipe" / "recipe_keys.json"
     path.write_text(installed_keys(), encoding="utf-8")
     print(f"wrote {path}")

@@ -33,7 +33,12 @@ KINDS = {  # special tokens, what the tokenizer's roles are, template; as in the
         (TEMPLATES / "qwen2_5.jinja").read_text(encoding="utf-8"),
     ),
     "llama3": (
-        ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>"]
+        [
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|reserved_special_token_0|>",
+            "<|reserved_special_token_1|>",
+        ]
         + ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
         {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
         (TEMPLATES / "llama3.jinja").read_text(encoding="utf-8"),
@@ -63,16 +68,22 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,!?'\"-()[]<>|/:_")
-        trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters)
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=letters
+        )
         tokenizer.train_from_iterator(WORDS, trainer)
         ids = {token: tokenizer.token_to_id(token) for token in special}
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+        tokenizer.post_processor = processors.BertProcessing(
+            ("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"])
+        )
     else:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=alphabet
+        )
         tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
         if "bos_token" in roles:  # these tokenizers add BOS by themselves
             bos = roles["bos_token"]
@@ -85,14 +96,25 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 
 def make_config(kind: str, tokenizer, layers: int = 2):
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+    }
     sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 2048}
-    sizes |= {"hidden_size": 64} if kind == "llama3" else {}  # the least that bitsandbytes packs for a CPU in 4 bits
+    sizes |= (
+        {"hidden_size": 64} if kind == "llama3" else {}
+    )  # the least that bitsandbytes packs for a CPU in 4 bits
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     if kind == "encoder":
-        return BertConfig(**{**sizes, "max_position_embeddings": 512}, pad_token_id=tokenizer.pad_token_id)
+        return BertConfig(
+            **{**sizes, "max_position_embeddings": 512}, pad_token_id=tokenizer.pad_token_id
+        )
     if kind in ("llama3", "tinyllama"):
-        return LlamaConfig(**sizes, **ids, num_key_value_heads=2, bos_token_id=tokenizer.bos_token_id)
+        return LlamaConfig(
+            **sizes, **ids, num_key_value_heads=2, bos_token_id=tokenizer.bos_token_id
+        )
     return Qwen2Config(**sizes, **ids, num_key_value_heads=2, bos_token_id=None)
 
 
@@ -101,8 +123,14 @@ def make_model(folder, kind: str, seed: int = 0, layers: int = 2) -> Path:
     tokenizer = make_tokenizer(kind)
     torch.manual_seed(seed)
     config = make_config(kind, tokenizer, layers)
-    model = AutoModel.from_config(config) if kind == "encoder" else AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():  # transformers' std of .02 makes all rewards nearly equal, which hides faults
+    model = (
+        AutoModel.from_config(config)
+        if kind == "encoder"
+        else AutoModelForCausalLM.from_config(config)
+    )
+    with (
+        torch.no_grad()
+    ):  # transformers' std of .02 makes all rewards nearly equal, which hides faults
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.3)
@@ -126,7 +154,10 @@ def hh_rows(n: int, seed: int = 0, turns: int = 2) -> list[dict]:
         )
         prompt += f"\n\nHuman: {seed} {i} {words(4, 12)}?\n\nAssistant:"
         rows.append(
-            {"chosen": f"{prompt} here are three steps {words(4, 20)}", "rejected": f"{prompt} sorry {words(4, 20)}"}
+            {
+                "chosen": f"{prompt} here are three steps {words(4, 20)}",
+                "rejected": f"{prompt} sorry {words(4, 20)}",
+            }
         )
     return rows
 

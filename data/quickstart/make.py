@@ -37,11 +37,18 @@ TRAIN_LENGTH_BIAS = 1.0  # the planted fault: training raters like long answers
 TEST_LENGTH_BIAS = 0.0  # test raters do not, so the fault can be measured
 TEST_VOTES = 3
 
-SUBSETS = {"relevance": 0.25, "candour": 0.21, "courtesy": 0.21, "multi-turn": 0.33}  # shares of the pairs
+SUBSETS = {
+    "relevance": 0.25,
+    "candour": 0.21,
+    "courtesy": 0.21,
+    "multi-turn": 0.33,
+}  # shares of the pairs
 STALE = 0.5  # multi-turn: share of wrong answers that fit an earlier question; the others fit no question
 MIXED = 0.2  # chance that an attribute other than the subset's own is drawn for each answer apart
 ANNOUNCED = 0.25  # share of answers that say whether they keep to the question: relevance that needs no matching
-MAX_FILLERS = 4  # 0-4 neutral sentences an answer, whatever its quality: length says nothing about utility
+MAX_FILLERS = (
+    4  # 0-4 neutral sentences an answer, whatever its quality: length says nothing about utility
+)
 
 VOCAB_SIZE = 2048  # an upper limit: the words of the pairs need fewer
 HIDDEN_SIZE = 64
@@ -89,7 +96,9 @@ def answer(rng, advice, relevant, candid, courtesy):
     if courtesy:
         sentences.insert(0, rng.choice(PHRASES["polite" if courtesy > 0 else "rude"]))
     sentences += rng.sample(PHRASES["fillers"], rng.randint(0, MAX_FILLERS))
-    return Answer(" ".join(sentences), RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy)
+    return Answer(
+        " ".join(sentences), RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy
+    )
 
 
 def draw_dialogue(rng, subset):
@@ -137,7 +146,11 @@ def preference(a, b, length_bias):
 
 def bayes_accuracy(a, b):
     """P(the majority of three unbiased raters sides with the truly better answer) = p^3 + 3 p^2 (1 - p)."""
-    p = preference(a, b, length_bias=0) if a.utility > b.utility else preference(b, a, length_bias=0)
+    p = (
+        preference(a, b, length_bias=0)
+        if a.utility > b.utility
+        else preference(b, a, length_bias=0)
+    )
     return p**3 + 3 * p**2 * (1 - p)
 
 
@@ -170,7 +183,9 @@ def draw_rows(rng, n, votes, length_bias, forbidden=frozenset(), rate=None):
 
 def make_pairs(seed=SEED, length_bias=TRAIN_LENGTH_BIAS, rate=None):
     """{"train": rows, "test": rows}, and for each the share of labels on the truly better side."""
-    test, taken, test_agreed = draw_rows(random.Random(f"{seed} test"), TEST_PAIRS, TEST_VOTES, TEST_LENGTH_BIAS)
+    test, taken, test_agreed = draw_rows(
+        random.Random(f"{seed} test"), TEST_PAIRS, TEST_VOTES, TEST_LENGTH_BIAS
+    )
     rng = random.Random(f"{seed} train")
     train, _, train_agreed = draw_rows(rng, TRAIN_PAIRS, 1, length_bias, forbidden=taken, rate=rate)
     return {"train": train, "test": test}, {"train": train_agreed, "test": test_agreed}
@@ -272,7 +287,9 @@ def main():
     if not only_model:
         for split, rows in pairs.items():
             write_rows(HERE / f"{split}.jsonl.gz", rows)
-            print(f"{split}.jsonl.gz: {len(rows)} pairs, {agreed[split]:.3f} of the labels on the truly better side")
+            print(
+                f"{split}.jsonl.gz: {len(rows)} pairs, {agreed[split]:.3f} of the labels on the truly better side"
+            )
         ceiling = sum(row["bayes_accuracy"] for row in pairs["test"]) / len(pairs["test"])
         print(f"Bayes ceiling on test: {ceiling:.4f}")
 

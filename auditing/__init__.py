@@ -1,0 +1,1 @@
+"""Scored preference pairs -> checks with verdicts -> a report."""

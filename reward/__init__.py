@@ -1,0 +1,1 @@
+"""Train a reward model and score with it. Nothing in here imports `auditing`."""

@@ -1,0 +1,1 @@
+"""Build a reward model to train, load one to score."""

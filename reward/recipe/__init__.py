@@ -1,0 +1,1 @@
+"""Strict recipes: YAML over TRL's and transformers' keys."""

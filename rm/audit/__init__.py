@@ -1,1 +1,0 @@
-"""The audit: scored pairs -> statistics (NumPy only) -> checks with verdicts -> report; run.py joins them."""

@@ -1,0 +1,189 @@
+"""A policy against the reward model: the same base passes, another template or commit warns, another vocabulary fails."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO
+from hub import commit_of, serve
+from standins import make_model, make_tokenizer
+from transformers import AutoConfig, AutoTokenizer
+
+from auditing.checks.policy import RULES, policy_checks
+from reward.checkpoint.contract import write_json
+from reward.model.build import build_reward_model, build_tokenizer
+from reward.model.hub import ModelError
+
+torch.set_num_threads(1)
+
+
+def reward_model(folder, base, recorded=None, commit=None):
+    """A reward model as train_rm.py saves it, from the model in folder `base`; its manifest names `recorded` as the base."""
+    build_reward_model(str(base)).save_pretrained(folder)
+    build_tokenizer(str(base), AutoConfig.from_pretrained(base)).save_pretrained(folder)
+    write_json(
+        folder / "manifest.json", {"base_model": recorded or str(base), "base_revision": commit}
+    )
+    return str(folder)
+
+
+def verdicts(ckpt, policy) -> dict[str, str]:
+    checks = policy_checks(str(ckpt), str(policy))
+    assert {check.section for check in checks} == {"anchor"} and all(check.note for check in checks)
+    return {check.name.removeprefix("policy "): check.verdict for check in checks}
+
+
+SAME = {
+    "base": "pass",
+    "revision": "not applicable",
+    "vocabulary": "pass",
+    "special tokens": "pass",
+    "template": "pass",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(standin, tmp_path_factory):
+    return reward_model(tmp_path_factory.mktemp("rm") / "rm-out", standin("qwen"))
+
+
+@pytest.fixture
+def other(standin, tmp_path):
+    """A copy of the base under another name, to change."""
+    return shutil.copytree(standin("qwen"), tmp_path / "other")
+
+
+def test_the_base_itself_passes(standin, trained, tmp_path):
+    assert verdicts(trained, standin("qwen")) == SAME
+    (tmp_path / "link").symlink_to(standin("qwen"))
+    assert verdicts(trained, tmp_path / "link")["base"] == "pass"
+
+
+@pytest.mark.parametrize("kind", ["llama3", "base"])  # a BOS in front; no template of its own
+def test_the_base_itself_passes_whatever_its_template(standin, tmp_path, kind):
+    found = verdicts(reward_model(tmp_path / "rm-out", standin(kind)), standin(kind))
+    assert (found["base"], found["vocabulary"], found["template"]) == ("pass", "pass", "pass")
+
+
+def test_another_model_of_the_same_kind_fails_by_name_alone(trained, other):
+    assert verdicts(trained, other) == SAME | {"base": "fail"}
+    note = policy_checks(trained, str(other))[0].note
+    assert note.startswith(f"the policy starts from {other}, the reward model from ")
+
+
+def test_another_vocabulary_fails(trained, other):
+    make_tokenizer("llama3").save_pretrained(other)
+    found = verdicts(trained, other)
+    assert (found["vocabulary"], found["special tokens"], found["template"]) == (
+        "fail",
+        "warn",
+        "warn",
+    )
+
+
+def test_two_tokens_with_swapped_ids_fail(trained, other):
+    file = other / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    check = policy_checks(trained, str(other))[2]
+    size = len(AutoTokenizer.from_pretrained(other))
+    assert check.verdict == "fail"
+    assert (
+        check.note
+        == f"2 tokens of {size:,} and {size:,} are missing on one side or have another id"
+    )
+
+
+def test_another_template_warns(trained, other):
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>", "<|im_start|> ")
+    tokenizer.save_pretrained(other)
+    assert verdicts(trained, other) == SAME | {"base": "fail", "template": "warn"}
+
+
+def test_another_end_token_warns(trained, other):
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(other)
+    check = policy_checks(trained, str(other))[3]
+    assert (
+        check.verdict == "warn"
+        and "eos is '<|endoftext|>' for the policy and '<|im_end|>' here" in check.note
+    )
+
+
+def test_a_pad_token_that_is_the_end_token_warns(standin, tmp_path):
+    """TinyLlama pads with its end token; the reward model, rightly, does not."""
+    found = policy_checks(
+        reward_model(tmp_path / "rm-out", standin("tinyllama")), str(standin("tinyllama"))
+    )
+    assert [check.verdict for check in found] == ["pass", "not applicable", "pass", "warn", "pass"]
+    assert found[3].note.startswith("pad is '</s>' for the policy and '<unk>' here: ")
+
+
+def test_an_adapter_over_the_base_starts_from_the_base(standin, trained, tmp_path):
+    write_json(
+        tmp_path / "adapter_config.json",
+        {"base_model_name_or_path": str(standin("qwen")), "revision": None},
+    )
+    assert verdicts(trained, tmp_path) == SAME
+
+
+def test_not_applicable_where_nothing_is_to_be_compared(standin, tmp_path):
+    foreign = tmp_path / "foreign"
+    reward_model(foreign, standin("qwen"))
+    (foreign / "manifest.json").unlink()
+    encoder = reward_model(tmp_path / "encoder", standin("encoder"))
+    for ckpt, why in ((foreign, "records no base model"), (encoder, "is an encoder")):
+        found = policy_checks(str(ckpt), str(standin("qwen")))
+        assert [check.name for check in found] == list(RULES)
+        assert {check.verdict for check in found} == {"not applicable"} and why in found[0].note
+
+
+def test_a_policy_that_is_none_is_named(trained, tmp_path):
+    with pytest.raises(ModelError, match="neither a folder nor a Hub model with a config.json"):
+        policy_checks(trained, str(tmp_path))
+
+
+def test_a_policy_without_a_tokenizer_is_named(trained, other):
+    for file in other.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="other holds no tokenizer to compare"):
+        policy_checks(trained, str(other))
+
+
+def test_commits_of_a_hub_id(standin, tmp_path):
+    """The same Hub id: the recorded commit passes, another one warns; another id fails."""
+    for name in ("org/base", "org/other"):
+        shutil.copytree(standin("qwen"), tmp_path / "hub" / "models" / name)
+    make_model(tmp_path / "hub" / "models" / "org" / "other", "qwen", seed=1)
+    commit = commit_of(tmp_path / "hub" / "models" / "org" / "base")
+    current = reward_model(
+        tmp_path / "current", standin("qwen"), recorded="org/base", commit=commit
+    )
+    older = reward_model(
+        tmp_path / "older", standin("qwen"), recorded="org/base", commit="0123456789abcdef" * 2
+    )
+    code = (
+        "import sys; from auditing.checks.policy import policy_checks\n"
+        f"for ckpt, policy in (({current!r}, 'org/base'), ({older!r}, 'org/base'), ({current!r}, 'org/other')):\n"
+        "    print(*(check.verdict for check in policy_checks(ckpt, policy)[:2]), sep=', ')"
+    )
+    with serve(tmp_path / "hub") as url:
+        env = {
+            **os.environ,
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "0",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPO, env=env, text=True, capture_output=True
+        )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["pass, pass", "pass, warn", "fail, not applicable"]

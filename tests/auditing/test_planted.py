@@ -1,0 +1,145 @@
+"""The auditor audited: scorers with one planted fault trip their flag and no other; a clean one trips none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from auditing.checks.labels import label_checks
+from auditing.checks.transfer import compare_checks, spillover_checks
+from auditing.pairs import Pairs
+from auditing.run import run_checks
+from auditing.verdicts import control_false_discoveries
+
+N = 1500
+SUBSETS = np.array(["a", "b", "c"], dtype=object)
+
+
+def table(chosen, rejected, lengths, markdown=None, subset=None, votes=None) -> Pairs:
+    n = len(chosen)
+    return Pairs(
+        rewards=np.stack([chosen, rejected]), lengths=lengths, characters=4 * lengths,
+        markdown=np.zeros((2, n)) if markdown is None else markdown, hedges=np.zeros((2, n)),
+        subset=SUBSETS[np.arange(n) % 3] if subset is None else subset, prompt=np.arange(n),
+        votes=np.full((n, 2), np.nan) if votes is None else votes, bayes_accuracy=np.full(n, np.nan),
+        text=lambda i: {"prompt": f"question {i}", "chosen": f"yes {i}", "rejected": f"no {i}"},
+    )  # fmt: skip
+
+
+def draw(
+    seed: int,
+    n: int = N,
+    length_weight=0.0,
+    noise=0.0,
+    scale=1.0,
+    liked_markdown=0.0,
+    temper=1.0,
+    raters=1,
+) -> Pairs:
+    """Raters follow a utility of standard deviation 1 through Bradley and Terry; the model sees it, with what is planted.
+    `temper` divides the rewards, so that what is planted does not also make them overconfident."""
+    rng = np.random.default_rng(seed)
+    utility, lengths = rng.normal(0, 1.0, (2, n)), rng.integers(20, 400, (2, n)).astype(float)
+    markdown = rng.poisson(1.0, (2, n)).astype(float)
+    chance = 1 / (1 + np.exp(utility[1] - utility[0]))
+    for_first = (rng.random((raters, n)) < chance).sum(axis=0)
+    order = np.where(for_first > raters / 2, 0, 1)
+    reward = utility + noise * rng.normal(size=(2, n)) + length_weight * (lengths - 210) / 110
+    reward = scale * (reward + liked_markdown * markdown) / temper
+    pick = np.arange(n)
+    sides = [np.stack([x[order, pick], x[1 - order, pick]]) for x in (reward, lengths, markdown)]
+    most = np.maximum(for_first, raters - for_first)
+    votes = np.stack([most, raters - most], axis=1) if raters > 1 else None
+    return table(*sides[0], sides[1], sides[2], votes=votes)
+
+
+def alarms(pairs: Pairs, train: Pairs | None = None, more=()) -> set[str]:
+    checks = [*run_checks(pairs, train=train, bradley_terry=True), *label_checks(pairs), *more]
+    return {
+        check.name if check.subset is None else f"{check.name}: {check.subset}"
+        for check in control_false_discoveries(checks)
+        if check.verdict in ("warn", "fail")
+    }
+
+
+@pytest.mark.parametrize("raters", [1, 3])
+def test_a_clean_scorer_raises_an_alarm_in_at_most_one_audit_in_twenty(raters):
+    raised = [
+        alarms(draw(seed, 800, raters=raters), draw(seed + 10**6, 800, raters=raters))
+        for seed in range(1000)
+    ]
+    assert sum(map(bool, raised)) <= 50, [names for names in raised if names]
+
+
+LENGTH = {"length correlation, pooled", "length correlation, within pairs", "length excess"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_planted_fault_trips_its_flag_alone(seed):
+    assert alarms(draw(seed)) == set()
+    assert alarms(draw(seed, length_weight=0.5, temper=1.25)) == LENGTH
+    assert alarms(draw(seed, length_weight=-0.5, temper=1.25)) == LENGTH
+    assert alarms(draw(seed, liked_markdown=0.5, temper=1.25)) == {"markdown excess"}
+    assert alarms(draw(seed, scale=2.5)) == {"calibration error"}  # overconfident
+    assert alarms(draw(seed, scale=0.3)) == {"calibration error"}  # the opposite
+    assert alarms(draw(seed, 6000, noise=1.9, temper=4.6)) == {"accuracy, human labels"}
+    clean = draw(seed)
+    clipped = np.clip(clean.rewards, -1.3, 1.3) + 1e-6 * np.random.default_rng(seed).normal(
+        size=clean.rewards.shape
+    )
+    assert alarms(replace(clean, rewards=clipped)) == {"saturation"}
+    learned_by_heart = replace(
+        draw(seed + 100), rewards=np.stack([np.full(N, 1.0), np.arange(N) % 10 - 8.5])
+    )
+    assert alarms(clean, learned_by_heart) == {"train-test gap"}
+    shifted = replace(clean, rewards=clean.rewards + 2.0 * (clean.subset == "b"))
+    assert alarms(shifted) == {"location between subsets"}
+    some_nan = replace(clean, rewards=np.where(np.arange(N) % 500 == 7, np.nan, clean.rewards))
+    assert alarms(some_nan) == {"non-finite rewards"}
+    in_steps = replace(clean, rewards=np.round(clean.rewards * 4) / 4)
+    assert alarms(in_steps) == {"tie rate"}
+
+
+def test_a_model_that_is_worse_elsewhere_or_than_another_is_told_so():
+    home, other = draw(1), draw(1, noise=1.5)
+    names = alarms(home, more=spillover_checks(home, draw(2, noise=3.0), "elsewhere"))
+    assert names == {"spillover"}
+    assert alarms(home, more=spillover_checks(home, draw(2), "elsewhere")) == set()
+    worse, better = compare_checks(other, home, "home"), compare_checks(home, other, "other")
+    assert {check.verdict for check in worse} == {"warn"} and {
+        check.verdict for check in better
+    } == {"pass"}
+    assert "worse" in worse[0].note and "better" in better[0].note
+    same = compare_checks(home, home, "itself")
+    assert same[0].value == 0 and same[0].p == 1 and "no difference was seen" in same[0].note
+
+
+def test_few_pairs_are_not_measurable_and_say_what_they_could_have_seen():
+    found = {
+        check.name: check
+        for check in run_checks(draw(3, 60), bradley_terry=True)
+        if check.subset is None
+    }
+    excess = found["length excess"]
+    assert excess.verdict == "not measurable" and 0.1 < excess.detectable < 0.4
+    one = run_checks(draw(3, 1), bradley_terry=True)
+    assert not {check.verdict for check in one} & {"warn", "fail"}
+    ties = replace(draw(3, 50), rewards=np.ones((2, 50)))
+    verdicts = {
+        check.name: check.verdict
+        for check in run_checks(ties, bradley_terry=True)
+        if check.subset is None
+    }
+    assert verdicts["accuracy"] == "not measurable" and verdicts["tie rate"] == "fail"
+
+
+def test_calibration_is_judged_where_it_is_claimed():
+    overconfident = draw(0, scale=2.5)
+    for claimed, verdict in ((True, "warn"), (None, "not applicable"), (False, "not applicable")):
+        (check,) = [
+            c
+            for c in run_checks(overconfident, bradley_terry=claimed)
+            if c.section == "calibration"
+        ]
+        assert check.verdict == verdict
+        assert (check.value is None) is (claimed is False)

@@ -1,0 +1,694 @@
+"""Encoding: the end token last, one BOS, a pad that never ends a text, control tokens only from the template; for stand-ins
+of every kind and for the real chat templates that TRL carries."""
+
+import random
+import re
+
+import pytest
+from standins import KINDS, TEMPLATES, WORDS, load_tokenizer, make_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, ByT5Tokenizer, PreTrainedTokenizerFast
+from trl.data_utils import apply_chat_template
+
+from reward.data.encoding import (
+    EncodingError,
+    control_tokens,
+    encode,
+    encode_each,
+    encode_within,
+    encoder_facts,
+    prepare_tokenizer,
+    render,
+)
+from reward.data.formats import assistant, user
+
+SYSTEM = [{"role": "system", "content": "Be brief."}]
+TALK = user("Name a river.") + assistant("The Rhine.") + user("Another?")
+# What a template does to its last turn is in the saved template; `first` is the BOS or [CLS] that it starts with.
+END = {
+    "qwen": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "tinyllama": "</s>",
+    "base": "<|endoftext|>",
+    "encoder": "[SEP]",
+}
+FIRST = {"llama3": "<|begin_of_text|>", "encoder": "[CLS]"}
+PAD = {
+    "qwen": "<|endoftext|>",
+    "llama3": "<|reserved_special_token_0|>",
+    "tinyllama": "<unk>",
+    "encoder": "[PAD]",
+}
+
+# Real templates with the roles and control tokens of the tokenizers they belong to: (bos, eos, others, end of an answer).
+IM = "<|im_start|> <|im_end|> <|endoftext|>"
+LLAMA = "<|start_header_id|> <|end_header_id|> "
+GEMMA = "<pad> <unk> <start_of_turn> <end_of_turn>"
+DEEPSEEK_END = "<｜end▁of▁sentence｜>"
+REAL = {
+    "qwen2_5": (None, "<|im_end|>", IM, "<|im_end|>"),
+    "qwen3": (None, "<|im_end|>", IM, "<|im_end|>"),
+    "qwen3_instruct_2507": (None, "<|im_end|>", IM, "<|im_end|>"),
+    "llama3": ("<|begin_of_text|>", "<|eot_id|>", LLAMA + "<|reserved_special_token_0|>", "<|eot_id|>"),
+    "llama3_1": ("<|begin_of_text|>", "<|eot_id|>", LLAMA + "<|finetune_right_pad_id|>", "<|eot_id|>"),
+    "llama3_2": ("<|begin_of_text|>", "<|eot_id|>", LLAMA + "<|finetune_right_pad_id|>", "<|eot_id|>"),
+    "gemma": ("<bos>", "<eos>", GEMMA, "<end_of_turn>"),
+    "gemma3": ("<bos>", "<eos>", GEMMA, "<end_of_turn>"),
+    "phi3": ("<s>", "<|endoftext|>", "<unk> <|system|> <|user|> <|assistant|> <|end|>", "<|endoftext|>"),
+    "deepseekv3": ("<｜begin▁of▁sentence｜>", DEEPSEEK_END, "<｜User｜> <｜Assistant｜> <｜▁pad▁｜>", DEEPSEEK_END),
+    "gptoss": (
+        "<|startoftext|>", "<|return|>", "<|endoftext|> <|start|> <|channel|> <|message|> <|end|>", "<|return|>",
+    ),
+    "glm4moe": (None, "<|endoftext|>", "[gMASK] <sop> <|system|> <|user|> <|assistant|> [PAD]", "<|endoftext|>"),
+    "cohere": (
+        "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<PAD> <|START_OF_TURN_TOKEN|> <|USER_TOKEN|> <|CHATBOT_TOKEN|>",
+        "<|END_OF_TURN_TOKEN|>",
+    ),
+    "lfm2": ("<|startoftext|>", "<|im_end|>", "<|pad|> <|im_start|>", "<|im_end|>"),
+}  # fmt: skip
+
+
+def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A small byte-level BPE with the special tokens and the template of a real model."""
+    bos, eos, others, _ = REAL[name]
+    special = [token for token in (bos, eos, *others.split()) if token]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=list(dict.fromkeys(special)), initial_alphabet=alphabet
+    )
+    bpe.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=eos)
+    tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    """Prepared tokenizers by name: stand-ins ("qwen") and real templates ("real:qwen3"), made once."""
+    made = {}
+
+    def get(name: str):
+        if name not in made:
+            made[name] = (
+                real_tokenizer(name[5:]) if name.startswith("real:") else make_tokenizer(name)
+            )
+            prepare_tokenizer(made[name], name == "encoder")
+        return made[name]
+
+    return get
+
+
+ALL = [*KINDS, *(f"real:{name}" for name in REAL)]
+every = pytest.mark.parametrize("name", ALL)
+kinds = pytest.mark.parametrize("name", list(KINDS))
+
+
+def end_token(name: str) -> str:
+    return REAL[name[5:]][3] if name.startswith("real:") else END[name]
+
+
+def control_ids(tokenizer, ids: list[int]) -> list[int]:
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if tokenizer.cls_token:
+        special -= {tokenizer.unk_token_id}  # an encoder's word for any letter it doesn't know
+    return [i for i in ids if i in special]
+
+
+# -------------------------------------------------------------------------------------- a shared prompt, tokenised once
+
+
+def metaspace(scheme: str) -> PreTrainedTokenizerFast:
+    """A unigram-like BPE that marks spaces, as Llama 2's and Mistral's do, under TinyLlama's special tokens."""
+    special, roles, template = KINDS["tinyllama"]
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    bpe.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    letters = [chr(i) for i in range(32, 127)]
+    bpe.train_from_iterator(
+        [" ".join(WORDS)] * 3,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **roles)
+    tokenizer.chat_template = template
+    prepare_tokenizer(tokenizer, False)
+    return tokenizer
+
+
+def some_text(rng: random.Random) -> str:
+    parts = [
+        *WORDS[:12],
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\t",
+        "é",
+        "日本",
+        "🙂",
+        "<|im_end|>",
+        "[SEP]",
+        "</s>",
+        "'s",
+        "2+2",
+        "...",
+    ]
+    return "".join(rng.choice(parts) + rng.choice(["", " "]) for _ in range(rng.randint(0, 12)))
+
+
+@pytest.mark.parametrize("name", [*ALL, "metaspace:first", "metaspace:always", "metaspace:never"])
+def test_a_prompt_that_is_tokenised_once_gives_the_same_ids(tokenizers, name):
+    tokenizer = metaspace(name[10:]) if name.startswith("metaspace") else tokenizers(name)
+    rng = random.Random(0)
+    for _ in range(40):
+        prompt = user(some_text(rng) + "?")
+        for _ in range(rng.randint(0, 2)):
+            prompt += assistant(some_text(rng) + "!") + user(some_text(rng) + "?")
+        start = some_text(rng)  # of both completions
+        completions = [assistant(start + some_text(rng)) for _ in range(rng.randint(2, 4))]
+        assert encode_each(tokenizer, prompt, completions) == [
+            encode(tokenizer, prompt, c) for c in completions
+        ]
+
+
+def test_a_control_token_that_takes_spaces_along_is_no_place_to_cut():
+    tokenizer = make_tokenizer("qwen")
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken("<turn>", lstrip=True, special=True)]}
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}   <turn>{% endfor %}<|im_end|>"
+    )
+    prepare_tokenizer(tokenizer, False)
+    completions = [assistant("water"), assistant("coffee")]
+    found = encode_each(tokenizer, user("tea"), completions)
+    assert found == [encode(tokenizer, user("tea"), completion) for completion in completions]
+    assert tokenizer.convert_tokens_to_ids("<turn>") in found[0]
+
+
+@pytest.mark.parametrize("name", ["qwen", "llama3", "encoder"])
+def test_a_long_prompt_is_tokenised_once(tokenizers, name, monkeypatch):
+    tokenizer, lengths = tokenizers(name), []
+    call = PreTrainedTokenizerFast.__call__
+
+    def counted(self, text, *args, **kwargs):
+        lengths.extend(map(len, [text] if isinstance(text, str) else text))
+        return call(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
+    prompt = user("tea " * 500)
+    encode_each(tokenizer, prompt, [assistant("water"), assistant("coffee"), assistant("bread")])
+    assert 2000 <= sum(lengths) < 2400
+
+
+# --------------------------------------------------------------------------------------------- the ends of an encoding
+
+
+@every
+def test_the_end_token_comes_last(tokenizers, name):
+    """Trap: templates end in a newline (Qwen, Gemma); trap: training and scoring end differently."""
+    tokenizer = tokenizers(name)
+    for prompt, completion in (
+        (TALK, "Elbe."),
+        (user("Hi"), "Elbe. \n"),
+        (user(""), "x" * 5000),
+        (TALK, "é漢字🙂"),
+    ):
+        ids = encode(tokenizer, prompt, assistant(completion))
+        assert tokenizer.convert_ids_to_tokens(ids[-1]) == end_token(name)
+        assert ids[-2] != ids[-1]
+
+
+@every
+def test_one_bos_at_most(tokenizers, name):
+    """Trap: two BOS, as text that starts with BOS gave `[0, 0, ...]`."""
+    tokenizer = tokenizers(name)
+    first = tokenizer.cls_token if name == "encoder" else tokenizer.bos_token
+    has_one = name in FIRST or (
+        name.startswith("real:") and first and name != "real:phi3" and name != "real:gptoss"
+    )
+    for prompt in (user("Hi"), user(f"{first or ''}Hi"), user(f"{first or ''}{first or ''}"), TALK):
+        ids = encode(tokenizer, prompt, assistant(f"{first or ''}Hello."))
+        count = ids.count(tokenizer.convert_tokens_to_ids(first)) if first else 0
+        assert count == int(bool(has_one))
+        assert not count or ids[0] == tokenizer.convert_tokens_to_ids(first)
+
+
+@pytest.mark.parametrize(
+    "bos_twice", ["{{ bos_token }}{{ bos_token }}", "<|begin_of_text|>{{ bos_token }}"]
+)
+def test_a_template_with_two_bos_is_refused(bos_twice):
+    """Trap: two BOS."""
+    tokenizer = make_tokenizer("llama3")
+    tokenizer.chat_template = (
+        bos_twice + "{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}"
+    )
+    with pytest.raises(EncodingError, match="renders two BOS tokens"):
+        prepare_tokenizer(tokenizer, False)
+
+
+def test_a_foreign_template_that_doubles_bos_is_refused_when_encoding():
+    """Trap: two BOS; a checkpoint that was not trained here keeps its own template."""
+    tokenizer = make_tokenizer("llama3")
+    assert encode(tokenizer, user("Hi"), assistant("Hello."))[0] == tokenizer.bos_token_id
+    tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}<|eot_id|>"
+    with pytest.raises(EncodingError, match="two BOS tokens"):
+        encode(tokenizer, user("<|begin_of_text|>Hi"), assistant("Hello."))
+
+
+@kinds
+def test_pad_is_neither_end_nor_eos(name):
+    """Trap: pad = eos (TinyLlama ships it, TRL falls back to it); the reward is then read one token early."""
+    tokenizer = make_tokenizer(name)
+    size = len(tokenizer)
+    prepare_tokenizer(tokenizer, name == "encoder")
+    never = {
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.convert_tokens_to_ids(END[name]),
+    }
+    assert tokenizer.pad_token_id not in never and tokenizer.padding_side == "right"
+    assert len(tokenizer) == size  # no token is added, no embedding resized
+    assert tokenizer.pad_token == PAD[name] if name != "base" else tokenizer.pad_token[0] == "Ġ"
+
+
+@every
+def test_the_last_token_that_is_not_pad_is_the_end_token(tokenizers, name):
+    """Trap: pad = eos. Stock models pool at the last token that is not pad."""
+    tokenizer = tokenizers(name)
+    texts = [
+        render(tokenizer, user("Hi"), assistant(said))
+        for said in ("a", "a much longer answer", tokenizer.pad_token)
+    ]
+    batch = tokenizer(texts, padding=True, add_special_tokens=False)["input_ids"]
+    for ids in batch:
+        last = max(place for place, token in enumerate(ids) if token != tokenizer.pad_token_id)
+        assert tokenizer.convert_ids_to_tokens(ids[last]) == end_token(name)
+
+
+def test_literal_encodings(tokenizers):
+    def text(name, prompt=TALK):
+        return render(tokenizers(name), prompt, assistant("Elbe."))
+
+    assert text("qwen", SYSTEM + TALK) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nName a river.<|im_end|>\n<|im_start|>assistant\nThe "
+        "Rhine.<|im_end|>\n<|im_start|>user\nAnother?<|im_end|>\n<|im_start|>assistant\nElbe.<|im_end|>"
+    )
+    assert text("llama3", user("Hi")) == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant"
+        "<|end_header_id|>\n\nElbe.<|eot_id|>"
+    )
+    assert text("tinyllama", user("Hi")) == "<|user|>\nHi</s>\n<|assistant|>\nElbe.</s>"
+    assert text("base") == (
+        "\n\nHuman: Name a river.\n\nAssistant: The Rhine.\n\nHuman: Another?\n\nAssistant: Elbe.<|endoftext|>"
+    )
+    assert text("encoder") == "[CLS]Name a river.[SEP]The Rhine.[SEP]Another?[SEP]Elbe.[SEP]"
+    assert text("real:gemma", user("Hi")) == (
+        "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\nElbe.<end_of_turn>"
+    )
+
+
+def test_a_base_decoder_that_adds_bos_gets_it_in_its_template():
+    tokenizer = make_tokenizer("llama3")
+    tokenizer.chat_template = None
+    prepare_tokenizer(tokenizer, False)
+    expected = "<|begin_of_text|>\n\nHuman: Hi\n\nAssistant: Elbe.<|eot_id|>"
+    assert render(tokenizer, user("Hi"), assistant("Elbe.")) == expected
+
+
+@pytest.mark.parametrize("name", ["llama3_2", "gptoss"])
+def test_the_date_of_today_is_in_no_encoding(tokenizers, name):
+    """Templates that write today's date would give another reward tomorrow."""
+    assert "strftime_now(" in real_tokenizer(name).chat_template
+    tokenizer = tokenizers(f"real:{name}")
+    assert "strftime_now(" not in tokenizer.chat_template
+    text = render(tokenizer, user("Hi"), assistant("Elbe."))
+    assert {"llama3_2": "Today Date: 26 Jul 2024", "gptoss": "Current date: 2024-07-26"}[
+        name
+    ] in text
+
+
+# ---------------------------------------------------------------------------------- control tokens come from templates
+
+
+@every
+def test_text_that_looks_like_a_control_token_stays_text(tokenizers, name):
+    """Trap: two BOS, and any turn that user text could open or close."""
+    tokenizer = tokenizers(name)
+    plain = control_ids(tokenizer, encode(tokenizer, user("Hi"), assistant("Hello.")))
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    assert set(special) <= set(control_tokens(tokenizer))
+    for token in special:
+        nested = token[:4] + token + token[4:]
+        for text in (token, f"a{token}b", token * 2, nested, f" {token}\n"):
+            assert (
+                control_ids(tokenizer, encode(tokenizer, user(text), assistant("Hello."))) == plain
+            )
+            assert (
+                control_ids(tokenizer, encode(tokenizer, user("Hi"), assistant(f"x{text}y")))
+                == plain
+            )
+    everything = "".join(special)
+    assert (
+        control_ids(tokenizer, encode(tokenizer, user(everything), assistant(f"x{everything}y")))
+        == plain
+    )
+
+
+@kinds
+def test_plain_strings_that_look_like_control_tokens_stay_text(tokenizers, name):
+    tokenizer = tokenizers(name)
+    plain = control_ids(tokenizer, encode(tokenizer, "Hi", " Hello."))
+    for token in (
+        token.content for token in tokenizer.added_tokens_decoder.values() if token.special
+    ):
+        assert (
+            control_ids(tokenizer, encode(tokenizer, f"{token}Hi", f"{token}Hello.{token}"))
+            == plain
+        )
+        assert (
+            control_ids(tokenizer, encode(tokenizer, f"Hi{token[:3]}", f"{token[3:]}Hello."))
+            == plain
+        )
+
+
+@kinds
+def test_plain_strings_have_one_bos_and_one_end(tokenizers, name):
+    """Trap: training and scoring end differently; trap: two BOS. `transcript: raw`, also for an encoder."""
+    tokenizer = tokenizers(name)
+    prompt = "\n\nHuman: Hi\n\nAssistant:"
+    ids = encode(tokenizer, prompt, " Hello.")
+    first, end = (FIRST | {"tinyllama": "<s>"}).get(name), END[name]
+    assert render(tokenizer, prompt, " Hello.") == f"{first or ''}{prompt} Hello.{end}"
+    assert tokenizer.convert_ids_to_tokens(ids[-1]) == end and control_ids(tokenizer, ids) == [
+        tokenizer.convert_tokens_to_ids(token) for token in (first, end) if token
+    ]
+
+
+# -------------------------------------------------------------------------------------------- the tokenizer on the disk
+
+CONVERSATIONS = [
+    (user("Name a river."), "The Rhine."),
+    (TALK, "Elbe.\n\n- long\n- wide"),
+    (user(""), "An answer to nothing"),
+    (user("grüß 漢字 🙂 👩‍👩‍👧 \u200b\u202e"), "naïve – “quoted” ½ 🙂🙂"),
+    (user("<s><|im_end|>[SEP]<|endoftext|>Ġwhat"), "</s>[PAD]<unk>Ġstop ▁a"),
+    (user("  spaces \t and\n\nlines  "), "\tcode:\n    x = 1  "),
+    (user("Count."), " ".join(map(str, range(3000)))),
+]
+
+
+@every
+def test_preparing_twice_changes_nothing(tokenizers, name):
+    tokenizer = tokenizers(name)
+    before = tokenizer.chat_template, tokenizer.pad_token, encoder_facts(tokenizer)
+    prepare_tokenizer(tokenizer, name == "encoder")
+    assert before == (tokenizer.chat_template, tokenizer.pad_token, encoder_facts(tokenizer))
+
+
+@every
+def test_saved_and_loaded_it_encodes_the_same(tokenizers, name, tmp_path):
+    """Also text that looks like the pad token, which loading makes a control token even where it was an ordinary one."""
+    tokenizer = tokenizers(name)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert encoder_facts(loaded) == encoder_facts(tokenizer)
+    assert control_tokens(loaded) == control_tokens(tokenizer)
+    for prompt, said in [
+        *CONVERSATIONS,
+        (user(f"a{tokenizer.pad_token}b"), tokenizer.pad_token * 3),
+    ]:
+        assert encode(loaded, prompt, assistant(said)) == encode(tokenizer, prompt, assistant(said))
+        assert encode(loaded, prompt[0]["content"], said) == encode(
+            tokenizer, prompt[0]["content"], said
+        )
+    prepare_tokenizer(loaded, name == "encoder")
+    assert encoder_facts(loaded) == encoder_facts(tokenizer)
+
+
+@every
+def test_rl_trainers_compute_the_same_ids(tokenizers, name, tmp_path):
+    """Trap: training and scoring end differently. TRL's GRPO renders, then tokenises without special tokens."""
+    tokenizers(name).save_pretrained(tmp_path)
+    theirs = load_tokenizer(tmp_path)
+    for prompt, said in CONVERSATIONS:
+        text = apply_chat_template({"messages": prompt + assistant(said)}, theirs)["text"]
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == encode(tokenizers(name), prompt, assistant(said))
+
+
+@kinds
+def test_the_generation_prompt_is_the_base_templates_own(tokenizers, name):
+    """RL trainers render a prompt with it; nothing is trimmed or added there."""
+    base = make_tokenizer(name)
+    if base.chat_template:
+        options = {"tokenize": False, "add_generation_prompt": True}
+        expected = base.apply_chat_template(TALK, **options)
+        assert tokenizers(name).apply_chat_template(TALK, **options) == expected
+
+
+def test_tools_reach_the_template(tokenizers):
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "add_two", "description": "adds", "parameters": {}},
+        }
+    ]
+    text = render(tokenizers("qwen"), user("3+4?"), assistant("Seven."), tools)
+    assert "add_two" in text and text.endswith("Seven.<|im_end|>")
+    assert "tools" not in render(tokenizers("qwen"), user("3+4?"), assistant("Seven."), [])
+
+
+def test_tool_calls_without_content_are_rendered(tokenizers):
+    call = {"type": "function", "function": {"name": "add_two", "arguments": {"a": 1}}}
+    text = render(tokenizers("qwen"), user("3+4?"), [{"role": "assistant", "tool_calls": [call]}])
+    assert '"add_two"' in text and text.endswith("<|im_end|>")
+
+
+def test_facts_for_the_manifest(tokenizers):
+    facts = encoder_facts(tokenizers("qwen"))
+    assert (facts["end_token"], facts["end_token_id"], facts["pad_token"], facts["bos_token"]) == (
+        "<|im_end|>", 2, "<|endoftext|>", None,
+    )  # fmt: skip
+    assert (
+        facts["vocab_size"] == 400
+        and facts["probe_ids"][-1] == 2
+        and len(facts["chat_template_sha256"]) == 64
+    )
+
+
+# -------------------------------------------------------------------------------------------- tokenizers without a way
+
+
+def test_named_templates_the_default_one_is_taken():
+    tokenizer = make_tokenizer("qwen")
+    tokenizer.chat_template = {"tool_use": "{{ 1 / 0 }}", "default": tokenizer.chat_template}
+    prepare_tokenizer(tokenizer, False)
+    assert encode(tokenizer, TALK, assistant("Elbe."))[-1] == 2
+
+
+def test_a_slow_tokenizer_is_refused():
+    with pytest.raises(
+        EncodingError, match="a slow tokenizer .ByT5Tokenizer. was loaded; a fast one"
+    ):
+        prepare_tokenizer(ByT5Tokenizer(), False)
+
+
+def test_no_end_token_is_refused():
+    tokenizer = make_tokenizer("base")
+    tokenizer.eos_token = None
+    with pytest.raises(
+        EncodingError, match="does not end a turn with a control token.*Set eos_token"
+    ):
+        prepare_tokenizer(tokenizer, False)
+
+
+def test_an_encoder_without_cls_is_refused():
+    tokenizer = make_tokenizer("encoder")
+    tokenizer.cls_token = None
+    with pytest.raises(EncodingError, match="has no .CLS. and .SEP. tokens.*chat_template_path"):
+        prepare_tokenizer(tokenizer, True)
+
+
+def test_a_template_that_wrapping_would_change_is_refused():
+    tokenizer = make_tokenizer("qwen")
+    tokenizer.chat_template = "{{ 'a' if rm_control is defined else 'b' }}<|im_end|>"
+    with pytest.raises(EncodingError, match="renders differently once wrapped"):
+        prepare_tokenizer(tokenizer, False)
+
+
+# ------------------------------------------------------------------------------------------------------ over-long pairs
+
+
+def kept_turns(tokenizer, ids) -> list[dict]:
+    """The turns of a Qwen encoding."""
+    text = tokenizer.decode(ids)
+    found = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, flags=re.DOTALL)
+    assert text == "\n".join(f"<|im_start|>{role}\n{said}<|im_end|>" for role, said in found)
+    return [{"role": role, "content": said} for role, said in found]
+
+
+def test_within_the_limit_nothing_is_cut(tokenizers):
+    tokenizer = tokenizers("qwen")
+    completions = [assistant("Elbe."), assistant("Oder.")]
+    ids = [encode(tokenizer, TALK, completion) for completion in completions]
+    longest = max(map(len, ids))
+    for limit, overlong in (
+        (None, "drop"),
+        (longest, "truncate_prompt"),
+        (longest, "drop"),
+        (longest, "error"),
+    ):
+        assert encode_within(tokenizer, TALK, completions, limit, overlong) == (
+            ids,
+            [False, False],
+            False,
+        )
+
+
+@pytest.mark.parametrize("overlong", ["drop", "error"])
+def test_over_is_told_for_each_completion(tokenizers, overlong):
+    """Trap: over-long pairs vanish."""
+    tokenizer = tokenizers("qwen")
+    completions = [assistant("Elbe."), assistant("Elbe. " * 50)]
+    ids = [encode(tokenizer, TALK, completion) for completion in completions]
+    assert encode_within(tokenizer, TALK, completions, len(ids[0]), overlong) == (
+        ids,
+        [False, True],
+        False,
+    )
+
+
+def test_the_oldest_words_go_first_and_roles_alternate(tokenizers):
+    tokenizer = tokenizers("qwen")
+    prompt = (
+        SYSTEM
+        + user("one two three four")
+        + assistant("five six seven")
+        + user("eight nine ten eleven")
+    )
+    completions = [assistant("a longer answer"), assistant("short")]
+    whole = len(encode(tokenizer, prompt, completions[0]))
+    seen = []
+    for limit in range(whole, 0, -1):
+        ids, over, truncated = encode_within(
+            tokenizer, prompt, completions, limit, "truncate_prompt"
+        )
+        if any(over):
+            break
+        sides = [kept_turns(tokenizer, i) for i in ids]
+        assert sides[0][:-1] == sides[1][:-1] and [side[-1:] for side in sides] == completions
+        assert max(map(len, ids)) <= limit and truncated == (limit < whole)
+        seen.append([turn["content"] for turn in sides[0][1:-1]])
+        assert sides[0][0] == SYSTEM[0]
+    assert seen[0] == [turn["content"] for turn in prompt[1:]] and len(seen[-1]) == 1
+    assert "eight nine ten eleven".endswith(seen[-1][0]) and 0 < len(seen[-1][0]) <= 3
+    assert {len(turns) for turns in seen} == {3, 1}
+    assert [len("".join(turns)) for turns in seen] == sorted(
+        (len("".join(turns)) for turns in seen), reverse=True
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_truncation_of_random_conversations(tokenizers, seed):
+    tokenizer = tokenizers("qwen")
+    rng = random.Random(seed)
+    letters = [*WORDS, "🙂", "漢字", "é", "👩‍👩‍👧", "\n", "x" * 30]
+
+    def said(most):
+        return " ".join(rng.choices(letters, k=rng.randint(0, most)))
+
+    prompt = (SYSTEM if rng.random() < 0.5 else []) + user(said(30))
+    for _ in range(rng.randint(0, 3)):
+        prompt = prompt + assistant(said(20)) + user(said(30))
+    completions = [assistant(said(20) or "x") for _ in range(rng.randint(1, 4))]
+    whole = [encode(tokenizer, prompt, completion) for completion in completions]
+    limit = rng.randint(30, max(map(len, whole)))
+    ids, over, truncated = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    if any(over):
+        assert [len(i) > limit for i in ids] == over
+        assert truncated == any(
+            len(i) > limit for i, too_long in zip(whole, over, strict=True) if not too_long
+        )
+        return
+    assert max(map(len, ids)) <= limit and truncated == (max(map(len, whole)) > limit)
+    sides = [kept_turns(tokenizer, i) for i in ids]
+    assert [side[-1:] for side in sides] == completions
+    assert all(side[:-1] == sides[0][:-1] for side in sides)
+    system, *kept = sides[0][:-1]
+    assert system == kept_turns(tokenizer, whole[0])[0]  # the row's own, or the template's default
+    assert [turn["role"] for turn in kept] == ["user", "assistant"] * (len(kept) // 2) + ["user"]
+    assert kept[1:] == prompt[len(prompt) - len(kept) + 1 :]
+    assert prompt[len(prompt) - len(kept)]["content"].endswith(kept[0]["content"])
+
+
+def test_a_completion_is_never_cut(tokenizers):
+    tokenizer = tokenizers("qwen")
+    completions = [assistant("word " * 300), assistant("short")]
+    ids, over, truncated = encode_within(tokenizer, TALK, completions, 200, "truncate_prompt")
+    assert over == [True, False] and not truncated
+
+
+def test_characters_of_several_tokens_are_cut_as_a_whole(tokenizers):
+    """A byte-level tokenizer gives an emoji four tokens with one place in the text."""
+    tokenizer = tokenizers("qwen")
+    prompt, completion = user("🙂" * 20), assistant("fine")
+    whole = len(encode(tokenizer, prompt, completion))
+    for limit in range(whole - 1, whole - 12, -1):
+        (ids,), over, truncated = encode_within(
+            tokenizer, prompt, [completion], limit, "truncate_prompt"
+        )
+        assert len(ids) <= limit and over == [False] and truncated
+        assert set(kept_turns(tokenizer, ids)[1]["content"]) == {"🙂"}
+
+
+@kinds
+def test_plain_strings_are_cut_at_the_start(tokenizers, name):
+    tokenizer = tokenizers(name)
+    prompt, completions = " ".join(WORDS), [" a good idea", " no"]
+    limit = len(encode(tokenizer, prompt, completions[0])) // 2
+    ids, over, truncated = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    assert over == [False, False] and truncated and limit - 3 <= max(map(len, ids)) <= limit
+    first, end = (FIRST | {"tinyllama": "<s>"}).get(name), END[name]
+    cut = tokenizer.decode(ids[0]).replace(" ", "")
+    assert cut.endswith(f"thankyouforaskingpleasestopagoodidea{end}") and cut.startswith(
+        first or cut[0]
+    )
+    assert control_ids(tokenizer, ids[0]) == [
+        tokenizer.convert_tokens_to_ids(t) for t in (first, end) if t
+    ]
+    ids, over, truncated = encode_within(tokenizer, prompt, completions, 2, "truncate_prompt")
+    assert any(over) and truncated == (not all(over))
+
+
+def test_tool_turns_without_text_can_be_cut(tokenizers):
+    call = {"type": "function", "function": {"name": "add", "arguments": {}}}
+    prompt = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "7 " * 200},
+        *user("So?"),
+    ]
+    (ids,), over, truncated = encode_within(
+        tokenizers("qwen"), prompt, [assistant("7")], 100, "truncate_prompt"
+    )
+    assert over == [False] and truncated
+    assert [turn["content"] for turn in kept_turns(tokenizers("qwen"), ids)][1:] == ["So?", "7"]
+
+
+def test_a_completion_that_is_too_long_takes_nothing_from_the_others(standin):
+    """The prompt is cut for what fits; what alone is too long is said, and changes no other completion's ids."""
+    tokenizer = load_tokenizer(standin("qwen"))
+    prepare_tokenizer(tokenizer, is_encoder=False)
+    prompt = [{"role": "user", "content": "tea " * 30}, {"role": "assistant", "content": "yes"}]
+    prompt += [{"role": "user", "content": "why"}]
+    short, long = ([{"role": "assistant", "content": text}] for text in ("tea", "coffee " * 300))
+    (alone,), _, _ = encode_within(tokenizer, prompt, [short], 200, "truncate_prompt")
+    ids, over, truncated = encode_within(tokenizer, prompt, [long, short], 200, "truncate_prompt")
+    assert over == [True, False] and ids[1] == alone and not truncated
+    (cut,), _, was_cut = encode_within(tokenizer, prompt, [short], 150, "truncate_prompt")
+    ids, over, truncated = encode_within(tokenizer, prompt, [long, short], 150, "truncate_prompt")
+    assert over == [True, False] and ids[1] == cut and truncated and was_cut

@@ -1,0 +1,152 @@
+"""A run that is interrupted, torn or not finite leaves what it promises."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPO, run_script
+from launched import CPU, LAUNCH, read_json
+from safetensors.torch import load_file
+
+from reward.checkpoint.contract import checkpoint_fault, hash_files
+
+LONG = "--max_steps 40 --eval_steps 20 --save_steps 20 --logging_steps 1 --gradient_accumulation_steps 1".split()
+SIGNAL_AFTER = 23  # steps: past the first checkpoint, and well before the next evaluation
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(hh_options, tmp_path_factory) -> Path:
+    """The folder of a run that nothing disturbs."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    run_script("train_rm.py", *hh_options, *LONG, "--output_dir", out, env=CPU)
+    return out
+
+
+def interrupt(command: list, out: Path) -> subprocess.Popen:
+    """Start a run, send SIGTERM to the started process after a few steps, and wait until that one is gone."""
+    log = open(
+        out.parent / "stderr.txt", "w+", encoding="utf-8"
+    )  # a pipe that nobody reads would fill up
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command), "--output_dir", str(out)], cwd=REPO,
+        env={**os.environ, **CPU, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=log, text=True,
+    )  # fmt: skip
+    process.log, process.children = log, []
+    steps = 0
+    for line in process.stdout:
+        steps += line.startswith("{'loss'")
+        if steps == SIGNAL_AFTER:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            process.children = (
+                [int(pid) for pid in children.read_text().split()] if children.exists() else []
+            )
+            process.send_signal(signal.SIGTERM)
+            break
+    try:
+        process.wait(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process
+
+
+def said(process: subprocess.Popen) -> str:
+    process.log.seek(0)
+    return process.log.read()
+
+
+def assert_sealed_and_unfinished(out: Path) -> Path:
+    """One checkpoint past the first, whole; no final model beside it. Returns it."""
+    folders = sorted((int(path.name.split("-")[1]), path) for path in out.glob("checkpoint-*"))
+    assert len(folders) == 2 and folders[0][0] == 20 and SIGNAL_AFTER <= folders[1][0] < 40, folders
+    newest = folders[1][1]
+    assert checkpoint_fault(newest) is None
+    assert read_json(newest / "manifest.json")["step"] == folders[1][0]
+    assert [path.name for path in out.iterdir() if not path.name.startswith("checkpoint-")] == []
+    return newest
+
+
+def assert_same_weights(out: Path, expected: Path) -> None:
+    found, expected = (
+        load_file(out / "model.safetensors"),
+        load_file(expected / "model.safetensors"),
+    )
+    assert found.keys() == expected.keys()
+    assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
+
+
+@pytest.mark.slow
+def test_interrupted_run_goes_on_bit_for_bit(hh_options, uninterrupted, tmp_path):
+    out, torn = tmp_path / "out", tmp_path / "torn" / "out"
+    command = ["train_rm.py", *hh_options, *LONG]
+    process = interrupt(command, out)
+    assert process.returncode == 75, said(process)
+    assert "SIGTERM: finishing this step" in said(process)
+    newest = assert_sealed_and_unfinished(out)
+    assert f"interrupted at step {read_json(newest / 'manifest.json')['step']}; go on with" in said(
+        process
+    )
+    shutil.copytree(out, torn)
+
+    # -- as it is: from the newest
+    done = run_script(*command, "--output_dir", out, "--resume", "auto", env=CPU)
+    assert f"resume: from {newest}\n" in done.stdout
+    assert_same_weights(out, uninterrupted)
+    manifest, expected = (
+        read_json(out / "manifest.json"),
+        read_json(uninterrupted / "manifest.json"),
+    )
+    for key in ("loss", "accuracy", "tie_rate", "n", "margin"):
+        assert manifest["validation"][key] == expected["validation"][key]
+
+    # -- torn: the newest has a cut file, a newer one no manifest; from the last good one, and a line about each other
+    cut = torn / newest.name / "optimizer.pt"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    shutil.copytree(torn / newest.name, torn / "checkpoint-39")
+    (torn / "checkpoint-39" / "manifest.json").unlink()
+    done = run_script(*command, "--output_dir", torn, "--resume", "auto", env=CPU)
+    assert [line for line in done.stdout.splitlines() if line.startswith("resume: ")] == [
+        f"resume: not from {torn / 'checkpoint-39'}: no manifest.json, so saving it was interrupted",
+        f"resume: not from {torn / newest.name}: optimizer.pt missing or changed since it was saved",
+        f"resume: from {torn / 'checkpoint-20'}",
+    ]
+    assert_same_weights(torn, uninterrupted)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_sigterm_to_the_launcher_reaches_the_run(hh_options, tmp_path):
+    """accelerate's launcher dies of SIGTERM and tells its one child nothing; the child writes its checkpoint all the same."""
+    out = tmp_path / "out"
+    process = interrupt([*LAUNCH, "train_rm.py", *hh_options, *LONG], out)
+    assert process.returncode == -signal.SIGTERM
+    (child,) = process.children
+    deadline = time.monotonic() + 30  # what schedulers grant
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not Path(f"/proc/{child}").exists(), said(process)
+    assert_sealed_and_unfinished(out)
+    assert "interrupted at step" in said(process)
+
+
+def test_not_finite_stops_and_leaves_the_earlier_model(hh_options, uninterrupted, tmp_path):
+    out = shutil.copytree(uninterrupted, tmp_path / "out")
+    before = hash_files(out)
+    assert "model.safetensors" in before
+    done = run_script(
+        *["train_rm.py", *hh_options, *LONG, "--output_dir", out, "--overwrite"],
+        *["--learning_rate", 1e30, "--lr_scheduler_type", "constant", "--save_steps", 1, "--eval_steps", 1],
+        env=CPU, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr[-3000:]
+    assert "not finite at step" in done.stderr and "Traceback" not in done.stderr
+    assert hash_files(out) == before
+    assert read_json(out / "manifest.json") == read_json(uninterrupted / "manifest.json")
+    for folder in out.glob("checkpoint-*"):
+        for key, value in load_file(folder / "model.safetensors").items():
+            assert torch.isfinite(value).all(), (folder.name, key)

@@ -1,0 +1,90 @@
+"""The length head learns what the raters' liking for length explains, is restored with a checkpoint, and is not saved."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import run_script, write_rows
+from launched import CPU, read_json
+from safetensors.torch import load_file
+from standins import hh_rows
+
+from reward.training.length_head import LengthHead
+
+
+def batch(x, p):
+    return {"chosen_probability": p, "length_difference": x, "weight": torch.ones(len(x))}
+
+
+def test_it_finds_the_coefficient_of_a_logistic_regression_beside_the_margin():
+    """Labels of raters with utility d + .1 tokens; the model's margins are d."""
+    torch.manual_seed(0)
+    head = LengthHead(Accelerator(cpu=True))
+    for _ in range(300):
+        d, x = torch.randn(32), torch.randint(-20, 21, (32,)).float()
+        p = (torch.rand(32) < torch.sigmoid(d + 0.1 * x)).float()
+        head.add(torch.stack([d, torch.zeros(32)], 1), batch(x, p))
+        head.on_step_end(None, None, None)
+    assert head.coefficient == pytest.approx(0.1, abs=0.02)
+
+
+def test_one_step_literal():
+    """One pair, 10 tokens longer, preferred, equal rewards: slope .5 x 10, curvature .25 x 100, so 5 / 25."""
+    head = LengthHead(Accelerator(cpu=True))
+    head.add(torch.zeros(1, 2), batch(torch.tensor([10.0]), torch.ones(1)))
+    head.on_step_end(None, None, None)
+    assert head.coefficient == pytest.approx(0.2) and head.curvature == pytest.approx(25.0)
+
+
+def test_pairs_of_equal_lengths_say_nothing():
+    head = LengthHead(Accelerator(cpu=True))
+    head.add(torch.randn(4, 2), batch(torch.zeros(4), torch.ones(4)))
+    head.on_step_end(None, None, None)
+    assert head.coefficient == 0.0
+
+
+def test_it_changes_the_weights_is_restored_and_not_saved(standin, tmp_path):
+    rows = hh_rows(60, seed=1)
+    for row in rows[::2]:
+        row["chosen"] += " and some water and a little patience" * 2  # the raters like length
+    write_rows(tmp_path / "train.jsonl", rows)
+    write_rows(tmp_path / "test.jsonl", hh_rows(10, seed=2))
+
+    def train(out: str, *more):
+        options = f"--max_steps 6 --save_steps 3 --learning_rate 3e-3 --output_dir {tmp_path / out} --eval_strategy no"
+        options += (
+            f" --model_name_or_path {standin('qwen')} --dataset_name {tmp_path} --max_length 256"
+        )
+        run_script(
+            "train_rm.py",
+            *options.split(),
+            "--logging_steps",
+            1,
+            "--use_cpu",
+            "true",
+            "--activation_checkpointing",
+            "false",
+            *more,
+            env=CPU,
+        )
+        return load_file(tmp_path / out / "model.safetensors")
+
+    plain, once = train("plain"), train("once", "--length_head", "true")
+    assert plain.keys() == once.keys()
+    assert any(not torch.equal(plain[key], once[key]) for key in plain)
+    state = read_json(tmp_path / "once" / "checkpoint-6" / "trainer_state.json")
+    coefficients = [
+        log["length_coefficient"] for log in state["log_history"] if "length_coefficient" in log
+    ]
+    assert len(coefficients) == 6 and coefficients[-1] > 0.001
+
+    shutil.copytree(tmp_path / "once" / "checkpoint-3", tmp_path / "again" / "checkpoint-3")
+    again = train("again", "--length_head", "true", "--resume", "auto")
+    assert all(torch.equal(once[key], again[key]) for key in once)
+    resumed = read_json(tmp_path / "again" / "checkpoint-6" / "trainer_state.json")
+    assert resumed["stateful_callbacks"]["LengthHead"] == state["stateful_callbacks"]["LengthHead"]
+    assert json.dumps(resumed["log_history"][-1]["length_coefficient"]) == json.dumps(
+        coefficients[-1]
+    )

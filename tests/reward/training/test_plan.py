@@ -1,0 +1,293 @@
+"""--plan: counts are the real model's and the real trainer's; what is estimated is near what really happens."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import REPO, run_script
+from datasets import Dataset, IterableDataset
+from launched import CPU, launcher, read_json
+from peft import LoraConfig
+from transformers import AutoConfig, Qwen2Config
+
+from reward.model.batches import PreferenceCollator
+from reward.model.build import build_reward_model
+from reward.recipe.recipe import Recipe
+from reward.training.engine import Engine
+from reward.training.plan import (
+    GIB,
+    activation_bytes,
+    count_steps,
+    count_tokens,
+    deepspeed_says,
+    kept_bytes,
+    memory,
+    micro_batch_like,
+    plan_model,
+)
+
+QWEN_7B = Qwen2Config(
+    hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
+    vocab_size=152064, pad_token_id=0, num_labels=1,
+)  # fmt: skip
+F32, BF16 = torch.float32, torch.bfloat16
+LORA = LoraConfig(task_type="SEQ_CLS", r=8, target_modules="all-linear", modules_to_save=["score"])
+
+
+def engine(name: str) -> Engine:
+    return Engine.read(REPO / "accelerate_configs" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("train_last_layers", [None, 1, 0])
+def test_parameters_are_those_of_the_model(train_last_layers, standin):
+    model = build_reward_model(str(standin("qwen")), train_last_layers=train_last_layers)
+    config = AutoConfig.from_pretrained(standin("qwen"), num_labels=1)
+    planned = plan_model(config, F32, Recipe(values={"train_last_layers": train_last_layers}), None)
+    assert planned.total == sum(p.numel() for p in model.parameters())
+    assert planned.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert (planned.frozen_bytes, planned.trained_bytes) == (
+        4 * (planned.total - planned.trained),
+        4,
+    )
+    assert planned.blocks == (2 if train_last_layers is None else train_last_layers)
+    assert planned.largest in (sum(p.numel() for p in model.model.layers[0].parameters()), 400 * 32)
+
+
+def test_parameters_of_adapters_and_of_four_bit_weights():
+    planned = plan_model(
+        QWEN_7B, BF16, Recipe(values={"load_in_4bit": True, "use_bnb_nested_quant": True}), LORA
+    )
+    linear = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    rank = 28 * 8 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
+    assert planned.trained == planned.trained_linear == rank + 3584
+    embeddings, norms, biases = 152064 * 3584, (2 * 28 + 1) * 3584, 28 * (3584 + 2 * 512)
+    assert (
+        planned.total == linear + embeddings + norms + biases + 3584 + rank + 3584
+    )  # the head once more, to be saved
+    assert planned.frozen_bytes == pytest.approx(
+        0.516 * linear + 2 * (embeddings + norms + biases + 3584)
+    )
+    assert (planned.trained_bytes, planned.trained_embeddings) == (2, 0)
+
+
+# ------------------------------------------------------------------------------------------------------ tokens, steps
+
+
+def test_steps_are_the_trainers():
+    """167 pairs for 2 processes, 16 a batch, 2 accumulated: tests/reward/training/test_engines.py runs this, 12 batches in two epochs."""
+    args = SimpleNamespace(
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=2,
+        num_train_epochs=2,
+        max_steps=-1,
+    )
+    assert count_steps(167, args, 2) == (3, 6)
+    assert count_steps(167, args, 1) == (6, 12)
+    args.num_train_epochs, args.max_steps = 0.5, 4
+    assert count_steps(167, args, 2) == (3, 4)
+
+
+def pairs(n: int) -> Dataset:
+    """A prompt of 10 tokens, and completions of i + 1 and 2 tokens."""
+    rows = []
+    for i in range(n):
+        prompt = [100 + i] * 10
+        rows.append(
+            {
+                "chosen_ids": prompt + [1] * i + [9],
+                "rejected_ids": prompt + [2, 9],
+                "length": 12 + i,
+            }
+        )
+    return Dataset.from_list(rows)
+
+
+def test_tokens_are_those_that_the_collator_makes():
+    table, collator = pairs(8), PreferenceCollator(0)
+    collator.packed = True
+    found = count_tokens(table, collator, 8)
+    computed = sum(10 + i + 1 + 2 for i in range(8))
+    assert found["read"] == computed + 8 * 10
+    assert (found["computed"], found["padded"]) == (computed / 8, 2 * 8 * 18 / 8)
+    assert (found["groups"], found["largest"], found["sampled"]) == (8, computed, 1)
+    assert found["paths"] == found["read"] / computed
+    collator.token_budget = 40  # two or three pairs
+    budget = count_tokens(table, collator, 8)
+    assert budget["computed"] == found["computed"] and budget["largest"] <= 40
+    # Batches of two, of like lengths or of any
+    collator = PreferenceCollator(0)
+    like, any_length = (
+        count_tokens(pairs(200), collator, 2, 0, by_length) for by_length in (2, None)
+    )
+    assert (
+        like["computed"]
+        < 0.85 * any_length["computed"]
+        == pytest.approx(0.85 * any_length["padded"])
+    )
+
+
+def test_tokens_of_rankings_and_of_a_stream():
+    """A ranking counts as one, and its completions once; of a stream nobody knows the whole."""
+    prompt, a, b, c = [7] * 10, [1, 9], [2, 2, 9], [3, 3, 3, 9]
+    rows = [
+        {"chosen_ids": prompt + x, "rejected_ids": prompt + y, "length": 14}
+        for x, y in ((a, b), (a, c), (b, c))
+    ]
+    table = Dataset.from_list([row | {"ranking": i} for i in range(4) for row in rows])
+    collator = PreferenceCollator(0)
+    collator.packed = True
+    found = count_tokens(table, collator, 1)
+    assert (found["groups"], found["computed"], found["padded"]) == (4, 10 + 2 + 3 + 4, 3 * 14)
+    assert found["read"] == 4 * 2 * (12 + 13 + 14)
+    stream = IterableDataset.from_generator(lambda: iter(pairs(8)))
+    collator = PreferenceCollator(0)
+    collator.packed = True
+    found, whole = count_tokens(stream, collator, 2), count_tokens(pairs(8), collator, 2)
+    assert (found["read"], found["computed"]) == (0, whole["computed"])
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("paths", [None, 1.0, 1.6, 3.1])
+@pytest.mark.parametrize(("dtype", "autocast"), [(F32, None), (F32, BF16), (BF16, None)])
+def test_activations_in_a_straight_line(checkpointing, paths, dtype, autocast, standin):
+    config = AutoConfig.from_pretrained(standin("llama3"), num_labels=1)
+    how = {"dtype": dtype, "autocast": autocast, "paths": paths}
+    if paths:
+        inputs = micro_batch_like(704, paths)
+        assert inputs["input_ids"].numel() == 704
+        assert sum(inputs["packing"]["lengths"]) / sum(
+            inputs["packing"]["queries"]
+        ) == pytest.approx(paths, rel=0.03)
+    estimate = activation_bytes(
+        config, SimpleNamespace(blocks=5, trained_linear=0), 704, checkpointing, **how
+    )
+    kept = kept_bytes(config, 5, 704, checkpointing=checkpointing, **how)
+    if checkpointing:  # and a block that is computed again
+        kept += kept_bytes(config, 2, 704, checkpointing=False, **how)
+        kept -= kept_bytes(config, 1, 704, checkpointing=False, **how)
+    assert estimate == pytest.approx(kept, rel=0.02)
+
+
+def test_checkpointing_and_half_precision_keep_less(standin):
+    config = AutoConfig.from_pretrained(standin("llama3"), num_labels=1)
+    eight = SimpleNamespace(blocks=8, trained_linear=1000)
+    full = activation_bytes(config, eight, 500, False, dtype=F32, autocast=None)
+    less = activation_bytes(config, eight, 500, True, dtype=F32, autocast=None)
+    assert less < 0.3 * full
+    half = activation_bytes(config, eight, 500, False, dtype=BF16, autocast=None)
+    assert 0.5 * full <= half < 0.62 * full  # norms keep float32
+
+
+def test_memory_of_engines():
+    planned = plan_model(QWEN_7B, F32, Recipe(), None)
+    n = planned.total
+    assert n == 7_070_622_720
+
+    def of(name, half=True, optim="adamw_torch_fused"):
+        return memory(planned, engine(name), half, optim)
+
+    assert of("single") == {"weights": 4 * n, "gradients": 4 * n, "optimizer": 8 * n, "host": 0}
+    assert of("ddp") == {"weights": 4 * n, "gradients": 8 * n, "optimizer": 8 * n, "host": 0}
+    bucket = 2 * 500_000_000
+    assert of("zero2") == {
+        "weights": 2 * n,
+        "gradients": 6 * n / 8 + bucket,
+        "optimizer": 12 * n / 8,
+        "host": 0,
+    }
+    live = 2 * max(2 * planned.largest, 10**9)
+    assert of("zero3")["weights"] == 2 * n / 8 + live
+    assert of("fsdp2") == {
+        "weights": 4 * n / 8 + 4 * planned.largest, "gradients": n / 2, "optimizer": n, "host": 0
+    }  # fmt: skip
+    offload = of("zero3-offload")
+    assert (offload["weights"], offload["optimizer"]) == (live, 0)
+    assert offload["host"] == pytest.approx((2 + 6 + 12) * n)  # 132 GiB on one host
+    embeddings = 152064 * 3584
+    assert (
+        of("single", optim="adamw_bnb_8bit")["optimizer"] == 2 * (n - embeddings) + 8 * embeddings
+    )
+    assert of("single", optim="sgd")["optimizer"] == 0
+    for name in ("zero2", "zero3"):
+        ours = sum(of(name).values()) - bucket - (live if name == "zero3" else 0)
+        assert ours == pytest.approx(deepspeed_says(planned, engine(name)), rel=0.2), name
+    bf16 = plan_model(
+        QWEN_7B, BF16, Recipe(), None
+    )  # whose weights accelerate makes float32 under FSDP2
+    assert memory(bf16, engine("fsdp2"), True, "adamw_torch") == of("fsdp2")
+    assert memory(bf16, engine("single"), True, "adamw_torch")["optimizer"] == 4 * n
+    adapter = plan_model(QWEN_7B, BF16, Recipe(values={"load_in_4bit": True}), LORA)
+    found = memory(adapter, engine("single"), True, "paged_adamw_8bit")
+    assert found["weights"] / GIB == pytest.approx(4.5, abs=0.1)
+    assert (found["gradients"], found["optimizer"]) == (2 * adapter.trained, 2 * adapter.trained)
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+def plan_of(printed: str) -> list[str]:
+    return printed[printed.index("plan of ") :].splitlines()
+
+
+@pytest.mark.slow
+def test_plan_command(hh_options, tmp_path):
+    out = tmp_path / "out"
+    options = [*hh_options, "--output_dir", out, "--use_cpu", "false"]
+    done = run_script("train_rm.py", *options, "--plan", "accelerate_configs/zero3.yaml", env=CPU)
+    lines = plan_of(done.stdout)
+    assert lines[0] == "plan of recipes/qwen-0.5b.yaml: DeepSpeed ZeRO-3, 8 processes"
+    assert "data:\n" in done.stdout and "167" in done.stdout
+    assert (
+        lines[2]
+        == "steps   2: 128 pairs a step (8 processes x 4 x 4 accumulated), 2 in the epoch of 167"
+    )
+    assert lines[3].startswith("tokens  ") and "each shared prefix once, no padding" in lines[3]
+    assert any(
+        line.endswith("by DeepSpeed's own estimator, activations left out") for line in lines
+    )
+    assert not out.exists()
+
+    # under a launcher one process says what it was launched with, and the others are gone
+    done = run_script(*launcher("ddp"), "train_rm.py", *options, "--plan", env=CPU)
+    assert done.stdout.count("plan of ") == 1
+    assert plan_of(done.stdout)[0].endswith("data parallel (DDP), 2 processes")
+
+    done = run_script("train_rm.py", *options, "--plan", "absent.yaml", env=CPU, check=False)
+    assert done.returncode == 2 and "found no accelerate config absent.yaml" in done.stderr
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("distributed_typ: NO\n")
+    done = run_script("train_rm.py", *options, "--plan", wrong, env=CPU, check=False)
+    assert (
+        done.returncode == 2
+        and "no accelerate config" in done.stderr
+        and "Traceback" not in done.stderr
+    )
+
+
+@pytest.mark.slow
+def test_a_plan_counts_what_the_run_does(hh_options, tmp_path):
+    options = [
+        *hh_options,
+        "--output_dir",
+        tmp_path / "out",
+        "--per_device_train_batch_size",
+        8,
+        "--eval_steps",
+        1000,
+    ]
+    options += ["--save_steps", 1000, "--gradient_accumulation_steps", 1]
+    planned = plan_of(run_script("train_rm.py", *options, "--plan", env=CPU).stdout)
+    done = run_script("train_rm.py", *options, env=CPU)
+    assert "21 in the epoch of 167" in planned[2]
+    assert read_json(tmp_path / "out" / "manifest.json")["steps"] == 21
+    counted = planned[1].split(" parameters")[0].split(": ")[1]
+    assert f"{counted} parameters, 100.0% trained" in done.stdout
+    read = planned[3].split(" read in an epoch")[0].split()[1]
+    logged = re.findall(r"'num_tokens': '?([0-9]+)", done.stdout)
+    assert (
+        int(logged[-1]) <= int(read.replace(",", "")) < 1.1 * int(logged[-1])
+    )  # logged at step 20 of 21

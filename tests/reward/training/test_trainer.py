@@ -1,0 +1,736 @@
+"""What reward.training.trainer changes in trl.RewardTrainer, and that it changes nothing else."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import RewardConfig, RewardTrainer
+
+from reward.model.batches import LABELS, PreferenceCollator
+from reward.model.build import build_reward_model, build_tokenizer
+from reward.model.heads import Float32Head, rewards_from_logits
+from reward.training.losses import LOSSES, bradley_terry, centering, rao_kupper, smooth
+from reward.training.trainer import NonFiniteError, PairTrainer
+
+torch.set_num_threads(1)
+
+END = 2  # the stand-in's end token
+OURS = ("loss_type", "label_smoothing", "tie_margin", "prefix_sharing", "token_budget")
+
+
+def token_ids(generator, vocabulary: int = 400) -> list[int]:
+    """4 to 24 random tokens."""
+    length = int(torch.randint(3, 24, (1,), generator=generator))
+    return [*torch.randint(3, vocabulary, (length,), generator=generator).tolist(), END]
+
+
+def longest(row: dict) -> int:
+    return max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def pairs(
+    n: int, seed: int = 0, margins: list[float] | None = None, vocabulary: int = 400, **labels
+) -> Dataset:
+    """n encoded pairs of random tokens, in subsets 0, 1, 0, 1, ..., with `labels` (name -> one value a pair)."""
+    generator = torch.Generator().manual_seed(seed)
+    sides = ("chosen_ids", "rejected_ids")
+    rows = [
+        {side: token_ids(generator, vocabulary) for side in sides} | {"subset_id": i % 2}
+        for i in range(n)
+    ]
+    for i, row in enumerate(rows):
+        row["target_margin"] = margins[i] if margins else 0.0
+        row |= {"length": longest(row), **{name: values[i] for name, values in labels.items()}}
+    return Dataset.from_list(rows)
+
+
+def for_trl(data: Dataset) -> Dataset:
+    """The same pairs with the columns that plain TRL reads."""
+    return data.remove_columns(["subset_id", "length"]).rename_column("target_margin", "margin")
+
+
+def ranked(singles: int = 3, rankings: int = 1, seed: int = 0) -> Dataset:
+    """Rankings of 4 (6 pairs each) and single pairs, one pair of each by turns, as no sampler would keep them together."""
+    generator = torch.Generator().manual_seed(seed)
+    queues = []
+    for ranking in range(rankings + singles):
+        best_first = [token_ids(generator) for _ in range(4 if ranking < rankings else 2)]
+        sides = [
+            (best_first[a], best_first[b])
+            for a in range(len(best_first))
+            for b in range(a + 1, len(best_first))
+        ]
+        rows = [
+            {"chosen_ids": c, "rejected_ids": r, "ranking": 10 * ranking, "subset_id": 0}
+            for c, r in sides
+        ]
+        queues.append([row | {"length": longest(row)} for row in rows])
+    return Dataset.from_list(
+        [queue[turn] for turn in range(6) for queue in queues if turn < len(queue)]
+    )
+
+
+@pytest.fixture
+def make_trainer(standin, tmp_path):
+    """`make_trainer(train, **RewardConfig's)` -> PairTrainer, or plain TRL's with `cls=RewardTrainer`; same weights. `head`:
+    options of build_reward_model."""
+
+    def make(
+        train,
+        evaluation=None,
+        cls=PairTrainer,
+        callbacks=None,
+        kind="qwen",
+        head=None,
+        peft=None,
+        seed=7,
+        **options,
+    ):
+        folder = str(standin(kind))
+        torch.manual_seed(seed)  # after the stand-in, whose making draws numbers too
+        model = build_reward_model(folder, **{"head_init": "normal", **(head or {})})
+        if cls is RewardTrainer:
+            model.score.__class__ = torch.nn.Linear
+        ours = {"subsets": ["harmless", "helpful"]} if cls is PairTrainer else {}
+        ours |= {key: options.pop(key) for key in OURS if key in options}
+        options = {
+            "learning_rate": 1e-2,
+            "max_grad_norm": 1e9,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            **options,
+        }
+        options |= {
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": "none",
+            "max_length": None,
+            "disable_tqdm": True,
+        }
+        options = {"activation_checkpointing": False, **options}
+        args = RewardConfig(output_dir=str(tmp_path), lr_scheduler_type="constant", **options)
+        tokenizer = build_tokenizer(folder, model.config)
+        return cls(
+            model=model, args=args, train_dataset=train, eval_dataset=evaluation, processing_class=tokenizer,
+            callbacks=callbacks, peft_config=peft, **ours,
+        )  # fmt: skip
+
+    return make
+
+
+def logits_of(model, data) -> torch.Tensor:
+    """(pairs, 2, labels), one text at a time."""
+    model.eval()
+    sides = [row[side] for row in data for side in ("chosen_ids", "rejected_ids")]
+    with torch.inference_mode():
+        return torch.stack(
+            [model(input_ids=torch.tensor([ids])).logits[0] for ids in sides]
+        ).unflatten(0, (-1, 2))
+
+
+def rewards_of(model, data) -> torch.Tensor:
+    """(pairs, 2), one text at a time."""
+    return rewards_from_logits(logits_of(model, data))
+
+
+def only_micro_batch(batch: dict) -> dict:
+    (part,) = batch["micro_batches"]
+    return part
+
+
+def logged(trainer, key: str) -> list[float]:
+    return [log[key] for log in trainer.state.log_history if key in log]
+
+
+class Gradients(TrainerCallback):
+    """The gradients just before each optimizer step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append(
+            torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.grad is not None])
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- metrics
+
+
+def test_accuracy_is_counted_per_pair_with_ties_one_half(make_trainer):
+    data = pairs(21)
+    trainer = make_trainer(pairs(4), data, per_device_eval_batch_size=4, prefix_sharing="off")
+    trainer.pair_logits = lambda model, inputs: (inputs["texts"]["input_ids"][:, :1] % 4).float()[
+        inputs["sides"]
+    ]
+    margin = [row["chosen_ids"][0] % 4 - row["rejected_ids"][0] % 4 for row in data]
+    correct = [1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margin]
+    assert correct.count(0.5) >= 3
+    metrics = trainer.evaluate()
+    assert metrics["eval_n"] == 21
+    assert metrics["eval_accuracy"] == pytest.approx(sum(correct) / 21)
+    assert metrics["eval_tie_rate"] == pytest.approx(correct.count(0.5) / 21)
+    assert metrics["eval_margin"] == pytest.approx(sum(margin) / 21, abs=1e-6)
+    assert metrics["eval_accuracy_harmless"] == pytest.approx(sum(correct[::2]) / 11)
+    assert metrics["eval_accuracy_helpful"] == pytest.approx(sum(correct[1::2]) / 10)
+
+
+def test_trl_counts_otherwise(make_trainer):
+    """21 pairs at batch 4: TRL averages the means of five batches of 4 and one of 1."""
+    data = pairs(21)
+    trainer = make_trainer(
+        for_trl(pairs(4)), for_trl(data), RewardTrainer, per_device_eval_batch_size=4
+    )
+    rewards = rewards_of(trainer.model, data)
+    right = (rewards[:, 0] > rewards[:, 1]).float()
+    batches = [batch.mean().item() for batch in right.split(4)]
+    assert trainer.evaluate()["eval_accuracy"] == pytest.approx(sum(batches) / 6, abs=1e-6)
+    ours = make_trainer(pairs(4), data, per_device_eval_batch_size=4).evaluate()["eval_accuracy"]
+    assert ours == pytest.approx(right.mean().item()) and abs(ours - sum(batches) / 6) > 0.01
+
+
+def test_field_notes_number(make_trainer):
+    """21 pairs at batch 4 whose last one is wrong and 11 others are right: 11 / 21, which TRL reports as .458333."""
+    trainer = make_trainer(pairs(4))
+    margins = torch.tensor([1.0] * 11 + [-1.0] * 10)
+    logits = torch.stack([margins, 0 * margins], 1)[..., None]
+    prediction = type("P", (), {"predictions": logits, "label_ids": torch.zeros(21, len(LABELS))})
+    assert trainer.pair_metrics(prediction)["accuracy"] == pytest.approx(11 / 21)
+    batch_means = [m.gt(0).float().mean().item() for m in margins.split(4)]
+    assert sum(batch_means) / 6 == pytest.approx(0.458333, abs=1e-6)
+
+
+@pytest.mark.parametrize("coefficient", [None, 0.5])
+def test_eval_loss_is_the_mean_over_pairs(coefficient, make_trainer):
+    data = pairs(7, seed=3, margins=[0.0, 1.0, 0.5, 0.0, 2.0, 0.0, 3.0])
+    trainer = make_trainer(
+        pairs(4), data, per_device_eval_batch_size=4, center_rewards_coefficient=coefficient
+    )
+    chosen, rejected = rewards_of(trainer.model, data).unbind(1)
+    expected = bradley_terry(chosen, rejected, torch.tensor(data["target_margin"][:]))
+    if coefficient:
+        expected = expected + coefficient * centering(chosen, rejected)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.mean().item(), abs=1e-5)
+
+
+def test_training_log_counts_pairs_of_unequal_micro_batches(make_trainer):
+    """Accuracy and margin of a step of 4 + 2 pairs are over its 6 pairs."""
+    data = pairs(6, seed=1)
+    trainer = make_trainer(
+        data,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_steps=1,
+        learning_rate=0.0,
+    )
+    trainer.train()
+    rewards = rewards_of(trainer.model, data)
+    margin = rewards[:, 0] - rewards[:, 1]
+    assert logged(trainer, "accuracy") == [pytest.approx((margin > 0).float().mean().item())]
+    assert logged(trainer, "margin") == [pytest.approx(margin.mean().item(), abs=1e-5)]
+    assert logged(trainer, "loss") == [
+        pytest.approx(bradley_terry(*rewards.unbind(1)).mean().item(), abs=1e-4)
+    ]
+    assert logged(trainer, "num_tokens") == [
+        sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in data)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- gradients
+
+
+def gradient_of_one_step(make_trainer, data, cls, batch, accumulation):
+    seen = Gradients()
+    trainer = make_trainer(
+        data, cls=cls, callbacks=[seen], per_device_train_batch_size=batch, max_steps=1,
+        gradient_accumulation_steps=accumulation, train_sampling_strategy="sequential",
+    )  # fmt: skip
+    trainer.train()
+    return seen.steps[0]
+
+
+def relative(a, b) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+def test_micro_batches_of_4_and_2_have_the_gradient_of_6(make_trainer):
+    data = pairs(6, seed=2, margins=[0.0, 0.0, 0.5, 0.0, 8.0, 8.0])
+    whole = gradient_of_one_step(make_trainer, data, PairTrainer, 6, 1)
+    assert relative(gradient_of_one_step(make_trainer, data, PairTrainer, 4, 2), whole) < 1e-4
+    # Plain TRL, for contrast: the mean of the two batch means.
+    plain = for_trl(data)
+    assert relative(gradient_of_one_step(make_trainer, plain, RewardTrainer, 6, 1), whole) < 1e-4
+    assert relative(gradient_of_one_step(make_trainer, plain, RewardTrainer, 4, 2), whole) > 0.1
+
+
+@pytest.mark.parametrize("coefficient", [None, 0.3])
+def test_three_steps_equal_plain_trl_where_options_coincide(coefficient, make_trainer):
+    data = pairs(12, seed=4, margins=[0.1 * i for i in range(12)])
+    options = {
+        "per_device_train_batch_size": 4,
+        "max_steps": 3,
+        "center_rewards_coefficient": coefficient,
+    }
+    ours = make_trainer(data, **options)
+    theirs = make_trainer(for_trl(data), cls=RewardTrainer, **options)
+    for trainer in (ours, theirs):
+        trainer.train()
+    assert len(logged(ours, "loss")) == 3
+    assert logged(ours, "loss") == pytest.approx(logged(theirs, "loss"), abs=1e-6)
+    assert logged(ours, "margin") == pytest.approx(logged(theirs, "margin"), abs=1e-5)
+    assert logged(ours, "num_tokens") == logged(theirs, "num_tokens")
+    for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, atol=3e-5, rtol=0)
+
+
+def first_loss(make_trainer, data, **options) -> float:
+    trainer = make_trainer(data, per_device_train_batch_size=4, max_steps=1, **options)
+    trainer.train()
+    return logged(trainer, "loss")[0]
+
+
+def test_target_margins_and_centering_reach_the_loss(make_trainer):
+    plain, asked = pairs(4, seed=5), pairs(4, seed=5, margins=[1.0, 2.0, 3.0, 0.5])
+    chosen, rejected = rewards_of(make_trainer(plain).model, plain).unbind(1)
+    base = bradley_terry(chosen, rejected).mean().item()
+    with_margin = bradley_terry(chosen, rejected, torch.tensor([1.0, 2.0, 3.0, 0.5])).mean().item()
+    centred = base + 0.1 * centering(chosen, rejected).mean().item()
+    assert min(abs(with_margin - base), abs(centred - base)) > 1e-3
+    assert first_loss(make_trainer, plain) == pytest.approx(base, abs=1e-5)
+    assert first_loss(make_trainer, asked) == pytest.approx(with_margin, abs=1e-5)
+    assert first_loss(make_trainer, plain, center_rewards_coefficient=0.1) == pytest.approx(
+        centred, abs=1e-5
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- guards
+
+
+def test_nan_weights_stop_the_run_before_the_optimizer_step(make_trainer):
+    trainer = make_trainer(pairs(8), per_device_train_batch_size=4, max_steps=2)
+    with torch.no_grad():
+        trainer.model.score.weight[0, 0] = float("nan")
+    before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
+    with pytest.raises(NonFiniteError, match="the loss is not finite at step 1: 4 of 4 pairs"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(parameter, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def exploding(trainer):
+    """Gradients overflow although the loss is finite."""
+    trainer.model.score.register_full_backward_hook(
+        lambda module, grads, out: tuple(g * float("inf") for g in grads)
+    )
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_an_infinite_gradient_stops_the_run_before_the_optimizer_step(max_grad_norm, make_trainer):
+    trainer = make_trainer(
+        pairs(8), per_device_train_batch_size=4, max_steps=2, max_grad_norm=max_grad_norm
+    )
+    exploding(trainer)
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    with pytest.raises(
+        NonFiniteError, match="gradient norm is (nan|inf) at step 1; nothing was saved"
+    ):
+        trainer.train()
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+
+
+def test_fp16_loss_scaling_may_overflow(make_trainer):
+    """Under fp16 the scaler starts high and skips steps until gradients are finite: that is no fault."""
+    trainer = make_trainer(pairs(4))
+    trainer.args.fp16 = True
+    assert trainer._get_grad_norm(trainer.model, grad_norm=torch.tensor(float("inf"))) == float(
+        "inf"
+    )
+    trainer.args.fp16 = False
+    with pytest.raises(NonFiniteError):
+        trainer._get_grad_norm(trainer.model, grad_norm=torch.tensor(float("inf")))
+
+
+# --------------------------------------------------------------------------------------------------------------- options
+
+
+def test_group_by_length_runs_and_groups(make_trainer):
+    data = pairs(256, seed=6)
+
+    def spread(**options) -> float:
+        """Mean over batches: longest less shortest pair."""
+        trainer = make_trainer(
+            data, per_device_train_batch_size=8, max_steps=2, prefix_sharing="off", **options
+        )
+        found = [only_micro_batch(b) for b in trainer.get_train_dataloader()]
+        lengths = [b["texts"]["attention_mask"].sum(1)[b["sides"]].amax(1) for b in found]
+        trainer.train()
+        assert trainer.state.global_step == 2
+        return sum((batch.max() - batch.min()).item() for batch in lengths) / len(lengths)
+
+    assert spread(train_sampling_strategy="group_by_length") < 0.5 * spread()
+
+
+def test_group_by_length_is_the_same_each_time_and_resumes_to_the_bit(make_trainer, tmp_path):
+    data = pairs(40, seed=6)
+    options = {
+        "train_sampling_strategy": "group_by_length",
+        "per_device_train_batch_size": 4,
+        "max_steps": 8,
+    }
+    options |= {"save_strategy": "steps", "save_steps": 3, "prefix_sharing": "off"}
+    runs = []
+    for _ in range(2):
+        trainer = make_trainer(data, **options)
+        trainer.train()
+        runs.append(logged(trainer, "loss"))
+    assert runs[0] == runs[1] and len(runs[0]) == 8
+    resumed = make_trainer(data, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert logged(resumed, "loss") == runs[0]
+    for mine, other in zip(resumed.model.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_nothing_is_filtered_and_no_card_is_written(make_trainer, tmp_path):
+    trainer = make_trainer(pairs(9), max_steps=1, save_strategy="steps", save_steps=1)
+    assert len(trainer.train_dataset) == 9
+    trainer.train()
+    assert not list(tmp_path.rglob("README.md"))
+
+
+# -------------------------------------------------------------------------------------------------- batches, rankings
+
+
+def test_a_batch_holds_each_text_once_and_a_ranking_weighs_as_one():
+    a, b, c, d = [5, 6, END], [7, END], [8, 9, 3, END], [4, END]
+    ranking = [
+        {"chosen_ids": x, "rejected_ids": y, "subset_id": 1} for x, y in ((a, b), (a, c), (b, c))
+    ]
+    single = {
+        "chosen_ids": d,
+        "rejected_ids": a,
+        "chosen_probability": 0.7,
+        "target_margin": 2.0,
+        "rating_chosen": 4.0,
+    }
+    batch = PreferenceCollator(pad_token_id=0)([{"pairs": ranking}, single])
+    batch = only_micro_batch(batch)
+    assert batch.pop("tokens") == 3 + 2 + 4 + 2
+    batch |= batch.pop("texts")
+    expected = {
+        "example": [0, 0, 0, 1],
+        "input_ids": [[5, 6, END, 0], [7, END, 0, 0], [8, 9, 3, END], [4, END, 0, 0]],
+        "attention_mask": [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]],
+        "sides": [[0, 1], [0, 2], [1, 2], [3, 0]],
+        "weight": [1 / 3, 1 / 3, 1 / 3, 1.0],
+        "target_margin": [0.0, 0.0, 0.0, 2.0],
+        "chosen_probability": [1.0, 1.0, 1.0, 0.7],
+        "rating_chosen": [0.0, 0.0, 0.0, 4.0],
+        "rating_rejected": [0.0] * 4,
+        "length_difference": [1.0, -1.0, -2.0, -1.0],
+        "subset_id": [1.0, 1.0, 1.0, 0.0],
+    }
+    assert {name: values.tolist() for name, values in batch.items()} == {
+        name: torch.tensor(values).tolist() for name, values in expected.items()
+    }
+    wide = only_micro_batch(PreferenceCollator(pad_token_id=0, pad_to_multiple_of=8)([single]))[
+        "texts"
+    ]
+    assert wide["input_ids"].tolist() == [[4, END, *[0] * 6], [5, 6, END, *[0] * 5]]
+
+
+def gradient_by_hand(model, data) -> torch.Tensor:
+    """Of the mean over rankings (a single pair is one) of the mean over a ranking's pairs, one text at a time."""
+    losses = {}
+    for row in data:
+        chosen, rejected = (
+            model(input_ids=torch.tensor([row[side]])).logits[0, 0]
+            for side in ("chosen_ids", "rejected_ids")
+        )
+        losses.setdefault(row["ranking"], []).append(-F.logsigmoid(chosen - rejected))
+    model.zero_grad()
+    torch.stack([torch.stack(one).mean() for one in losses.values()]).mean().backward()
+    gradient = torch.cat(
+        [p.grad.flatten().clone() for p in model.parameters() if p.grad is not None]
+    )
+    model.zero_grad()
+    return gradient
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (2, 2), (1, 4), (3, 2)])
+def test_a_ranking_weighs_as_one_pair_however_the_step_is_cut(batch, accumulation, make_trainer):
+    data = ranked(singles=3)
+    assert len(data) == 6 + 3
+    by_hand = gradient_by_hand(make_trainer(data).model, data)
+    found = gradient_of_one_step(make_trainer, data, PairTrainer, batch, accumulation)
+    assert relative(found, by_hand) < 1e-5
+    # Each pair for itself, for contrast.
+    alone = gradient_of_one_step(make_trainer, data.remove_columns("ranking"), PairTrainer, 9, 1)
+    assert relative(alone, by_hand) > 0.1
+
+
+def test_the_pairs_of_a_ranking_come_in_one_step_and_each_text_is_computed_once(make_trainer):
+    data = ranked(singles=3)
+    trainer = make_trainer(data, per_device_train_batch_size=4, max_steps=1, prefix_sharing="off")
+    assert len(trainer.train_dataset) == 4
+    rows = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    trainer.train()
+    assert rows == [4 + 2 * 3]  # of 9 pairs, which have 18 sides
+    texts = {tuple(row[side]) for row in data for side in ("chosen_ids", "rejected_ids")}
+    assert logged(trainer, "num_tokens") == [sum(map(len, texts))]
+
+
+def test_the_log_of_a_step_with_a_ranking(make_trainer):
+    """The loss weighs a ranking as one; accuracy and margin are counted a pair."""
+    data = ranked(singles=3)
+    trainer = make_trainer(
+        data, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=1
+    )
+    margin = torch.diff(rewards_of(trainer.model, data).flip(1)).flatten()
+    losses = -F.logsigmoid(margin)
+    in_ranking = torch.tensor(data["ranking"][:]) == 0
+    assert in_ranking.sum() == 6
+    trainer.train()
+    by_hand = (losses[in_ranking].mean() + losses[~in_ranking].sum()) / 4
+    assert logged(trainer, "loss") == [pytest.approx(by_hand.item(), abs=1e-5)]
+    assert logged(trainer, "accuracy") == [pytest.approx((margin > 0).float().mean().item())]
+    assert logged(trainer, "margin") == [pytest.approx(margin.mean().item(), abs=1e-5)]
+
+
+def test_rankings_of_one_pair_are_plain_pairs(make_trainer):
+    data = ranked(singles=5, rankings=0)
+    assert make_trainer(data).train_dataset is data
+
+
+def test_streamed_rankings_have_the_same_gradient(make_trainer):
+    data = ranked(singles=3)
+    groups = {}
+    for row in data:
+        groups.setdefault(row["ranking"], []).append(row)
+    stream = IterableDataset.from_generator(
+        lambda: iter([{"pairs": rows} for rows in groups.values()])
+    )
+    by_hand = gradient_by_hand(make_trainer(data).model, data)
+    assert relative(gradient_of_one_step(make_trainer, stream, PairTrainer, 2, 2), by_hand) < 1e-5
+
+
+def test_rankings_with_group_by_length(make_trainer):
+    """No ranking is cut, and rankings of like length come together."""
+    data = ranked(singles=0, rankings=64)
+
+    def batches(**options):
+        trainer = make_trainer(
+            data, per_device_train_batch_size=4, max_steps=2, prefix_sharing="off", **options
+        )
+        found = [only_micro_batch(b) for b in trainer.get_train_dataloader()]
+        assert {(len(b["sides"]), len(b["texts"]["input_ids"])) for b in found} == {(4 * 6, 4 * 4)}
+        assert all(b["weight"].sum().item() == pytest.approx(4) for b in found)
+        trainer.train()
+        longest_side = [b["texts"]["attention_mask"].sum(1).view(4, 4).amax(1) for b in found]
+        return sum((lengths.max() - lengths.min()).item() for lengths in longest_side) / len(found)
+
+    assert batches(train_sampling_strategy="group_by_length") < 0.5 * batches()
+
+
+# ------------------------------------------------------------------------------------------------------------ objectives
+
+PROBABILITIES = [0.7, 1.0, 0.5, 0.3, 0.9, 0.5, 1.0]
+RATINGS = {
+    "rating_chosen": [4.0, 3.0, 2.5, 1.0, 0.0, 4.0, 2.0],
+    "rating_rejected": [1.0, 3.0, 2.0, 0.5, 0.0, 2.0, 3.0],
+}
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_training_and_evaluation_loss_of_each_objective(loss_type, make_trainer):
+    targets = [0.0, 1.0, 0.5, 0.0, 2.0, 0.0, 3.0]
+    data = pairs(7, seed=3, margins=targets, chosen_probability=PROBABILITIES, **RATINGS)
+    trainer = make_trainer(data, data, loss_type=loss_type, per_device_train_batch_size=7, per_device_eval_batch_size=4,
+                           max_steps=1)  # fmt: skip
+    rewards = rewards_of(trainer.model, data).unbind(1)
+    loss, names = LOSSES[loss_type]
+    expected = loss(*rewards, **{name: torch.tensor(data[name][:]) for name in names}).mean().item()
+    assert abs(expected - bradley_terry(*rewards).mean().item()) > 0.01
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-4)
+    trainer.train()
+    assert logged(trainer, "loss") == [pytest.approx(expected, abs=1e-4)]
+
+
+def test_tie_margin_and_label_smoothing_reach_the_loss(make_trainer):
+    data = pairs(7, seed=3, chosen_probability=PROBABILITIES)
+    p = torch.tensor(PROBABILITIES)
+
+    def losses(**options):
+        trainer = make_trainer(data, data, **options)
+        return trainer.evaluate()["eval_loss"], rewards_of(trainer.model, data).unbind(1)
+
+    found, rewards = losses(loss_type="rao_kupper", tie_margin=1.5)
+    assert found == pytest.approx(rao_kupper(*rewards, p, 1.5).mean().item(), abs=1e-4)
+    found, rewards = losses(loss_type="rao_kupper", label_smoothing=0.2)
+    assert found == pytest.approx(rao_kupper(*rewards, smooth(p, 0.2)).mean().item(), abs=1e-4)
+    found, rewards = losses(label_smoothing=0.2)
+    smoothed = bradley_terry(*rewards, chosen_probability=smooth(p, 0.2)).mean().item()
+    assert found == pytest.approx(smoothed, abs=1e-4)
+    assert abs(smoothed - bradley_terry(*rewards, chosen_probability=p).mean().item()) > 0.01
+
+
+def test_ties_by_the_raters_do_not_enter_the_training_accuracy(make_trainer):
+    data = pairs(7, seed=3, chosen_probability=PROBABILITIES)
+    trainer = make_trainer(data, per_device_train_batch_size=7, max_steps=1)
+    rewards = rewards_of(trainer.model, data)
+    with_side = torch.tensor(PROBABILITIES) != 0.5
+    margin = (rewards[:, 0] - rewards[:, 1])[with_side]
+    trainer.train()
+    assert logged(trainer, "accuracy") == [pytest.approx((margin > 0).float().mean().item())]
+    assert logged(trainer, "margin") == [pytest.approx(margin.mean().item(), abs=1e-5)]
+    assert logged(trainer, "reward") == [pytest.approx(rewards[with_side].mean().item(), abs=1e-5)]
+    assert logged(trainer, "num_tokens") == [
+        sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in data)
+    ]
+
+
+def test_a_step_of_ties_alone_has_a_loss_and_no_accuracy(make_trainer):
+    trainer = make_trainer(
+        pairs(4, chosen_probability=[0.5] * 4), per_device_train_batch_size=4, max_steps=1
+    )
+    trainer.train()
+    assert logged(trainer, "loss")[0] > math.log(2) and logged(trainer, "accuracy") == []
+
+
+# ---------------------------------------------------------------------------------------------------- heads in training
+
+
+@pytest.mark.parametrize(
+    "peft", [None, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=4)]
+)
+def test_a_two_logit_head_trains_as_a_classifier(peft, make_trainer):
+    data = pairs(6, seed=8)
+    trainer = make_trainer(
+        data, data, head={"head": "two_logit"}, peft=peft, loss_type="classification", per_device_train_batch_size=6,
+        max_steps=2,
+    )  # fmt: skip
+    chosen, rejected = logits_of(trainer.model, data).unbind(1)  # (pairs, 2) each
+    yes, no = torch.ones(6, dtype=torch.long), torch.zeros(6, dtype=torch.long)
+    loss = (F.cross_entropy(chosen, yes) + F.cross_entropy(rejected, no)).item()
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(loss, abs=1e-4)
+    assert metrics["eval_margin"] == pytest.approx(
+        (chosen - rejected)[:, 1].mean().item(), abs=1e-4
+    )
+    assert metrics["eval_accuracy"] == pytest.approx(
+        (chosen > rejected)[:, 1].float().mean().item()
+    )
+    trainer.train()
+    assert (
+        logged(trainer, "loss")[0] == pytest.approx(loss, abs=1e-4)
+        and logged(trainer, "loss")[1] < loss
+    )
+    assert trainer.model.config.num_labels == 2
+    expected = rewards_of(trainer.model, data).flatten().tolist()
+    assert trainer.saved_rewards(data) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_zero_head_starts_at_exactly_ln_2(make_trainer):
+    trainer = make_trainer(
+        pairs(8), head={"head_init": "zero"}, per_device_train_batch_size=8, max_steps=2
+    )
+    trainer.train()
+    first, second = logged(trainer, "loss")
+    assert first == pytest.approx(math.log(2), abs=1e-7) and second < first
+
+
+@pytest.mark.parametrize(
+    "peft", [None, LoraConfig(task_type="SEQ_CLS", target_modules=["query"], r=4)]
+)
+def test_head_bias_false_stays_0_and_frozen_on_an_encoder(peft, make_trainer):
+    data = pairs(8, vocabulary=200)
+
+    def head_after_training(**head):
+        trainer = make_trainer(
+            data, kind="encoder", head=head, peft=peft, max_steps=2, center_rewards_coefficient=0.5
+        )
+        trainer.train()
+        heads = [module for module in trainer.model.modules() if isinstance(module, Float32Head)]
+        return heads[-1].bias  # with an adapter, its own copy follows the base's
+
+    bias = head_after_training(head_bias=False)
+    assert bias.item() == 0 and not bias.requires_grad
+    assert head_after_training().item() != 0
+
+
+def test_a_head_bias_trains_where_the_architecture_has_none(make_trainer):
+    trainer = make_trainer(
+        pairs(8), head={"head_bias": True}, max_steps=2, center_rewards_coefficient=0.5
+    )
+    assert trainer.model.score.bias.item() == 0
+    trainer.train()
+    assert trainer.model.score.bias.item() != 0
+
+
+def test_head_dropout_acts_in_training_and_not_in_evaluation(make_trainer):
+    data = pairs(8)
+    options = {"per_device_train_batch_size": 8, "max_steps": 1, "disable_dropout": True}
+    plain, dropped = (
+        make_trainer(data, data, head={"head_dropout": p}, **options) for p in (0.0, 0.5)
+    )
+    assert plain.evaluate()["eval_loss"] == pytest.approx(dropped.evaluate()["eval_loss"], abs=1e-7)
+    for trainer in (plain, dropped):
+        trainer.train()
+    assert abs(logged(plain, "loss")[0] - logged(dropped, "loss")[0]) > 0.01
+
+
+@pytest.mark.parametrize("kind", ["qwen", "encoder"])
+@pytest.mark.parametrize("layers", [0, 1])
+def test_frozen_blocks_have_the_right_gradients_with_activation_checkpointing(
+    layers, kind, make_trainer
+):
+    """Their inputs need no gradient, which re-entrant checkpointing takes for "nothing to do"."""
+    data = pairs(8, vocabulary=200)
+    make = partial(make_trainer, kind=kind, seed=9, disable_dropout=True)
+
+    def gradients(layers, checkpointing) -> dict:
+        seen = {}
+
+        class Named(TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+                seen.update(
+                    {
+                        name: p.grad.clone()
+                        for name, p in model.named_parameters()
+                        if p.grad is not None
+                    }
+                )
+
+        trainer = make(
+            data, callbacks=[Named()], head={"train_last_layers": layers}, activation_checkpointing=checkpointing,
+            per_device_train_batch_size=8, max_steps=1,
+        )  # fmt: skip
+        trainer.train()
+        assert trainer.model.is_gradient_checkpointing is checkpointing
+        assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == set(
+            seen
+        )
+        return seen
+
+    with_it, without, unfrozen = (
+        gradients(layers, True),
+        gradients(layers, False),
+        gradients(None, False),
+    )
+    assert with_it.keys() == without.keys() < unfrozen.keys()
+    assert any(".1." in name for name in with_it) is (layers == 1) and not any(
+        ".0." in name for name in with_it
+    )
+    for name, gradient in with_it.items():
+        torch.testing.assert_close(gradient, without[name], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(gradient, unfrozen[name], atol=1e-6, rtol=1e-5)
+        assert gradient.abs().max() > 0 or name.endswith("bias")

@@ -1,0 +1,213 @@
+"""`python audit.py --scores`: what it reads and writes, without torch; bad input gets a sentence."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPO, run_script, write_rows
+
+import audit
+
+
+def scored_rows(n: int, seed: int = 0, skill: float = 1.0, prompts: str = "question") -> list[dict]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        chosen, rejected = (
+            side + "word " * int(k)
+            for side, k in zip(("yes ", "no "), rng.integers(5, 40, 2), strict=True)
+        )
+        rewards = rng.normal(skill, 1), rng.normal(0, 1)
+        rows.append({"prompt": f"{prompts} {i}", "chosen": chosen, "rejected": rejected})
+        rows[-1] |= {
+            "reward_chosen": rewards[0],
+            "reward_rejected": rewards[1],
+            "subset": "ab"[i % 2],
+        }
+    return rows
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def call(*options):
+        monkeypatch.setattr(sys, "argv", ["audit.py", *map(str, options)])
+        status = audit.main()
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def checks_of(folder) -> dict:
+    found = json.loads((folder / "audit.json").read_text(encoding="utf-8"))["checks"]
+    return {check["name"]: check for check in found if check["subset"] is None}
+
+
+def test_scores_alone_need_no_torch(tmp_path):
+    path = write_rows(tmp_path / "scored.jsonl", scored_rows(300))
+    code = "import sys, audit; status = audit.main(); sys.exit(status or 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--scores", str(path), "--output_dir", str(tmp_path / "out")],
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"report.html", "report.md", "audit.json", "scores.jsonl", "margins.png"} <= written
+    assert checks_of(tmp_path / "out")["accuracy"]["n"] == 300
+
+
+def test_its_own_scores_file_gives_the_same_audit(run, tmp_path):
+    path = write_rows(tmp_path / "scored.jsonl", scored_rows(200))
+    assert run("--scores", path, "--output_dir", tmp_path / "a")[0] == 0
+    assert run("--scores", tmp_path / "a" / "scores.jsonl", "--output_dir", tmp_path / "b")[0] == 0
+    assert checks_of(tmp_path / "a") == checks_of(tmp_path / "b")
+
+
+def test_compare_and_other_data(run, tmp_path):
+    ours = write_rows(tmp_path / "ours.jsonl", scored_rows(400))
+    worse = scored_rows(400)
+    for row, other in zip(worse, scored_rows(400, seed=5, skill=0.0), strict=True):
+        row |= {
+            "reward_chosen": other["reward_chosen"],
+            "reward_rejected": other["reward_rejected"],
+        }
+    theirs = write_rows(tmp_path / "theirs.jsonl", worse)
+    away = write_rows(
+        tmp_path / "away.jsonl", scored_rows(400, seed=9, skill=0.0, prompts="elsewhere")
+    )
+    options = ("--compare", theirs, "--ood", away, "--output_dir", tmp_path / "out")
+    assert run("--scores", ours, *options)[0] == 0
+    found = checks_of(tmp_path / "out")
+    assert found["comparison"]["verdict"] == "pass" and "better" in found["comparison"]["note"]
+    assert found["comparison"]["low"] > 0.1
+    assert found["spillover"]["verdict"] in ("warn", "fail") and found["spillover"]["high"] < -0.1
+    status, _, error = run("--scores", ours, "--compare", away, "--output_dir", tmp_path / "no")
+    assert status == 2 and "other pairs than the audited ones (400 differ)" in error
+
+
+def test_best_of_n_finds_a_reward_that_length_hacks(run, tmp_path):
+    """The reward is quality and length; the gold reward dislikes length, so that selecting harder makes answers worse."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(150):
+        for _ in range(16):
+            quality, words = rng.normal(), int(rng.integers(5, 100))
+            reward, gold = quality + words / 10, quality - words / 10
+            rows.append(
+                {"prompt": f"q {i}", "completion": "word " * words, "reward": reward, "gold": gold}
+            )
+            rows[-1]["rating"] = quality
+    completions = write_rows(tmp_path / "completions.jsonl", rows)
+    pairs = write_rows(tmp_path / "scored.jsonl", scored_rows(200))
+    assert (
+        run("--scores", pairs, "--completions", completions, "--output_dir", tmp_path / "out")[0]
+        == 0
+    )
+    found = checks_of(tmp_path / "out")
+    assert found["best-of-n, gold"]["verdict"] == "fail" and found["best-of-n, gold"]["high"] < 0
+    assert (
+        found["best-of-n, length"]["verdict"] == "warn" and found["best-of-n, length"]["low"] > 0.5
+    )
+    assert found["human ratings, within prompts"]["n"] == 150
+    assert "KL" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    status, _, error = run("--scores", completions, "--output_dir", tmp_path / "no")
+    assert status == 2 and "--completions" in error
+
+
+ROW = scored_rows(1)[0]
+BAD = {
+    "missing column": ({k: v for k, v in ROW.items() if k != "reward_rejected"}, "reward_rejected"),
+    "text for a reward": (ROW | {"reward_chosen": "high"}, "reward_chosen"),
+    "no pair": ({"text": "hello"}, "text"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_rows_are_named_by_line_and_never_shown(name, run, tmp_path):
+    row, column = BAD[name]
+    path = write_rows(tmp_path / "scored.jsonl", [*scored_rows(3), row])
+    status, _, error = run("--scores", path, "--output_dir", tmp_path / "out")
+    assert status == 2 and f"{path}:4: " in error and ROW["chosen"] not in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("one pair", scored_rows(1)),
+        (
+            "all ties",
+            [row | {"reward_chosen": 1.0, "reward_rejected": 1.0} for row in scored_rows(40)],
+        ),
+        ("no reward", [row | {"reward_chosen": None} for row in scored_rows(5)]),
+        ("a NaN", [*scored_rows(60), ROW | {"prompt": "last", "reward_chosen": float("nan")}]),
+        ("a subset of one", [*scored_rows(60), ROW | {"prompt": "last", "subset": "alone"}]),
+        (
+            "ten megabytes",
+            [*scored_rows(30), ROW | {"prompt": "last", "chosen": "- **may** " * 10**6}],
+        ),
+    ],
+)
+def test_odd_but_readable_input_is_audited(name, rows, run, tmp_path):
+    path = write_rows(tmp_path / "scored.jsonl", rows)
+    status, printed, error = run("--scores", path, "--output_dir", tmp_path / "out")
+    assert status == 0, error
+    found = checks_of(tmp_path / "out")
+    assert found["non-finite rewards"]["n"] == len(rows)
+    if name in ("one pair", "all ties", "no reward"):
+        assert found["accuracy"]["verdict"] == "not measurable"
+    if name == "a NaN":
+        assert found["non-finite rewards"]["verdict"] == "fail" and found["accuracy"]["n"] == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give one of --ckpt MODEL and --scores FILE"),
+        (("--ckpt", "a", "--scores", "b"), "give one of --ckpt MODEL and --scores FILE"),
+        (("--scores", "a", "--policy", "b"), "--policy needs the model"),
+        (("--scores", "a", "--probed", "0"), "--probed 0: at least 1 is needed"),
+    ],
+)
+def test_options_that_do_not_fit_together(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["audit.py", *options])
+    with pytest.raises(SystemExit) as stopped:
+        audit.main()
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_wrong_path_is_a_sentence_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    good = write_rows(tmp_path / "good.jsonl", scored_rows(3))
+    for options, message in (
+        (("--scores", tmp_path / "no.jsonl"), "no such file"),
+        (("--scores", tmp_path), "no such file"),
+        (("--scores", good, "--ood", tmp_path / "no.jsonl"), "no such file"),
+        (("--scores", good, "--completions", tmp_path / "no.jsonl"), "no such file"),
+        (("--scores", good, "--compare", tmp_path), "a file of scores is needed"),
+        (("--scores", good, "--output_dir", good), "no folder can be made there"),
+        (("--scores", good, "--output_dir", good / "audit"), "no folder can be made there"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["audit.py", *map(str, options)])
+        with pytest.raises(SystemExit) as stopped:
+            audit.main()
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert stopped.value.code == 2 and message in said and str(tmp_path) in said
+
+
+def test_rewards_that_mirror_each_other_or_are_huge(run, tmp_path):
+    """A judge's [1, 0]: every pair has the same mean. Squares of 1e300 overflow."""
+    for name, reward in (
+        ("judge", lambda i: (float(i % 3 > 0), float(i % 3 == 0))),
+        ("huge", lambda i: (1e300 * i, 0.0)),
+    ):
+        rows = scored_rows(60)
+        for i, row in enumerate(rows):
+            row["reward_chosen"], row["reward_rejected"] = reward(i)
+        path = write_rows(tmp_path / f"{name}.jsonl", rows)
+        status, _, error = run("--scores", path, "--output_dir", tmp_path / name)
+        assert status == 0, error
+    assert checks_of(tmp_path / "huge")["non-finite rewards"]["verdict"] == "fail"
+
+
+def test_help_names_every_option():
+    assert "--completions" in run_script("audit.py", "--help").stdout

@@ -1,0 +1,81 @@
+"""The README's first command, at full length: the demonstration trains, and its audit finds what was planted."""
+
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import REPO, run_script
+
+
+@pytest.mark.slow
+def test_the_audit_finds_what_was_planted(tmp_path):
+    run_script("data/quickstart/make.py", "--model")
+    out, threads = tmp_path / "rm-out", {"OMP_NUM_THREADS": "2"}
+    recipe = ["--recipe", "recipes/quickstart.yaml", "--output_dir", out]
+    trained = run_script(
+        "-m", "accelerate.commands.launch", "train_rm.py", *recipe, timeout=900, env=threads
+    )
+    assert (
+        "machine: " in trained.stdout and "a fresh process gives the same rewards" in trained.stdout
+    )
+    audited = run_script("audit.py", "--ckpt", out, timeout=300, env=threads)
+    assert f"open {out}/audit/report.html" in audited.stdout
+
+    checks = json.loads((out / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
+    overall = {check["name"]: check for check in checks if check["subset"] is None}
+    accuracy = overall["accuracy"]
+    ceiling = float(re.search(r"ceiling (\.\d+)", accuracy["note"])[1])
+    assert accuracy["n"] >= 2000 and ceiling >= 0.82
+    assert (
+        0.65 <= accuracy["value"] <= 0.80 and accuracy["verdict"] == "pass"
+    )  # it beats the length rules
+    # The training raters' liking for length, which the test raters do not share.
+    assert overall["length correlation, within pairs"]["low"] > 0.3
+    assert overall["length correlation, within pairs"]["verdict"] in ("warn", "fail")
+    assert overall["length correlation, pooled"]["value"] > 0.3
+    assert overall["length excess"]["low"] > 0.05 and overall["length excess"]["verdict"] == "warn"
+    # The test raters' noise: how often one of them errs, if all did alike, is known from what they were drawn from.
+    truth = planted_noise()
+    assert overall["label noise"]["low"] - 0.01 < truth < overall["label noise"]["high"] + 0.01
+    noise = f"{overall['label noise']['value']:.3f}".removeprefix("0")
+    assert f"a rater errs on {noise} of pairs" in audited.stdout
+
+    # A recipe against length turns the verdict, and gains accuracy; less than half of the excess is left.
+    debiased = tmp_path / "debiased"
+    run_script(
+        "train_rm.py", *recipe[:3], debiased, "--length_head", "true", timeout=900, env=threads
+    )
+    run_script("audit.py", "--ckpt", debiased, "--quick", timeout=300, env=threads)
+    checks = json.loads((debiased / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
+    length = {check["name"]: check for check in checks if check["section"] == "length and style"}
+    assert "fail" not in {check["verdict"] for check in length.values()}
+    for name in ("length correlation, pooled", "length correlation, within pairs"):
+        assert length[name]["verdict"] in ("pass", "not measurable")
+    assert length["length excess"]["value"] < overall["length excess"]["value"] / 2
+    found = next(
+        check for check in checks if check["name"] == "accuracy" and check["subset"] is None
+    )
+    assert found["value"] > accuracy["value"]
+
+
+def planted_noise() -> float:
+    """The error rate e with 1 - 2 e (1 - e) = the mean over test pairs of 1 - 2 p (1 - p), p a rater's chance to side with the
+    better answer; a row holds b = p^3 + 3 p^2 (1 - p), the chance that two of three do."""
+    with gzip.open(REPO / "data/quickstart/test.jsonl.gz", "rt", encoding="utf-8") as file:
+        b = np.array([json.loads(line)["bayes_accuracy"] for line in file])
+    grid = np.linspace(0, 1, 10_001)
+    p = np.interp(b, grid**3 + 3 * grid**2 * (1 - grid), grid)
+    agreement = np.mean(1 - 2 * p * (1 - p))
+    return (1 - np.sqrt(2 * agreement - 1)) / 2
+
+
+def test_readme_names_the_commands_that_exist():
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^make (\w+)", readme, re.M))
+    makefile = (REPO / "Makefile").read_text(encoding="utf-8")
+    assert {"quickstart", "test"} <= targets <= set(re.findall(r"^(\w+):", makefile, re.M))
+    assert not re.findall(r"^[A-Z_]+$", readme, re.M), "a placeholder is left"
+    for path in re.findall(r"(?:recipes|accelerate_configs|data|rm)/[\w./-]+\.(?:yaml|py)", readme):
+        assert (REPO / path).is_file(), path

@@ -1,0 +1,819 @@
+"""End to end: a trained checkpoint gives the same rewards to everybody who reads it, through score.py, audit.py, stock
+transformers, peft and TRL. Each kind of checkpoint is trained once, by train_rm.py in a process of its own."""
+
+import csv
+import gzip
+import json
+import math
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import run_script, write_rows
+from datasets import Dataset
+from launched import CPU, launcher
+from peft import AutoPeftModelForSequenceClassification
+from standins import hh_rows, make_config, make_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
+
+import audit
+import score
+from reward.checkpoint.contract import read_golden, read_manifest
+from reward.data.formats import parse_transcript
+from reward.data.splits import load_preferences
+from reward.data.tokens import encode_splits
+from reward.model.build import build_reward_model
+from reward.model.scorer import Scorer
+from reward.recipe.parse import load_saved
+
+torch.set_num_threads(1)
+
+LORA = "use_peft: true\nlora_r: 4\nlora_target_modules: all-linear\n"
+QLORA = LORA + "load_in_4bit: true\nbnb_4bit_quant_type: nf4\nuse_bnb_nested_quant: true\n"
+KINDS = {
+    "full": ("qwen", ""),
+    "adapter": ("tinyllama", LORA),
+    "encoder": ("encoder", ""),
+    "qlora": ("wide", QLORA),
+}
+TOLERANCE = 1e-4
+
+
+def wide_model(folder):
+    """For 4-bit layers, which need a width of one block of 64. With weights of transformers' own size: those of the other
+    stand-ins are so large that bf16's rounding alone is more than the tolerance."""
+    tokenizer = make_tokenizer("qwen")
+    config = make_config("qwen", tokenizer)
+    config.hidden_size, config.intermediate_size = 64, 128
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of conversational pairs: train.jsonl and test.jsonl."""
+    folder = tmp_path_factory.mktemp("data")
+    for split, n, seed in (("train", 80, 0), ("test", 24, 1)):
+        write_rows(folder / f"{split}.jsonl", [conversational(row) for row in hh_rows(n, seed)])
+    return folder
+
+
+def conversational(row: dict) -> dict:
+    chosen, rejected = parse_transcript(row["chosen"]), parse_transcript(row["rejected"])
+    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+
+
+@pytest.fixture(scope="module")
+def trained(standin, data, tmp_path_factory, train_options):
+    """`trained("full")` -> (checkpoint folder, what the run printed), trained once."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            base, extra = KINDS[kind]
+            home = tmp_path_factory.mktemp(kind)
+            model = wide_model(home / "base") if base == "wide" else standin(base)
+            (home / "recipe.yaml").write_text(
+                f"model_name_or_path: {model}\ndtype: float32\ndataset_name: {data}\nmax_length: 256\n"
+                f"validation_fraction: 0.2\noutput_dir: {home / 'rm'}\n{extra}"
+            )
+            command = ["train_rm.py", "--recipe", home / "recipe.yaml", *train_options]
+            made[kind] = home / "rm", run_script(*command, env={"OMP_NUM_THREADS": "1"}).stdout
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def scorer(trained):
+    return Scorer(str(trained("full")[0]))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run(score, "--ckpt", ...)` -> (exit status, stdout, stderr) of a script's main(). Training was another process."""
+
+    def call(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            status = script.main()
+        except SystemExit as error:  # argparse
+            status = error.code
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def score_rows(run, tmp_path):
+    """`score_rows(ckpt, rows)` -> rows out, through files."""
+
+    def call(ckpt, rows, *options):
+        source = write_rows(tmp_path / "in.jsonl", rows)
+        status, _, error = run(
+            score, "--ckpt", ckpt, "--input", source, "--output", tmp_path / "out.jsonl", *options
+        )
+        assert status == 0, error
+        return read_rows(tmp_path / "out.jsonl")
+
+    return call
+
+
+def read_rows(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def golden(ckpt) -> tuple[list[dict], list[float]]:
+    """(prompt and completion rows, rewards) that the checkpoint proved itself on."""
+    rows = read_golden(ckpt)
+    assert len({round(row["reward"], 4) for row in rows}) > 8  # equal rewards would prove nothing
+    return [row["text"] for row in rows], [row["reward"] for row in rows]
+
+
+# ---------------------------------------------------------------------------------------------- the same to everybody
+
+
+def test_train_time_evaluation_equals_the_scorer(trained, scorer):
+    """Validation margin, loss and accuracy as the trainer logged them, from the saved files."""
+    ckpt = trained("full")[0]
+    recipe = load_saved(ckpt / "recipe.yaml")
+    splits, ledger = load_preferences(
+        recipe.data_sources(), "messages", recipe["validation_fraction"], None
+    )
+    encoded = encode_splits(
+        {"validation": splits["validation"]}, ledger, scorer.tokenizer, 256, "drop", subsets=[]
+    )
+    table = encoded["validation"]
+    chosen, rejected = (
+        np.array(scorer.rewards_of_ids(table[side][:])) for side in ("chosen_ids", "rejected_ids")
+    )
+    logged = read_manifest(ckpt)["validation"]
+    assert logged["n"] == len(table) > 5
+    assert logged["margin"] == pytest.approx((chosen - rejected).mean(), abs=TOLERANCE)
+    assert logged["accuracy"] == pytest.approx((chosen > rejected).mean())
+    assert logged["loss"] == pytest.approx(
+        np.log1p(np.exp(rejected - chosen)).mean(), abs=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("kind", ["full", "merged", "adapter", "encoder"])
+def test_score_py_equals_training(kind, trained, score_rows):
+    ckpt = trained("adapter" if kind == "merged" else kind)[0]
+    texts, rewards = golden(ckpt)
+    assert (
+        read_manifest(ckpt)["verified"]["max_difference"] <= TOLERANCE
+    )  # golden rewards equal trainer.predict's
+    found = score_rows(ckpt / "merged" if kind == "merged" else ckpt, texts)
+    assert [row["reward"] for row in found] == pytest.approx(rewards, abs=TOLERANCE)
+
+
+def test_score_py_in_a_process_of_its_own(trained, tmp_path):
+    texts, rewards = golden(trained("full")[0])
+    source = write_rows(tmp_path / "in.jsonl", texts)
+    done = run_script(
+        "score.py", "--ckpt", trained("full")[0], "--input", source, env={"OMP_NUM_THREADS": "1"}
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [row["reward"] for row in found] == pytest.approx(rewards, abs=TOLERANCE)
+    assert f"scored {len(texts)} rows" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["full", "merged", "encoder"])
+def test_pipeline_equals_training(kind, trained):
+    ckpt = trained("adapter" if kind == "merged" else kind)[0]
+    texts, rewards = golden(ckpt)
+    ckpt = ckpt / "merged" if kind == "merged" else ckpt
+    tokenizer = AutoTokenizer.from_pretrained(ckpt)
+    rendered = [
+        tokenizer.apply_chat_template(t["prompt"] + t["completion"], tokenize=False) for t in texts
+    ]
+    classify = pipeline(
+        "text-classification", model=str(ckpt), function_to_apply="none", device="cpu"
+    )
+    # The template bakes in BOS, or [CLS] and [SEP]; Qwen has none of them and needs no option.
+    options = {} if kind == "full" else {"add_special_tokens": False}
+    found = [classify(text, **options)[0]["score"] for text in rendered]
+    assert found == pytest.approx(rewards, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["full", "merged"])
+def test_grpo_trainer_equals_training(kind, trained, standin, tmp_path):
+    from trl import GRPOConfig, GRPOTrainer
+
+    ckpt = trained("adapter" if kind == "merged" else kind)[0]
+    texts, rewards = golden(ckpt)
+    ckpt = ckpt / "merged" if kind == "merged" else ckpt
+    prompts, completions = [t["prompt"] for t in texts], [t["completion"] for t in texts]
+    trainer = GRPOTrainer(
+        model=str(standin("qwen")), reward_funcs=str(ckpt), train_dataset=Dataset.from_dict({"prompt": prompts}),
+        args=GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", num_generations=2,
+                        per_device_train_batch_size=2),
+    )  # fmt: skip
+    found = trainer._calculate_rewards(
+        [{"prompt": prompt} for prompt in prompts], prompts, completions, None
+    )
+    assert found[:, 0].tolist() == pytest.approx(rewards, abs=TOLERANCE)
+
+
+def test_stock_peft_equals_training(trained):
+    ckpt = trained("adapter")[0]
+    texts, rewards = golden(ckpt)
+    model = AutoPeftModelForSequenceClassification.from_pretrained(ckpt, num_labels=1).eval()
+    tokenizer = AutoTokenizer.from_pretrained(ckpt)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    found = []
+    for text in texts:
+        rendered = tokenizer.apply_chat_template(
+            text["prompt"] + text["completion"], tokenize=False
+        )
+        with torch.inference_mode():
+            ids = tokenizer(rendered, add_special_tokens=False, return_tensors="pt")
+            found.append(model(**ids).logits[0, 0].item())
+    assert found == pytest.approx(rewards, abs=TOLERANCE)
+
+
+def test_an_adapter_over_a_base_with_another_pad_token_is_merged(trained, standin):
+    """TinyLlama's tokenizer pads with eos, and an RL trainer takes the base's tokenizer for an adapter."""
+    ckpt, printed = trained("adapter")
+    assert "an RL trainer would take the base's tokenizer" in printed and "pad_token_id" in printed
+    assert "merging moved rewards by at most" in printed
+    assert (ckpt / "adapter_model.safetensors").exists() and not (
+        ckpt / "model.safetensors"
+    ).exists()
+    merged = AutoTokenizer.from_pretrained(ckpt / "merged")
+    assert merged.pad_token_id != merged.eos_token_id
+    assert merged.chat_template == AutoTokenizer.from_pretrained(ckpt).chat_template
+    config = AutoModelForSequenceClassification.from_pretrained(ckpt / "merged").config
+    assert (config.pad_token_id, config.problem_type) == (merged.pad_token_id, "regression")
+    manifest = read_manifest(ckpt / "merged")
+    assert manifest["merged_from_adapter"] and manifest["merging_moved_rewards"] < TOLERANCE
+
+
+def test_qlora(trained, score_rows):
+    ckpt, printed = trained("qlora")
+    manifest = read_manifest(ckpt)
+    assert (
+        manifest["quantization"]["bnb_4bit_quant_type"] == "nf4"
+        and manifest["quantization"]["load_in_4bit"]
+    )
+    assert 0 < manifest["verified"]["max_difference"] <= manifest["verified"]["tolerance"]
+    texts, rewards = golden(ckpt)
+    std = np.std(rewards, ddof=1)
+    assert manifest["verified"]["tolerance"] == pytest.approx(0.05 * std, rel=0.1)
+    assert [r["reward"] for r in score_rows(ckpt, texts)] == pytest.approx(rewards, abs=0.05 * std)
+    # merged/ is there because the base's own template differs, and says by how much rewards moved.
+    moved = read_manifest(ckpt / "merged")["merging_moved_rewards"]
+    assert f"merging moved rewards by at most {moved:.1e}" in printed
+    merged = [row["reward"] for row in score_rows(ckpt / "merged", texts)]
+    assert max(abs(a - b) for a, b in zip(merged, rewards, strict=True)) == pytest.approx(
+        moved, abs=TOLERANCE
+    )
+    assert moved < 0.05 * std
+
+
+def test_the_encoder_trains_and_reads_cls(trained):
+    ckpt, printed = trained("encoder")
+    assert "a fresh process gives the same rewards" in printed
+    loaded = Scorer(str(ckpt))
+    assert loaded.model.classifier.weight.shape == (1, 32)
+    assert (
+        loaded.rewards_by_token(
+            [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
+        )
+        is None
+    )
+    facts = read_manifest(ckpt)["encoder"]
+    assert facts["end_token"] == "[SEP]" and facts["pad_token"] == "[PAD]"
+
+
+# ------------------------------------------------------------------------------------------------------------- score.py
+
+
+def messages(prompt: str, completion: str) -> dict:
+    turn = [{"role": "assistant", "content": completion}]
+    return {"prompt": [{"role": "user", "content": prompt}], "completion": turn}
+
+
+TEXTS = [
+    "tea",
+    "some water and a little patience " * 6,
+    "sorry",
+    "three steps " * 12,
+    "ok",
+    "music in the garden",
+    "no",
+]
+
+
+def test_order_extra_columns_and_strings(trained, scorer, score_rows):
+    """Mixed lengths at batch size 3; strings score as the messages that they stand for."""
+    ckpt = trained("full")[0]
+    rows = [
+        {"id": i, "prompt": "how can you make tea?", "completion": text, "note": {"a": [i]}}
+        for i, text in enumerate(TEXTS)
+    ]
+    found = score_rows(ckpt, rows, "--token_budget", 60)
+    assert [{k: v for k, v in row.items() if k != "reward"} for row in found] == rows
+    alone = [
+        scorer.rewards([tuple(messages("how can you make tea?", text).values())])[0]
+        for text in TEXTS
+    ]
+    assert len({round(reward, 4) for reward in alone}) == len(TEXTS)
+    assert [row["reward"] for row in found] == pytest.approx(alone, abs=TOLERANCE)
+    turns = score_rows(ckpt, [messages("how can you make tea?", text) for text in TEXTS])
+    assert [row["reward"] for row in turns] == pytest.approx(alone, abs=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["score.py", "audit.py"])
+def test_two_processes_give_the_rows_of_one(script, trained, tmp_path):
+    """In the same order, written once."""
+    ckpt = trained("full")[0]
+    data = write_rows(tmp_path / "pairs.jsonl", hh_rows(41, seed=9))
+    launch = launcher("ddp")
+    found, said = [], []
+    for before in ([], launch):
+        out = tmp_path / f"out{len(before)}"
+        if script == "score.py":
+            options = ["--input", data, "--output", out]
+        else:
+            options = ["--data", data, "--output_dir", out, "--probed", 5]
+        done = run_script(
+            *before, script, "--ckpt", ckpt, *options, "--token_budget", 200, env=CPU, timeout=400
+        )
+        scores = out if script == "score.py" else out / "scores.jsonl"
+        found.append([json.loads(line) for line in scores.read_text(encoding="utf-8").splitlines()])
+        said.append(done.stdout + done.stderr)
+    one, two = found
+    assert len(one) == len(two) == 41
+    rewards = ("reward_chosen", "reward_rejected", "margin")
+    for a, b in zip(one, two, strict=True):
+        assert {k: v for k, v in a.items() if k not in rewards} == {
+            k: v for k, v in b.items() if k not in rewards
+        }
+        assert [a[k] for k in rewards if k in a] == pytest.approx(
+            [b[k] for k in rewards if k in b], abs=1e-4
+        )
+    if script == "score.py":
+        one_off = [
+            "--prompt",
+            "tea?",
+            *(x for i in range(12) for x in ("--completion", f"water {i}")),
+        ]
+        told = [
+            run_script(*before, script, "--ckpt", ckpt, *one_off, env=CPU).stdout
+            for before in ([], launch)
+        ]
+        assert told[0].count("A  ") == 1 and told[0] == told[1]
+    last = "scored 41 rows" if script == "score.py" else "report.html"
+    assert [text.count(last) for text in said] == [1, 1]
+
+
+def test_preference_files(trained, scorer, score_rows):
+    rows = [{**row, "id": i} for i, row in enumerate(hh_rows(6, seed=9))]
+    found = score_rows(trained("full")[0], rows)
+    for row, out in zip(rows, found, strict=True):
+        pair = conversational(row)
+        chosen, rejected = scorer.rewards(
+            [(pair["prompt"], pair["chosen"]), (pair["prompt"], pair["rejected"])]
+        )
+        assert {key: out[key] for key in row} == row
+        assert out["reward_chosen"] == pytest.approx(chosen, abs=TOLERANCE)
+        assert out["reward_rejected"] == pytest.approx(rejected, abs=TOLERANCE)
+        assert out["margin"] == pytest.approx(
+            out["reward_chosen"] - out["reward_rejected"], abs=1e-9
+        )
+        assert "reward" not in out
+
+
+def test_csv_and_gz(trained, scorer, run, tmp_path):
+    ckpt = trained("full")[0]
+    with open(tmp_path / "in.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows(
+            [["prompt", "completion"], ["make tea,\nplease", 'say "no"'], ["why?", "it depends"]]
+        )
+    expected = scorer.rewards(
+        [
+            tuple(messages("make tea,\nplease", 'say "no"').values()),
+            tuple(messages("why?", "it depends").values()),
+        ]
+    )
+    (tmp_path / "in.csv.gz").write_bytes(gzip.compress((tmp_path / "in.csv").read_bytes()))
+    write_rows(
+        tmp_path / "in.jsonl.gz",
+        [messages("make tea,\nplease", 'say "no"'), messages("why?", "it depends")],
+    )
+    for name in ("in.csv", "in.csv.gz", "in.jsonl.gz"):
+        status, _, error = run(
+            score, "--ckpt", ckpt, "--input", tmp_path / name, "--output", tmp_path / "out.jsonl"
+        )
+        assert status == 0, error
+        assert [row["reward"] for row in read_rows(tmp_path / "out.jsonl")] == pytest.approx(
+            expected, abs=TOLERANCE
+        )
+
+
+@pytest.mark.parametrize(("name", "text", "line"), [
+    ("in.jsonl", '{"prompt": "a", "completion": "b"}\n\n{"prompt": "a", "completion": "secret\n', 3),
+    ("in.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": 5}\n', 2),
+    ("in.jsonl", '{"prompt": "a", "completion": "b"}\n["secret"]\n', 2),
+    ("in.jsonl", '{"completion": "secret"}\n', 1),
+    ("in.jsonl", '{"question": "secret"}\n', 1),
+    ("in.csv", "prompt,completion\na,b\nsecret\n", 3),
+])  # fmt: skip
+def test_a_malformed_row_is_named_by_file_and_line(name, text, line, trained, run, tmp_path):
+    (tmp_path / name).write_text(text)
+    command = [
+        "--ckpt",
+        trained("full")[0],
+        "--input",
+        tmp_path / name,
+        "--output",
+        tmp_path / "out.jsonl",
+    ]
+    status, _, error = run(score, *command)
+    assert status == 2 and f"{tmp_path / name}:{line}: " in error and "secret" not in error
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
+def test_an_over_long_completion_has_no_reward_and_is_counted(trained, run, tmp_path):
+    rows = [
+        {"prompt": "a", "completion": "tea " * 600},
+        {"prompt": "tea " * 600, "completion": "a short answer"},
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a", "chosen": "b", "rejected": "tea " * 600},
+    ]
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    status, _, error = run(
+        score, "--ckpt", trained("full")[0], "--input", source, "--output", tmp_path / "out.jsonl"
+    )
+    found = read_rows(tmp_path / "out.jsonl")
+    assert (
+        status == 0
+        and found[0]["reward"] is None
+        and found[3]["reward_rejected"] is found[3]["margin"] is None
+    )
+    assert None not in (found[1]["reward"], found[2]["reward"], found[3]["reward_chosen"])
+    assert "scored 4 rows, 1 with the start of the prompt cut to fit 512 tokens" in error
+    assert "2 with no reward because a completion alone is longer than 512 tokens" in error
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_the_last_of_the_rewards_after_each_token_is_the_reward(kind, trained, scorer):
+    scorer = scorer if kind == "full" else Scorer(str(trained(kind)[0]))
+    for text in TEXTS[:4]:
+        prompt, completion = messages("what can you tell me?", text).values()
+        steps = scorer.rewards_by_token(prompt, completion)
+        assert steps[-1][1] == pytest.approx(scorer.rewards([(prompt, completion)])[0], abs=1e-5)
+        assert "".join(token for token, _ in steps[:-1]).strip().replace(
+            " ", ""
+        ) == text.strip().replace(" ", "")
+        assert steps[-1][0] == ("<|im_end|>" if kind == "full" else "</s>")
+
+
+def test_the_one_off_form(trained, scorer, run):
+    command = [
+        "--prompt",
+        "make tea",
+        "--completion",
+        "some water",
+        "--completion",
+        "sorry",
+        "--completion",
+        "no",
+    ]
+    status, printed, _ = run(score, "--ckpt", trained("full")[0], *command)
+    a, b, c = scorer.rewards(
+        [tuple(messages("make tea", text).values()) for text in ("some water", "sorry", "no")]
+    )
+    assert status == 0
+    for line in (
+        f"A  {a:+.4f}  some water", f"B  {b:+.4f}  sorry",
+        f"P(A beats B) = {1 / (1 + math.exp(b - a)):.3f}", f"P(B beats C) = {1 / (1 + math.exp(c - b)):.3f}",
+        "A, reward after each token (only the last value was trained):",
+    ):  # fmt: skip
+        assert line in printed
+    assert printed.count("beats") == 3
+
+
+def test_an_interrupted_run_leaves_no_half_file(trained, run, tmp_path, monkeypatch):
+    ckpt, folder = trained("full")[0], tmp_path / "out"
+    folder.mkdir()
+    (folder / "old.jsonl").write_text("an earlier result\n")
+    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}] * 5)
+    dumps, calls = json.dumps, []
+
+    def interrupted(value, **options):
+        calls.append(value)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return dumps(value, **options)
+
+    for name in ("new.jsonl", "old.jsonl"):
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(score.json, "dumps", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(score, "--ckpt", ckpt, "--input", source, "--output", folder / name)
+    assert [path.name for path in folder.iterdir()] == ["old.jsonl"]
+    assert (folder / "old.jsonl").read_text() == "an earlier result\n"
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--input", "nowhere.jsonl"], "no such file"),
+    (["--prompt", "a"], "give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR"),
+    (["--input", "in.jsonl", "--convert", "plain"], "or --convert DIR"),
+    (["--convert", "."], "--convert .: it exists already"),
+    (["--prompt", "a", "--completion", "b", "--output", "no/such/folder/out.jsonl"], "no such folder"),
+    (["--prompt", "a", "--completion", "b", "--token_budget", "0"], "at least 1"),
+])  # fmt: skip
+def test_wrong_options_are_answered_before_loading(options, message, run):
+    status, _, error = run(score, "--ckpt", "nothing-is-loaded", *options)
+    assert status == 2 and message in error
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter", "encoder"])
+def test_convert_writes_a_stock_checkpoint_with_the_same_rewards(
+    kind, trained, run, score_rows, tmp_path
+):
+    ckpt = trained(kind)[0]
+    texts, rewards = golden(ckpt)
+    status, printed, error = run(score, "--ckpt", ckpt, "--convert", tmp_path / "plain")
+    assert status == 0, error
+    assert (
+        f"saved {tmp_path / 'plain'}: one label, rewards moved by at most " in printed
+        and "leaves out" not in printed
+    )
+    assert [row["reward"] for row in score_rows(tmp_path / "plain", texts)] == pytest.approx(
+        rewards, abs=TOLERANCE
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plain")
+    rendered = [
+        tokenizer.apply_chat_template(t["prompt"] + t["completion"], tokenize=False) for t in texts
+    ]
+    classify = pipeline(
+        "text-classification", model=str(tmp_path / "plain"), function_to_apply="none", device="cpu"
+    )
+    found = [classify(text, add_special_tokens=False)[0]["score"] for text in rendered]
+    assert found == pytest.approx(rewards, abs=TOLERANCE)
+
+
+def test_convert_says_what_stock_transformers_leaves_out(trained, run, score_rows, tmp_path):
+    """A full model's second logit with a head bias, which Qwen2's own class has no place for."""
+    model = build_reward_model(
+        str(trained("full")[0]), head="two_logit", head_bias=True, head_init="normal"
+    )
+    model.score.bias.data = torch.tensor([9.0, -0.25])
+    model.save_pretrained(tmp_path / "two")
+    AutoTokenizer.from_pretrained(trained("full")[0]).save_pretrained(tmp_path / "two")
+    status, printed, error = run(score, "--ckpt", tmp_path / "two", "--convert", tmp_path / "plain")
+    assert status == 0, error
+    assert "stock transformers leaves out -0.2500, the same for every completion" in printed
+    texts = golden(trained("full")[0])[0][:4]
+    expected = [row["reward"] for row in score_rows(tmp_path / "two", texts)]
+    assert [row["reward"] for row in score_rows(tmp_path / "plain", texts)] == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+def test_convert_of_what_is_no_reward_model_leaves_nothing(standin, run, tmp_path):
+    status, _, error = run(score, "--ckpt", standin("qwen"), "--convert", tmp_path / "plain")
+    assert status == 2 and "tensors found and not used: lm_head.weight" in error
+    assert not (tmp_path / "plain").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- audit.py
+
+
+def numbers(folder) -> dict:
+    report = json.loads((folder / "audit.json").read_text())
+    return {check["name"]: check for check in report["checks"] if check["subset"] is None}
+
+
+def test_audit_numbers_equal_those_of_score_py(trained, scorer, data, run, tmp_path):
+    ckpt = trained("full")[0]
+    status, printed, error = run(audit, "--ckpt", ckpt, "--probed", 12)
+    assert status == 0, error
+    assert f"open {ckpt / 'audit' / 'report.html'}" in printed and "24 pairs, " in printed
+    assert "<html" in (ckpt / "audit" / "report.html").read_text(encoding="utf-8")
+    pictures = list((ckpt / "audit").glob("*.png"))
+    assert len(pictures) >= 3 and all(p.read_bytes()[:4] == b"\x89PNG" for p in pictures)
+
+    run(score, "--ckpt", ckpt, "--input", data / "test.jsonl", "--output", tmp_path / "out.jsonl")
+    rows = read_rows(tmp_path / "out.jsonl")
+    margin = np.array([row["margin"] for row in rows])
+    found = numbers(ckpt / "audit")
+    assert found["accuracy"]["n"] == 24
+    assert found["accuracy"]["value"] == pytest.approx(((margin > 0) + 0.5 * (margin == 0)).mean())
+    assert found["mean margin"]["value"] == pytest.approx(margin.mean(), abs=TOLERANCE)
+    assert found["tie rate"]["value"] == (margin == 0).mean()
+    sides = [
+        (row[f"reward_{side}"], row[side][0]["content"])
+        for side in ("chosen", "rejected")
+        for row in rows
+    ]
+    lengths = [
+        len(scorer.tokenizer(text, add_special_tokens=False)["input_ids"]) for _, text in sides
+    ]
+    pooled = np.corrcoef(lengths, [reward for reward, _ in sides])[0, 1]
+    assert found["length correlation, pooled"]["value"] == pytest.approx(pooled, abs=1e-3)
+
+
+def test_audit_on_a_file_and_fail_on(trained, data, run, tmp_path):
+    """Pairs labelled as the model would label them pass; labelled the other way round they fail."""
+    ckpt = trained("full")[0]
+    foreign, _ = moved_checkpoint(ckpt, data, tmp_path)
+    (foreign / "manifest.json").unlink()
+    run(score, "--ckpt", ckpt, "--input", data / "test.jsonl", "--output", tmp_path / "out.jsonl")
+    pairs = []
+    for row in read_rows(tmp_path / "out.jsonl"):
+        sides = (
+            [row["chosen"], row["rejected"]]
+            if row["margin"] > 0
+            else [row["rejected"], row["chosen"]]
+        )
+        pairs.append({"prompt": row["prompt"], "chosen": sides[0], "rejected": sides[1]})
+    right = write_rows(tmp_path / "right.jsonl", pairs)
+    wrong = write_rows(
+        tmp_path / "wrong.jsonl",
+        [{**p, "chosen": p["rejected"], "rejected": p["chosen"]} for p in pairs],
+    )
+
+    def audited(path, *options):
+        return run(
+            audit,
+            "--ckpt",
+            foreign,
+            "--data",
+            path,
+            "--output_dir",
+            tmp_path / path.stem,
+            "--quick",
+            *options,
+        )[0]
+
+    # A model that is not known to be Bradley-Terry is not judged on its calibration.
+    assert (
+        audited(right),
+        audited(right, "--fail-on", "fail"),
+        audited(right, "--fail-on", "warn"),
+    ) == (0, 0, 0)
+    assert (
+        audited(wrong),
+        audited(wrong, "--fail-on", "fail"),
+        audited(wrong, "--fail-on", "warn"),
+    ) == (0, 1, 1)
+    assert (
+        numbers(tmp_path / "right")["accuracy"]["value"] == 1
+        and numbers(tmp_path / "right")["accuracy"]["n"] == 24
+    )
+    assert numbers(tmp_path / "wrong")["accuracy"]["value"] == 0
+
+
+def moved_checkpoint(ckpt, data, folder):
+    """The checkpoint with a test split of its own, to spoil."""
+    shutil.copytree(ckpt, folder / "rm", ignore=shutil.ignore_patterns("checkpoint-*", "audit"))
+    shutil.copytree(data, folder / "data")
+    recipe = folder / "rm" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(data), str(folder / "data")))
+    return folder / "rm", folder / "data" / "test.jsonl"
+
+
+def test_audit_says_that_the_test_file_has_changed(trained, data, run, tmp_path):
+    ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
+    assert run(audit, "--ckpt", ckpt, "--quick")[0] == 0
+    lines = test.read_text().splitlines(keepends=True)
+    test.write_text(
+        "".join([lines[0].replace("here are three steps", "here are four steps"), *lines[1:-2]])
+    )
+    shutil.rmtree(ckpt / "audit")
+    status, _, error = run(audit, "--ckpt", ckpt, "--quick")
+    assert status == 2 and "the test split has changed" in error
+    assert "3 of its 24 pairs are no longer there and 1 are new" in error
+    assert not (ckpt / "audit").exists()
+    assert run(audit, "--ckpt", ckpt, "--data", test, "--quick")[0] == 0
+
+
+def test_audit_of_a_foreign_model_needs_data(trained, data, run, tmp_path):
+    ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
+    (ckpt / "manifest.json").unlink()
+    status, _, error = run(audit, "--ckpt", ckpt, "--quick")
+    assert status == 2 and "records no test split" in error and "--data" in error
+    assert run(audit, "--ckpt", ckpt, "--data", test, "--quick")[0] == 0
+
+
+def test_audit_on_other_data_does_not_need_the_training_data(trained, data, run, tmp_path):
+    """A checkpoint that was copied to another machine; its own temperature and card stay."""
+    ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
+    other = shutil.copy(test, tmp_path / "other.jsonl")
+    shutil.rmtree(tmp_path / "data")
+    card = (ckpt / "README.md").read_bytes()
+    status, printed, error = run(audit, "--ckpt", ckpt, "--data", other, "--probed", 12)
+    assert status == 0, error
+    assert (
+        f"open {ckpt / 'audit-other' / 'report.html'}" in printed and not (ckpt / "audit").exists()
+    )
+    assert (ckpt / "README.md").read_bytes() == card
+    found = json.loads((ckpt / "audit-other" / "audit.json").read_text())
+    assert any(
+        said.startswith("Leakage: the training data cannot be read: ")
+        for said in found["not_measured"]
+    )
+    assert run(audit, "--ckpt", ckpt)[0] == 2  # its own test split is gone
+
+
+@pytest.mark.parametrize("kind", ["adapter", "encoder"])
+def test_audit_reads_every_kind_of_checkpoint(kind, trained, run, tmp_path):
+    status, _, error = run(
+        audit, "--ckpt", trained(kind)[0], "--output_dir", tmp_path, "--probed", 12
+    )
+    assert status == 0, error
+    assert numbers(tmp_path)["accuracy"]["n"] == 24
+
+
+def test_audit_writes_the_card_and_compares_the_policy(trained, standin, data, run, tmp_path):
+    ckpt, _ = moved_checkpoint(trained("full")[0], data, tmp_path)
+    before = (ckpt / "README.md").read_text(encoding="utf-8")
+    for policy, verdict in ((standin("qwen"), "pass"), (standin("llama3"), "fail")):
+        assert run(audit, "--ckpt", ckpt, "--quick", "--policy", policy)[0] == 0
+        assert numbers(ckpt / "audit")["policy base"]["verdict"] == verdict
+    card = (ckpt / "README.md").read_text(encoding="utf-8")
+    assert "model-index:" in card and before.split("---", 2)[2] == card.split("---", 2)[2]
+    found, *_ = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["metrics"]
+    assert found["name"].startswith("accuracy (95% interval") and "n = 24" in found["name"]
+
+
+def test_audit_compares_with_another_model_and_another_file(trained, data, run, tmp_path):
+    """The other model has its own tokenizer; a completion of 120 words is too long for none of them."""
+    ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
+    others = [*read_rows(test)[:12], {"prompt": "q", "chosen": "same", "rejected": "same"}]
+    ood = write_rows(tmp_path / "ood.jsonl", others)
+    out = tmp_path / "out"
+    options = ("--quick", "--compare", trained("encoder")[0], "--ood", ood, "--output_dir", out)
+    status, _, error = run(audit, "--ckpt", ckpt, *options)
+    assert status == 0, error
+    found = numbers(out)
+    assert found["comparison"]["n"] == 24 and found["spillover accuracy"]["n"] == 12
+    said = json.loads((out / "audit.json").read_text())["not_measured"]
+    assert any(
+        sentence.startswith("1 of 13 pairs of --ood were left out: 1 identical")
+        for sentence in said
+    ), said
+    # Its own scores file is the same model: no difference at all.
+    assert (
+        run(
+            audit,
+            "--ckpt",
+            ckpt,
+            "--quick",
+            "--compare",
+            out / "scores.jsonl",
+            "--output_dir",
+            tmp_path / "b",
+        )[0]
+        == 0
+    )
+    assert numbers(tmp_path / "b")["comparison"]["value"] == 0
+    status, _, error = run(audit, "--scores", out / "scores.jsonl", "--output_dir", out)
+    assert status == 2 and "its scores.jsonl is read and would be overwritten" in error
+
+
+def test_score_py_uses_the_temperature_that_an_audit_left(trained, data, run, tmp_path):
+    ckpt, _ = moved_checkpoint(trained("full")[0], data, tmp_path)
+    sides = [
+        "--prompt",
+        "how can you make tea?",
+        "--completion",
+        TEXTS[0],
+        "--completion",
+        TEXTS[1],
+    ]
+    plain = run(score, "--ckpt", ckpt, *sides)[1]
+    (ckpt / "audit").mkdir()
+    (ckpt / "audit" / "audit.json").write_text('{"temperature": 0.5}')
+    calibrated = run(score, "--ckpt", ckpt, *sides)[1]
+    assert (
+        "temperature" not in plain
+        and "(margins divided by 0.50, the temperature that the audit found)" in calibrated
+    )
+
+    def odds(text):
+        p = float(re.search(r"P\(A beats B\) = (\d\.\d+)", text)[1])
+        return math.log(p / (1 - p))
+
+    rewards = [float(x) for x in re.findall(r"^[AB]  ([+-]\d\.\d+)  ", plain, re.M)]
+    assert odds(plain) == pytest.approx(rewards[0] - rewards[1], abs=5e-3)
+    assert odds(calibrated) == pytest.approx(2 * (rewards[0] - rewards[1]), abs=1e-2)
