@@ -44,7 +44,7 @@ from reward.model.batches import own_tokens, pack, padded
 from reward.model.heads import Float32Head
 from reward.model.packed_attention import enable_packing, self_test
 from reward.model.scorer import TOKEN_BUDGET, Scorer
-from reward.training.trainer import PairTrainer
+from reward.training.trainer import PairOptions, PairTrainer
 
 REAL_VOCABULARY, SMALL_VOCABULARY = 151_936, 16_000
 SIZES = (
@@ -230,8 +230,8 @@ def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device:
         else:
             rows = data.add_column("subset_id", [0] * len(data))
             trainer = PairTrainer(
-                model=model, args=args, train_dataset=rows, processing_class=tokenizer, subsets=["all"],
-                prefix_sharing="off",
+                model=model, args=args, train_dataset=rows, processing_class=tokenizer,
+                options=PairOptions(["all"], prefix_sharing="off"),
             )  # fmt: skip
             trainer.data_collator.packed = "packed" in name
             trainer.data_collator.share = name == "prefix + packed"

@@ -44,7 +44,7 @@ from reward.training.runtime import (
     die_with_launcher,
     fail,
 )
-from reward.training.trainer import NonFiniteError, PairTrainer
+from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 
 SMALLER = (
     "Out of memory. Smaller without another result: a lower per_device_train_batch_size and as much more "
@@ -283,12 +283,15 @@ def _run(recipe) -> int:
         processing_class=tokenizer,
         peft_config=peft_config,
         callbacks=callbacks,
-        subsets=subsets,
-        **{
-            key: recipe[key]
-            for key in ("loss_type", "label_smoothing", "tie_margin", "length_head")
-        },
-        **{key: recipe[key] for key in ("prefix_sharing", "token_budget")},
+        options=PairOptions(
+            subsets=subsets,
+            loss_type=recipe["loss_type"],
+            label_smoothing=recipe["label_smoothing"],
+            tie_margin=recipe["tie_margin"],
+            length_head=recipe["length_head"],
+            prefix_sharing=recipe["prefix_sharing"],
+            token_budget=recipe["token_budget"],
+        ),
     )
     resume = _resume_from(recipe, output_dir, state)
     if resume and quantised and engine.kind == "FSDP":

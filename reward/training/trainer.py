@@ -12,6 +12,7 @@ What it changes in `trl.RewardTrainer`, and why:
 """
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -34,6 +35,22 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; nothing of this step was applied or saved."""
 
 
+@dataclass(frozen=True)
+class PairOptions:
+    """The settings of PairTrainer that `trl.RewardTrainer` does not have.
+
+    All but `subsets` are keys of the recipe and mean there what they mean here.
+    """
+
+    subsets: list[str]  # the name of each subset; a pair's `subset_id` is its index here
+    loss_type: str = "bradley_terry"  # one of reward.training.losses.LOSSES
+    label_smoothing: float = 0.0  # the share of the labels that is taken to be wrong
+    tie_margin: float | None = None  # of the rao_kupper loss; None is the loss's own default
+    length_head: bool = False  # whether reward.training.length_head trains beside the model
+    prefix_sharing: str = "auto"  # auto, on or off; docs/speed.md
+    token_budget: int | None = None  # computed tokens of a micro-batch; None sets no limit
+
+
 class SelfTest(TrainerCallback):
     """Before the first step: whether packed batches really give what padded ones do, with the engine that will train."""
 
@@ -47,32 +64,26 @@ class SelfTest(TrainerCallback):
 
 
 class PairTrainer(RewardTrainer):
-    """`trl.RewardTrainer` on pairs that reward.data.splits has encoded, with `loss_type` one of reward.training.losses.LOSSES.
+    """`trl.RewardTrainer` on pairs that reward.data.splits has encoded, with the settings of PairOptions.
 
-    `subsets` names the `subset_id`s. Where several pairs share a `ranking`, per_device_train_batch_size counts rankings.
-    `prefix_sharing` and `token_budget`: docs/speed.md; `packing` says in words what was decided. Raises ModelError where
-    `prefix_sharing="on"` and the model cannot be packed.
+    Where several pairs share a `ranking`, per_device_train_batch_size counts rankings. `packing` says in words whether
+    batches are packed. Raises ModelError where `prefix_sharing="on"` and the model cannot be packed.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole step
 
-    def __init__(
-        self, *args, train_dataset, subsets: list[str], loss_type: str = "bradley_terry", label_smoothing: float = 0.0,
-        tie_margin: float | None = None, length_head: bool = False, prefix_sharing: str = "auto",
-        token_budget: int | None = None, **kwargs,
-    ):  # fmt: skip
-        self.subsets, self.label_smoothing = subsets, label_smoothing
-        self.loss_type, (self.pair_loss, self.loss_labels) = loss_type, LOSSES[loss_type]
-        if tie_margin is not None:
-            self.pair_loss = partial(self.pair_loss, tie_margin=tie_margin)
+    def __init__(self, *args, train_dataset, options: PairOptions, **kwargs):
+        self.options = options
+        self.pair_loss, self.loss_labels = LOSSES[options.loss_type]
+        if options.tie_margin is not None:
+            self.pair_loss = partial(self.pair_loss, tie_margin=options.tie_margin)
         training_args = kwargs["args"]
         training_args.logging_nan_inf_filter = False  # it would write 0.0 for NaN
         table = train_dataset
         if isinstance(table, Dataset) and "ranking" in table.column_names:
             rankings = by_ranking(table)
             train_dataset = table if len(rankings) == len(table) else rankings
-        self.prefix_sharing = prefix_sharing
-        because = why_not_packed(kwargs["model"], training_args, prefix_sharing)
+        because = why_not_packed(kwargs["model"], training_args, options.prefix_sharing)
         if because is None:
             enable_packing(kwargs["model"])
         config, head_bias = kwargs["model"].config, head_of(kwargs["model"])[1].bias
@@ -86,7 +97,7 @@ class PairTrainer(RewardTrainer):
                 kwargs["processing_class"].pad_token_id,
                 training_args.pad_to_multiple_of,
                 table,
-                token_budget,
+                options.token_budget,
             ),
             compute_metrics=self.pair_metrics,
             **kwargs,
@@ -103,8 +114,8 @@ class PairTrainer(RewardTrainer):
         self._window = torch.zeros(
             6, dtype=torch.float64
         )  # sums since the last log, see _add_to_window
-        self.length_head = LengthHead(self.accelerator) if length_head else None
-        if length_head:
+        self.length_head = LengthHead(self.accelerator) if options.length_head else None
+        if self.length_head:
             self.add_callback(self.length_head)
 
     def _set_signature_columns_if_needed(self):
@@ -128,7 +139,7 @@ class PairTrainer(RewardTrainer):
 
     def _set_packing(self, because: str | None, found: str = "") -> None:
         """Packed batches from now on, or padded ones `because` of something."""
-        if because and self.prefix_sharing == "on":
+        if because and self.options.prefix_sharing == "on":
             raise ModelError(f"prefix_sharing: on, but {because}; set prefix_sharing: auto")
         collator = self.data_collator
         collator.packed = because is None
@@ -140,7 +151,7 @@ class PairTrainer(RewardTrainer):
             self.packing = f"padded batches, because {because}"
         elif collator.share:
             self.packing = f"each shared prefix computed once, no padding{found}"
-        elif self.prefix_sharing == "on":
+        elif self.options.prefix_sharing == "on":
             raise ModelError(
                 f"prefix_sharing: on, but both sides of a pair would share their dropout, because {random}"
             )
@@ -187,8 +198,10 @@ class PairTrainer(RewardTrainer):
         chosen, rejected = rewards_from_logits(logits).unbind(1)
         found = {name: labels[name] for name in self.loss_labels}
         if "chosen_probability" in found:
-            found["chosen_probability"] = smooth(found["chosen_probability"], self.label_smoothing)
-        if self.loss_type == "classification" and logits.shape[-1] == 2:
+            found["chosen_probability"] = smooth(
+                found["chosen_probability"], self.options.label_smoothing
+            )
+        if self.options.loss_type == "classification" and logits.shape[-1] == 2:
             loss = self.pair_loss(*(logits[..., 1] - logits[..., 0]).unbind(1), **found)
         else:
             length = (
@@ -390,7 +403,7 @@ class PairTrainer(RewardTrainer):
         present = subset.long().unique().tolist()
         if len(present) > 1:
             metrics |= {
-                f"accuracy_{self.subsets[i]}": correct[subset.long() == i].mean().item()
+                f"accuracy_{self.options.subsets[i]}": correct[subset.long() == i].mean().item()
                 for i in present
             }
         return metrics

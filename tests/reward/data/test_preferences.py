@@ -1436,7 +1436,7 @@ def test_streaming_trains(tmp_path, standin):
     from trl import RewardConfig
 
     from reward.model.build import build_reward_model, build_tokenizer
-    from reward.training.trainer import PairTrainer
+    from reward.training.trainer import PairOptions, PairTrainer
 
     folder(tmp_path / "data", hh_rows(3))
     model = build_reward_model(str(standin("qwen")), dtype="float32")
@@ -1455,7 +1455,7 @@ def test_streaming_trains(tmp_path, standin):
         args=args,
         train_dataset=tables["train"],
         processing_class=tokenizer,
-        subsets=subsets,
+        options=PairOptions(subsets),
     )
     trainer.train()
     assert trainer.state.global_step == 2 and subsets == ["all"]

@@ -35,7 +35,7 @@ from reward.model.hub import ModelError
 from reward.model.packed_attention import FAMILIES, drops_out, enable_packing, self_test, why_padded
 from reward.model.scorer import Scorer
 from reward.training import run
-from reward.training.trainer import PairTrainer
+from reward.training.trainer import PairOptions, PairTrainer
 
 torch.set_num_threads(1)
 
@@ -397,7 +397,7 @@ def make_trainer(standin, tmp_path):
         args = RewardConfig(output_dir=str(tmp_path), **{**defaults, **options}, **fixed)
         return PairTrainer(
             model=model, args=args, train_dataset=train, processing_class=build_tokenizer(folder, model.config),
-            peft_config=peft, subsets=["all"], callbacks=callbacks, **ours,
+            peft_config=peft, options=PairOptions(["all"], **ours), callbacks=callbacks,
         )  # fmt: skip
 
     return make

@@ -15,7 +15,7 @@ from reward.model.batches import LABELS, PreferenceCollator
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head, rewards_from_logits
 from reward.training.losses import LOSSES, bradley_terry, centering, rao_kupper, smooth
-from reward.training.trainer import NonFiniteError, PairTrainer
+from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 
 torch.set_num_threads(1)
 
@@ -96,8 +96,10 @@ def make_trainer(standin, tmp_path):
         model = build_reward_model(folder, **{"head_init": "normal", **(head or {})})
         if cls is RewardTrainer:
             model.score.__class__ = torch.nn.Linear
-        ours = {"subsets": ["harmless", "helpful"]} if cls is PairTrainer else {}
-        ours |= {key: options.pop(key) for key in OURS if key in options}
+        ours = {}
+        if cls is PairTrainer:
+            own = {key: options.pop(key) for key in OURS if key in options}
+            ours["options"] = PairOptions(["harmless", "helpful"], **own)
         options = {
             "learning_rate": 1e-2,
             "max_grad_norm": 1e9,
