@@ -108,7 +108,7 @@ def audited_temperature(ckpt: str, revision: str) -> float:
 def print_one_off(scorer, prompt: str, completions: list[str], temperature: float) -> None:
     """Rewards, P(A beats B) = sigmoid((r_A - r_B) / T) by the Bradley-Terry model with T the audit's temperature or 1, and the
     reward after each token."""
-    from reward.data.formats import assistant, user
+    from reward.data.transcripts import assistant, user
     from reward.model.scorer import processes
 
     turns = user(prompt)
@@ -138,7 +138,8 @@ def print_one_off(scorer, prompt: str, completions: list[str], temperature: floa
 
 def score_file(scorer, source: str, output: str | None) -> None:
     from reward.data.files import DataError, read_rows, storable
-    from reward.data.formats import RowError, is_texts, sides
+    from reward.data.formats import RowError
+    from reward.data.rows_to_score import row_to_score, with_rewards
     from reward.model.scorer import processes
 
     rows, encoded, cut, differ = (
@@ -149,17 +150,15 @@ def score_file(scorer, source: str, output: str | None) -> None:
     )  # encoded: the ids of each row, one list of them a row
     for line, row in read_rows(source):
         try:
-            prompt, completions, tools, row = sides(
-                storable(row), scorer.manifest.get("transcript", "messages")
-            )
+            to_score = row_to_score(storable(row), scorer.manifest.get("transcript", "messages"))
         except RowError as error:
             raise DataError(f"{source}:{line}: {error}") from None
-        rows.append(row)
-        if prompt is None:  # the two sides answer different prompts: there is nothing to compare
+        rows.append(to_score.row)
+        if to_score.prompt is None:  # the two sides answer different prompts
             encoded.append([None, None])
             differ += 1
             continue
-        ids, was_cut = scorer.encode(prompt, completions, tools)
+        ids, was_cut = scorer.encode(to_score.prompt, to_score.completions, to_score.tools)
         encoded.append(ids)
         cut += was_cut
     rewards = iter(
@@ -175,20 +174,7 @@ def score_file(scorer, source: str, output: str | None) -> None:
         for row, group in zip(rows, encoded, strict=True):
             found = [next(rewards) for _ in group]
             missing += None in found
-            if len(found) == 1:
-                row["reward"] = found[0]
-            elif is_texts(row["chosen"]):
-                k = len(row["chosen"])
-                rm_bench = "num_correct" not in row and (
-                    "domain" in row or k == len(row["rejected"]) == 3
-                )
-                name = (
-                    "score" if rm_bench else "scores"
-                )  # as each benchmark's own scripts name them
-                row[f"{name}_chosen"], row[f"{name}_rejected"] = found[:k], found[k:]
-            else:
-                row["reward_chosen"], row["reward_rejected"] = found
-                row["margin"] = None if None in found else found[0] - found[1]
+            row = with_rewards(row, found)
             sink.write(json.dumps(row, ensure_ascii=False) + "\n")
         if temporary:
             sink.close()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from auditing.style import hedges, markdown
-from reward.data.formats import text_of
+from reward.data.transcripts import text_of
 
 LARGEST_REWARD = 1e100  # squares of larger ones overflow: they count as not finite
 

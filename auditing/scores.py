@@ -16,7 +16,8 @@ from auditing.benchmarks import RM_BENCH_DOMAINS, domain_of, rewardbench2_score,
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.style import hedges, markdown
 from reward.data.files import DataError, read_rows, to_json
-from reward.data.formats import RowError, is_messages, is_texts, text_of, to_pairs
+from reward.data.formats import RowError, to_pairs
+from reward.data.transcripts import is_messages, is_texts, text_of
 
 PREFERENCES = "preference pairs with rewards"
 

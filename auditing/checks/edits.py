@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from auditing.style import markdown
-from reward.data.formats import TURN, parse_transcript, text_of, user
+from reward.data.transcripts import TURN, parse_transcript, text_of, user
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 

@@ -14,7 +14,7 @@ from auditing.pairs import Pairs
 from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, count, judged, short
 from reward.data.encoding import EncodingError, encode, encoder_facts
-from reward.data.formats import text_of
+from reward.data.transcripts import text_of
 from reward.model.heads import is_encoder, rewards_from_logits
 
 BATCH_SIZES = (1, 8, 32)

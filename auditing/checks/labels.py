@@ -15,7 +15,7 @@ from auditing.pairs import Pairs
 from auditing.stats import Estimate
 from auditing.style import style_marks
 from auditing.verdicts import Check, count, judged, short
-from reward.data.formats import text_of
+from reward.data.transcripts import text_of
 
 EXTREME_LENGTH = 0.95  # of all completions are shorter, or longer
 

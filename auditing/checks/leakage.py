@@ -22,7 +22,7 @@ from auditing.checks.accuracy import accuracy
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
 from auditing.verdicts import Check, count, judged, short
-from reward.data.formats import text_of
+from reward.data.transcripts import text_of
 
 KINDS = {  # the strongest first; what the report says of one
     "exact": "the same pair, the sides in either order",

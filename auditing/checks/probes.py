@@ -18,7 +18,8 @@ from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, count, judged, short
 from reward.data.files import DataError, read_rows
-from reward.data.formats import RowError, text_of, to_pairs
+from reward.data.formats import RowError, to_pairs
+from reward.data.transcripts import text_of
 
 ADVERSARIAL = Path(__file__).with_name("adversarial.jsonl")
 

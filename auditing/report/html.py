@@ -28,7 +28,7 @@ from auditing.report.wording import (
 )
 from auditing.result import Audit
 from auditing.verdicts import VERDICTS, Check, count, short
-from reward.data.formats import text_of
+from reward.data.transcripts import text_of
 
 PROMPT_CLIP = 300  # of a prompt, from its end
 

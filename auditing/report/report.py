@@ -33,7 +33,7 @@ from auditing.report.wording import (
 )
 from auditing.result import Audit
 from auditing.verdicts import Check, count, short
-from reward.data.formats import text_of
+from reward.data.transcripts import text_of
 
 FORMAT_VERSION = 2  # of audit.json; audit.schema.json describes it
 

@@ -13,14 +13,18 @@ import json
 import math
 import re
 
-TURN = re.compile(r"\n\n(Human|Assistant):")
-
-
-ROLE = {"Human": "user", "Assistant": "assistant"}
-
-
-HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
-
+from reward.data.transcripts import (
+    TURN,
+    assistant,
+    clean,
+    is_messages,
+    is_texts,
+    parse_transcript,
+    prompt_messages,
+    shared_words,
+    text_of,
+    user,
+)
 
 FORMATS = (
     "`chosen, rejected` (transcripts, strings or messages), `prompt, chosen, rejected`, `prompt, response_a, response_b, "
@@ -163,19 +167,19 @@ def _preference(row: dict, transcript: str) -> dict:
         # UltraFeedback carries the whole conversation in both sides and repeats the prompt as a string.
         if isinstance(prompt, list) and prompt:
             pair = {
-                "prompt": _clean(prompt),
-                "chosen": _clean(chosen),
-                "rejected": _clean(rejected),
+                "prompt": clean(prompt),
+                "chosen": clean(chosen),
+                "rejected": clean(rejected),
             }
         elif isinstance(prompt, str) and chosen and chosen[0]["role"] == "assistant":
-            pair = {"prompt": user(prompt), "chosen": _clean(chosen), "rejected": _clean(rejected)}
+            pair = {"prompt": user(prompt), "chosen": clean(chosen), "rejected": clean(rejected)}
         else:
-            pair = _implicit(_clean(chosen), _clean(rejected))
+            pair = _implicit(clean(chosen), clean(rejected))
     elif isinstance(prompt, str):
         pair = _explicit_strings(prompt, chosen, rejected, transcript)
     elif prompt:
         pair = {
-            "prompt": _clean(prompt),
+            "prompt": clean(prompt),
             "chosen": assistant(chosen),
             "rejected": assistant(rejected),
         }
@@ -218,9 +222,7 @@ def _explicit_strings(prompt: str, chosen: str, rejected: str, transcript: str) 
     if transcript == "raw":
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     if TURN.match(prompt):  # the transcript up to "\n\nAssistant:", as in Nectar or HH exports
-        messages = parse_transcript(prompt)
-        if messages[-1]["role"] == "assistant" and not messages[-1]["content"]:
-            messages = messages[:-1]
+        messages = prompt_messages(prompt)
         return {
             "prompt": messages,
             "chosen": assistant(chosen.strip()),
@@ -243,11 +245,11 @@ def _implicit_strings(chosen: str, rejected: str, transcript: str) -> dict:
             pair["drop"] = "prompts differ"
         return pair
     if transcript == "raw":
-        cut = _common_words(chosen, rejected)
+        cut = shared_words(chosen, rejected)
         return {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:]}
     if is_transcript:
         return _implicit(parse_transcript(chosen), parse_transcript(rejected))
-    cut = _common_words(chosen, rejected)
+    cut = shared_words(chosen, rejected)
     return {
         "prompt": user(chosen[:cut].strip()),
         "chosen": assistant(chosen[cut:].strip()),
@@ -261,15 +263,6 @@ def _implicit(chosen: list[dict], rejected: list[dict]) -> dict:
     if chosen[:-1] != rejected[:-1]:
         pair["drop"] = "prompts differ"
     return pair
-
-
-def parse_transcript(text: str) -> list[dict]:
-    """`\\n\\nHuman: ... \\n\\nAssistant: ...` -> messages, turns stripped."""
-    parts = TURN.split(text)[1:]
-    return [
-        {"role": ROLE[who], "content": said.strip()}
-        for who, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
 
 
 def _ranking(row: dict, completions: list[tuple], rated: bool = False) -> list[dict]:
@@ -314,7 +307,7 @@ def _versus(row: dict, a, b, strength: float, votes: list[int] | None) -> dict:
     for name, value in (("the first completion", a), ("the second completion", b)):
         if not isinstance(value, str) and not is_messages(value):
             raise RowError(f"{name} is {_kind(value)}; a string or a list of messages is needed")
-    a, b = (_clean(side) if isinstance(side, list) else assistant(side.strip()) for side in (a, b))
+    a, b = (clean(side) if isinstance(side, list) else assistant(side.strip()) for side in (a, b))
     chosen, rejected = (a, b) if strength >= 0 else (b, a)
     pair = {"prompt": _prompt_messages(row), "chosen": chosen, "rejected": rejected}
     if strength == 0:
@@ -364,27 +357,10 @@ def _texts(row: dict, column: str) -> list[str]:
 def _prompt_messages(row: dict) -> list[dict]:
     prompt = row.get("prompt")
     if is_messages(prompt):
-        return _clean(prompt)
+        return clean(prompt)
     if not isinstance(prompt, str):
         raise RowError(f"`prompt` is {_kind(prompt)}; a string or a list of messages is needed")
-    if TURN.match(prompt):
-        messages = parse_transcript(prompt)
-        return (
-            messages[:-1]
-            if messages[-1]["role"] == "assistant" and not messages[-1]["content"]
-            else messages
-        )
-    if HELPSTEER_TURN.search(
-        prompt
-    ):  # HelpSteer2's multi-turn prompts; the first turn carries no mark
-        parts = HELPSTEER_TURN.split(prompt)
-        turns = user(parts[0].strip())
-        turns += [
-            {"role": who.lower(), "content": said.strip()}
-            for who, said in zip(parts[1::2], parts[2::2], strict=True)
-        ]
-        return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
-    return user(prompt)
+    return prompt_messages(prompt)
 
 
 def _ab_label(row: dict) -> tuple[float, list[int] | None]:
@@ -418,30 +394,6 @@ def _ab_label(row: dict) -> tuple[float, list[int] | None]:
 # ---------------------------------------------------------------------------------------------------- small helpers
 
 
-def user(text: str) -> list[dict]:
-    return [{"role": "user", "content": text}]
-
-
-def assistant(text: str) -> list[dict]:
-    return [{"role": "assistant", "content": text}]
-
-
-def text_of(side) -> str:
-    """The words of a prompt or completion, for hashes, lengths and reports."""
-    return side if isinstance(side, str) else "\n\n".join(str(m.get("content") or "") for m in side)
-
-
-def first_user_turn(prompt) -> str:
-    """What splits are disjoint by; normalised for case and space. Strings: up to the first reply."""
-    if isinstance(prompt, str):
-        text = parse_transcript(prompt)[0]["content"] if TURN.match(prompt) else prompt
-    else:
-        text = next(
-            (str(m.get("content") or "") for m in prompt if m["role"] == "user"), text_of(prompt)
-        )
-    return " ".join(text.lower().split())
-
-
 def _fault(pair: dict) -> str:
     """Why a pair cannot be trained on; "" if it can."""
     for side in ("chosen", "rejected"):
@@ -461,34 +413,12 @@ def _subset(row: dict) -> str | None:
     return value or None
 
 
-def _clean(messages: list[dict]) -> list[dict]:
-    """Messages without the empty fields that Arrow adds when rows differ (`tool_calls: None` changes templates)."""
-    return [{key: value for key, value in m.items() if value is not None} for m in messages]
-
-
 def _messages(row: dict, column: str) -> list[dict]:
     if not is_messages(row[column]) or not row[column]:
         raise RowError(
             f"`{column}` is {_kind(row[column])}; a non-empty list of messages (role, content) is needed"
         )
-    return _clean(row[column])
-
-
-def is_messages(value) -> bool:
-    """Whether `value` is a list of messages (role, and text or no content); the empty list is one."""
-    return isinstance(value, list) and all(
-        isinstance(m, dict)
-        and isinstance(m.get("role"), str)
-        and isinstance(m.get("content"), str | None)
-        for m in value
-    )
-
-
-def is_texts(value) -> bool:
-    """Whether `value` is a list of one string or more: the completions of one side in RewardBench 2 and RM-Bench."""
-    return (
-        isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
-    )
+    return clean(row[column])
 
 
 def _list(row: dict, column: str) -> list:
@@ -534,14 +464,6 @@ def _votes(row: dict) -> list[int]:
     return votes
 
 
-def _common_words(a: str, b: str) -> int:
-    """Length of the common prefix, cut back to a word boundary, as TRL's extract_prompt does."""
-    n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    while n and not a[n - 1].isspace():
-        n -= 1
-    return n
-
-
 def _kind(value) -> str:
     if value is None:
         return "missing"
@@ -554,45 +476,3 @@ def _kind(value) -> str:
         "list": "a list",
         "dict": "a mapping",
     }.get(type(value).__name__, type(value).__name__)
-
-
-def sides(row: dict, transcript: str) -> tuple:
-    """(prompt, completions, tools, row) of a row: its one completion, or chosen and rejected as reward.data.formats reads them,
-    of RewardBench 2 and RM-Bench all the chosen ones, then all the rejected ones. The prompt is None where the two sides
-    have different ones."""
-
-    if not isinstance(row, dict):
-        raise RowError("a row is a JSON object with named columns")
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    if "completion" in row or ("response" in row and "chosen" not in row):
-        prompt, completion = row.get("prompt"), row.get("completion", row.get("response"))
-        if transcript == "messages":
-            prompt = user(prompt) if isinstance(prompt, str) else prompt
-            completion = assistant(completion) if isinstance(completion, str) else completion
-        both_text = isinstance(prompt, str) and isinstance(completion, str)
-        if not both_text and not (is_messages(prompt) and is_messages(completion)):
-            raise RowError(
-                "`prompt` and `completion` must each be a string or a list of messages (role, content)"
-            )
-        return prompt, [completion], tools, row
-    pairs = to_pairs(row, transcript)
-    if "chosen" in row and is_texts(
-        row["chosen"]
-    ):  # every pair of k chosen and n rejected completions
-        n = len(row["rejected"])
-        return (
-            pairs[0]["prompt"],
-            [p["chosen"] for p in pairs[::n]] + [p["rejected"] for p in pairs[:n]],
-            tools,
-            row,
-        )
-    if len(pairs) != 1:
-        raise RowError(
-            f"a ranking of {len(pairs)} pairs; give one row a completion (prompt, completion)"
-        )
-    pair = pairs[0]
-    if "chosen" not in row:  # another format: say which side is which
-        row = {**row, **{side: pair[side] for side in ("prompt", "chosen", "rejected")}}
-    prompt = None if pair["drop"].startswith("prompts differ") else pair["prompt"]
-    return prompt, [pair["chosen"], pair["rejected"]], tools, row

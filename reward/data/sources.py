@@ -9,14 +9,8 @@ from datasets import Dataset, Features, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from reward.data.files import DataError, local_files, read_rows, to_json
-from reward.data.formats import (
-    RowError,
-    first_user_turn,
-    is_rating,
-    rating_pairs,
-    text_of,
-    to_pairs,
-)
+from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs
+from reward.data.transcripts import first_user_turn, text_of
 
 # Part of every cache key: datasets does not see a change in a function that its generator merely calls.
 CODE = hashlib.sha256(

@@ -15,9 +15,9 @@ from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 
 from reward.data.files import DataError
-from reward.data.formats import text_of
 from reward.data.ledger import NO_RIGHT_SIDE, TOO_LITTLE, Ledger, _count, _note
 from reward.data.sources import CODE, FEATURES, LABELS, _generate, _generator_of, _key, _table
+from reward.data.transcripts import text_of
 
 TEST_SALT, VALIDATION_SALT, MISMATCH_SALT = 1, 2, 3  # a change would move rows between splits
 

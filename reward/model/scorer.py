@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, send_to_device
 
 from reward.data.encoding import encode, encode_within
-from reward.data.formats import text_of
+from reward.data.transcripts import text_of
 from reward.model.batches import pack, padded, token_batches
 from reward.model.heads import is_encoder, no_cache, position_limit, rewards_from_logits
 from reward.model.hub import checkpoint_json

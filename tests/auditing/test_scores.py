@@ -22,7 +22,7 @@ from auditing.benchmarks import (
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.scores import read_scores, split_prompt, write_scores
 from reward.data.files import DataError
-from reward.data.formats import assistant, user
+from reward.data.transcripts import assistant, user
 
 SECRET = "hunter2"  # stands in every malformed row, and never in a message
 PLAIN = {
@@ -56,7 +56,7 @@ def refused(tmp_path):
 
 def words(pairs: Pairs, i: int = 0) -> tuple:
     """Prompt, chosen, rejected as text."""
-    from reward.data.formats import text_of
+    from reward.data.transcripts import text_of
 
     return tuple(text_of(side) for side in pairs.text(i).values())
 

@@ -15,8 +15,8 @@ from hub import commit_of, hub_environment, serve
 from launched import LAUNCH, read_json
 from standins import hh_rows, make_model
 
-from reward.data.formats import assistant, parse_transcript, user
 from reward.data.ledger import NO_RIGHT_SIDE, TIE
+from reward.data.transcripts import assistant, parse_transcript, user
 
 RECIPES = sorted((REPO / "recipes").glob("*.yaml"), key=lambda path: path.stem)
 MODELS = {  # real name -> stand-in, and the length limit in its real tokenizer_config.json

@@ -9,7 +9,7 @@ from conftest import write_rows
 
 import score
 from auditing.scores import read_scores, write_scores
-from reward.data.formats import assistant, user
+from reward.data.transcripts import assistant, user
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.scorer import Scorer
 

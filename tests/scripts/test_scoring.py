@@ -28,9 +28,9 @@ from transformers import (
 import audit
 import score
 from reward.checkpoint.contract import read_golden, read_manifest
-from reward.data.formats import parse_transcript
 from reward.data.splits import load_preferences
 from reward.data.tokens import encode_splits
+from reward.data.transcripts import parse_transcript
 from reward.model.build import build_reward_model
 from reward.model.scorer import Scorer
 from reward.recipe.parse import load_saved

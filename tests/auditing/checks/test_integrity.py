@@ -14,7 +14,7 @@ from auditing.checks.integrity import (
     truncation_check,
 )
 from auditing.pairs import Pairs
-from reward.data.formats import parse_transcript, text_of
+from reward.data.transcripts import parse_transcript, text_of
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.scorer import Scorer
 

@@ -24,7 +24,7 @@ from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.style import hedges, markdown
 from auditing.verdicts import control_false_discoveries
 from reward.data.files import DataError, read_rows
-from reward.data.formats import assistant, text_of, user
+from reward.data.transcripts import assistant, text_of, user
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.scorer import Scorer
 

@@ -20,7 +20,7 @@ from reward.data.encoding import (
     prepare_tokenizer,
     render,
 )
-from reward.data.formats import assistant, user
+from reward.data.transcripts import assistant, user
 
 SYSTEM = [{"role": "system", "content": "Be brief."}]
 TALK = user("Name a river.") + assistant("The Rhine.") + user("Another?")

@@ -5,17 +5,14 @@ import math
 
 import pytest
 
-from reward.data.formats import (
-    RowError,
+from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs
+from reward.data.transcripts import (
     assistant,
     first_user_turn,
     is_messages,
-    is_rating,
     is_texts,
     parse_transcript,
-    rating_pairs,
     text_of,
-    to_pairs,
     user,
 )
 

@@ -21,11 +21,11 @@ from trl.scripts.utils import DatasetConfig
 from reward.data import splits as splitting
 from reward.data.encoding import encode, encoder_facts, prepare_tokenizer
 from reward.data.files import DataError, read_rows
-from reward.data.formats import assistant, first_user_turn, user
 from reward.data.ledger import Ledger
 from reward.data.sources import CODE, LABELS
 from reward.data.splits import load_preferences, load_test_split
 from reward.data.tokens import by_ranking, decode_sides, encode_splits, labels_of, row_ids
+from reward.data.transcripts import assistant, first_user_turn, user
 
 SECRET = "hunter2"  # stands in every malformed row, and never in a message
 LIMIT = 100  # tokens; the template takes some 70 of the stand-in's

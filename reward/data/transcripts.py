@@ -1,0 +1,146 @@
+"""Prompts and completions, as messages or as text, and published transcripts -> messages.
+
+`parse_transcript("\\n\\nHuman: Hi\\n\\nAssistant: Hello!")` gives a user message and an assistant message.
+"""
+
+import os
+import re
+from typing import Any
+
+Message = dict[str, Any]  # `role`, and `content` or `tool_calls`, as chat templates read them
+Messages = list[Message]
+Side = str | Messages  # a prompt or a completion: text that is kept as it is, or messages
+
+TURN = re.compile(r"\n\n(Human|Assistant):")  # how a turn starts in HH-RLHF's transcripts
+ROLE = {"Human": "user", "Assistant": "assistant"}
+
+# How a turn starts in HelpSteer2's prompts of several turns. The first turn carries no mark.
+HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
+
+
+def user(text: str) -> Messages:
+    """One message of the user."""
+    return [{"role": "user", "content": text}]
+
+
+def assistant(text: str) -> Messages:
+    """One message of the assistant."""
+    return [{"role": "assistant", "content": text}]
+
+
+def text_of(side: Side) -> str:
+    """The words of a prompt or completion, for hashes, lengths and reports."""
+    if isinstance(side, str):
+        return side
+    return "\n\n".join(_content(message) for message in side)
+
+
+def first_user_turn(prompt: Side) -> str:
+    """The first thing that the user says, in lower case and with single spaces.
+
+    Splits are disjoint by it. Of a string it is everything up to the first reply.
+    """
+    return " ".join(_first_user_text(prompt).lower().split())
+
+
+def _first_user_text(prompt: Side) -> str:
+    if isinstance(prompt, str):
+        if TURN.match(prompt):
+            return parse_transcript(prompt)[0]["content"]
+        return prompt
+    for message in prompt:
+        if message["role"] == "user":
+            return _content(message)
+    return text_of(prompt)
+
+
+def _content(message: Message) -> str:
+    return str(message.get("content") or "")
+
+
+def is_messages(value: object) -> bool:
+    """Whether `value` is a list of messages (role, and text or no content); the empty list is one."""
+    return isinstance(value, list) and all(_is_message(item) for item in value)
+
+
+def _is_message(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    has_role = isinstance(value.get("role"), str)
+    return has_role and isinstance(value.get("content"), str | None)
+
+
+def is_side(value: object) -> bool:
+    """Whether `value` is a string or a list of messages."""
+    return isinstance(value, str) or is_messages(value)
+
+
+def is_texts(value: object) -> bool:
+    """Whether `value` is a list of one string or more.
+
+    RewardBench 2 and RM-Bench hold the completions of one side so.
+    """
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(text, str) for text in value)
+
+
+def clean(messages: Messages) -> Messages:
+    """Messages without the empty fields that Arrow adds when rows differ.
+
+    A template would render `tool_calls: None` otherwise than no `tool_calls`.
+    """
+    return [_without_empty_fields(message) for message in messages]
+
+
+def _without_empty_fields(message: Message) -> Message:
+    return {name: value for name, value in message.items() if value is not None}
+
+
+# --- Text -> messages -----------------------------------------------------------------------------
+
+
+def parse_transcript(text: str) -> Messages:
+    """The turns of `\\n\\nHuman: ... \\n\\nAssistant: ...` as messages, their text stripped."""
+    speakers_and_texts = TURN.split(text)[1:]
+    return [
+        {"role": ROLE[speaker], "content": spoken.strip()}
+        for speaker, spoken in zip(speakers_and_texts[::2], speakers_and_texts[1::2], strict=True)
+    ]
+
+
+def parse_helpsteer(text: str) -> Messages:
+    """The turns of a HelpSteer2 prompt as messages, their text stripped."""
+    first, *speakers_and_texts = HELPSTEER_TURN.split(text)
+    messages = user(first.strip())
+    for speaker, spoken in zip(speakers_and_texts[::2], speakers_and_texts[1::2], strict=True):
+        messages.append({"role": speaker.lower(), "content": spoken.strip()})
+    return messages
+
+
+def prompt_messages(text: str) -> Messages:
+    """A prompt that is text as messages: a transcript as its turns, any other text as one turn.
+
+    A transcript may end in the mark of the reply that is to come, `\\n\\nAssistant:`, as in Nectar
+    and in exports of HH-RLHF. That reply is no turn yet and is left out.
+    """
+    if TURN.match(text):
+        messages = parse_transcript(text)
+    elif HELPSTEER_TURN.search(text):
+        messages = parse_helpsteer(text)
+    else:
+        return user(text)
+    if messages[-1] == {"role": "assistant", "content": ""}:
+        messages.pop()
+    return messages
+
+
+def shared_words(first: str, second: str) -> int:
+    """The length of the start that two texts share, cut back to the end of a word.
+
+    TRL's `extract_prompt` finds the prompt of two conversations in the same way.
+    """
+    length = len(os.path.commonprefix([first, second]))
+    while length and not first[length - 1].isspace():
+        length -= 1
+    return length
