@@ -18,7 +18,7 @@ from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.result import Audit
 from auditing.scores import read_scores
 from auditing.verdicts import Check, control_false_discoveries
-from reward.data.files import DataError
+from reward.data.files import DataError, Source
 
 TRAIN_SAMPLE = 1000  # train pairs that are scored, to compare train and test accuracy
 
@@ -270,7 +270,7 @@ def matched(ours: Pairs, theirs: Pairs, name: str) -> Pairs:
     return theirs
 
 
-def named(path: str, data_dir: str | None, split: str) -> dict:
+def named(path: str, data_dir: str | None, split: str) -> Source:
     """A source as a recipe's `datasets:` names it."""
     return {
         "path": path,

@@ -10,8 +10,7 @@ import itertools
 import json
 import os
 import re
-
-from pyarrow import ArrowException, parquet
+from typing import Required, TypedDict
 
 CSV_TEXTS = re.compile(
     r"chosen|rejected|response(_?[ab12])?"
@@ -25,9 +24,31 @@ class DataError(ValueError):
     """A source that cannot be read or trained on; the message names file and line, and the mend."""
 
 
+class Source(TypedDict, total=False):
+    """One source of preference pairs, as an entry of a recipe's `datasets:` names it.
+
+    `Recipe.data_sources` fills in every field. Code that needs a test split alone may leave out all
+    but the required ones.
+    """
+
+    path: Required[str]  # a file, a folder, a Hub id; or json, csv, parquet for `data_files`
+    name: str | None  # the configuration of a Hub data set
+    data_dir: str | None  # a folder inside `path`
+    data_files: str | list[str] | dict[str, str | list[str]] | None  # one file or many, by split
+    split: Required[str | None]  # the split to train on; None where only the test split is read
+    test_split: Required[str]  # the split to test on: a split's name, or a local file
+    subset: str | None  # the name under which evaluation reports the pairs; None: by their rows
+    columns: list[str] | None  # the columns to read; None reads all
+    fraction: float | None  # share of the mixture, relative to the others'; None keeps all rows
+    streaming: bool  # read the train split as a stream, without a copy on disk
+
+
 def read_rows(path: str):
     """(physical line, row) of a local JSONL, JSON, CSV or Parquet file, plain or .gz. Raises DataError naming file and
     line, never content."""
+    # Imported here: it takes a tenth of a second, and a recipe is checked without it.
+    from pyarrow import ArrowException, parquet
+
     plain = path.removesuffix(".gz")
     opener = gzip.open if path.endswith(".gz") else open
     try:
@@ -111,7 +132,7 @@ def is_local(value: str) -> bool:
     return known or value.count("/") > 1
 
 
-def local_files(source: dict, split: str | None) -> list[str] | None:
+def local_files(source: Source, split: str | None) -> list[str] | None:
     """The local files of one split of a source; None for a Hub dataset, [] where the source has no such split."""
     path, files = os.path.expanduser(source["path"]), source.get("data_files")
     if files and path in ("json", "csv", "parquet"):

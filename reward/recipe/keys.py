@@ -1,15 +1,24 @@
 """The keys that a recipe may hold: our own, TRL's and transformers', and the flags of the command."""
 
+import ast
 import json
 from pathlib import Path
 
-LOSS_TYPES = [
-    "bradley_terry",
-    "rao_kupper",
-    "mse",
-    "rating_mse",
-    "classification",
-]  # reward.training.losses has them
+
+def _loss_types() -> list[str]:
+    """The keys of `LOSSES` in reward/training/losses.py, in their order.
+
+    They are read from the text of that file, so that a loss is added in one place. Importing it
+    would import torch, which takes seconds, and would run up the layers.
+    """
+    path = Path(__file__).parents[1] / "training" / "losses.py"
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == "LOSSES":
+            return [ast.literal_eval(key) for key in statement.value.keys]
+    raise LookupError(f"{path} assigns no LOSSES")
+
+
+LOSS_TYPES = _loss_types()
 
 
 # Our own keys, the whole list: name -> types, default, choices, one line of help.
@@ -128,7 +137,8 @@ OWN = {
 }
 
 
-# Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by machine.
+# Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by
+# machine.
 DEFAULTS = {
     "lora_task_type": "SEQ_CLS",  # TRL's CAUSAL_LM crashes RewardTrainer, and saves no head
     "report_to": "none",  # TRL agrees today; a run must never ask for a login

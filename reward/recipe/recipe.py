@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reward.data.files import Source
 from reward.recipe.keys import DEFAULTS, ENTRY, GROUPS, KEYS, OWN, TRL
 from reward.recipe.yaml_text import _dump
 
@@ -48,7 +49,7 @@ class Recipe:
         """The given keys of one of TRL's dataclasses, and the defaults where we differ: `RewardConfig(**...)`."""
         return {key: value for key, value in (DEFAULTS | self.values).items() if key in TRL[name]}
 
-    def data_sources(self) -> list[dict]:
+    def data_sources(self) -> list[Source]:
         """One dict a source, whichever way the recipe names it; `subset` falls back to the last part of `data_dir`."""
         entries, streaming = self.get("datasets"), self.get("streaming")
         if self.get("dataset_name"):

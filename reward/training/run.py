@@ -183,7 +183,7 @@ def _run(recipe) -> int:
         **{key: recipe[key] for key in ("loss_type", "soft_labels", "strength_as")},
     )  # fmt: skip
     loss_type = recipe["loss_type"]
-    if "target_margin" not in LOSSES[loss_type][1] and isinstance(encoded["train"], Dataset):
+    if "target_margin" not in LOSSES[loss_type].labels and isinstance(encoded["train"], Dataset):
         unused = sum(margin != 0 for margin in encoded["train"]["target_margin"][:])
         ledger.add(
             "train", "noted", f"target margin, which loss_type: {loss_type} does not use", unused

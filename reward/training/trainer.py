@@ -74,7 +74,8 @@ class PairTrainer(RewardTrainer):
 
     def __init__(self, *args, train_dataset, options: PairOptions, **kwargs):
         self.options = options
-        self.pair_loss, self.loss_labels = LOSSES[options.loss_type]
+        self.pair_loss = LOSSES[options.loss_type].function
+        self.loss_labels = LOSSES[options.loss_type].labels
         if options.tie_margin is not None:
             self.pair_loss = partial(self.pair_loss, tie_margin=options.tie_margin)
         training_args = kwargs["args"]

@@ -138,7 +138,7 @@ def labels_of(name: str, n: int, p=None) -> dict:
     """What LOSSES says that the objective takes, as random numbers; `p` for the chosen probability."""
     generator = torch.Generator().manual_seed(3)
     labels = {
-        key: torch.rand(n, dtype=torch.float64, generator=generator) for key in LOSSES[name][1]
+        key: torch.rand(n, dtype=torch.float64, generator=generator) for key in LOSSES[name].labels
     }
     if p is not None and "chosen_probability" in labels:
         labels["chosen_probability"] = torch.full((n,), p, dtype=torch.float64)
@@ -147,15 +147,15 @@ def labels_of(name: str, n: int, p=None) -> dict:
 
 def test_losses_are_those_of_the_recipe_and_name_what_they_take():
     assert list(LOSSES) == LOSS_TYPES
-    for name, (loss, labels) in LOSSES.items():
-        assert set(labels) == set(inspect.signature(loss).parameters) - {
+    for name, loss in LOSSES.items():
+        assert set(loss.labels) == set(inspect.signature(loss.function).parameters) - {
             "rewards_chosen", "rewards_rejected", "log_odds_chosen", "log_odds_rejected", "tie_margin",
         }, name  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_gives_one_value_a_pair(name):
-    assert LOSSES[name][0](CHOSEN, REJECTED, **labels_of(name, 4)).shape == (4,)
+    assert LOSSES[name].function(CHOSEN, REJECTED, **labels_of(name, 4)).shape == (4,)
 
 
 @pytest.mark.parametrize("p", [None, 0.5, 1.0])
@@ -163,7 +163,11 @@ def test_every_loss_gives_one_value_a_pair(name):
 def test_gradients_in_float64(name, p):
     torch.manual_seed(0)
     chosen, rejected = (torch.randn(6, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    loss = centering if name == "centering" else partial(LOSSES[name][0], **labels_of(name, 6, p))
+    loss = (
+        centering
+        if name == "centering"
+        else partial(LOSSES[name].function, **labels_of(name, 6, p))
+    )
     assert torch.autograd.gradcheck(loss, (chosen, rejected))
 
 
@@ -176,7 +180,7 @@ def test_value_and_gradient_are_finite_at_huge_margins(name, margin, p):
         torch.zeros(1, requires_grad=True),
     )
     labels = {key: value.float() for key, value in labels_of(name, 1, p).items()}
-    value = LOSSES[name][0](chosen, rejected, **labels)
+    value = LOSSES[name].function(chosen, rejected, **labels)
     value.sum().backward()
     assert all(torch.isfinite(tensor).all() for tensor in (value, chosen.grad, rejected.grad))
 

@@ -559,8 +559,9 @@ def test_training_and_evaluation_loss_of_each_objective(loss_type, make_trainer)
     trainer = make_trainer(data, data, loss_type=loss_type, per_device_train_batch_size=7, per_device_eval_batch_size=4,
                            max_steps=1)  # fmt: skip
     rewards = rewards_of(trainer.model, data).unbind(1)
-    loss, names = LOSSES[loss_type]
-    expected = loss(*rewards, **{name: torch.tensor(data[name][:]) for name in names}).mean().item()
+    loss = LOSSES[loss_type]
+    labels = {name: torch.tensor(data[name][:]) for name in loss.labels}
+    expected = loss.function(*rewards, **labels).mean().item()
     assert abs(expected - bradley_terry(*rewards).mean().item()) > 0.01
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-4)
     trainer.train()
