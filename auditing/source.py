@@ -5,7 +5,7 @@ import numpy as np
 from auditing.pairs import Pairs
 from reward.data.files import DataError
 from reward.data.splits import load_preferences, load_test_split
-from reward.data.tokens import decode_sides, encode_splits, row_ids
+from reward.data.tokens import EncodingOptions, decode_sides, encode_splits, row_ids
 from reward.model.hub import checkpoint_file, checkpoint_json
 from reward.recipe.parse import load_saved
 
@@ -38,9 +38,12 @@ def test_pairs(scorer, sources: list[dict], recipe=None, own: bool = False):
 def train_pairs(scorer, recipe, limit: int, seed: int = 0):
     """(all train pairs as text, a sample of `limit` of them encoded): what the checkpoint was fitted on."""
     splits, ledger = load_preferences(
-        [{**source, "streaming": False} for source in recipe.data_sources()], recipe["transcript"],
-        recipe["validation_fraction"], recipe["test_fraction"], recipe["min_rater_agreement"],
-    )  # fmt: skip
+        [{**source, "streaming": False} for source in recipe.data_sources()],
+        recipe["transcript"],
+        validation_fraction=recipe["validation_fraction"],
+        test_fraction=recipe["test_fraction"],
+        min_rater_agreement=recipe["min_rater_agreement"],
+    )
     train = splits["train"]
     probability = train.with_format("numpy", dtype=float)["chosen_probability"][:]
     sided = np.flatnonzero(probability != 0.5)  # a tie has no side to be right about
@@ -51,10 +54,8 @@ def train_pairs(scorer, recipe, limit: int, seed: int = 0):
 
 def encode(scorer, table, ledger, settings: dict, name: str):
     max_length = settings["max_length"] or scorer.limit
-    encoded = encode_splits(
-        {name: table}, ledger, scorer.tokenizer, max_length, settings["overlong"], subsets=[]
-    )
-    return encoded[name]
+    options = EncodingOptions(max_length, settings["overlong"])
+    return encode_splits({name: table}, ledger, scorer.tokenizer, options).tables[name]
 
 
 def check_recorded(ckpt: str, revision: str, table) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import islice
@@ -284,20 +285,42 @@ def _control_pattern(tokenizer) -> re.Pattern:
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """The completions of one prompt, encoded under a length limit; one entry a completion in each list."""
+
+    ids: list[list[int]]  # token ids of prompt + completion
+    too_long: list[
+        bool
+    ]  # longer than the limit, under truncate_prompt also without any prompt left to cut
+    prompt_cut: (
+        bool  # whether the oldest part of the prompt was left out, for all completions alike
+    )
+
+
 def encode_within(
-    tokenizer, prompt, completions, max_length: int | None, overlong: str, tools=None
-):
+    tokenizer,
+    prompt: str | list[dict],
+    completions: list,
+    max_length: int | None,
+    overlong: str,
+    tools: list | None = None,
+) -> EncodedPrompt:
     """Encode every completion of one prompt under a length limit.
 
-    Returns `(ids, over, truncated)`: one id list a completion, which completions are longer than `max_length` tokens
-    (and, under `truncate_prompt`, still are once nothing is left to cut), and whether the prompt was cut.
-    `overlong="truncate_prompt"` drops the oldest part of the prompt, the same for all completions; a completion is
-    never cut.
+    Args:
+        tokenizer: The reward model's tokenizer, as prepare_tokenizer leaves it.
+        prompt: Messages or a string.
+        completions: Each one in the form of the prompt.
+        max_length: The limit in tokens; None for no limit.
+        overlong: `truncate_prompt` leaves out the oldest part of the prompt, the same for all completions. With `drop`
+            and `error` nothing is cut. A completion is never cut.
+        tools: What the template shows the model of its tools.
     """
     ids = encode_each(tokenizer, prompt, completions, tools)
     over = [max_length is not None and len(i) > max_length for i in ids]
     if not any(over) or overlong != "truncate_prompt":
-        return ids, over, False
+        return EncodedPrompt(ids, over, prompt_cut=False)
     shorter = prompt
     while (excess := max(map(len, ids)) - max_length) > 0:
         shorter = _cut_oldest(tokenizer, shorter, excess)
@@ -311,18 +334,16 @@ def encode_within(
                 if not too_long
             ]
             if not fit:
-                return ids, over, False
-            fitted, _, truncated = encode_within(
-                tokenizer, prompt, fit, max_length, overlong, tools
-            )
-            rest = iter(fitted)
-            return (
+                return EncodedPrompt(ids, over, prompt_cut=False)
+            fitted = encode_within(tokenizer, prompt, fit, max_length, overlong, tools)
+            rest = iter(fitted.ids)
+            return EncodedPrompt(
                 [i if too_long else next(rest) for i, too_long in zip(ids, over, strict=True)],
                 over,
-                truncated,
+                fitted.prompt_cut,
             )
         ids = encode_each(tokenizer, shorter, completions, tools)
-    return ids, [False] * len(ids), True
+    return EncodedPrompt(ids, [False] * len(ids), prompt_cut=True)
 
 
 def _cut_oldest(tokenizer, prompt, excess: int):

@@ -9,6 +9,7 @@ the order of rows, the seed, the number of processes, or rows added later.
 import hashlib
 import itertools
 import json
+from typing import NamedTuple
 
 import numpy as np
 from accelerate import PartialState
@@ -37,11 +38,23 @@ def _share(keys: np.ndarray, salt: int) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------- the splits
 
 
+class PreferenceSplits(NamedTuple):
+    """What load_preferences returns."""
+
+    tables: dict  # "train", "validation", "test" -> table of text; a generator function for a streamed train split
+    ledger: Ledger  # what became of every row that was read
+
+
 def load_preferences(
-    sources, transcript="messages", validation_fraction=0.1, test_fraction=None, min_rater_agreement=None,
-    mismatched_prompts=0.0,
-):  # fmt: skip
-    """Read every source and split it: `(splits, ledger)`, splits = {"train", "validation", "test"} -> table of text.
+    sources: list[dict],
+    transcript: str = "messages",
+    *,
+    validation_fraction: float = 0.1,
+    test_fraction: float | None = None,
+    min_rater_agreement: float | None = None,
+    mismatched_prompts: float = 0.0,
+) -> PreferenceSplits:
+    """Read every source and split it.
 
     A source's own test split is the test split; where it has none, `test_fraction` of its first user turns is. Train
     rows whose first user turn is in the test split are dropped and counted. A tie has no right side, so only the train
@@ -118,7 +131,7 @@ def load_preferences(
             "mismatched prompt (the rejected side is chosen for another prompt)",
             len(added),
         )
-    return splits, ledger
+    return PreferenceSplits(splits, ledger)
 
 
 def _disagree(probability: np.ndarray, minimum: float) -> np.ndarray:
@@ -319,4 +332,4 @@ def _streamed(sources, transcript, validation_fraction, test, ledger, min_rater_
             "validation",
             np.array(splits["validation"]["chosen_probability"][:], dtype=float),
         )
-    return splits, ledger
+    return PreferenceSplits(splits, ledger)

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from accelerate import PartialState
@@ -21,10 +23,40 @@ ROWS_A_PROCESS = 20_000  # encoding: fewer do not pay for starting another proce
 # ------------------------------------------------------------------------------------------------------- text -> ids
 
 
-def decode_sides(row: dict) -> tuple:
-    """(prompt, chosen, rejected, tools) of a table row, as messages or strings."""
+@dataclass(frozen=True)
+class EncodingOptions:
+    """How pairs become token ids and labels. Every field but `num_proc` is part of the cache's key."""
+
+    max_length: int | None = None  # the limit of a side in tokens; None for no limit
+    overlong: str = "drop"  # what becomes of a longer pair: drop, truncate_prompt or error
+    loss_type: str = "bradley_terry"  # rating_mse needs ratings, every other loss does without
+    soft_labels: bool = True  # False: only the side that most raters chose counts
+    strength_as: str = "target_margin"  # what a preference strength becomes, or chosen_probability
+    num_proc: int | None = None  # processes; None: one for every CPU where there are many rows
+
+
+class EncodedSplits(NamedTuple):
+    """What encode_splits returns."""
+
+    tables: dict  # split -> table of token ids and labels; an IterableDataset for a streamed train split
+    subsets: list[
+        str
+    ]  # `subset_id` is an index into it; a stream appends the subsets that it meets
+
+
+class PairTexts(NamedTuple):
+    """The texts of one pair. Each side is a message list, or a string under `transcript: raw`."""
+
+    prompt: str | list[dict]
+    chosen: str | list[dict]
+    rejected: str | list[dict]
+    tools: list | None  # what the template shows the model of its tools
+
+
+def decode_sides(row: dict) -> PairTexts:
+    """The texts of a table row, which are stored as JSON."""
     tools = json.loads(row["tools"]) if row.get("tools") else None
-    return (*(json.loads(row[side]) for side in ("prompt", "chosen", "rejected")), tools)
+    return PairTexts(*(json.loads(row[side]) for side in ("prompt", "chosen", "rejected")), tools)
 
 
 def row_ids(table) -> list[str]:
@@ -32,23 +64,24 @@ def row_ids(table) -> list[str]:
     return [f"{key & (2**64 - 1):016x}" for key in table["pair_key"][:]]
 
 
-def encode_row(row: dict, tokenizer, max_length: int | None, overlong: str) -> dict:
+def encode_row(row: dict, tokenizer, options: EncodingOptions) -> dict:
     """`chosen_ids`, `rejected_ids`, `length` of one pair, and in `drop` and `truncated` what the limit did to it."""
     prompt, chosen, rejected, tools = decode_sides(row)
     try:
-        ids, over, truncated = encode_within(
-            tokenizer, prompt, [chosen, rejected], max_length, overlong, tools
+        encoded = encode_within(
+            tokenizer, prompt, [chosen, rejected], options.max_length, options.overlong, tools
         )
     except TemplateError as error:  # its own words, such as "System role not supported"
         raise DataError(
             f"{row['where']}: the chat template refuses this conversation: {error}"
         ) from None
     drop = ""
+    ids, over = encoded.ids, encoded.too_long
     if any(over):
         drop = f"over-long ({'both sides' if all(over) else 'chosen' if over[0] else 'rejected'})"
-        if overlong == "error":
+        if options.overlong == "error":
             raise DataError(
-                f"{row['where']}: {max(map(len, ids))} tokens, max_length is {max_length}. Raise max_length, or set "
+                f"{row['where']}: {max(map(len, ids))} tokens, max_length is {options.max_length}. Raise max_length, or set "
                 "overlong: drop (counted) or overlong: truncate_prompt."
             )
     elif ids[0] == ids[1]:
@@ -58,13 +91,11 @@ def encode_row(row: dict, tokenizer, max_length: int | None, overlong: str) -> d
         "rejected_ids": ids[1],
         "length": max(map(len, ids)),
         "drop": drop,
-        "truncated": truncated,
+        "truncated": encoded.prompt_cut,
     }
 
 
-def labels_of(
-    row: dict, loss_type: str = "bradley_terry", soft_labels=True, strength_as="target_margin"
-) -> dict:
+def labels_of(row: dict, options: EncodingOptions) -> dict:
     """What a row's raters said, as reward.training.losses takes it: every label a number.
 
     `soft_labels=False`: the side that most raters chose is all that counts; a tie stays .5. A preference strength s (1 to
@@ -72,16 +103,16 @@ def labels_of(
     """
     p, margin = row["chosen_probability"], row["target_margin"]
     if row["strength"]:
-        if strength_as == "chosen_probability":
+        if options.strength_as == "chosen_probability":
             p = 0.5 + row["strength"] / 6
         elif margin is None:
             margin = row["strength"]
     if p is None:
         p = 1.0
-    elif not soft_labels and p != 0.5:
+    elif not options.soft_labels and p != 0.5:
         p = float(p > 0.5)
     ratings = {side: row[side] for side in ("rating_chosen", "rating_rejected")}
-    if loss_type == "rating_mse" and None in ratings.values():
+    if options.loss_type == "rating_mse" and None in ratings.values():
         raise DataError(
             f"{row['where']}: no ratings, which loss_type: rating_mse regresses on; needed are numbers in the columns "
             "rating_chosen and rating_rejected (or score_chosen and score_rejected, or helpfulness). For pairs without "
@@ -95,15 +126,14 @@ def labels_of(
 
 
 def encode_splits(
-    splits, ledger: Ledger, tokenizer, max_length, overlong, subsets: list[str], num_proc=None, **labels
-) -> dict:  # fmt: skip
+    splits: dict, ledger: Ledger, tokenizer, options: EncodingOptions
+) -> EncodedSplits:
     """Tokenise every split, drop and count what the length limit excludes.
 
-    Adds columns `chosen_ids`, `rejected_ids`, `length`, `subset_id` (index into `subsets`, which is filled here) and the
-    labels (labels_of, whose options `labels` are), which replace what the row had. `num_proc`: processes; None for as many as
-    there are CPUs where there are many rows. Raises DataError for an empty split, and for an over-long pair under
-    `overlong="error"`.
+    Adds columns `chosen_ids`, `rejected_ids`, `length`, `subset_id` and the labels (labels_of), which replace what the row
+    had. Raises DataError for an empty split, and for an over-long pair under `overlong="error"`.
     """
+    subsets: list[str] = []
     ledger.check(max_dropped=1.0)  # an empty split is an error
     for table in splits.values():
         subsets += (
@@ -112,14 +142,14 @@ def encode_splits(
 
     def columns(row, name="train"):
         # Nobody computes a loss on the test split, so a row there needs no ratings.
-        unrated = {"loss_type": "bradley_terry"} if name == "test" else {}
-        encoded = encode_row(row, tokenizer, max_length, overlong)
+        labels = replace(options, loss_type="bradley_terry") if name == "test" else options
+        encoded = encode_row(row, tokenizer, options)
         if row["subset"] not in subsets:  # streaming meets subsets as they come
             subsets.append(row["subset"])
         return {
             **encoded,
             "subset_id": subsets.index(row["subset"]),
-            **labels_of(row, **labels | unrated),
+            **labels_of(row, labels),
         }
 
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str()) | {
@@ -134,12 +164,13 @@ def encode_splits(
                 _encoded_stream, gen_kwargs={"rows": table, "columns": columns, "ledger": ledger}
             )
             continue
-        recipe = [table._fingerprint, CODE, facts, max_length, overlong, subsets, labels]
+        decisive = asdict(replace(options, num_proc=None))
+        recipe = [table._fingerprint, CODE, facts, decisive, subsets]
         with PartialState().local_main_process_first():
             table = table.map(
                 columns,
                 fn_kwargs={"name": name},
-                num_proc=num_proc or _processes_for(len(table)),
+                num_proc=options.num_proc or _processes_for(len(table)),
                 desc=f"Encoding {name}",
                 # A tokenizer's own hash changes with use, which would encode again on every process.
                 new_fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:32],
@@ -157,7 +188,7 @@ def encode_splits(
         encoded[name] = table.select(kept)
         for subset, n in Counter(encoded[name]["subset"][:]).items():
             ledger.add(name, "subset", subset, n)
-    return encoded
+    return EncodedSplits(encoded, subsets)
 
 
 def _processes_for(rows: int) -> int | None:

@@ -66,10 +66,14 @@ class Scorer:
     def encode(self, prompt, completions, tools=None) -> tuple[list[list[int] | None], bool]:
         """Token ids of one prompt's completions (None where a completion alone is too long), and whether the prompt was
         cut at its start, the same for all of them."""
-        ids, over, cut = encode_within(
+        encoded = encode_within(
             self.tokenizer, prompt, completions, self.limit, "truncate_prompt", tools
         )
-        return [None if too_long else i for i, too_long in zip(ids, over, strict=True)], cut
+        ids = [
+            None if too_long else i
+            for i, too_long in zip(encoded.ids, encoded.too_long, strict=True)
+        ]
+        return ids, encoded.prompt_cut
 
     def rewards_of_ids(
         self, ids: list[list[int] | None], progress: str | None = None

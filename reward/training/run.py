@@ -25,7 +25,7 @@ from reward.checkpoint.contract import CheckpointError
 from reward.data.encoding import EncodingError, encoder_facts
 from reward.data.files import DataError
 from reward.data.splits import load_preferences
-from reward.data.tokens import encode_splits, row_ids
+from reward.data.tokens import EncodingOptions, encode_splits, row_ids
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import position_limit
 from reward.model.hub import ModelError, resolved_revision
@@ -174,14 +174,22 @@ def _run(recipe) -> int:
         )
     sources = recipe.data_sources()
     splits, ledger = load_preferences(
-        sources, recipe["transcript"], recipe["validation_fraction"], recipe["test_fraction"],
-        recipe["min_rater_agreement"], recipe["mismatched_prompts"],
-    )  # fmt: skip
-    subsets: list[str] = []
-    encoded = encode_splits(
-        splits, ledger, tokenizer, max_length, recipe["overlong"], subsets, num_proc=args.dataset_num_proc,
-        **{key: recipe[key] for key in ("loss_type", "soft_labels", "strength_as")},
-    )  # fmt: skip
+        sources,
+        recipe["transcript"],
+        validation_fraction=recipe["validation_fraction"],
+        test_fraction=recipe["test_fraction"],
+        min_rater_agreement=recipe["min_rater_agreement"],
+        mismatched_prompts=recipe["mismatched_prompts"],
+    )
+    options = EncodingOptions(
+        max_length=max_length,
+        overlong=recipe["overlong"],
+        loss_type=recipe["loss_type"],
+        soft_labels=recipe["soft_labels"],
+        strength_as=recipe["strength_as"],
+        num_proc=args.dataset_num_proc,
+    )
+    encoded, subsets = encode_splits(splits, ledger, tokenizer, options)
     loss_type = recipe["loss_type"]
     if "target_margin" not in LOSSES[loss_type].labels and isinstance(encoded["train"], Dataset):
         unused = sum(margin != 0 for margin in encoded["train"]["target_margin"][:])

@@ -29,7 +29,7 @@ import audit
 import score
 from reward.checkpoint.contract import read_golden, read_manifest
 from reward.data.splits import load_preferences
-from reward.data.tokens import encode_splits
+from reward.data.tokens import EncodingOptions, encode_splits
 from reward.data.transcripts import parse_transcript
 from reward.model.build import build_reward_model
 from reward.model.scorer import Scorer
@@ -150,12 +150,12 @@ def test_train_time_evaluation_equals_the_scorer(trained, scorer):
     ckpt = trained("full")[0]
     recipe = load_saved(ckpt / "recipe.yaml")
     splits, ledger = load_preferences(
-        recipe.data_sources(), "messages", recipe["validation_fraction"], None
+        recipe.data_sources(), "messages", validation_fraction=recipe["validation_fraction"]
     )
     encoded = encode_splits(
-        {"validation": splits["validation"]}, ledger, scorer.tokenizer, 256, "drop", subsets=[]
+        {"validation": splits["validation"]}, ledger, scorer.tokenizer, EncodingOptions(256)
     )
-    table = encoded["validation"]
+    table = encoded.tables["validation"]
     chosen, rejected = (
         np.array(scorer.rewards_of_ids(table[side][:])) for side in ("chosen_ids", "rejected_ids")
     )

@@ -11,6 +11,7 @@ from transformers import AddedToken, ByT5Tokenizer, PreTrainedTokenizerFast
 from trl.data_utils import apply_chat_template
 
 from reward.data.encoding import (
+    EncodedPrompt,
     EncodingError,
     control_tokens,
     encode,
@@ -110,6 +111,10 @@ kinds = pytest.mark.parametrize("name", list(KINDS))
 
 def end_token(name: str) -> str:
     return REAL[name[5:]][3] if name.startswith("real:") else END[name]
+
+
+def unpacked(encoded: EncodedPrompt) -> tuple[list[list[int]], list[bool], bool]:
+    return encoded.ids, encoded.too_long, encoded.prompt_cut
 
 
 def control_ids(tokenizer, ids: list[int]) -> list[int]:
@@ -543,10 +548,8 @@ def test_within_the_limit_nothing_is_cut(tokenizers):
         (longest, "drop"),
         (longest, "error"),
     ):
-        assert encode_within(tokenizer, TALK, completions, limit, overlong) == (
-            ids,
-            [False, False],
-            False,
+        assert encode_within(tokenizer, TALK, completions, limit, overlong) == EncodedPrompt(
+            ids, [False, False], False
         )
 
 
@@ -556,10 +559,8 @@ def test_over_is_told_for_each_completion(tokenizers, overlong):
     tokenizer = tokenizers("qwen")
     completions = [assistant("Elbe."), assistant("Elbe. " * 50)]
     ids = [encode(tokenizer, TALK, completion) for completion in completions]
-    assert encode_within(tokenizer, TALK, completions, len(ids[0]), overlong) == (
-        ids,
-        [False, True],
-        False,
+    assert encode_within(tokenizer, TALK, completions, len(ids[0]), overlong) == EncodedPrompt(
+        ids, [False, True], False
     )
 
 
@@ -575,8 +576,8 @@ def test_the_oldest_words_go_first_and_roles_alternate(tokenizers):
     whole = len(encode(tokenizer, prompt, completions[0]))
     seen = []
     for limit in range(whole, 0, -1):
-        ids, over, truncated = encode_within(
-            tokenizer, prompt, completions, limit, "truncate_prompt"
+        ids, over, truncated = unpacked(
+            encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
         )
         if any(over):
             break
@@ -608,7 +609,9 @@ def test_truncation_of_random_conversations(tokenizers, seed):
     completions = [assistant(said(20) or "x") for _ in range(rng.randint(1, 4))]
     whole = [encode(tokenizer, prompt, completion) for completion in completions]
     limit = rng.randint(30, max(map(len, whole)))
-    ids, over, truncated = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    ids, over, truncated = unpacked(
+        encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    )
     if any(over):
         assert [len(i) > limit for i in ids] == over
         assert truncated == any(
@@ -629,7 +632,9 @@ def test_truncation_of_random_conversations(tokenizers, seed):
 def test_a_completion_is_never_cut(tokenizers):
     tokenizer = tokenizers("qwen")
     completions = [assistant("word " * 300), assistant("short")]
-    ids, over, truncated = encode_within(tokenizer, TALK, completions, 200, "truncate_prompt")
+    ids, over, truncated = unpacked(
+        encode_within(tokenizer, TALK, completions, 200, "truncate_prompt")
+    )
     assert over == [True, False] and not truncated
 
 
@@ -639,8 +644,8 @@ def test_characters_of_several_tokens_are_cut_as_a_whole(tokenizers):
     prompt, completion = user("🙂" * 20), assistant("fine")
     whole = len(encode(tokenizer, prompt, completion))
     for limit in range(whole - 1, whole - 12, -1):
-        (ids,), over, truncated = encode_within(
-            tokenizer, prompt, [completion], limit, "truncate_prompt"
+        (ids,), over, truncated = unpacked(
+            encode_within(tokenizer, prompt, [completion], limit, "truncate_prompt")
         )
         assert len(ids) <= limit and over == [False] and truncated
         assert set(kept_turns(tokenizer, ids)[1]["content"]) == {"🙂"}
@@ -651,7 +656,9 @@ def test_plain_strings_are_cut_at_the_start(tokenizers, name):
     tokenizer = tokenizers(name)
     prompt, completions = " ".join(WORDS), [" a good idea", " no"]
     limit = len(encode(tokenizer, prompt, completions[0])) // 2
-    ids, over, truncated = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    ids, over, truncated = unpacked(
+        encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    )
     assert over == [False, False] and truncated and limit - 3 <= max(map(len, ids)) <= limit
     first, end = (FIRST | {"tinyllama": "<s>"}).get(name), END[name]
     cut = tokenizer.decode(ids[0]).replace(" ", "")
@@ -661,7 +668,9 @@ def test_plain_strings_are_cut_at_the_start(tokenizers, name):
     assert control_ids(tokenizer, ids[0]) == [
         tokenizer.convert_tokens_to_ids(t) for t in (first, end) if t
     ]
-    ids, over, truncated = encode_within(tokenizer, prompt, completions, 2, "truncate_prompt")
+    ids, over, truncated = unpacked(
+        encode_within(tokenizer, prompt, completions, 2, "truncate_prompt")
+    )
     assert any(over) and truncated == (not all(over))
 
 
@@ -672,8 +681,8 @@ def test_tool_turns_without_text_can_be_cut(tokenizers):
         {"role": "tool", "content": "7 " * 200},
         *user("So?"),
     ]
-    (ids,), over, truncated = encode_within(
-        tokenizers("qwen"), prompt, [assistant("7")], 100, "truncate_prompt"
+    (ids,), over, truncated = unpacked(
+        encode_within(tokenizers("qwen"), prompt, [assistant("7")], 100, "truncate_prompt")
     )
     assert over == [False] and truncated
     assert [turn["content"] for turn in kept_turns(tokenizers("qwen"), ids)][1:] == ["So?", "7"]
@@ -686,9 +695,13 @@ def test_a_completion_that_is_too_long_takes_nothing_from_the_others(standin):
     prompt = [{"role": "user", "content": "tea " * 30}, {"role": "assistant", "content": "yes"}]
     prompt += [{"role": "user", "content": "why"}]
     short, long = ([{"role": "assistant", "content": text}] for text in ("tea", "coffee " * 300))
-    (alone,), _, _ = encode_within(tokenizer, prompt, [short], 200, "truncate_prompt")
-    ids, over, truncated = encode_within(tokenizer, prompt, [long, short], 200, "truncate_prompt")
+    (alone,), _, _ = unpacked(encode_within(tokenizer, prompt, [short], 200, "truncate_prompt"))
+    ids, over, truncated = unpacked(
+        encode_within(tokenizer, prompt, [long, short], 200, "truncate_prompt")
+    )
     assert over == [True, False] and ids[1] == alone and not truncated
-    (cut,), _, was_cut = encode_within(tokenizer, prompt, [short], 150, "truncate_prompt")
-    ids, over, truncated = encode_within(tokenizer, prompt, [long, short], 150, "truncate_prompt")
+    (cut,), _, was_cut = unpacked(encode_within(tokenizer, prompt, [short], 150, "truncate_prompt"))
+    ids, over, truncated = unpacked(
+        encode_within(tokenizer, prompt, [long, short], 150, "truncate_prompt")
+    )
     assert over == [True, False] and ids[1] == cut and truncated and was_cut

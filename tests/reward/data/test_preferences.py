@@ -24,7 +24,14 @@ from reward.data.files import DataError, read_rows
 from reward.data.ledger import Ledger
 from reward.data.sources import CODE, LABELS
 from reward.data.splits import load_preferences, load_test_split
-from reward.data.tokens import by_ranking, decode_sides, encode_splits, labels_of, row_ids
+from reward.data.tokens import (
+    EncodingOptions,
+    by_ranking,
+    decode_sides,
+    encode_splits,
+    labels_of,
+    row_ids,
+)
 from reward.data.transcripts import assistant, first_user_turn, user
 
 SECRET = "hunter2"  # stands in every malformed row, and never in a message
@@ -579,7 +586,9 @@ def test_row_ids_are_of_the_text_alone(tmp_path):
 
 def encoded(tmp_path, train, tokenizer, max_length=None, overlong="drop"):
     splits, ledger = load_preferences([folder(tmp_path, train)], validation_fraction=0)
-    return encode_splits(splits, ledger, tokenizer, max_length, overlong, []), ledger
+    return encode_splits(
+        splits, ledger, tokenizer, EncodingOptions(max_length, overlong)
+    ).tables, ledger
 
 
 LONG = " ".join(["water"] * 200)
@@ -619,7 +628,7 @@ def test_over_long_test_rows_are_counted_too(tmp_path, qwen):
     splits, ledger = load_preferences(
         [folder(tmp_path, [row("apart")], long_rows())], validation_fraction=0
     )
-    tables = encode_splits({"test": splits["test"]}, ledger, qwen, LIMIT, "drop", [])
+    tables = encode_splits({"test": splits["test"]}, ledger, qwen, EncodingOptions(LIMIT)).tables
     assert len(tables["test"]) == 1 and ledger.dropped("test") == 4 and ledger.read("test") == 5
 
 
@@ -654,8 +663,8 @@ def test_identical_once_encoded(tmp_path):
 def test_encoded_columns(tmp_path, qwen):
     rows = [row(1, margin=1.5, subset="b"), row(2, subset="a")]
     splits, ledger = load_preferences([folder(tmp_path, rows)], validation_fraction=0)
-    subsets = []
-    table = encode_splits(splits, ledger, qwen, LIMIT, "drop", subsets)["train"]
+    found = encode_splits(splits, ledger, qwen, EncodingOptions(LIMIT))
+    subsets, table = found.subsets, found.tables["train"]
     assert subsets == ["all", "a", "b"]  # the test split first
     assert table["subset_id"][:] == [2, 1] and table["target_margin"][:] == [1.5, 0.0]
     assert table["chosen_probability"][:] == [1.0, 1.0] and "margin" not in table.column_names
@@ -680,7 +689,9 @@ def test_another_tokenizer_encodes_anew(tmp_path):
     for tokenizer in (one, other):
         splits, ledger = load_preferences([found], validation_fraction=0)
         ids.append(
-            encode_splits(splits, ledger, tokenizer, None, "drop", [])["train"]["chosen_ids"][0]
+            encode_splits(splits, ledger, tokenizer, EncodingOptions()).tables["train"][
+                "chosen_ids"
+            ][0]
         )
     assert ids[0] != ids[1] and ids[1] == encode(other, user("question 1"), assistant(said))
 
@@ -792,7 +803,9 @@ def test_read_and_added_are_kept_or_dropped(tmp_path, qwen, seed):
     splits, ledger = load_preferences(
         [source(path)], validation_fraction=0.2, test_fraction=0.2, **filters
     )
-    tables = encode_splits(splits, ledger, qwen, 90, rng.choice(["drop", "truncate_prompt"]), [])
+    tables = encode_splits(
+        splits, ledger, qwen, EncodingOptions(90, rng.choice(["drop", "truncate_prompt"]))
+    ).tables
     found = ledger.as_dict()
     assert (
         set(found) == {"train", "validation", "test"}
@@ -824,14 +837,14 @@ def test_an_empty_split_is_an_error(tmp_path, qwen):
         ledger.check(1.0)
     splits, ledger = load_preferences([folder(tmp_path / "b", [row(1)])], validation_fraction=0.01)
     with pytest.raises(DataError, match="^no pair of the validation split is left.\n"):
-        encode_splits(splits, ledger, qwen, LIMIT, "drop", [])
+        encode_splits(splits, ledger, qwen, EncodingOptions(LIMIT))
     splits, ledger = load_preferences(
         [folder(tmp_path / "c", [row(1, "", "")])], validation_fraction=0
     )
     with pytest.raises(
         DataError, match="^no pair of the train split is left.\n(.*\n)+ .*1  empty completion"
     ):
-        encode_splits(splits, ledger, qwen, LIMIT, "drop", [])
+        encode_splits(splits, ledger, qwen, EncodingOptions(LIMIT))
 
 
 def test_an_empty_ledger():
@@ -890,7 +903,9 @@ ADDED = "mismatched prompt (the rejected side is chosen for another prompt)"
     ],
 )
 def test_labels_are_what_the_raters_said_as_numbers(said, options, expected):
-    found = labels_of({"where": "a.jsonl:7", **dict.fromkeys(LABELS), **said}, **options)
+    found = labels_of(
+        {"where": "a.jsonl:7", **dict.fromkeys(LABELS), **said}, EncodingOptions(**options)
+    )
     assert found == dict(
         zip(
             ("target_margin", "chosen_probability", "rating_chosen", "rating_rejected"),
@@ -919,7 +934,7 @@ def test_labels_reach_the_encoded_table_and_follow_the_options(tmp_path, qwen):
         (True, "chosen_probability"),
     ):
         options = {"soft_labels": soft_labels, "strength_as": strength_as}
-        table = encode_splits(splits, ledger, qwen, None, "drop", [], **options)["train"]
+        table = encode_splits(splits, ledger, qwen, EncodingOptions(**options)).tables["train"]
         found[soft_labels, strength_as] = (
             table["chosen_probability"][:],
             table["target_margin"][:],
@@ -944,7 +959,11 @@ def test_regression_on_ratings_names_the_first_row_without_them(tmp_path, qwen, 
     found = folder(tmp_path, [rated, row(2, SECRET, score_chosen=3)], [rated], streaming=streaming)
     splits, ledger = load_preferences([found], validation_fraction=0)
     with pytest.raises(DataError) as caught:
-        list(encode_splits(splits, ledger, qwen, None, "drop", [], loss_type="rating_mse")["train"])
+        list(
+            encode_splits(splits, ledger, qwen, EncodingOptions(loss_type="rating_mse")).tables[
+                "train"
+            ]
+        )
     assert str(caught.value) == (
         f"{tmp_path}/train.jsonl:2: no ratings, which loss_type: rating_mse regresses on; needed are numbers in the "
         "columns rating_chosen and rating_rejected (or score_chosen and score_rejected, or helpfulness). For pairs without "
@@ -956,7 +975,7 @@ def test_a_test_split_needs_no_ratings(tmp_path, qwen):
     """Nobody computes a loss on it."""
     found = folder(tmp_path, [row(1, rating_chosen=2, rating_rejected=1)], [row("plain")])
     splits, ledger = load_preferences([found], validation_fraction=0)
-    encoded = encode_splits(splits, ledger, qwen, None, "drop", [], loss_type="rating_mse")
+    encoded = encode_splits(splits, ledger, qwen, EncodingOptions(loss_type="rating_mse")).tables
     assert len(encoded["test"]) == 1
 
 
@@ -970,7 +989,7 @@ def test_ties_are_kept_in_train_and_dropped_where_accuracy_is_measured(tmp_path,
     train = [tie(n) if n % 4 == 0 else row(n) for n in range(100)]
     found = folder(tmp_path, train, [*TEST, tie("held out")], streaming=streaming)
     splits, ledger = load_preferences([found], validation_fraction=0.3)
-    tables = encode_splits(splits, ledger, qwen, None, "drop", [])
+    tables = encode_splits(splits, ledger, qwen, EncodingOptions()).tables
     rows = [pair for r in tables["train"] for pair in r.get("pairs", [r])]
     counts = ledger.as_dict()
     assert {
@@ -999,7 +1018,7 @@ def test_more_than_30_percent_ties_are_warned_about_once(
     splits, ledger = load_preferences(
         [folder(tmp_path, train)], validation_fraction=0, mismatched_prompts=mismatched
     )
-    encode_splits(splits, ledger, qwen, None, "drop", [])
+    encode_splits(splits, ledger, qwen, EncodingOptions())
     ledger.check(0.1)
     said = capsys.readouterr().out
     assert said.count("warning: ") == (1 if warning else 0) and warning in said
@@ -1039,7 +1058,7 @@ def test_rater_agreement_filters_train_alone(tmp_path, qwen, streaming):
     train = [row(n, votes=votes) for n, votes in enumerate(AGREE)] + [row("unrated")]
     found = folder(tmp_path, train, [row("held out", votes=[2, 1])], streaming=streaming)
     splits, ledger = load_preferences([found], validation_fraction=0, min_rater_agreement=0.7)
-    rows = encode_splits(splits, ledger, qwen, None, "drop", [])["train"]
+    rows = encode_splits(splits, ledger, qwen, EncodingOptions()).tables["train"]
     kept = [pair["chosen_probability"] for r in rows for pair in r.get("pairs", [r])]
     assert kept == [0.75, 0.25, 0.7, 1.0, 1.0]
     counts = ledger.as_dict()
@@ -1111,7 +1130,7 @@ def test_kept_is_read_and_added_less_dropped(tmp_path, qwen):
     splits, ledger = load_preferences(
         [folder(tmp_path, rows)], validation_fraction=0, mismatched_prompts=1.0
     )
-    tables = encode_splits(splits, ledger, qwen, LIMIT, "drop", [])
+    tables = encode_splits(splits, ledger, qwen, EncodingOptions(LIMIT)).tables
     counts = ledger.as_dict()["train"]
     assert (counts["read"], counts["kept"], counts["added"]) == (5, 5, {ADDED: 4}) and len(
         tables["train"]
@@ -1136,10 +1155,10 @@ def test_a_mismatched_pair_forgets_what_was_said_of_the_one_it_is_made_of(tmp_pa
         "bayes_accuracy": 0.9,
     }
     read, added, _ = added_to([folder(tmp_path, answers(4, **said, subset="facts"))], 1.0)
-    assert [labels_of(r)["chosen_probability"] for r in read] == [0.75] * 4
+    assert [labels_of(r, EncodingOptions())["chosen_probability"] for r in read] == [0.75] * 4
     for pair in added:
         assert [pair[name] for name in ("votes", *LABELS)] == [None] * 7
-        assert labels_of(pair) == {
+        assert labels_of(pair, EncodingOptions()) == {
             "target_margin": 0.0, "chosen_probability": 1.0, "rating_chosen": 0.0, "rating_rejected": 0.0,
         }  # fmt: skip
     assert added["subset"][:] == ["facts"] * 4
@@ -1294,7 +1313,7 @@ def test_rated_completions_of_one_prompt_form_one_group(tmp_path, qwen):
 def test_a_mismatched_pair_is_a_group_of_its_own(tmp_path, qwen):
     found = folder(tmp_path, [nectar(1, "a", "b", "c"), nectar(2, "d", "e", "f")])
     splits, ledger = load_preferences([found], validation_fraction=0, mismatched_prompts=0.5)
-    table = encode_splits(splits, ledger, qwen, None, "drop", [])["train"]
+    table = encode_splits(splits, ledger, qwen, EncodingOptions()).tables["train"]
     assert by_ranking(table)["rows"][:][:2] == [[0, 1, 2], [3, 4, 5]]
     assert all(len(group) == 1 for group in by_ranking(table)["rows"][:][2:]) and len(table) > 6
 
@@ -1304,7 +1323,7 @@ def test_a_mismatched_pair_is_a_group_of_its_own(tmp_path, qwen):
 
 def streamed(path, tokenizer, **options):
     splits, ledger = load_preferences([source(path, streaming=True)], **options)
-    return encode_splits(splits, ledger, tokenizer, 90, "drop", []), ledger
+    return encode_splits(splits, ledger, tokenizer, EncodingOptions(90)).tables, ledger
 
 
 @pytest.fixture()
@@ -1321,7 +1340,7 @@ def test_streaming_gives_the_rows_of_the_table_in_order(mixed, qwen):
     assert isinstance(tables["train"], IterableDataset)
     rows = [pair for ranking in tables["train"] for pair in ranking["pairs"]]
     splits, ledger = load_preferences([source(mixed)], validation_fraction=0.1)
-    plain = encode_splits(splits, ledger, qwen, 90, "drop", [])
+    plain = encode_splits(splits, ledger, qwen, EncodingOptions(90)).tables
     assert [r["chosen_ids"] for r in rows] == plain["train"]["chosen_ids"][:]
     assert [r["rejected_ids"] for r in rows] == plain["train"]["rejected_ids"][:]
     assert tables["validation"]["chosen_ids"][:] == plain["validation"]["chosen_ids"][:]
@@ -1373,7 +1392,7 @@ def test_streamed_rankings_stay_together_and_in_order(tmp_path, qwen):
         3,
     ]
     splits, counted = load_preferences([source(tmp_path)], validation_fraction=0)
-    table = encode_splits(splits, counted, qwen, 90, "drop", [])["train"]
+    table = encode_splits(splits, counted, qwen, EncodingOptions(90)).tables["train"]
     assert [[p["chosen_ids"] for p in r["pairs"]] for r in rows] == [
         [table[i]["chosen_ids"] for i in group] for group in by_ranking(table)["rows"]
     ]
@@ -1391,7 +1410,7 @@ def test_streaming_notes_ties_and_votes_against(tmp_path, qwen):
     once = ledger.as_dict()
     assert list(tables["train"]) and ledger.as_dict() == once
     splits, counted = load_preferences([source(tmp_path)], validation_fraction=0.2)
-    encode_splits(splits, counted, qwen, 90, "drop", [])
+    encode_splits(splits, counted, qwen, EncodingOptions(90))
     assert once == counted.as_dict() and set(once["train"]["noted"]) == {NOT_SURE, AGAINST}
 
 
@@ -1441,11 +1460,10 @@ def test_streaming_trains(tmp_path, standin):
     folder(tmp_path / "data", hh_rows(3))
     model = build_reward_model(str(standin("qwen")), dtype="float32")
     tokenizer = build_tokenizer(str(standin("qwen")), model.config)
-    subsets = []
     splits, ledger = load_preferences(
         [source(tmp_path / "data", streaming=True)], validation_fraction=0
     )
-    tables = encode_splits(splits, ledger, tokenizer, 512, "drop", subsets)
+    tables, subsets = encode_splits(splits, ledger, tokenizer, EncodingOptions(512))
     args = RewardConfig(
         str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, max_length=None, use_cpu=True, bf16=False,
         report_to="none", logging_steps=1, save_strategy="no", disable_tqdm=True,
@@ -1541,7 +1559,7 @@ def test_real_hh_file(hh_real, transcript):
 
 def test_real_hh_file_encoded(hh_real, qwen):
     splits, ledger = load_preferences([source(hh_real)], validation_fraction=0.1, test_fraction=0.2)
-    tables = encode_splits({"test": splits["test"]}, ledger, qwen, 1024, "drop", [])
+    tables = encode_splits({"test": splits["test"]}, ledger, qwen, EncodingOptions(1024)).tables
     assert ledger.as_dict()["test"]["dropped"] == {
         "over-long (both sides)": 39, "over-long (chosen)": 12, "over-long (rejected)": 7, "prompts differ": 1,
     }  # fmt: skip
