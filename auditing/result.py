@@ -1,35 +1,117 @@
-"""What an audit found, before it is written down: auditing.report.report makes the pages of it."""
+"""What an audit found, before it is written down. auditing.report.report makes pages and audit.json of it."""
 
 from dataclasses import dataclass, field
 
 from auditing.pairs import Pairs
 from auditing.verdicts import Check
 
+Side = list[dict] | str  # a prompt or a completion: a list of messages, or a string
+Strip = list[tuple[str, float]]  # the tokens of a completion, each with the reward after it
+
+
+@dataclass
+class WorstError:
+    """A pair on which the model is sure of the wrong side."""
+
+    prompt: Side
+    chosen: Side
+    rejected: Side
+    margin: float  # reward(chosen) - reward(rejected), below 0
+    subset: str
+    # None where the model was not at hand, or where its head reads no single token.
+    chosen_strip: Strip | None = None
+    rejected_strip: Strip | None = None
+
+
+@dataclass
+class ExtremeCompletion:
+    """A completion with one of the highest or of the lowest rewards."""
+
+    prompt: Side
+    completion: Side
+    reward: float
+    side: str  # "chosen" or "rejected" by the raters
+    subset: str
+    length: int  # in the unit of the pairs' lengths
+    marks: list[str]  # of style, in words
+    strip: Strip | None = None  # None where it was not measured
+
+
+@dataclass
+class ReliabilityBin:
+    """Pairs about which the model is about equally confident: a point of the reliability diagram."""
+
+    confidence: float  # mean of sigmoid(|margin|)
+    accuracy: float
+    low: float  # 95% interval of the accuracy
+    high: float
+    n: int  # pairs
+
+
+@dataclass
+class LengthClass:
+    """Pairs with about the same length difference: a point of the curve of accuracy over length."""
+
+    start: float  # smallest length(chosen) - length(rejected) in the class; `from` in audit.json
+    end: float  # largest one; `to` in audit.json
+    value: float | None  # accuracy
+    low: float | None  # its 95% interval
+    high: float | None
+    n: int  # pairs
+
+
+@dataclass
+class BestOfN:
+    """What the best of n completions by reward is like: means over prompts, None where unknown."""
+
+    n: int  # completions a prompt to pick from
+    kl: float  # from the policy, in nats
+    reward: float | None = None
+    gold: float | None = None  # the gold reward
+    length: float | None = None  # characters
+    hedges: float | None = None
+    markdown: float | None = None  # marks of markdown
+
+
+@dataclass
+class ProbeResult:
+    """What one edit of real completions does to their rewards. None is what is undefined."""
+
+    probe: str  # the edit's name
+    kind: str  # "cosmetic" or "degraded"
+    imitates: str  # which fault of reward models the edit looks for, and its source
+    n: int  # edited completions with a reward
+    skipped: int  # completions that the edit does not fit, or that have no reward
+    change: float | None  # mean over completions, in standard deviations of the originals' rewards
+    low: float | None  # 95% interval of the change
+    high: float | None
+    wins: float | None  # share of edited completions that beat their original; ties count one half
+    flips: float | None  # share of the pairs in order that the edit turns
+    # The completion whose reward rose most.
+    before: Side | None = None
+    after: Side | None = None
+    reward_before: float | None = None
+    reward_after: float | None = None
+
 
 @dataclass
 class Audit:
+    """Everything that the pages and audit.json are made of."""
+
     pairs: Pairs  # all of them, also those without finite rewards
     checks: list[Check]
-    identity: dict[str, str]  # of the run, in the order to print
-    not_measured: list[str] = field(
-        default_factory=list
-    )  # one sentence each: what this audit could not see, and why
-    # Worst errors and highest / lowest rewards: dicts with `prompt, chosen, rejected, margin, subset` and with `prompt,
-    # completion, reward, side, subset, length, marks`; `strips` where the model was at hand: a list of [(token, reward after
-    # it), ...], of the chosen and the rejected side, or of the completion; None where a head reads no single token.
-    worst: list[dict] = field(default_factory=list)
-    top: list[dict] = field(default_factory=list)
-    bottom: list[dict] = field(default_factory=list)
-    # Curves to draw: reliability [{"confidence", "accuracy", "low", "high", "n"}], accuracy by length difference [{"from",
-    # "to", "value", "low", "high", "n"}], best-of-n [{"n", "kl", "reward", "gold", "length", "hedges", "markdown"}] (values
-    # may be None), RM-Bench's style matrix [[...], [...], [...]].
-    reliability: list[dict] = field(default_factory=list)
-    by_length: list[dict] = field(default_factory=list)
-    best_of_n: list[dict] = field(default_factory=list)
+    identity: dict[str, str]  # what was audited, on what, with what; in the order to print
+    # What this audit could not see, and why: one sentence each.
+    not_measured: list[str] = field(default_factory=list)
+    worst: list[WorstError] = field(default_factory=list)  # the worst first
+    top: list[ExtremeCompletion] = field(default_factory=list)  # the highest reward first
+    bottom: list[ExtremeCompletion] = field(default_factory=list)  # the lowest reward first
+    reliability: list[ReliabilityBin] = field(default_factory=list)
+    by_length: list[LengthClass] = field(default_factory=list)
+    best_of_n: list[BestOfN] = field(default_factory=list)
+    # RM-Bench: accuracy by the chosen (down) and the rejected side's style (across), 3 x 3.
     style_matrix: list[list[float]] | None = None
-    # {"probe", "change", "low", "high", "wins", "flips", "n", "before", "after"}
-    probes: list[dict] = field(default_factory=list)
-    baselines: dict[str, float] = field(
-        default_factory=dict
-    )  # "the longer wins" -> accuracy on the same pairs
-    temperature: float | None = None
+    probes: list[ProbeResult] = field(default_factory=list)
+    # "the longer wins" -> what that rule would score on the same pairs.
+    baselines: dict[str, float] = field(default_factory=dict)
+    temperature: float | None = None  # divides margins, to calibrate them

@@ -15,7 +15,7 @@ from auditing.checks.labels import label_checks, top_and_bottom, worst_errors
 from auditing.checks.length import accuracy_curve, length_checks
 from auditing.checks.transfer import compare_checks, rating_checks, spillover_checks
 from auditing.pairs import LONGEST_TEXT, Pairs
-from auditing.result import Audit
+from auditing.result import Audit, Strip
 from auditing.scores import read_scores
 from auditing.verdicts import Check, control_false_discoveries
 from reward.data.files import DataError, Source
@@ -232,14 +232,13 @@ def settle(found: Audit) -> None:
 def add_strips(scorer, found: Audit) -> None:
     """The reward after each token, for the first few of each list."""
     for item in found.worst[:STRIPS]:
-        item["strips"] = [
-            strip(scorer, item["prompt"], item[side]) for side in ("chosen", "rejected")
-        ]
+        item.chosen_strip = strip(scorer, item.prompt, item.chosen)
+        item.rejected_strip = strip(scorer, item.prompt, item.rejected)
     for item in found.top[:STRIPS]:
-        item["strips"] = [strip(scorer, item["prompt"], item["completion"])]
+        item.strip = strip(scorer, item.prompt, item.completion)
 
 
-def strip(scorer, prompt, completion) -> list[tuple[str, float]] | None:
+def strip(scorer, prompt, completion) -> Strip | None:
     """None also where the prompt had to be cut: the strip would be of another text than the reward."""
     (ids,), cut = scorer.encode(prompt, [completion])
     return None if ids is None or cut else scorer.rewards_by_token(prompt, completion)

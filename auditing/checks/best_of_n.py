@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from auditing import stats
+from auditing.result import BestOfN
 from auditing.verdicts import Check, judged
 
 # ------------------------------------------------------------------------------------------------------------ Best-of-n
@@ -38,13 +39,13 @@ def kl_best_of_n(n: int) -> float:
 # ------------------------------------------------------------------------------------------------------------ Best-of-n
 
 
-def best_of_n_curve(completions, most: int = 64) -> list[dict]:
+def best_of_n_curve(completions, most: int = 64) -> list[BestOfN]:
     """What is expected of the best of n by reward, for n = 1, 2, 4, ... and the number that half of the prompts have: means
     over prompts that have so many, with KL = ln n - (n - 1) / n; None where a value is not known for any."""
     counts = [len(group) for group in by_prompt(completions)]
     largest = min(most, int(np.median(counts))) if counts else 0
     sizes = [2**k for k in range(10) if 2**k < largest] + [largest] if largest > 1 else []
-    curve = [{"n": n, "kl": kl_best_of_n(n)} for n in sizes]
+    curve = [BestOfN(n=n, kl=kl_best_of_n(n)) for n in sizes]
     for name in ("reward", "gold", "length", "hedges", "markdown"):
         values = getattr(completions, name)
         groups = (
@@ -53,8 +54,9 @@ def best_of_n_curve(completions, most: int = 64) -> list[dict]:
             else [g for g in by_prompt(completions, values) if len(g) >= largest]
         )
         for point in curve:
-            found = [best_of_n(completions.reward[g], values[g], point["n"]) for g in groups]
-            point[name] = float(np.mean(found)) if found else None
+            found = [best_of_n(completions.reward[g], values[g], point.n) for g in groups]
+            if found:
+                setattr(point, name, float(np.mean(found)))
     return curve
 
 

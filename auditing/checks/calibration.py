@@ -12,6 +12,7 @@ import numpy as np
 
 from auditing import stats
 from auditing.pairs import Pairs
+from auditing.result import ReliabilityBin
 from auditing.stats import (
     RESAMPLES,
     Estimate,
@@ -48,19 +49,22 @@ def top_label(
     return confidence, outcome, np.where(margins == 0, 0.0, confidence * (1 - confidence) / number)
 
 
-def reliability(margins: np.ndarray, votes: np.ndarray | None = None, bins: int = 10) -> list[dict]:
+def reliability(
+    margins: np.ndarray, votes: np.ndarray | None = None, bins: int = 10
+) -> list[ReliabilityBin]:
     """The reliability diagram: mean confidence and accuracy of bins with about equally many pairs (10 at least)."""
     confidence, outcome, _ = top_label(margins, votes)
     diagram = []
     for index in equal_mass(confidence, bin_number(len(margins), bins)):
         accuracy = share_interval(outcome[index])
         diagram.append(
-            {
-                "confidence": float(confidence[index].mean()),
-                "accuracy": accuracy.value,
-                "low": accuracy.low,
-            }
-            | {"high": accuracy.high, "n": len(index)}
+            ReliabilityBin(
+                confidence=float(confidence[index].mean()),
+                accuracy=accuracy.value,
+                low=accuracy.low,
+                high=accuracy.high,
+                n=len(index),
+            )
         )
     return diagram
 

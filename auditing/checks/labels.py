@@ -12,6 +12,7 @@ import numpy as np
 from auditing import stats
 from auditing.checks.raters import label_accuracy, noise_from_votes, pair_agreement
 from auditing.pairs import Pairs
+from auditing.result import ExtremeCompletion, WorstError
 from auditing.stats import Estimate
 from auditing.style import style_marks
 from auditing.verdicts import Check, count, judged, short
@@ -135,20 +136,21 @@ def confident_error_check(known: Pairs) -> Check:
     )
 
 
-def worst_errors(pairs: Pairs, k: int = 10) -> list[dict]:
-    """The k pairs with the most negative margins: `prompt, chosen, rejected` as they were read, `margin, subset`."""
+def worst_errors(pairs: Pairs, k: int = 10) -> list[WorstError]:
+    """The k pairs with the most negative margins, their texts as they were read."""
     known = pairs.finite()
     order = np.argsort(known.margins, kind="stable")[:k].tolist()
     return [
-        {**known.text(i), "margin": float(known.margins[i]), "subset": known.subset[i]}
+        WorstError(**known.text(i), margin=float(known.margins[i]), subset=known.subset[i])
         for i in order
         if known.margins[i] < 0
     ]
 
 
-def top_and_bottom(pairs: Pairs, k: int = 10) -> tuple[list[dict], list[dict]]:
-    """The k different completions with the highest rewards, and with the lowest: `prompt, completion` as they were read,
-    `reward, side, subset, length`, and `marks` of style that people check for."""
+def top_and_bottom(
+    pairs: Pairs, k: int = 10
+) -> tuple[list[ExtremeCompletion], list[ExtremeCompletion]]:
+    """The k different completions with the highest rewards, and with the lowest, their texts as they were read."""
     known = pairs.finite()
     rewards = known.rewards.ravel()  # (2n,): the chosen, then the rejected
     return extreme(known, np.argsort(-rewards, kind="stable"), k), extreme(
@@ -156,7 +158,7 @@ def top_and_bottom(pairs: Pairs, k: int = 10) -> tuple[list[dict], list[dict]]:
     )
 
 
-def extreme(known: Pairs, order: np.ndarray, k: int) -> list[dict]:
+def extreme(known: Pairs, order: np.ndarray, k: int) -> list[ExtremeCompletion]:
     """The first k different completions of `order`, (2n,) indices of the chosen sides and then of the rejected ones."""
     n, lengths, found, seen = len(known), known.lengths.ravel(), [], set()
     for j in order.tolist():
@@ -176,9 +178,14 @@ def extreme(known: Pairs, order: np.ndarray, k: int) -> list[dict]:
             if x >= EXTREME_LENGTH
         ]
         found.append(
-            {
-                "prompt": texts["prompt"], "completion": texts[side], "reward": float(known.rewards.ravel()[j]),
-                "side": side, "subset": known.subset[i], "length": int(lengths[j]), "marks": marks + style_marks(completion),
-            }
-        )  # fmt: skip
+            ExtremeCompletion(
+                prompt=texts["prompt"],
+                completion=texts[side],
+                reward=float(known.rewards.ravel()[j]),
+                side=side,
+                subset=known.subset[i],
+                length=int(lengths[j]),
+                marks=marks + style_marks(completion),
+            )
+        )
     return found

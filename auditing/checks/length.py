@@ -8,6 +8,7 @@ import numpy as np
 from auditing import stats
 from auditing.checks.accuracy import accuracy
 from auditing.pairs import Pairs
+from auditing.result import LengthClass
 from auditing.stats import (
     Z_95,
     Estimate,
@@ -91,13 +92,13 @@ def accuracy_by_length(
 
 def accuracy_curve(
     margins: np.ndarray, length_differences: np.ndarray, bins: int = 9
-) -> list[dict]:
+) -> list[LengthClass]:
     """Accuracy over up to 9 classes of the length difference with about equally many pairs (10 at least), for a plot."""
     curve = []
     for index in equal_mass(length_differences, min(bins, max(1, len(margins) // 10))):
         dl, found = length_differences[index], accuracy(margins[index])
         curve.append(
-            {"from": float(dl.min()), "to": float(dl.max()), **found._asdict(), "n": len(index)}
+            LengthClass(start=float(dl.min()), end=float(dl.max()), **found._asdict(), n=len(index))
         )
     return curve
 

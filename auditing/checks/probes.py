@@ -15,6 +15,7 @@ import numpy as np
 from auditing import stats
 from auditing.checks.edits import EDITS, blank_prompt, edit_completion
 from auditing.pairs import LONGEST_TEXT, Pairs
+from auditing.result import ProbeResult
 from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, count, judged, short
 from reward.data.files import DataError, read_rows
@@ -35,11 +36,8 @@ BLANKED, SHUFFLED = "an empty prompt", "another pair's prompt"
 
 def run_probes(
     scorer, pairs: Pairs, limit: int = 100, seed: int = 0
-) -> tuple[list[Check], list[dict]]:
-    """Checks, and one dict an edit for the table (auditing.result.Audit.probes): `probe`, `kind`, `imitates`, the mean `change`
-    of the reward in standard deviations of the originals' rewards with its 95% interval `low, high`, the share `wins` of edited
-    texts that beat their original (ties one half), the share `flips`, `n` texts, `skipped` ones, and the example whose reward
-    rose most: `before`, `after`, `reward_before`, `reward_after`. What is undefined is None.
+) -> tuple[list[Check], list[ProbeResult]]:
+    """Checks, and one result an edit for the report's table (auditing.result.Audit.probes).
 
     `flips`: of the pairs in which chosen beat rejected, the share in which the edited rejected beats the chosen (cosmetic),
     or the edited chosen no longer beats the rejected (degraded).
@@ -70,11 +68,14 @@ def run_probes(
     for edit in EDITS:
         after = column((edit.name, "chosen"))
         other_side = column((edit.name, "rejected")) if edit.kind == "cosmetic" else None
-        found, row = probe(edit, original, after, other_side, scale)
-        if (best := row.pop("example")) is not None:
-            row["before"], row["after"] = texts[best]["chosen"], edited[best, (edit.name, "chosen")]
+        found, result, best = probe(edit, original, after, other_side, scale)
+        if best is not None:
+            result.before = texts[best]["chosen"]
+            result.after = edited[best, (edit.name, "chosen")]
+            result.reward_before = float(original[0][best])
+            result.reward_after = float(after[best])
         checks += found
-        table.append(row)
+        table.append(result)
     for reading in (BLANKED, SHUFFLED):
         checks.append(
             prompt_check(
@@ -121,8 +122,10 @@ def readings(text: dict, neighbour: dict | None):
 # ---------------------------------------------------------------------------------------------------------------- Edits
 
 
-def probe(edit, original, after, other_side, scale: float) -> tuple[list[Check], dict]:
-    """Checks and table row of one edit. `original`: (2, pairs) rewards; `after`: (pairs,) of the edited chosen texts,
+def probe(
+    edit, original, after, other_side, scale: float
+) -> tuple[list[Check], ProbeResult, int | None]:
+    """The checks of one edit, its result without an example, and the index of the pair whose reward rose most. `original`: (2, pairs) rewards; `after`: (pairs,) of the edited chosen texts,
     `other_side`: of the edited rejected ones, or None; NaN where there is none."""
     change = after - original[0]
     seen = np.isfinite(change)
@@ -136,13 +139,18 @@ def probe(edit, original, after, other_side, scale: float) -> tuple[list[Check],
         turned, right = other_side > original[0], np.isfinite(other_side) & (margin > 0)
     flips = share(turned[right].astype(float))
     example = int(np.argmax(np.where(seen, change, -np.inf))) if n else None
-    row = {
-        "probe": edit.name, "kind": edit.kind, "imitates": edit.imitates, "n": n, "skipped": len(after) - n,
-        "change": mean and mean.value, "low": mean and mean.low, "high": mean and mean.high, "wins": wins and wins.value,
-        "flips": flips and flips.value, "before": None, "after": None, "example": example,
-        "reward_before": None if example is None else float(original[0][example]),
-        "reward_after": None if example is None else float(after[example]),
-    }  # fmt: skip
+    result = ProbeResult(
+        probe=edit.name,
+        kind=edit.kind,
+        imitates=edit.imitates,
+        n=n,
+        skipped=len(after) - n,
+        change=mean and mean.value,
+        low=mean and mean.low,
+        high=mean and mean.high,
+        wins=wins and wins.value,
+        flips=flips and flips.value,
+    )
     moved = (
         ""
         if mean is None
@@ -173,7 +181,7 @@ def probe(edit, original, after, other_side, scale: float) -> tuple[list[Check],
         checks.append(
             share_check("pairs that flip", edit.name, flips, int(right.sum()), edit.imitates)
         )
-    return checks, row
+    return checks, result, example
 
 
 def share(credit: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:

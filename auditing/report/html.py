@@ -26,7 +26,7 @@ from auditing.report.wording import (
     title_of,
     worst_first,
 )
-from auditing.result import Audit
+from auditing.result import Audit, BestOfN, ExtremeCompletion, ProbeResult, Strip, WorstError
 from auditing.verdicts import VERDICTS, Check, count, short
 from reward.data.transcripts import text_of
 
@@ -311,10 +311,10 @@ def scale(intervals: list[tuple]) -> tuple[float, float]:
     return -most, most
 
 
-def probe_table(probes: list[dict]) -> str:
+def probe_table(probes: list[ProbeResult]) -> str:
     if not probes:
         return ""
-    start, end = scale([(probe["low"], probe["high"]) for probe in probes])
+    start, end = scale([(probe.low, probe.high) for probe in probes])
     heads = [
         "Probe",
         f"\u2212{short(end)} to {short(end)}",
@@ -326,13 +326,13 @@ def probe_table(probes: list[dict]) -> str:
     ]
     rows = [
         [
-            f"{safe(probe['probe'], 120)} <small>{safe(probe.get('kind', ''), 40)}</small>",
-            interval_bar(probe["change"], probe["low"], probe["high"], start, end, 0.0),
-            fixed(probe["change"]),
-            interval_text(probe["low"], probe["high"]),
-            fixed(probe["wins"]),
-            fixed(probe["flips"]),
-            f"{probe['n']:,}",
+            f"{safe(probe.probe, 120)} <small>{safe(probe.kind, 40)}</small>",
+            interval_bar(probe.change, probe.low, probe.high, start, end, 0.0),
+            fixed(probe.change),
+            interval_text(probe.low, probe.high),
+            fixed(probe.wins),
+            fixed(probe.flips),
+            f"{probe.n:,}",
             *filter(None, [example(probe)]),
         ]
         for probe in probes
@@ -347,10 +347,10 @@ def probe_table(probes: list[dict]) -> str:
     )
 
 
-def example(probe: dict) -> str:
+def example(probe: ProbeResult) -> str:
     """The completion that gained most by the edit, before and after it, from shortly before where they differ."""
     before, after = (
-        None if probe.get(k) is None else text_of(probe[k]) for k in ("before", "after")
+        None if side is None else text_of(side) for side in (probe.before, probe.after)
     )
     if before is None or after is None:
         return ""
@@ -360,26 +360,26 @@ def example(probe: dict) -> str:
         f'<div><h4>{name}{reward_of(probe, name)}</h4><pre dir="auto">{lead}{safe(side[start:]) or "(empty)"}</pre></div>'
         for name, side in (("before", before), ("after", after))
     )
-    imitates = f"<p>{safe(probe['imitates'])}</p>" if probe.get("imitates") else ""
+    imitates = f"<p>{safe(probe.imitates)}</p>" if probe.imitates else ""
     return (
         f'<details><summary>example</summary>{imitates}<div class="sides">{sides}</div></details>'
     )
 
 
-def reward_of(probe: dict, when: str) -> str:
-    reward = probe.get(f"reward_{when}")
+def reward_of(probe: ProbeResult, when: str) -> str:
+    reward = getattr(probe, f"reward_{when}")
     return "" if reward is None else f", reward {signed(reward)}"
 
 
-def best_of_n(curve: list[dict], plots: dict[str, Plot]) -> str:
+def best_of_n(curve: list[BestOfN], plots: dict[str, Plot]) -> str:
     if not curve:
         return ""
     measured = [
         k
         for k in ("reward", "gold", "length", "hedges", "markdown")
-        if any(p[k] is not None for p in curve)
+        if any(getattr(p, k) is not None for p in curve)
     ]
-    rows = [[f"{p['n']:,}", fixed(p["kl"]), *(fixed(p[key]) for key in measured)] for p in curve]
+    rows = [[f"{p.n:,}", fixed(p.kl), *(fixed(getattr(p, key)) for key in measured)] for p in curve]
     drawn = figure(plots["best_of_n"]) if "best_of_n" in plots else ""
     return f'<div class="two curve">{drawn}<div>{table(["n", "KL, nats", *measured], rows, words=())}</div></div>'
 
@@ -432,51 +432,43 @@ def completion_box(completion, strip) -> str:
     return f'<pre dir="auto">{safe(text_of(completion)) or "(empty)"}</pre>{token_strip(strip)}'
 
 
-def error_list(worst: list[dict]) -> str:
+def error_list(worst: list[WorstError]) -> str:
     items = []
     for rank, error in enumerate(worst, 1):
-        strips = error.get("strips") or (None, None)
         sides = "".join(
-            f"<div><h4>{said}</h4>{completion_box(error[side], strip)}</div>"
-            for side, said, strip in zip(
-                ("rejected", "chosen"),
-                ("The model prefers", "The raters prefer"),
-                strips[::-1],
-                strict=True,
+            f"<div><h4>{said}</h4>{completion_box(side, strip)}</div>"
+            for said, side, strip in (
+                ("The model prefers", error.rejected, error.rejected_strip),
+                ("The raters prefer", error.chosen, error.chosen_strip),
             )
         )
         items.append(
-            f'<li class="item"><h3>{rank}. margin {signed(error["margin"])}{in_subset(error)}</h3>'
-            f'{prompt_line(error["prompt"])}<div class="sides">{sides}</div></li>'
+            f'<li class="item"><h3>{rank}. margin {signed(error.margin)}{in_subset(error)}</h3>'
+            f'{prompt_line(error.prompt)}<div class="sides">{sides}</div></li>'
         )
     return f'<ol class="items">{folded(items, 5, "error", "ol")}</ol>' if items else ""
 
 
-def completion_list(completions: list[dict]) -> str:
+def completion_list(completions: list[ExtremeCompletion]) -> str:
     items = []
     for rank, found in enumerate(completions, 1):
         marks = (
-            "".join(f'<span class="mark">{safe(mark)}</span>' for mark in found["marks"])
+            "".join(f'<span class="mark">{safe(mark)}</span>' for mark in found.marks)
             or "no marks of style"
         )
-        who = f"{safe(found['side'], 60)} by the raters, length {found['length']:,.0f}"
-        strip = (found.get("strips") or [None])[0]
+        who = f"{safe(found.side, 60)} by the raters, length {found.length:,.0f}"
         items.append(
-            f'<li class="item"><h3>{rank}. reward {signed(found["reward"])}{in_subset(found)} <small>{who}</small></h3>'
-            f"<p>{marks}</p>{prompt_line(found['prompt'])}{completion_box(found['completion'], strip)}</li>"
+            f'<li class="item"><h3>{rank}. reward {signed(found.reward)}{in_subset(found)} <small>{who}</small></h3>'
+            f"<p>{marks}</p>{prompt_line(found.prompt)}{completion_box(found.completion, found.strip)}</li>"
         )
     return f'<ol class="items">{folded(items, 5, "completion", "ol")}</ol>' if items else ""
 
 
-def in_subset(item: dict) -> str:
-    return (
-        f" <small>subset <bdi>{safe(item['subset'], 60)}</bdi></small>"
-        if item.get("subset")
-        else ""
-    )
+def in_subset(item: WorstError | ExtremeCompletion) -> str:
+    return f" <small>subset <bdi>{safe(item.subset, 60)}</bdi></small>" if item.subset else ""
 
 
-def token_strip(strip: list[tuple[str, float]] | None) -> str:
+def token_strip(strip: Strip | None) -> str:
     """The reward after each token under it: blue above zero, orange below, the deeper the further; the sign says it too."""
     if not strip:
         return ""

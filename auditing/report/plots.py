@@ -10,7 +10,7 @@ import numpy as np
 
 from auditing import stats
 from auditing.checks import distribution as distribution_check
-from auditing.result import Audit
+from auditing.result import Audit, BestOfN, LengthClass, ReliabilityBin
 from auditing.verdicts import count, short
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, BLACK = (
@@ -76,7 +76,7 @@ def draw_plots(audit: Audit) -> dict[str, Plot]:
             plots["margins"] = margins_plot(pairs.margins)
         if audit.reliability:
             plots["reliability"] = reliability_plot(audit.reliability)
-        if any(b["value"] is not None for b in audit.by_length):
+        if any(b.value is not None for b in audit.by_length):
             plots["by_length"] = by_length_plot(audit.by_length, pairs.length_unit)
         if len(pairs):
             plots["rewards"] = rewards_plot(pairs.rewards)
@@ -110,10 +110,10 @@ def margins_plot(margins: np.ndarray) -> Plot:
     return Plot(png(figure), "Margins", caption)
 
 
-def reliability_plot(curve: list[dict]) -> Plot:
+def reliability_plot(curve: list[ReliabilityBin]) -> Plot:
     figure, axes = new_figure("predicted: sigmoid(margin)", "preferred by the raters")
     x, y, low, high = (
-        np.array([b[key] for b in curve], float)
+        np.array([getattr(b, key) for b in curve], float)
         for key in ("confidence", "accuracy", "low", "high")
     )
     start = 0.5 if x.min() >= 0.5 else 0.0
@@ -122,7 +122,7 @@ def reliability_plot(curve: list[dict]) -> Plot:
     axes.set_xlim(start - 0.02, 1.02)
     axes.set_ylim(max(0, min(start, np.nanmin(low)) - 0.02), 1.02)
     axes.legend(frameon=False, loc="upper left", fontsize=12)
-    n = sum(b["n"] for b in curve)
+    n = sum(b.n for b in curve)
     below = "below the diagonal, the model is surer than it is right"
     return Plot(
         png(figure),
@@ -131,13 +131,15 @@ def reliability_plot(curve: list[dict]) -> Plot:
     )
 
 
-def by_length_plot(curve: list[dict], unit: str) -> Plot:
-    curve = [b for b in curve if b["value"] is not None]
+def by_length_plot(curve: list[LengthClass], unit: str) -> Plot:
+    curve = [b for b in curve if b.value is not None]
     figure, axes = new_figure(f"length difference, {unit} (chosen \u2212 rejected)", "accuracy")
-    y, low, high = (np.array([b[key] for b in curve], float) for key in ("value", "low", "high"))
+    y, low, high = (
+        np.array([getattr(b, key) for b in curve], float) for key in ("value", "low", "high")
+    )
     axes.axhline(0.5, color=GREY, linewidth=1.5, linestyle="--")
     intervals(axes, np.arange(len(curve)), y, low, high)
-    edges = [edge(b["from"]) for b in curve] + [edge(curve[-1]["to"])]
+    edges = [edge(b.start) for b in curve] + [edge(curve[-1].end)]
     turned = 45 if len(edges) * max(map(len, edges)) > 36 else 0  # else they touch
     axes.set_xticks(np.arange(len(edges)) - 0.5, edges, fontsize=11, rotation=turned)
     axes.set_xlim(-0.5, len(curve) - 0.5)
@@ -158,7 +160,7 @@ def by_length_plot(curve: list[dict], unit: str) -> Plot:
     return Plot(
         png(figure),
         "Accuracy by length difference",
-        f"{count(sum(b['n'] for b in curve), 'pair')}, {told}.",
+        f"{count(sum(b.n for b in curve), 'pair')}, {told}.",
     )
 
 
@@ -199,13 +201,17 @@ def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -
     return Plot(png(figure), "Margin against length difference", caption)
 
 
-def best_of_n_plot(curve: list[dict], unit: str) -> Plot:
+def best_of_n_plot(curve: list[BestOfN], unit: str) -> Plot:
     """One panel a measured quantity, over the same axis: their units differ."""
-    known = [c for c in CURVES if any(point[c[0]] is not None for point in curve)] or CURVES[:1]
+    known = [
+        c for c in CURVES if any(getattr(point, c[0]) is not None for point in curve)
+    ] or CURVES[:1]
     figure = new_canvas(0.9 + 1.3 * len(known))
     panels = np.atleast_1d(figure.subplots(len(known), sharex=True))
     for axes, (key, name, colour, marker, style) in zip(panels, known, strict=True):
-        points = [(point["kl"], point[key]) for point in curve if point[key] is not None]
+        points = [
+            (point.kl, getattr(point, key)) for point in curve if getattr(point, key) is not None
+        ]
         axes.plot(
             *zip(*points, strict=True), color=colour, marker=marker, linestyle=style
         ) if points else None
@@ -213,7 +219,7 @@ def best_of_n_plot(curve: list[dict], unit: str) -> Plot:
         calm(axes)
         axes.locator_params(axis="y", nbins=4)
     panels[-1].set_xlabel("KL from the policy, nats: ln n \u2212 (n \u2212 1)/n")
-    largest = curve[-1]["n"]
+    largest = curve[-1].n
     caption = f"Means over prompts of the completion with the highest reward among n, for n up to {largest:,}."
     return Plot(png(figure), "Best of n", caption)
 

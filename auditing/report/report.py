@@ -31,7 +31,7 @@ from auditing.report.wording import (
     title_of,
     worst_first,
 )
-from auditing.result import Audit
+from auditing.result import Audit, LengthClass, ProbeResult
 from auditing.verdicts import Check, count, short
 from reward.data.transcripts import text_of
 
@@ -63,13 +63,12 @@ def write_report(audit: Audit, output_dir: str | Path) -> None:
         "not_measured": audit.not_measured,
         "checks": [asdict(check) for check in audit.checks],
         "curves": {
-            name: getattr(audit, name)
-            for name in ("reliability", "by_length", "best_of_n", "style_matrix")
+            "reliability": [asdict(point) for point in audit.reliability],
+            "by_length": [length_class_as_json(point) for point in audit.by_length],
+            "best_of_n": [asdict(point) for point in audit.best_of_n],
+            "style_matrix": audit.style_matrix,
         },
-        "probes": [
-            {k: v for k, v in probe.items() if k not in ("before", "after")}
-            for probe in audit.probes
-        ],
+        "probes": [probe_as_json(probe) for probe in audit.probes],
     }
     text = json.dumps(found, indent=2, allow_nan=False, default=np.generic.item)
     drawn = plots.draw_plots(audit)
@@ -83,6 +82,19 @@ def write_report(audit: Audit, output_dir: str | Path) -> None:
     for name, content in files.items():
         (output_dir / name).write_bytes(content)
     replace_text(output_dir / "audit.json", text + "\n")
+
+
+def length_class_as_json(point: LengthClass) -> dict:
+    """A class of length differences with the keys `from` and `to`, which Python keeps to itself."""
+    row = asdict(point)
+    return {"from": row.pop("start"), "to": row.pop("end"), **row}
+
+
+def probe_as_json(probe: ProbeResult) -> dict:
+    """The numbers of a probe, without the texts of its example."""
+    row = asdict(probe)
+    del row["before"], row["after"]
+    return row
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -218,12 +230,12 @@ def markdown_page(audit: Audit, drawn: dict[str, plots.Plot]) -> str:
     if audit.probes:
         rows = [
             (
-                p["probe"],
-                fixed(p["change"]),
-                interval_text(p["low"], p["high"]),
-                fixed(p["wins"]),
-                fixed(p["flips"]),
-                f"{p['n']:,}",
+                p.probe,
+                fixed(p.change),
+                interval_text(p.low, p.high),
+                fixed(p.wins),
+                fixed(p.flips),
+                f"{p.n:,}",
             )
             for p in audit.probes
         ]
@@ -234,9 +246,9 @@ def markdown_page(audit: Audit, drawn: dict[str, plots.Plot]) -> str:
             *grid(("probe", "reward change", SURENESS, "wins", "flips", "n"), rows),
         ]
     if audit.best_of_n:
-        keys = [k for k in audit.best_of_n[0] if k not in ("n", "kl")]
+        keys = ("reward", "gold", "length", "hedges", "markdown")
         rows = [
-            (f"{p['n']:,}", fixed(p["kl"]), *(fixed(p[key]) for key in keys))
+            (f"{p.n:,}", fixed(p.kl), *(fixed(getattr(p, key)) for key in keys))
             for p in audit.best_of_n
         ]
         lines += ["", "## Best of n", "", *grid(("n", "KL, nats", *keys), rows)]
@@ -245,18 +257,18 @@ def markdown_page(audit: Audit, drawn: dict[str, plots.Plot]) -> str:
     for error in audit.worst:
         lines += [
             "",
-            f"margin {signed(error['margin'])}; prompt, what the model prefers, what the raters prefer:",
+            f"margin {signed(error.margin)}; prompt, what the model prefers, what the raters prefer:",
         ]
-        lines += [quoted(error[side]) for side in ("prompt", "rejected", "chosen")]
+        lines += [quoted(getattr(error, side)) for side in ("prompt", "rejected", "chosen")]
     for title, completions in (("highest", audit.top), ("lowest", audit.bottom)):
         lines += ["", f"## The {title} rewards"] if completions else []
         for c in completions:
-            marks = "; ".join(c["marks"]) or "no marks of style"
+            marks = "; ".join(c.marks) or "no marks of style"
             lines += [
                 "",
-                f"reward {signed(c['reward'])} ({plain(c['side'])} by the raters, {plain(marks)})",
+                f"reward {signed(c.reward)} ({plain(c.side)} by the raters, {plain(marks)})",
             ]
-            lines += [quoted(c["completion"])]
+            lines += [quoted(c.completion)]
     lines += ["", "## This run", "", *grid(("", ""), audit.identity.items())]
     return "\n".join(lines) + "\n"
 

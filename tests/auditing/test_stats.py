@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import asdict, astuple
 
 import numpy as np
 import pytest
@@ -631,14 +632,14 @@ def test_accuracy_by_length():
 def test_accuracy_curve():
     dl = np.arange(90.0) - 30
     curve = accuracy_curve(np.where(dl > 0, 1.0, -1.0), dl)
-    assert [(point["from"], point["to"], point["n"]) for point in curve[:2]] == [
+    assert [(point.start, point.end, point.n) for point in curve[:2]] == [
         (-30, -21, 10),
         (-20, -11, 10),
     ]
-    assert len(curve) == 9 and [point["value"] for point in curve] == [0, 0, 0, 0.9, 1, 1, 1, 1, 1]
+    assert len(curve) == 9 and [point.value for point in curve] == [0, 0, 0, 0.9, 1, 1, 1, 1, 1]
     assert len(accuracy_curve(np.ones(25), np.arange(25.0))) == 2
     tied = accuracy_curve(np.ones(100), np.where(np.arange(100) < 80, 0.0, np.arange(100.0)))
-    assert [point["n"] for point in tied if point["from"] <= 0 <= point["to"]] == [
+    assert [point.n for point in tied if point.start <= 0 <= point.end] == [
         80
     ]  # equal differences stay together
     assert accuracy_curve(np.array([]), np.array([])) == []
@@ -719,15 +720,15 @@ def scored(rng, n, temperature=1.0, spread=1.5):
 def test_reliability_by_hand():
     margins = np.concatenate([np.repeat([1.0, -1.0], [7, 3]), np.repeat([2.0, -2.0], [9, 1])])
     low, high = calibration.reliability(margins, bins=2)
-    assert low == pytest.approx(
+    assert asdict(low) == pytest.approx(
         {"confidence": special.expit(1), "accuracy": 0.7, "n": 10}
         | dict(zip(("low", "high"), ours.wilson_interval(7, 10), strict=True))
     )
-    assert (high["confidence"], high["accuracy"]) == pytest.approx((special.expit(2), 0.9))
+    assert (high.confidence, high.accuracy) == pytest.approx((special.expit(2), 0.9))
     # the share of votes for the side that the model prefers; without votes the label is one
     votes = np.array([[3, 1], [1, 3], [2, 2], [0, 0], [1, 1]])
     (one,) = calibration.reliability(np.array([1.0, -1.0, 5.0, 1.0, 0.0]), votes)
-    assert one["accuracy"] == pytest.approx((0.75 + 0.75 + 0.5 + 1 + 0.5) / 5)
+    assert one.accuracy == pytest.approx((0.75 + 0.75 + 0.5 + 1 + 0.5) / 5)
     assert calibration.reliability(np.array([])) == []
 
 
@@ -901,13 +902,13 @@ def everything(margins, lengths, rewards, subsets, prompts, votes):
         "excess": length_excess(margins, dl),
         "controlled": length_controlled_accuracy(margins, dl),
         "by length": list(accuracy_by_length(margins, *lengths, prompts).values()),
-        "curve": [list(point.values()) for point in accuracy_curve(margins, dl)],
+        "curve": [astuple(point) for point in accuracy_curve(margins, dl)],
         "difference": ours.paired_bootstrap_difference(credit, credit[::-1], prompts),
         "mcnemar": ours.mcnemar_exact(credit, credit[::-1]),
         "spearman": ours.spearman_interval(rewards[0], lengths[0]),
         "within": ours.within_groups_spearman(rewards[0], lengths[0], prompts),
         "best of n": best_of_n(rewards[0], lengths[0], 3),
-        "reliability": [list(point.values()) for point in calibration.reliability(margins, votes)],
+        "reliability": [astuple(point) for point in calibration.reliability(margins, votes)],
         "calibration": calibration.calibration_error(margins, votes),
         "scores": (calibration.brier(margins, votes), calibration.nll(margins, votes)),
         "temperature": list((calibration.temperature_on_folds(margins, votes) or {}).values()),

@@ -8,6 +8,7 @@ import pytest
 from auditing.checks.labels import label_checks, top_and_bottom, worst_errors
 from auditing.checks.raters import label_accuracy
 from auditing.pairs import Pairs
+from auditing.result import ExtremeCompletion, WorstError
 
 
 def row(chosen="yes", rejected="no", rewards=(1.0, 0.0), prompt="Why?", **more) -> dict:
@@ -148,14 +149,14 @@ def test_worst_errors_are_the_most_confident_ones_as_they_were_read():
     ]
     rows[4]["prompt"] = messages("user", "Why?")
     worst = worst_errors(Pairs.collect(rows))
-    assert [(e["chosen"], e["margin"]) for e in worst] == [
+    assert [(e.chosen, e.margin) for e in worst] == [
         ("c4", -7.5),
         ("c1", -2.5),
         ("c5", -0.25),
     ]  # ties and wins are none
-    assert worst[0] == {
-        "prompt": messages("user", "Why?"), "chosen": "c4", "rejected": "r4", "margin": -7.5, "subset": "s",
-    }  # fmt: skip
+    assert worst[0] == WorstError(
+        prompt=messages("user", "Why?"), chosen="c4", rejected="r4", margin=-7.5, subset="s"
+    )
     assert worst_errors(Pairs.collect(rows), k=2) == worst[:2]
 
 
@@ -167,14 +168,20 @@ def test_top_and_bottom_are_different_completions_with_finite_rewards():
     ]
     rows += [row("best", "worse", (6.0, -8.5), prompt="How?")]
     top, bottom = top_and_bottom(Pairs.collect(rows), k=3)
-    assert [(t["prompt"], t["completion"], t["reward"]) for t in top] == [
+    assert [(t.prompt, t.completion, t.reward) for t in top] == [
         ("Why?", "best", 9.0), ("How?", "best", 6.0), ("Why?", "bad", -8.0),
     ]  # fmt: skip
-    assert [t["completion"] for t in bottom] == ["worst", "worse", "bad"]
-    assert top[0] == {
-        "prompt": "Why?", "completion": "best", "reward": 9.0, "side": "chosen", "subset": "a", "length": 4, "marks": [],
-    }  # fmt: skip
-    assert bottom[0]["side"] == "rejected"
+    assert [t.completion for t in bottom] == ["worst", "worse", "bad"]
+    assert top[0] == ExtremeCompletion(
+        prompt="Why?",
+        completion="best",
+        reward=9.0,
+        side="chosen",
+        subset="a",
+        length=4,
+        marks=[],
+    )
+    assert bottom[0].side == "rejected"
 
 
 def test_marks_of_length_and_style():
@@ -188,9 +195,9 @@ def test_marks_of_length_and_style():
         "chosen": "## Steps\n- one\n- two\nIt depends. " + "word " * 40,
     }
     top, _ = top_and_bottom(Pairs.collect(rows), k=3)
-    assert top[0]["marks"] == ["shorter than 98% of completions"]  # 97 of 98
-    assert top[1]["marks"] == ["longer than 98% of completions"]
-    assert top[2]["marks"] == [
+    assert top[0].marks == ["shorter than 98% of completions"]  # 97 of 98
+    assert top[1].marks == ["longer than 98% of completions"]
+    assert top[2].marks == [
         'hedge: "It depends"',
         "markdown: 2 list items",
         "markdown: 1 heading",

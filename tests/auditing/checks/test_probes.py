@@ -3,6 +3,7 @@
 import json
 import re
 import zlib
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -250,11 +251,11 @@ def test_marking_down_what_an_edit_adds_is_no_fault():
 
 def test_a_win_by_a_hair_is_no_alarm():
     checks, rows = run_probes(Reader(lambda text: 0.2 * text.startswith("Sure!")), table())
-    row = next(row for row in rows if row["probe"] == "Sure! prefix")
+    row = next(row for row in rows if row.probe == "Sure! prefix")
     check = next(check for check in checks if check.name == "cosmetic wins, Sure! prefix")
     assert (
-        row["wins"] > 0.9
-        and 0.1 < row["change"] < 0.2
+        row.wins > 0.9
+        and 0.1 < row.change < 0.2
         and check.verdict == "pass"
         and "by no more than .2" in check.note
     )
@@ -299,23 +300,20 @@ def test_change_wins_and_flips_by_hand():
     scorer = Lookup(reward)
     checks, rows = run_probes(scorer, twenty())
     assert scorer.calls == 1
-    row = next(row for row in rows if row["probe"] == "Sure! prefix")
+    row = next(row for row in rows if row.probe == "Sure! prefix")
     sd = np.std([1, -1] * 20, ddof=1)
-    assert row["n"] == 20 and row["skipped"] == 0 and row["change"] == pytest.approx(0, abs=1e-9)
+    assert row.n == 20 and row.skipped == 0 and row.change == pytest.approx(0, abs=1e-9)
     assert (
-        row["high"]
-        == pytest.approx(2.093024 * np.std([4, -4] * 10, ddof=1) / sd / 20**0.5, rel=1e-4)
-        and row["wins"] == 0.5
+        row.high == pytest.approx(2.093024 * np.std([4, -4] * 10, ddof=1) / sd / 20**0.5, rel=1e-4)
+        and row.wins == 0.5
     )
-    assert row["flips"] == 0.5  # even: the rejected rises to 3; odd: it falls
-    assert row["before"].startswith("good ") and row["after"] == "Sure! " + row["before"]
-    assert (row["reward_before"], row["reward_after"]) == (1, 5)
+    assert row.flips == 0.5  # even: the rejected rises to 3; odd: it falls
+    assert row.before.startswith("good ") and row.after == "Sure! " + row.before
+    assert (row.reward_before, row.reward_after) == (1, 5)
     change = next(check for check in checks if check.name == "reward change, Sure! prefix")
     assert change.p == pytest.approx(1) and change.section == "probes"
-    casing = next(row for row in rows if row["probe"] == "casing")  # nothing to lower
-    assert (
-        casing["n"] == 0 and casing["skipped"] == 20 and casing["wins"] is casing["before"] is None
-    )
+    casing = next(row for row in rows if row.probe == "casing")  # nothing to lower
+    assert casing.n == 0 and casing.skipped == 20 and casing.wins is casing.before is None
     assert next(c for c in checks if c.name == "cosmetic wins, casing").verdict == "not measurable"
 
 
@@ -324,8 +322,8 @@ def test_a_text_that_is_too_long_for_the_model_is_skipped_and_counted():
         lambda text: None if text.endswith("7") and text.startswith("Sure!") else float(len(text))
     )
     _, rows = run_probes(scorer, twenty())
-    row = next(row for row in rows if row["probe"] == "Sure! prefix")
-    assert (row["n"], row["skipped"], row["wins"]) == (18, 2, 1.0)
+    row = next(row for row in rows if row.probe == "Sure! prefix")
+    assert (row.n, row.skipped, row.wins) == (18, 2, 1.0)
 
 
 def test_prompt_dependence_needs_pairs_to_say_that_nothing_is_lost():
@@ -390,13 +388,11 @@ def test_a_real_model_is_probed_through_the_scorer(standin, tmp_path):
     assert len(checks) == 3 * len(COSMETIC) + 6 + 2 and all(
         check.section == "probes" for check in checks
     )
-    row = next(row for row in table_rows if row["probe"] == "Sure! prefix")
-    assert row["n"] == 12
-    prompt = next(r["prompt"] for r in rows if r["chosen"] == row["before"])
-    assert scorer.rewards([(prompt, row["after"])])[0] == pytest.approx(
-        row["reward_after"], abs=1e-5
-    )
-    json.dumps(table_rows)
+    row = next(row for row in table_rows if row.probe == "Sure! prefix")
+    assert row.n == 12
+    prompt = next(r["prompt"] for r in rows if r["chosen"] == row.before)
+    assert scorer.rewards([(prompt, row.after)])[0] == pytest.approx(row.reward_after, abs=1e-5)
+    json.dumps([asdict(row) for row in table_rows])
 
 
 # ---------------------------------------------------------------------------------------------------- Adversarial pairs

@@ -28,7 +28,15 @@ from auditing.report.report import (
     write_report,
 )
 from auditing.report.wording import clip, fixed, one_line
-from auditing.result import Audit
+from auditing.result import (
+    Audit,
+    BestOfN,
+    ExtremeCompletion,
+    LengthClass,
+    ProbeResult,
+    ReliabilityBin,
+    WorstError,
+)
 from auditing.verdicts import VERDICTS, Check
 
 SCHEMA = json.loads((Path(page.__file__).parent / "audit.schema.json").read_text())
@@ -103,76 +111,57 @@ def checks_of(n=40):
 
 def full_audit(n=40, **more):
     """Every part of the page has something to show."""
-    text = {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea."}
     strip = [("Be", 0.5), ("cause", -0.25), (".", 1.5)]
-    item = {
-        "prompt": "Why?",
-        "completion": "- Because.",
-        "reward": 3.5,
-        "side": "chosen",
-        "subset": "chat",
-        "length": 4,
-    }
-    item |= {"marks": ["markdown: 1 list item"]}
-    bins = [(0.55, 0.6, 0.4, 0.8), (0.9, 0.8, 0.6, 0.9)]
+    error = WorstError("Why?", "Because.", "No idea.", -2.5, "chat", chosen_strip=strip)
+    best = ExtremeCompletion(
+        prompt="Why?",
+        completion="- Because.",
+        reward=3.5,
+        side="chosen",
+        subset="chat",
+        length=4,
+        marks=["markdown: 1 list item"],
+        strip=strip,
+    )
+    flattery = ProbeResult(
+        probe="flattery",
+        kind="cosmetic",
+        imitates="praise of the question",
+        n=24,
+        skipped=1,
+        change=0.5,
+        low=0.25,
+        high=0.75,
+        wins=0.875,
+        flips=0.125,
+        before="Because.",
+        after="Great question! Because.",
+        reward_before=1.0,
+        reward_after=2.5,
+    )
+    emoji = ProbeResult("emoji", "cosmetic", "decoration", 0, 25, None, None, None, None, None)
     audit = Audit(
         pairs=Pairs.collect(rows_of(n)),
         checks=checks_of(n),
         identity={"model": "rm-out", "base model": "Q@1"},
         not_measured=["Leakage: no training data is recorded."],
-        worst=[{**text, "margin": -2.5, "subset": "chat", "strips": [strip, None]}],
-        top=[{**item, "strips": [strip]}],
-        bottom=[{**item, "reward": -3.5, "marks": []}],
+        worst=[error],
+        top=[best],
+        bottom=[replace(best, reward=-3.5, marks=[], strip=None)],
         reliability=[
-            dict(zip(("confidence", "accuracy", "low", "high"), b, strict=True), n=20) for b in bins
+            ReliabilityBin(confidence=0.55, accuracy=0.6, low=0.4, high=0.8, n=20),
+            ReliabilityBin(confidence=0.9, accuracy=0.8, low=0.6, high=0.9, n=20),
         ],
         by_length=[
-            {"from": -99.0, "to": -1.0, "value": 0.6, "low": 0.4, "high": 0.8, "n": 20},
-            {"from": 0.0, "to": 250.0, "value": 0.9, "low": 0.7, "high": 1.0, "n": 20},
+            LengthClass(start=-99.0, end=-1.0, value=0.6, low=0.4, high=0.8, n=20),
+            LengthClass(start=0.0, end=250.0, value=0.9, low=0.7, high=1.0, n=20),
         ],
         best_of_n=[
-            {
-                "n": 1,
-                "kl": 0.0,
-                "reward": 0.0,
-                "gold": 0.5,
-                "length": 80.0,
-                "hedges": None,
-                "markdown": None,
-            },
-            {
-                "n": 4,
-                "kl": 0.636,
-                "reward": 1.0,
-                "gold": 0.25,
-                "length": 90.0,
-                "hedges": None,
-                "markdown": None,
-            },
+            BestOfN(n=1, kl=0.0, reward=0.0, gold=0.5, length=80.0),
+            BestOfN(n=4, kl=0.636, reward=1.0, gold=0.25, length=90.0),
         ],
         style_matrix=[[0.5, 0.25, 0.0], [0.75, 0.5, 0.25], [1.0, 0.75, 0.5]],
-        probes=[
-            {
-                "probe": "flattery",
-                "change": 0.5,
-                "low": 0.25,
-                "high": 0.75,
-                "wins": 0.875,
-                "flips": 0.125,
-                "n": 24,
-            }
-            | {"before": "Because.", "after": "Great question! Because."},
-            {
-                "probe": "emoji",
-                "change": None,
-                "low": None,
-                "high": None,
-                "wins": None,
-                "flips": None,
-                "n": 0,
-            }
-            | {"before": None, "after": None},
-        ],
+        probes=[flattery, emoji],
         baselines={"the longer wins": 0.55, "the shorter wins": 0.45},
         temperature=1.25,
     )
@@ -312,22 +301,31 @@ def test_the_page_runs_and_loads_nothing(tmp_path):
         replace(check, note=ATTACK, subset=check.subset and ATTACK) for check in audit.checks
     ]
     audit.checks.append(Check(ATTACK, None, 0.5, 0.4, 0.6, 9, "fail", ATTACK, 0.1, ATTACK, ATTACK))
-    audit.worst[0] |= {"prompt": ATTACK, "chosen": ATTACK, "rejected": ATTACK, "subset": ATTACK}
-    audit.worst[0]["strips"] = [[(ATTACK, 1.0)], [(ATTACK, -1.0)]]
-    audit.top[0] |= {
-        "prompt": ATTACK,
-        "completion": ATTACK,
-        "subset": ATTACK,
-        "side": ATTACK,
-        "marks": [ATTACK],
-    }
-    audit.probes[0] |= {
-        "probe": ATTACK,
-        "before": ATTACK,
-        "after": ATTACK + "!",
-        "kind": ATTACK,
-        "imitates": ATTACK,
-    }
+    audit.worst[0] = WorstError(
+        prompt=ATTACK,
+        chosen=ATTACK,
+        rejected=ATTACK,
+        margin=-2.5,
+        subset=ATTACK,
+        chosen_strip=[(ATTACK, 1.0)],
+        rejected_strip=[(ATTACK, -1.0)],
+    )
+    audit.top[0] = replace(
+        audit.top[0],
+        prompt=ATTACK,
+        completion=ATTACK,
+        subset=ATTACK,
+        side=ATTACK,
+        marks=[ATTACK],
+    )
+    audit.probes[0] = replace(
+        audit.probes[0],
+        probe=ATTACK,
+        before=ATTACK,
+        after=ATTACK + "!",
+        kind=ATTACK,
+        imitates=ATTACK,
+    )
     html = report(audit, tmp_path)
     assert "<script" not in html and "<img src" not in html
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 20
@@ -355,7 +353,7 @@ def test_the_page_runs_and_loads_nothing(tmp_path):
 
 def test_markdown():
     audit = full_audit(identity={"model": "a|b `c` [d](http://e) #f"})
-    audit.worst[0]["chosen"] = "```\n# Loud\n| a |"
+    audit.worst[0].chosen = "```\n# Loud\n| a |"
     text = markdown_page(audit, {"margins": plots.Plot(b"", "Margins", "All of them.")})
     assert text.startswith("# Reward model audit: a\\|b \\`c\\` \\[d\\](http://e) \\#f\n")
     assert "| accuracy: safety | fail | .500 | .300 to .700 | 20 | .75 | above .5 |\n" in text
@@ -368,9 +366,9 @@ def test_markdown():
 
 def test_emoji_and_right_to_left_text_stay():
     audit = full_audit()
-    audit.top[0]["completion"] = (
-        "\u0645\u0631\u062d\u0628\u0627 \U0001f469\u200d\U0001f467 \u65e5\u672c"
-    )
+    audit.top[
+        0
+    ].completion = "\u0645\u0631\u062d\u0628\u0627 \U0001f469\u200d\U0001f467 \u65e5\u672c"
     html = html_page(audit, {})
     assert (
         '<pre dir="auto">\u0645\u0631\u062d\u0628\u0627 \U0001f469\u200d\U0001f467 \u65e5\u672c</pre>'
@@ -380,8 +378,8 @@ def test_emoji_and_right_to_left_text_stay():
 
 def test_a_ten_megabyte_completion_is_clipped():
     audit, text = full_audit(), "- **may** " * 1_000_000
-    audit.top[0]["completion"] = [{"role": "assistant", "content": text}]
-    audit.probes[0] |= {"before": text, "after": text + "!"}
+    audit.top[0].completion = [{"role": "assistant", "content": text}]
+    audit.probes[0] = replace(audit.probes[0], before=text, after=text + "!")
     audit.identity["model"] = text
     start = time.monotonic()
     html = html_page(audit, {})
@@ -410,7 +408,7 @@ def test_a_large_report_stays_small(tmp_path):
         for i in range(200)
     ]
     strip = [(" token", i / 100) for i in range(2000)]
-    audit.worst = [{**audit.worst[0], "strips": [strip, strip]}] * 10
+    audit.worst = [replace(audit.worst[0], chosen_strip=strip, rejected_strip=strip)] * 10
     html = report(audit, tmp_path)
     images = sum((tmp_path / f"{name}.png").stat().st_size for name in PLOTS)
     assert images < 600_000 and len(html.encode()) < 1_500_000
