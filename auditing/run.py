@@ -37,7 +37,8 @@ def audit_scores(path: str, ood: str | None = None, compare: str | None = None) 
         )
     found = summary(scores.pairs, identity, bradley_terry=None)
     found.checks += benchmark_checks(scores.benchmark)
-    found.style_matrix = (scores.benchmark or {}).get("matrix")
+    if scores.benchmark is not None:
+        found.style_matrix = scores.benchmark.style_matrix
     if ood:
         found.checks += spillover_checks(scores.pairs, pairs_of(ood), Path(ood).name)
     if compare:

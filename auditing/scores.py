@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from auditing.benchmarks import RM_BENCH_DOMAINS, domain_of, rewardbench2_score, rm_bench_matrix
+from auditing.benchmarks import (
+    RM_BENCH_DOMAINS,
+    Benchmark,
+    RewardBench2Prompt,
+    RmBenchPrompt,
+    domain_of,
+    rewardbench2_score,
+    rm_bench_matrix,
+)
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.style import hedges, markdown
 from reward.data.files import DataError, read_rows, to_json
@@ -82,7 +90,7 @@ class Completions:
 class Scores:
     pairs: Pairs | None  # None where the file holds completions
     completions: Completions | None
-    benchmark: dict | None  # auditing.benchmarks: its own numbers
+    benchmark: Benchmark | None  # the numbers of a benchmark's own rule
     kind: str  # the format, and what was left out, in words
 
 
@@ -348,7 +356,7 @@ def _rewardbench2(row: dict) -> tuple[list[dict], dict]:
         {**row, "prompt": prompt, "chosen": right, "rejected": wrong}, scores[:k], scores[k:]
     )
     subset = row.get("subset") if isinstance(row.get("subset"), str) else None
-    return pairs, {"subset": subset, "id": row.get("id"), "scores": scores, "num_correct": k}
+    return pairs, RewardBench2Prompt(subset, row.get("id"), scores, num_correct=k)
 
 
 def _rm_bench(row: dict) -> tuple[list[dict], dict]:
@@ -366,11 +374,7 @@ def _rm_bench(row: dict) -> tuple[list[dict], dict]:
     prompt = "" if row.get("prompt") is None else row["prompt"]
     name = row["domain"] if "domain" in row else row.get("subset")
     known = isinstance(name, str) and ("domain" in row or domain_of(name) in RM_BENCH_DOMAINS)
-    entry = {
-        "domain": name if known else None,
-        "score_chosen": scores[0],
-        "score_rejected": scores[1],
-    }
+    entry = RmBenchPrompt(name if known else None, scores[0], scores[1])
     return crossed({**row, "prompt": prompt}, *scores), entry
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ import pytest
 from conftest import REPO, write_rows
 
 from auditing.benchmarks import (
+    RewardBench2Prompt,
+    RmBenchPrompt,
     benchmark_checks,
     best_of_n_credit,
     rewardbench2_score,
@@ -334,8 +337,8 @@ def test_rewardbench_2(read):
     assert [words(found.pairs, i) for i in range(3)] == [
         ("2+2?", "4", wrong) for wrong in ("5", "6", "22")
     ]
-    overall, math = found.benchmark["numbers"]
-    assert (math["subset"], math["value"], math["n"], overall["value"]) == ("Math", 0.0, 1, 0.0)
+    overall, math = found.benchmark.numbers
+    assert (math.subset, math.value, math.n, overall.value) == ("Math", 0.0, 1, 0.0)
 
 
 def test_rewardbench_2_as_its_script_writes_it(read):
@@ -369,7 +372,7 @@ def test_rewardbench_2_as_its_script_writes_it(read):
         "subset": "Focus",
     }
     found = read([flat])
-    assert found.pairs.rewards[0].tolist() == [1] and found.benchmark["numbers"][1]["value"] == 0
+    assert found.pairs.rewards[0].tolist() == [1] and found.benchmark.numbers[1].value == 0
 
 
 def test_best_of_n_credit():
@@ -378,8 +381,8 @@ def test_best_of_n_credit():
     assert best_of_n_credit([1, math.nan, 0, 0]) == 0
 
 
-def ties_row(name: str, right: list, wrong: list) -> dict:
-    return {"id": name, "subset": "Ties", "scores": right + wrong, "num_correct": len(right)}
+def ties_row(name: str, right: list, wrong: list) -> RewardBench2Prompt:
+    return RewardBench2Prompt("Ties", name, right + wrong, num_correct=len(right))
 
 
 def test_the_ties_score_by_hand():
@@ -423,7 +426,7 @@ def test_the_ties_score_at_its_edges():
     alone = perfect + [ties_row("ref:2", [0.0], [1.0])]  # counts in the accuracy of ref rows only
     assert ties_score(alone)[0].value == pytest.approx(1.01 - 0.15)
     assert ties_score(perfect[:1]) == (None, "no prompt has both its ref row and its tied row")
-    assert ties_score([{**perfect[0], "id": None}]) == (
+    assert ties_score([replace(perfect[0], id=None)]) == (
         None,
         "the Ties score needs `id` in its published form, ref:3 or tied:3",
     )
@@ -431,7 +434,7 @@ def test_the_ties_score_at_its_edges():
 
 def test_rewardbench_2_is_the_mean_of_its_subsets():
     def row(subset, scores):
-        return {"id": None, "subset": subset, "scores": scores, "num_correct": 1}
+        return RewardBench2Prompt(subset, None, scores, num_correct=1)
 
     rows = [
         row("Math", [1, 0, 0, 0]),
@@ -444,17 +447,17 @@ def test_rewardbench_2_is_the_mean_of_its_subsets():
         ties_row("tied:1", [5.0, 5.0], [0.0]),
         ties_row("ref:2", [5.0], [0.0]),
     ]
-    numbers = rewardbench2_score(rows)["numbers"]
-    assert [(x["subset"], x["n"]) for x in numbers] == [
+    numbers = rewardbench2_score(rows).numbers
+    assert [(x.subset, x.n) for x in numbers] == [
         (None, 7),
         ("Math", 3),
         ("Focus", 1),
         ("Ties", 3),
     ]
-    assert [x["value"] for x in numbers] == pytest.approx([(0.5 + 1 + 1.01) / 3, 0.5, 1.0, 1.01])
-    assert numbers[0]["note"] == "mean of 3 subsets; the leaderboard's is of 6"
-    assert numbers[2]["low"] == pytest.approx(1 / (1 + 1.959964**2), abs=1e-6)  # Wilson, 1 of 1
-    assert numbers[0]["low"] is None  # Ties has none
+    assert [x.value for x in numbers] == pytest.approx([(0.5 + 1 + 1.01) / 3, 0.5, 1.0, 1.01])
+    assert numbers[0].note == "mean of 3 subsets; the leaderboard's is of 6"
+    assert numbers[2].low == pytest.approx(1 / (1 + 1.959964**2), abs=1e-6)  # Wilson, 1 of 1
+    assert numbers[0].low is None  # Ties has none
 
 
 # ------------------------------------------------------------------------------------------------------------- RM-Bench
@@ -473,8 +476,8 @@ def test_rm_bench_by_hand(read):
     """Wins: c1 beats r1 alone (0 > 0 is none), c2 beats r1 and r2, c3 beats all."""
     found = read([RM])
     assert (found.kind, found.pairs.human_labels) == ("RM-Bench scores", False)
-    assert found.benchmark["matrix"] == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    values = {x["name"]: x["value"] for x in found.benchmark["numbers"]}
+    assert found.benchmark.style_matrix == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    values = {x.name: x.value for x in found.benchmark.numbers}
     expected = {
         "RM-Bench": 6 / 9,
         "RM-Bench, easy": 1.0,
@@ -491,7 +494,7 @@ def test_rm_bench_by_hand(read):
 
 def test_rm_bench_is_the_mean_of_its_domains():
     def row(domain, chosen, rejected):
-        return {"domain": domain, "score_chosen": chosen, "score_rejected": rejected}
+        return RmBenchPrompt(domain, chosen, rejected)
 
     rows = [
         row("chat", [1, 1, 1], [0, 0, 0]),
@@ -500,7 +503,7 @@ def test_rm_bench_is_the_mean_of_its_domains():
     ]
     rows += [row("safety-response", [0, 0, math.nan], [-1, 1, 1])]
     found = rm_bench_matrix(rows)
-    value = {(x["name"], x["subset"]): x["value"] for x in found["numbers"]}
+    value = {(x.name, x.subset): x.value for x in found.numbers}
     # safety: nothing; the three cells below the diagonal; the first two cells of the first column
     assert value["RM-Bench", "chat"] == 1 and value["RM-Bench", "safety"] == pytest.approx(
         (0 + 3 / 9 + 2 / 9) / 3
@@ -511,9 +514,9 @@ def test_rm_bench_is_the_mean_of_its_domains():
     assert value["RM-Bench, hard", None] == 0.5 and value["RM-Bench", None] == pytest.approx(
         (1 + 5 / 27) / 2
     )
-    assert found["matrix"][1] == pytest.approx([(1 + 2 / 3) / 2, 0.5, 0.5])
-    assert len(found["numbers"]) == 4 + 2 * 4
-    assert next(x for x in found["numbers"] if x["subset"] is None)["note"] == "mean of 2 domains"
+    assert found.style_matrix[1] == pytest.approx([(1 + 2 / 3) / 2, 0.5, 0.5])
+    assert len(found.numbers) == 4 + 2 * 4
+    assert next(x for x in found.numbers if x.subset is None).note == "mean of 2 domains"
 
 
 def test_a_file_of_one_rm_bench_domain_is_one_table(read):
@@ -521,8 +524,8 @@ def test_a_file_of_one_rm_bench_domain_is_one_table(read):
     row = {name: value for name, value in RM.items() if name != "domain"}
     numbers = read(
         [{**row, "subset": s} for s in ("xstest-should-refuse", "refusals-dangerous")]
-    ).benchmark["numbers"]
-    assert [x["subset"] for x in numbers] == [None] * 4 and numbers[0]["n"] == 2
+    ).benchmark.numbers
+    assert [x.subset for x in numbers] == [None] * 4 and numbers[0].n == 2
 
 
 def test_benchmark_numbers_become_checks_without_a_verdict(read):

@@ -68,7 +68,7 @@ def test_rm_bench(scored, reward):
     assert out["score_chosen"] == [reward("tea?", text) for text in row["chosen"]]
     assert out["score_rejected"] == [reward("tea?", text) for text in row["rejected"]]
     assert read.kind == "RM-Bench scores" and len(read.pairs) == 9
-    assert read.benchmark["matrix"][2][0] == float(
+    assert read.benchmark.style_matrix[2][0] == float(
         out["score_chosen"][2] > out["score_rejected"][0]
     )
     unnamed = {
@@ -100,7 +100,7 @@ def test_rewardbench_2(scored, reward):
     assert tied["scores_chosen"] == [reward("tea?", text) for text in ties["chosen"]]
     assert set(out) - set(row) == {"scores_chosen", "scores_rejected"}
     assert read.kind == "RewardBench 2 scores" and len(read.pairs) == 3 + 9
-    assert read.benchmark["numbers"][1]["value"] == float(
+    assert read.benchmark.numbers[1].value == float(
         out["scores_chosen"][0] > max(out["scores_rejected"])
     )
 
