@@ -69,7 +69,7 @@ def main() -> int:
         if args.convert:
             return print_converted(args) if state.is_main_process else 0
         options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-        scorer = Scorer(args.ckpt, args.token_budget, shared=True, **options)
+        scorer = Scorer(args.ckpt, args.token_budget, distributed=True, **options)
         if args.prompt is not None:
             print_one_off(
                 scorer, args.prompt, args.completion, audited_temperature(args.ckpt, args.revision)
@@ -112,8 +112,9 @@ def print_one_off(scorer, prompt: str, completions: list[str], temperature: floa
     from reward.model.scorer import processes
 
     turns = user(prompt)
-    ids, cut = scorer.encode(turns, [assistant(text) for text in completions])
-    rewards = scorer.rewards_of_ids(ids)
+    encoded = scorer.encode(turns, [assistant(text) for text in completions])
+    cut = encoded.prompt_cut
+    rewards = scorer.rewards_of_ids(encoded.ids)
     if not processes().is_main_process:
         return
     names = [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(completions))]
@@ -158,9 +159,9 @@ def score_file(scorer, source: str, output: str | None) -> None:
             encoded.append([None, None])
             differ += 1
             continue
-        ids, was_cut = scorer.encode(to_score.prompt, to_score.completions, to_score.tools)
-        encoded.append(ids)
-        cut += was_cut
+        inputs = scorer.encode(to_score.prompt, to_score.completions, to_score.tools)
+        encoded.append(inputs.ids)
+        cut += inputs.prompt_cut
     rewards = iter(
         scorer.rewards_of_ids([ids for group in encoded for ids in group], progress="Scoring")
     )

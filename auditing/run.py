@@ -63,7 +63,7 @@ def audit_checkpoint(args) -> Audit:
     from reward.model.scorer import Scorer
 
     trust = {"trust_remote_code": args.trust_remote_code}
-    scorer = Scorer(args.ckpt, args.token_budget, revision=args.revision, shared=True, **trust)
+    scorer = Scorer(args.ckpt, args.token_budget, revision=args.revision, distributed=True, **trust)
     recipe = source.recorded_recipe(args.ckpt, args.revision)
     anchor = None
     if args.policy:  # first: it is quick, and fails where the policy is not found
@@ -151,7 +151,7 @@ def audit_checkpoint(args) -> Audit:
         found.not_measured.append("Spillover: no other data (--ood).")
     if args.compare:
         if theirs is None:
-            other = Scorer(args.compare, args.token_budget, shared=True, **trust)
+            other = Scorer(args.compare, args.token_budget, distributed=True, **trust)
             theirs = source.score_pairs(
                 other, table, "Scoring --compare", ids=source.ids_for(other, table)
             )
@@ -241,8 +241,10 @@ def add_strips(scorer, found: Audit) -> None:
 
 def strip(scorer, prompt, completion) -> Strip | None:
     """None also where the prompt had to be cut: the strip would be of another text than the reward."""
-    (ids,), cut = scorer.encode(prompt, [completion])
-    return None if ids is None or cut else scorer.rewards_by_token(prompt, completion)
+    encoded = scorer.encode(prompt, [completion])
+    if encoded.ids[0] is None or encoded.prompt_cut:
+        return None
+    return scorer.rewards_by_token(prompt, completion)
 
 
 def pairs_of(path: str) -> Pairs:

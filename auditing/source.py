@@ -99,4 +99,6 @@ def ids_for(scorer, table) -> list[list[int] | None]:
     rows = (
         decode_sides(row) for row in table.select_columns(["prompt", "chosen", "rejected", "tools"])
     )
-    return [ids for prompt, *sides, tools in rows for ids in scorer.encode(prompt, sides, tools)[0]]
+    return [
+        ids for prompt, *sides, tools in rows for ids in scorer.encode(prompt, sides, tools).ids
+    ]

@@ -234,7 +234,7 @@ def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device:
                 options=PairOptions(["all"], prefix_sharing="off"),
             )  # fmt: skip
             trainer.data_collator.packed = "packed" in name
-            trainer.data_collator.share = name == "prefix + packed"
+            trainer.data_collator.share_prefixes = name == "prefix + packed"
         made[name] = trainer, list(trainer.get_train_dataloader())
     return made
 
@@ -306,7 +306,7 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
 
     scorer = Scorer.__new__(Scorer)
     scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, token_budget
-    scorer.padded_because, scorer.tested, scorer.shared = None, True, False
+    scorer.padded_because, scorer.self_tested, scorer.distributed = None, True, False
 
     def packed():
         enable_packing(base_of(model))
@@ -330,7 +330,7 @@ def check(model, tokenizer, pairs) -> dict:
     texts = [pair[side] for pair in pairs[:4] for side in SIDES]
     enable_packing(base_of(model))
     with autocast(model.device.type):
-        apart, limit = self_test(model, texts, 0)
+        self_tested = self_test(model, texts, 0)
     results = []
     for inputs in (pack(texts), padded(texts, 0)):
         model.train()
@@ -346,7 +346,7 @@ def check(model, tokenizer, pairs) -> dict:
         model.zero_grad()
     (packed, norm), (rows, norm_rows) = results
     return {
-        "hidden, relative": apart, "allowed": limit, "rewards": (packed - rows).abs().max().item(),
+        "hidden, relative": self_tested.difference, "allowed": self_tested.allowed, "rewards": (packed - rows).abs().max().item(),
         "gradient norm, relative": abs(norm - norm_rows) / norm_rows,
     }  # fmt: skip
 

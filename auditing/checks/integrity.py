@@ -38,7 +38,7 @@ def run_integrity(
     sides = [(text["prompt"], text[side]) for text in texts for side in SIDES]
     checks = encoding_checks(scorer, sides)
     try:
-        ids = [scorer.encode(prompt, [completion])[0][0] for prompt, completion in sides]
+        ids = [scorer.encode(prompt, [completion]).ids[0] for prompt, completion in sides]
     except EncodingError:  # counted among the malformed ones
         ids = []
     kept, rewards = [i for i, tokens in enumerate(ids) if tokens], scorer.rewards_of_ids(ids)

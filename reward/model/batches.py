@@ -1,20 +1,100 @@
-"""Batches: texts packed or padded, and pairs collated into micro-batches."""
+"""Batches: texts packed or padded into the model's inputs, pairs collated into micro-batches."""
+
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
+from datasets import Dataset
 
-# ------------------------------------------------------------------------------------------------------- the layout
-
-
-def shared_prefix(a, b) -> int:
-    """How many leading tokens two id lists have in common."""
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(np.asarray(a[:n]) != np.asarray(b[:n]))
-    return int(differ[0]) if len(differ) else n
+TokenIds = Sequence[int]  # the token ids of one text, a list or a tuple
 
 
-def own_tokens(texts: list[list[int]], before: list[int] = ()) -> int:
-    """Tokens that `pack` computes for `texts`, where `before` is already there."""
+# --- What a batch holds ---------------------------------------------------------------------------
+# These go into `model(**inputs)` or come from a DataLoader. They are dicts and no dataclasses,
+# because accelerate moves the tensors in a dict to the device.
+
+
+class PackingLayout(TypedDict):
+    """Where the texts of a packed batch lie.
+
+    A text is computed if it brings tokens of its own; one that equals another brings none.
+    """
+
+    queries: list[int]  # (computed texts,): how many tokens each text brings of its own
+    lengths: list[int]  # (computed texts,): how many tokens each text has, shared ones included
+    kv_index: torch.Tensor | None  # (sum of lengths,): where each text's tokens lie, or in order
+    cumulative: torch.Tensor  # (2, computed texts + 1), int32: running sums of queries and lengths
+    last: torch.Tensor  # (texts,): where the last token of each text lies, in the order given
+    masks: NotRequired[dict]  # window -> one mask a text; the first attention layer adds it
+
+
+class PackedInputs(TypedDict):
+    """The model's inputs for a packed batch; its logits come as (texts, labels)."""
+
+    input_ids: torch.Tensor  # (1, tokens)
+    position_ids: torch.Tensor  # (1, tokens)
+    attention_mask: torch.Tensor  # (1, 1, 1, 1), see `pack`
+    packing: PackingLayout
+
+
+class PaddedInputs(TypedDict):
+    """The model's inputs for a padded batch."""
+
+    input_ids: torch.Tensor  # (texts, tokens)
+    attention_mask: torch.Tensor  # (texts, tokens), 0 where padded
+
+
+class MicroBatch(TypedDict):
+    """What one forward computes. The keys after `example` are the labels, BATCH_LABELS."""
+
+    texts: PackedInputs | PaddedInputs  # each different text once
+    sides: torch.Tensor  # (pairs, 2): which text is the chosen and which the rejected side
+    weight: torch.Tensor  # (pairs,): a pair by itself weighs 1; the pairs of a ranking 1 together
+    example: torch.Tensor  # (pairs,): which of the collated examples the pair belongs to
+    target_margin: torch.Tensor  # (pairs,)
+    chosen_probability: torch.Tensor  # (pairs,)
+    rating_chosen: torch.Tensor  # (pairs,)
+    rating_rejected: torch.Tensor  # (pairs,)
+    subset_id: torch.Tensor  # (pairs,)
+    length_difference: torch.Tensor  # (pairs,): tokens of chosen minus tokens of rejected
+    tokens: int  # how many tokens the different texts have together
+    spare: NotRequired[bool]  # set by the trainer on one that is computed and counts for nothing
+
+
+class CollatedBatch(TypedDict):
+    """One step's pairs, cut into micro-batches."""
+
+    order: torch.Tensor  # (pairs,): indices of the given pairs, in the micro-batches' order
+    micro_batches: list[MicroBatch]
+
+
+# The label columns of a batch, and the value that a pair without a label gets.
+LABEL_DEFAULTS = {
+    "target_margin": 0.0,
+    "chosen_probability": 1.0,
+    "rating_chosen": 0.0,
+    "rating_rejected": 0.0,
+    "subset_id": 0,
+}
+BATCH_LABELS = [*LABEL_DEFAULTS, "length_difference"]
+SIDES = ("chosen_ids", "rejected_ids")
+
+
+# --- Texts into inputs ----------------------------------------------------------------------------
+
+
+def shared_prefix(a: TokenIds, b: TokenIds) -> int:
+    """Return how many leading tokens two texts have in common."""
+    shorter = min(len(a), len(b))
+    different = np.flatnonzero(np.asarray(a[:shorter]) != np.asarray(b[:shorter]))
+    if len(different):
+        return int(different[0])
+    return shorter
+
+
+def own_tokens(texts: Sequence[TokenIds], before: TokenIds = ()) -> int:
+    """Return how many tokens `pack` computes for `texts` after the text `before`."""
     total = 0
     for text in sorted(texts):
         total += len(text) - shared_prefix(before, text)
@@ -22,51 +102,72 @@ def own_tokens(texts: list[list[int]], before: list[int] = ()) -> int:
     return total
 
 
-def pack(texts: list[list[int]], share: bool = True) -> dict:
-    """Id lists -> the model's inputs: `input_ids`, `position_ids` (1, tokens) and `packing`; logits come as (texts, labels).
+def pack(texts: Sequence[TokenIds], share_prefixes: bool = True) -> PackedInputs:
+    """Lay texts into one row without padding, each shared prefix once.
 
-    `share=False` computes each text whole: still no padding, and dropout then falls on each text by itself.
+    Args:
+        texts: Token ids of each text. A text may occur several times.
+        share_prefixes: False computes each text whole. There still is no padding, and dropout then
+            falls on each text by itself.
     """
-    ids, positions, keys, queries, lengths = [], [], [], [], []
+    order = range(len(texts))
+    if share_prefixes:
+        order = sorted(order, key=texts.__getitem__)
+    ids, positions, paths = [], [], []
     last = [0] * len(texts)
-    before, path = (
-        np.empty(0, dtype=np.int64),
-        np.empty(0, dtype=np.int64),
-    )  # the previous text, where its tokens lie
     total = 0
-    for i in sorted(range(len(texts)), key=texts.__getitem__) if share else range(len(texts)):
+    previous = np.empty(0, dtype=np.int64)  # the previous text
+    path = np.empty(0, dtype=np.int64)  # where the tokens of the previous text lie in the row
+    for i in order:
         text = np.asarray(texts[i], dtype=np.int64)
-        prefix = shared_prefix(before, text) if share else 0
+        prefix = 0
+        if share_prefixes:
+            prefix = shared_prefix(previous, text)
         own = len(text) - prefix
-        if own:  # sorted, a text that brings nothing equals the one before
+        if own:  # The texts are sorted: one that brings nothing equals the one before it.
             path = np.concatenate([path[:prefix], np.arange(total, total + own)])
             ids.append(text[prefix:])
             positions.append(np.arange(prefix, len(text)))
-            keys.append(path)
-            queries.append(own)
-            lengths.append(len(text))
+            paths.append(path)
             total += own
-        before, last[i] = text, total - 1
+        previous = text
+        last[i] = total - 1
     return {
         "input_ids": torch.from_numpy(np.concatenate(ids))[None],
         "position_ids": torch.from_numpy(np.concatenate(positions))[None],
-        # Four dimensions: transformers passes it on as it is, and builds none itself (which would drop the shared prefixes).
+        # It has four dimensions, so that transformers passes it on as it is. Otherwise transformers
+        # would build one itself, which would drop the shared prefixes.
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool),
-        "packing": {
-            "queries": queries,  # tokens of its own, a text
-            "lengths": lengths,  # tokens of its path, a text
-            "kv_index": torch.from_numpy(np.concatenate(keys)) if queries != lengths else None,
-            "cumulative": torch.tensor(
-                np.cumsum([[0, *queries], [0, *lengths]], axis=1), dtype=torch.int32
-            ),
-            "last": torch.tensor(last),
-        },
+        "packing": packing_layout(ids, paths, last),
     }
 
 
-def padded(texts: list[list[int]], pad_token_id: int, multiple: int | None = None) -> dict:
-    """Id lists -> `input_ids`, `attention_mask` (texts, tokens), padded right to the longest or to a multiple."""
-    width = -(-max(map(len, texts)) // (multiple or 1)) * (multiple or 1)
+def packing_layout(
+    ids: list[np.ndarray], paths: list[np.ndarray], last: list[int]
+) -> PackingLayout:
+    """Build the layout from what `pack` found: own ids, where all tokens lie, and the last ones."""
+    queries = [len(own) for own in ids]
+    lengths = [len(path) for path in paths]
+    kv_index = None
+    if queries != lengths:
+        kv_index = torch.from_numpy(np.concatenate(paths))
+    sums = np.cumsum([[0, *queries], [0, *lengths]], axis=1)
+    return {
+        "queries": queries,
+        "lengths": lengths,
+        "kv_index": kv_index,
+        "cumulative": torch.tensor(sums, dtype=torch.int32),
+        "last": torch.tensor(last),
+    }
+
+
+def padded(
+    texts: Sequence[TokenIds], pad_token_id: int, multiple: int | None = None
+) -> PaddedInputs:
+    """Pad texts on the right to the longest one, or to the next multiple of `multiple` tokens."""
+    width = max(map(len, texts))
+    if multiple:
+        width = -(-width // multiple) * multiple  # rounded up
     ids = torch.full((len(texts), width), pad_token_id)
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = torch.tensor(text)
@@ -74,131 +175,162 @@ def padded(texts: list[list[int]], pad_token_id: int, multiple: int | None = Non
     return {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths).long()}
 
 
+# --- Groups of texts into batches of a token budget -----------------------------------------------
+
+
 def token_batches(
-    groups: list[list[list[int]]], budget: int, packed: bool, share: bool = True
+    groups: list[list[TokenIds]], budget: int, packed: bool, share_prefixes: bool = True
 ) -> list[list[int]]:
-    """Groups of texts that stay together -> batches of indices of groups, as many as fit into `budget` computed tokens.
+    """Deal groups of texts that stay together into batches of at most `budget` computed tokens.
 
-    A group that is larger than the budget gets a batch of its own. Packed, the groups are sorted by their text, so that what
-    shares a prefix meets; padded, by length, and a batch counts its rows times the longest.
+    A group that is larger than the budget gets a batch of its own. Packed groups are sorted by
+    their text, so that what shares a prefix meets. Padded ones are sorted by length, and a batch
+    counts its rows times the longest of them.
+
+    Args:
+        groups: Token ids of the texts of each group.
+        budget: How many tokens one forward may compute.
+        packed: Whether the batches will be packed. Otherwise they are padded.
+        share_prefixes: Whether packed batches compute a shared prefix once, as in `pack`.
+
+    Returns:
+        The indices of the groups in each batch.
     """
-    longest = [max(map(len, group)) for group in groups]
-    order = sorted(
-        range(len(groups)), key=(lambda i: groups[i][0]) if packed else longest.__getitem__
-    )
+    if packed:
+        order = sorted(range(len(groups)), key=lambda i: groups[i][0])
+    else:
+        order = sorted(range(len(groups)), key=lambda i: longest_text(groups[i]))
 
-    def with_group(i: int, tokens: int, rows: int, before) -> int:
+    def tokens_with(group: list[TokenIds], tokens: int, rows: int, previous: TokenIds) -> int:
+        """Return the tokens of a batch that has `tokens` in `rows` texts once `group` is added."""
         if not packed:
-            return (rows + len(groups[i])) * longest[i]
-        return tokens + (own_tokens(groups[i], before) if share else sum(map(len, groups[i])))
+            return (rows + len(group)) * longest_text(group)
+        if share_prefixes:
+            return tokens + own_tokens(group, previous)
+        return tokens + sum(map(len, group))
 
-    batches, tokens, rows, before = [], 0, 0, ()
+    batches = []
+    tokens, rows, previous = 0, 0, ()  # of the last batch: its tokens, texts, and its last text
     for i in order:
-        more = with_group(i, tokens, rows, before)
-        if not batches or more > budget:
+        group = groups[i]
+        grown = tokens_with(group, tokens, rows, previous)
+        if not batches or grown > budget:
             batches.append([])
-            more, rows = with_group(i, 0, 0, ()), 0
+            rows = 0
+            grown = tokens_with(group, 0, 0, ())
         batches[-1].append(i)
-        tokens, rows, before = more, rows + len(groups[i]), max(groups[i])
+        tokens = grown
+        rows += len(group)
+        previous = max(group)
     return batches
 
 
-# What a batch says of each pair beside its texts, and what a pair that says nothing means.
-COLUMNS = {
-    "target_margin": 0.0,
-    "chosen_probability": 1.0,
-    "rating_chosen": 0.0,
-    "rating_rejected": 0.0,
-    "subset_id": 0,
-}
+def longest_text(group: list[TokenIds]) -> int:
+    """Return how many tokens the longest text of a group has."""
+    return max(map(len, group))
 
 
-LABELS = [*COLUMNS, "length_difference"]  # the last in tokens
-
-
-SIDES = ("chosen_ids", "rejected_ids")
+# --- Pairs into micro-batches ---------------------------------------------------------------------
 
 
 class PreferenceCollator:
-    """Pairs -> `micro_batches` of them, one after the other in the `order` (pairs,), indices of the pairs as given. A pair, or
-    a ranking, has `weight` 1.
+    """Collates encoded pairs, or rankings of pairs, into a batch of micro-batches.
 
-    A micro-batch: `texts`, the model's inputs with each different text once (packed, or padded right); `sides` (pairs, 2),
-    the texts of chosen and rejected; `weight`; `example`, which of the given ones a pair belongs to; the LABELS; each
-    (pairs,); `tokens`, how many the texts have. With a
-    `token_budget` it has as many pairs as fit, else all. `packed` and `share` are reward.model.packed_attention's.
+    An example is a pair itself (`chosen_ids`, `rejected_ids` and labels), or holds the `pairs` of a
+    ranking, or the `rows` of a table that do.
+
+    Args:
+        pad_token_id: What padded micro-batches are filled up with.
+        pad_to_multiple_of: Padded micro-batches are as many tokens wide as a multiple of this.
+        table: The encoded pairs that `rows` of the examples refer to.
+        token_budget: How many tokens a micro-batch may have. Without one, all pairs of a batch are
+            one micro-batch.
+
+    Attributes:
+        packed: Whether micro-batches are packed; the trainer sets it.
+        share_prefixes: Whether packed ones compute a shared prefix once; the trainer sets it.
     """
 
     def __init__(
         self,
         pad_token_id: int,
         pad_to_multiple_of: int | None = None,
-        table=None,
-        token_budget=None,
+        table: Dataset | None = None,
+        token_budget: int | None = None,
     ):
-        self.pad_token_id, self.pad_to_multiple_of, self.table = (
-            pad_token_id,
-            pad_to_multiple_of,
-            table,
-        )
-        self.token_budget, self.packed, self.share = token_budget, False, True
+        self.pad_token_id = pad_token_id
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.table = table
+        self.token_budget = token_budget
+        self.packed = False
+        self.share_prefixes = True
 
     def pairs_of(self, example: dict) -> list[dict]:
+        """Return the pairs of an example: one, or all of a ranking."""
         if "rows" not in example:
             return example.get("pairs", [example])
         columns = self.table[example["rows"]]
-        return [
-            dict(zip(columns, values, strict=True))
-            for values in zip(*columns.values(), strict=True)
-        ]
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
-    def __call__(self, examples: list[dict]) -> dict:
-        groups = [
-            [pair | {"weight": 1 / len(group), "example": i} for pair in group]
-            for i, group in enumerate(map(self.pairs_of, examples))
-        ]
-        batches = [range(len(groups))]
-        if self.token_budget:
-            batches = token_batches(
-                [different_texts(group) for group in groups],
-                self.token_budget,
-                self.packed,
-                self.share,
-            )
-        parts = [self.micro_batch([pair for i in batch for pair in groups[i]]) for batch in batches]
-        ends = np.cumsum([len(group) for group in groups])
-        order = [
-            pair
-            for batch in batches
-            for i in batch
-            for pair in range(ends[i] - len(groups[i]), ends[i])
-        ]
-        return {"order": torch.tensor(order), "micro_batches": parts}
+    def __call__(self, examples: list[dict]) -> CollatedBatch:
+        groups = []  # the pairs of each example
+        indices = []  # the index of each of these pairs among all pairs of the batch
+        pairs_so_far = 0
+        for i, example in enumerate(examples):
+            pairs = self.pairs_of(example)
+            groups.append([pair | {"weight": 1 / len(pairs), "example": i} for pair in pairs])
+            indices.append(range(pairs_so_far, pairs_so_far + len(pairs)))
+            pairs_so_far += len(pairs)
+        order, micro_batches = [], []
+        for batch in self.batches_of(groups):
+            pairs = []
+            for i in batch:
+                pairs += groups[i]
+                order += indices[i]
+            micro_batches.append(self.micro_batch(pairs))
+        return {"order": torch.tensor(order), "micro_batches": micro_batches}
 
-    def micro_batch(self, pairs: list[dict]) -> dict:
+    def batches_of(self, groups: list[list[dict]]) -> Sequence[Sequence[int]]:
+        """Return which groups of pairs each micro-batch holds. A ranking's pairs stay together."""
+        if not self.token_budget:
+            return [range(len(groups))]
+        texts = [different_texts(group) for group in groups]
+        return token_batches(texts, self.token_budget, self.packed, self.share_prefixes)
+
+    def micro_batch(self, pairs: list[dict]) -> MicroBatch:
+        """Collate pairs that one forward computes."""
         texts = different_texts(pairs)
-        place = {text: i for i, text in enumerate(texts)}
-        sides = [[place[tuple(pair[side])] for side in SIDES] for pair in pairs]
+        index_of = {text: i for i, text in enumerate(texts)}
         if self.packed:
-            inputs = pack(texts, self.share)
+            inputs = pack(texts, self.share_prefixes)
         else:
             inputs = padded(texts, self.pad_token_id, self.pad_to_multiple_of)
+        sides, length_differences = [], []
+        for pair in pairs:
+            sides.append([index_of[tuple(pair[side])] for side in SIDES])
+            length_differences.append(float(len(pair["chosen_ids"]) - len(pair["rejected_ids"])))
+        labels = {}
+        for name, default in LABEL_DEFAULTS.items():
+            labels[name] = torch.tensor([float(pair.get(name, default)) for pair in pairs])
         return {
             "texts": inputs,
             "sides": torch.tensor(sides),
             "weight": torch.tensor([pair["weight"] for pair in pairs]),
             "example": torch.tensor([pair["example"] for pair in pairs]),
-            **{
-                name: torch.tensor([float(p.get(name, default)) for p in pairs])
-                for name, default in COLUMNS.items()
-            },
-            "length_difference": torch.tensor(
-                [float(len(p["chosen_ids"]) - len(p["rejected_ids"])) for p in pairs]
-            ),
+            **labels,
+            "length_difference": torch.tensor(length_differences),
             "tokens": sum(map(len, texts)),
         }
 
 
-def different_texts(pairs: list[dict]) -> list[tuple]:
-    """Token ids of all sides, each different text once: rankings repeat a completion in many pairs."""
-    return list(dict.fromkeys(tuple(pair[side]) for pair in pairs for side in SIDES))
+def different_texts(pairs: list[dict]) -> list[tuple[int, ...]]:
+    """Return the token ids of all sides, each different text once.
+
+    Rankings repeat a completion in many pairs.
+    """
+    texts = {}  # in the order of their first occurrence
+    for pair in pairs:
+        for side in SIDES:
+            texts[tuple(pair[side])] = None
+    return list(texts)

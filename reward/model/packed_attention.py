@@ -1,121 +1,248 @@
-"""Token ids -> one forward without padding in which every shared prefix is computed once: `model(**pack(texts))`.
+"""Token ids -> one forward, no padding, each shared prefix computed once: `model(**pack(texts))`.
 
-The texts of a micro-batch lie in one row, sorted, and each brings only the tokens that the one before it does not start with
-(a trie): the two sides of a pair share their prompt, the completions of a prompt share it, all conversations a system prompt.
-In a causal model a token's hidden state depends on the tokens before it alone, so this is exact. What makes it so:
-- queries are a text's own tokens; keys and values are those of its whole path, gathered by `kv_index`; positions count along
-  the path; causal means aligned at the lower right: own token j of a text sees the path up to itself;
-- the attention is registered with transformers' AttentionInterface under one name for good, and does what sdpa does whenever
-  a batch is not packed, so that nothing has to be switched (activation checkpointing recomputes in the backward);
-- the head reads `last`, the row's index of each text's last token, in the order in which the texts were given; so the last
-  layer's MLP, which mixes no tokens, computes those alone.
+The texts of a micro-batch lie in one row, sorted, and each brings only the tokens that the one
+before it does not start with (a trie): the two sides of a pair share their prompt, the completions
+of a prompt share it, all conversations a system prompt. In a causal model the hidden state of a
+token depends on the tokens before it alone, so this is exact. What makes it so:
+- Queries are a text's own tokens. Keys and values are those of its whole path, gathered by
+  `kv_index`. Positions count along the path. Causal means aligned at the lower right: own token j
+  of a text sees the path up to itself.
+- The attention is registered with transformers' AttentionInterface under one name for good. It does
+  what sdpa does whenever a batch is not packed, so that nothing has to be switched (activation
+  checkpointing recomputes in the backward).
+- The head reads `last`, the row's index of each text's last token, in the order in which the texts
+  were given. So the last layer's MLP, which mixes no tokens, computes those alone.
 
-On CUDA in half precision (Ampere or newer) torch.nn.attention.varlen, which is FlashAttention; else one
-scaled_dot_product_attention a text.
+On CUDA in half precision (Ampere or newer) the kernel is torch.nn.attention.varlen, which is
+FlashAttention. Elsewhere it is one scaled_dot_product_attention a text.
 Prior art: frankxwang/dpo-prefix-sharing (arXiv 2410.20305), li-plus/flash-preference.
 """
 
 import types
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import send_to_device
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedModel,
+    TrainingArguments,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.pytorch_utils import Conv1D
 
-from reward.model.batches import pack, padded
+from reward.model.batches import (
+    PackedInputs,
+    PackingLayout,
+    PaddedInputs,
+    TokenIds,
+    pack,
+    padded,
+)
 from reward.model.build import blocks_of
 from reward.model.heads import Float32Head
 
-ATTENTION = "rm_packed"
+ATTENTION = "rm_packed"  # the name that transformers knows the attention by
 
-
-# model_type of what tests/reward/model/test_packing.py shows to be right, sliding windows included. Not here: linear attention and state
-# spaces (Qwen3-Next, Mamba: a token's state is no function of keys), soft-capped scores (Gemma 2), encoders.
+# The families, by their config's model_type, that tests/reward/model/test_packed_attention.py shows
+# to be right, sliding windows included. Not among them: linear attention and state spaces
+# (Qwen3-Next,
+# Mamba: a token's state is no function of keys), soft-capped scores (Gemma 2), encoders.
 FAMILIES = {
-    "gemma", "gemma3_text", "glm4", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "olmo2", "olmo3", "opt", "phi3",
-    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2",
-}  # fmt: skip
+    "gemma",
+    "gemma3_text",
+    "glm4",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "olmo3",
+    "opt",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    "starcoder2",
+}
 
-
-# Probabilities that are no nn.Dropout, and Mixtral's random factors.
+# Modules hold these probabilities without an nn.Dropout. The last one makes Mixtral's random
+# factors.
 DROPOUTS = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "jitter_noise")
 
+# With these a longer text in the batch changes how positions are encoded for all of them.
+BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
-# ---------------------------------------------------------------------------------------------------- the attention
+# How far packed may differ from padded, relative to the norm of what the head reads.
+ALLOWED_IN_FLOAT32 = 1e-3
+ALLOWED_IN_HALF_PRECISION = 0.05  # at least
 
 
-def packed_attention(module, query, key, value, attention_mask, packing=None, **options):
-    """transformers' attention interface; `packing` is what `pack` made, with `query` (1, heads, tokens, head_dim)."""
+# --- The attention --------------------------------------------------------------------------------
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    packing: PackingLayout | None = None,
+    **options,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attend within each packed text; without `packing`, do what transformers' sdpa does.
+
+    This has the signature of transformers' attention interface.
+
+    Args:
+        module: The attention layer.
+        query: (1, heads, tokens, head_dim).
+        key: (1, key heads, tokens, head_dim).
+        value: (1, key heads, tokens, head_dim).
+        attention_mask: Only read where the batch is not packed.
+        packing: The layout that `pack` made.
+        options: transformers' own: `scaling`, `sliding_window`, `dropout` are read.
+
+    Returns:
+        The output (1, tokens, heads, head_dim), and None for the weights, which are not kept.
+    """
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    scale, window = options.get("scaling"), options.get("sliding_window")
     if packing["kv_index"] is not None:
-        key, value = (
-            key.index_select(2, packing["kv_index"]),
-            value.index_select(2, packing["kv_index"]),
-        )
-    if has_varlen(query, value.dtype) and not options.get("dropout"):
-        from torch.nn.attention.varlen import varlen_attn
+        key = key.index_select(2, packing["kv_index"])
+        value = value.index_select(2, packing["kv_index"])
+    scale = options.get("scaling")
+    window = options.get("sliding_window")
+    dropout = options.get("dropout", 0.0)
+    if has_varlen(query, value.dtype) and not dropout:
+        output = varlen_kernel(query, key, value, packing, scale, window)
+    else:
+        output = one_kernel_a_text(query, key, value, packing, scale, window, dropout)
+    return output, None
 
-        # (1, heads, tokens, head_dim) -> (tokens, heads, head_dim)
-        query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-        out = varlen_attn(
-            query, key, value, *packing["cumulative"], max(packing["queries"]), max(packing["lengths"]), scale=scale,
-            window_size=(-1 if window is None else window - 1, 0), enable_gqa=query.shape[1] != key.shape[1],
-        )  # fmt: skip
-        return out[None], None
-    masks = packing.setdefault("masks", {})  # of the first layer, for all
+
+def varlen_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: PackingLayout,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Attend in one FlashAttention kernel for all texts. Shapes are those of `packed_attention`."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    def tokens_first(tensor: torch.Tensor) -> torch.Tensor:
+        """(1, heads, tokens, head_dim) -> (tokens, heads, head_dim)"""
+        return tensor[0].transpose(0, 1).to(value.dtype)
+
+    tokens_back = -1  # a query sees all tokens before it
+    if window is not None:
+        tokens_back = window - 1
+    output = varlen_attn(
+        tokens_first(query),
+        tokens_first(key),
+        tokens_first(value),
+        *packing["cumulative"],
+        max(packing["queries"]),
+        max(packing["lengths"]),
+        scale=scale,
+        window_size=(tokens_back, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output[None]
+
+
+def one_kernel_a_text(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: PackingLayout,
+    scale: float | None,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Attend in one scaled_dot_product_attention a text. Shapes are those of `packed_attention`."""
+    queries, lengths = packing["queries"], packing["lengths"]
+    masks = packing.setdefault("masks", {})  # The first layer makes them, for all layers.
     if window not in masks:
         masks[window] = [
-            causal_mask(q, k, window, query.device)
-            for q, k in zip(packing["queries"], packing["lengths"], strict=True)
+            causal_mask(own, length, window, query.device)
+            for own, length in zip(queries, lengths, strict=True)
         ]
-    parts = zip(
-        query.split(packing["queries"], 2), key.split(packing["lengths"], 2), value.split(packing["lengths"], 2),
-        masks[window], strict=True,
-    )  # fmt: skip
-    options = {
-        "scale": scale,
-        "dropout_p": options.get("dropout", 0.0),
-        "enable_gqa": query.shape[1] != key.shape[1],
-    }
-    out = [
-        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, **options)
-        for q, k, v, mask in parts
-    ]
-    return torch.cat(out, 2).transpose(1, 2), None
+    outputs = []
+    for text_query, text_key, text_value, mask in zip(
+        query.split(queries, 2),
+        key.split(lengths, 2),
+        value.split(lengths, 2),
+        masks[window],
+        strict=True,
+    ):
+        output = F.scaled_dot_product_attention(
+            text_query,
+            text_key,
+            text_value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scale,
+            dropout_p=dropout,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        outputs.append(output)
+    return torch.cat(outputs, 2).transpose(1, 2)
 
 
-def has_varlen(query, dtype) -> bool:
-    """FlashAttention: CUDA, half precision, Ampere or newer."""
-    half = query.is_cuda and dtype in (torch.bfloat16, torch.float16)
-    return half and torch.cuda.get_device_capability(query.device) >= (8, 0)
+def has_varlen(query: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Return whether FlashAttention runs: on CUDA, in half precision, on Ampere or newer."""
+    if not query.is_cuda or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
-def causal_mask(queries: int, keys: int, window: int | None, device) -> torch.Tensor | None:
-    """(queries, keys), True where a query sees a key, aligned at the lower right; None where plain causal attention does."""
+def causal_mask(
+    queries: int, keys: int, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    """Build the mask of one text, aligned at the lower right.
+
+    Args:
+        queries: How many tokens the text has of its own. They are its last ones.
+        keys: How many tokens the text has.
+        window: How many tokens a query sees, itself included; None for all before it.
+        device: Where the mask is made.
+
+    Returns:
+        (queries, keys), True where a query sees a key. None where plain causal attention does it.
+    """
     if queries == keys and (window is None or keys <= window):
         return None
     mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    return mask if window is None else mask.triu(keys - queries - window + 1)
+    if window is not None:
+        mask = mask.triu(keys - queries - window + 1)
+    return mask
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
-
-
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-# -------------------------------------------------------------------------------------------------------- the model
+# --- Which models can be packed -------------------------------------------------------------------
 
 
-def why_padded(model) -> str | None:
-    """Why this model (without a wrapper) cannot be packed; None where it can, as far as its config tells."""
+def why_padded(model: PreTrainedModel) -> str | None:
+    """Return why this model (without a wrapper) cannot be packed, as far as its config tells.
+
+    Returns:
+        The end of a sentence, "... because ...". None where the model can be packed.
+    """
     config = model.config
     if config.model_type not in FAMILIES:
         return (
@@ -123,34 +250,76 @@ def why_padded(model) -> str | None:
         )
     if config._attn_implementation not in ("sdpa", ATTENTION):
         return f"attn_implementation is {config._attn_implementation}, and packing has its own"
+    # One dict, or one dict for each kind of layer.
     rope = getattr(config, "rope_parameters", None) or {}
-    types_ = {rope.get("rope_type")} | {
-        part.get("rope_type") for part in rope.values() if isinstance(part, dict)
-    }
-    if batch_dependent := sorted(types_ & {"dynamic", "longrope"}):
-        return f"with rope_type {batch_dependent[0]} the longest text of a batch changes the rewards of the others"
+    kinds = {rope.get("rope_type")}
+    for parameters in rope.values():
+        if isinstance(parameters, dict):
+            kinds.add(parameters.get("rope_type"))
+    batch_dependent = sorted(kinds & BATCH_DEPENDENT_ROPE)
+    if batch_dependent:
+        return (
+            f"with rope_type {batch_dependent[0]} the longest text of a batch changes the rewards "
+            "of the others"
+        )
     return None
 
 
-def drops_out(model) -> bool:
-    """Whether the body draws random numbers in training. Texts that share a prefix would share what was drawn on it."""
-    return any(
-        (isinstance(module, torch.nn.Dropout) and module.p > 0)
-        or any(isinstance(p := getattr(module, name, 0), float) and p > 0 for name in DROPOUTS)
-        for module in model.modules()
-    )
+def why_not_packed(
+    model: PreTrainedModel, args: TrainingArguments, prefix_sharing: str
+) -> str | None:
+    """Return why batches of this model are padded in training.
+
+    Args:
+        model: The model without a wrapper.
+        args: The arguments of the training.
+        prefix_sharing: The recipe's key: `auto`, `on` or `off`.
+
+    Returns:
+        The end of a sentence, "... because ...". None where batches need not be padded.
+    """
+    if prefix_sharing == "off":
+        return "prefix_sharing is off"
+    if args.n_gpu > 1:
+        return "one process drives several GPUs (nn.DataParallel); use accelerate launch"
+    if args.neftune_noise_alpha:
+        return "neftune_noise_alpha scales its noise by the length of a row"
+    if args.torch_compile and prefix_sharing == "auto":  # docs/speed.md has the times
+        return "torch_compile would compile anew for batch after batch (prefix_sharing: on does so)"
+    return why_padded(model)
 
 
-def enable_packing(model) -> None:
-    """Let a causal sequence-classification model (without a wrapper) read what `pack` makes, beside all it could."""
+def drops_out(model: PreTrainedModel) -> bool:
+    """Return whether the body draws random numbers in training.
+
+    Texts that share a prefix would share what was drawn on it.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout) and module.p > 0:
+            return True
+        for name in DROPOUTS:
+            probability = getattr(module, name, 0)  # some modules have a layer of such a name
+            if isinstance(probability, float) and probability > 0:
+                return True
+    return False
+
+
+# --- The model ------------------------------------------------------------------------------------
+
+
+def enable_packing(model: PreTrainedModel) -> None:
+    """Let a causal sequence-classification model read what `pack` makes, beside all that it could.
+
+    Args:
+        model: The model without a wrapper. It is changed in place; a second call changes nothing.
+    """
     model.set_attn_implementation(ATTENTION)
 
-    def forward(self, *args, packing=None, **inputs):
+    def forward(self, *args, packing: PackingLayout | None = None, **inputs):
         if packing is None:
             return type(self).forward(self, *args, **inputs)
-        hidden = self.base_model(
-            *args, packing=packing, **inputs
-        ).last_hidden_state  # (1, tokens, hidden)
+        body_output = self.base_model(*args, packing=packing, **inputs)
+        hidden = body_output.last_hidden_state  # (1, tokens, hidden)
         return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, packing["last"]]))
 
     model.forward = types.MethodType(forward, model)
@@ -163,84 +332,130 @@ def enable_packing(model) -> None:
         mlp.register_forward_hook(_put_ends)
 
 
-# In the last layer only the texts' last tokens are read once the attention has mixed them: its MLP computes these, and the
-# others get zeros, which nothing reads. Noted in the layer, for activation checkpointing enters there once more.
-def _note_ends(layer, args, kwargs) -> None:
+# Of what the last layer computes, only the texts' last tokens are read once the attention has mixed
+# the tokens. So its MLP computes these, and the others get zeros, which nothing reads. The ends are
+# noted when the layer is entered, because activation checkpointing enters it once more.
+def _note_ends(layer: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+    layer.mlp.ends = None
     packing = kwargs.get("packing")
-    layer.mlp.ends = None if packing is None else packing["cumulative"][0, 1:].long() - 1
+    if packing is not None:
+        layer.mlp.ends = packing["cumulative"][0, 1:].long() - 1
 
 
-def _take_ends(mlp, args):
-    hidden, mlp.shape = args[0], args[0].shape  # (1, tokens, hidden)
-    return args if mlp.ends is None else (hidden.index_select(1, mlp.ends), *args[1:])
+def _take_ends(mlp: torch.nn.Module, args: tuple) -> tuple:
+    hidden = args[0]  # (1, tokens, hidden)
+    mlp.shape = hidden.shape
+    if mlp.ends is None:
+        return args
+    return (hidden.index_select(1, mlp.ends), *args[1:])
 
 
-def _put_ends(mlp, args, out):
-    return out if mlp.ends is None else out.new_zeros(mlp.shape).index_copy(1, mlp.ends, out)
+def _put_ends(mlp: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    if mlp.ends is None:
+        return output
+    return output.new_zeros(mlp.shape).index_copy(1, mlp.ends, output)
+
+
+# --- The self-test --------------------------------------------------------------------------------
+
+
+@dataclass
+class SelfTestResult:
+    """How far what the head reads in packed texts is from the padded forward."""
+
+    difference: float  # relative to its norm, the largest of any text; infinite if packing failed
+    allowed: float  # how large the difference may be
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= self.allowed  # not a NaN
 
 
 def self_test(
-    model, texts: list[list[int]], pad_token_id: int, share=True, device=None
-) -> tuple[float, float]:
-    """How far what the head reads of a few texts is from the padded forward, and how far it may be: relative to its norm, the
-    largest of any text. `model` may be wrapped (DDP, FSDP, DeepSpeed), and must hold a Float32Head. `device`: where inputs go,
-    if not to the weights (which an engine may keep elsewhere).
+    model: torch.nn.Module,
+    texts: list[TokenIds],
+    pad_token_id: int,
+    share_prefixes: bool = True,
+    device: torch.device | None = None,
+) -> SelfTestResult:
+    """Compare the packed forward of a few texts with the padded one.
 
-    Not the rewards: a head that starts at zero gives none. In half precision the padded forward differs as much from one text
-    at a time, so that the limit is what is found there, at least .05; in float32 .001. A packed forward that fails (on
-    a GPU that lacks its kernel) is infinitely far, and a warning says why.
+    What the head reads is compared, not the rewards: a head that starts at zero gives none. In half
+    precision the padded forward differs as much from one text at a time, so that three times what
+    is found there is allowed, at least .05. In float32 .001 is. A packed forward that fails (on a
+    GPU that lacks its kernel) is infinitely far, and a warning says why.
+
+    Args:
+        model: It may be wrapped (DDP, FSDP, DeepSpeed), and must hold a Float32Head.
+        texts: Token ids of each text.
+        pad_token_id: What padded texts are filled up with.
+        share_prefixes: As in `pack`.
+        device: Where inputs go, if not to the weights (which an engine may keep elsewhere).
     """
-    seen, precisions = [], set()
-
-    def hidden_of(inputs, last) -> torch.Tensor:
-        seen.clear()
-        model(**send_to_device(inputs, device), use_cache=False)
-        return seen[-1].float().flatten(0, -2)[last]  # (texts, hidden)
-
     device = device or next(model.parameters()).device
-    # Conv1D: GPT-2 has no other linear layers.
-    modules = [module for module in model.modules() if isinstance(module, torch.nn.Linear | Conv1D)]
-    hooks = [
-        module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        if isinstance(module, Float32Head)
-        else module.register_forward_hook(lambda _, args, out: precisions.add(out.dtype))
-        for module in modules
-    ]
-    training = model.training
+    head_inputs, dtypes = [], set()
+    handles = _watch(model, head_inputs, dtypes)
+
+    def read_by_head(inputs: PackedInputs | PaddedInputs, places) -> torch.Tensor:
+        """Return what the head reads at some places of its (flattened) input: (texts, hidden)."""
+        head_inputs.clear()
+        model(**send_to_device(inputs, device), use_cache=False)
+        return head_inputs[-1].float().flatten(0, -2)[places]
+
+    was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            last = torch.tensor([len(text) - 1 for text in texts])
-            rows = padded(texts, pad_token_id)
-            expected = hidden_of(rows, last + torch.arange(len(texts)) * rows["input_ids"].shape[1])
-            alone = torch.cat(
-                [hidden_of(padded([text], pad_token_id), [len(text) - 1]) for text in texts]
-            )
-            try:
-                found = hidden_of(pack(texts, share), slice(None))
-            except RuntimeError as error:
-                warnings.warn(f"packed: {error}", stacklevel=2)
-                found = torch.full_like(expected, float("inf"))
+            together = _padded_together(read_by_head, texts, pad_token_id)
+            alone = [read_by_head(padded([text], pad_token_id), [len(text) - 1]) for text in texts]
+            packed = _packed(read_by_head, texts, share_prefixes, like=together)
     finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    allowed = ALLOWED_IN_FLOAT32
+    if dtypes & {torch.bfloat16, torch.float16}:
+        rounding = largest_difference(torch.cat(alone), together)
+        allowed = max(ALLOWED_IN_HALF_PRECISION, 3 * rounding)
+    return SelfTestResult(largest_difference(packed, together), allowed)
 
-    def apart(other) -> float:
-        return ((other - expected).norm(dim=1) / expected.norm(dim=1)).max().item()
 
-    half = precisions & {torch.bfloat16, torch.float16}
-    return apart(found), max(0.05, 3 * apart(alone)) if half else 1e-3
+def _watch(
+    model: torch.nn.Module, head_inputs: list[torch.Tensor], dtypes: set[torch.dtype]
+) -> list[torch.utils.hooks.RemovableHandle]:
+    """Hook the model: note what its head reads, and the dtypes its other linear layers give."""
+    handles = []
+    for module in model.modules():
+        if isinstance(module, Float32Head):
+            handle = module.register_forward_pre_hook(lambda _, args: head_inputs.append(args[0]))
+        elif isinstance(module, torch.nn.Linear | Conv1D):  # GPT-2 has no other layers than Conv1D
+            handle = module.register_forward_hook(lambda _, args, output: dtypes.add(output.dtype))
+        else:
+            continue
+        handles.append(handle)
+    return handles
 
 
-def why_not_packed(model, args, prefix_sharing: str) -> str | None:
-    """Why batches of this model under these TrainingArguments are padded; None where they need not be."""
-    if prefix_sharing == "off":
-        return "prefix_sharing is off"
-    if args.n_gpu > 1:
-        return "one process drives several GPUs (nn.DataParallel); use accelerate launch"
-    if args.neftune_noise_alpha:
-        return "neftune_noise_alpha scales its noise by the length of a row"
-    if args.torch_compile and prefix_sharing == "auto":  # docs/speed.md has the times
-        return "torch_compile would compile anew for batch after batch (prefix_sharing: on does so)"
-    return why_padded(model)
+def _padded_together(read_by_head: Callable, texts: list[TokenIds], pad_token_id: int):
+    """What the head reads at the texts' last tokens in one padded batch: (texts, hidden)."""
+    inputs = padded(texts, pad_token_id)
+    width = inputs["input_ids"].shape[1]
+    last = torch.tensor([len(text) - 1 for text in texts])
+    return read_by_head(inputs, last + torch.arange(len(texts)) * width)
+
+
+def _packed(
+    read_by_head: Callable, texts: list[TokenIds], share_prefixes: bool, like: torch.Tensor
+) -> torch.Tensor:
+    """What the head reads in one packed batch: (texts, hidden), infinities where that fails."""
+    try:
+        return read_by_head(pack(texts, share_prefixes), slice(None))
+    except RuntimeError as error:
+        warnings.warn(f"packed: {error}", stacklevel=3)
+        return torch.full_like(like, float("inf"))
+
+
+def largest_difference(hidden: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest distance of a row from the expected one, relative to the latter's norm."""
+    distances = (hidden - expected).norm(dim=1) / expected.norm(dim=1)
+    return distances.max().item()

@@ -357,7 +357,7 @@ def plan(
         tokenizer.pad_token_id, args.pad_to_multiple_of, None, recipe["token_budget"]
     )
     collator.packed = because is None
-    collator.share = collator.packed and not drops_out(planned.model)
+    collator.share_prefixes = collator.packed and not drops_out(planned.model)
     by_length = each * accumulation if args.train_sampling_strategy == "group_by_length" else None
     tokens = count_tokens(table, collator, each, args.seed, by_length)
     streamed = not isinstance(table, Dataset)
@@ -380,7 +380,7 @@ def plan(
         "padded"
         if because
         else "each shared prefix once, no padding"
-        if collator.share
+        if collator.share_prefixes
         else "no padding"
     )
     lines = [

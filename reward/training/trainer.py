@@ -23,7 +23,7 @@ from transformers import EvalPrediction, TrainerCallback
 from trl import RewardTrainer
 
 from reward.data.tokens import by_ranking
-from reward.model.batches import COLUMNS, LABELS, SIDES, PreferenceCollator
+from reward.model.batches import BATCH_LABELS, LABEL_DEFAULTS, SIDES, PreferenceCollator
 from reward.model.heads import Float32Head, head_of, no_cache, rewards_from_logits
 from reward.model.hub import ModelError
 from reward.model.packed_attention import drops_out, enable_packing, self_test, why_not_packed
@@ -127,7 +127,7 @@ class PairTrainer(RewardTrainer):
             "rows",
             "pairs",
             "length",
-            *COLUMNS,
+            *LABEL_DEFAULTS,
         ]
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
@@ -144,13 +144,13 @@ class PairTrainer(RewardTrainer):
             raise ModelError(f"prefix_sharing: on, but {because}; set prefix_sharing: auto")
         collator = self.data_collator
         collator.packed = because is None
-        collator.share = collator.packed and not drops_out(self.model)
+        collator.share_prefixes = collator.packed and not drops_out(self.model)
         random = "of dropout: disable_dropout: true turns it off"
         if self.args.disable_dropout:
             random = "of dropout in the model's config, which disable_dropout does not reach: set it to 0 in model_init_kwargs"
         if because:
             self.packing = f"padded batches, because {because}"
-        elif collator.share:
+        elif collator.share_prefixes:
             self.packing = f"each shared prefix computed once, no padding{found}"
         elif self.options.prefix_sharing == "on":
             raise ModelError(
@@ -168,15 +168,17 @@ class PairTrainer(RewardTrainer):
             pair for row in islice(self.train_dataset, 2) for pair in collator.pairs_of(row)[:2]
         ]
         texts = [pair[side] for pair in pairs for side in SIDES]
-        apart, limit = self_test(
+        result = self_test(
             self.model_wrapped,
             texts,
             collator.pad_token_id,
-            collator.share,
+            collator.share_prefixes,
             device=self.args.device,
         )
         apart, limit = (
-            self.accelerator.gather(torch.tensor([[apart, limit]], device=self.args.device))
+            self.accelerator.gather(
+                torch.tensor([[result.difference, result.allowed]], device=self.args.device)
+            )
             .amax(0)
             .tolist()
         )
@@ -354,12 +356,12 @@ class PairTrainer(RewardTrainer):
     # ---------------------------------------------------------------------------------------------- metrics, evaluation
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Logits (pairs, 2, labels) and LABELS (pairs, 5); Trainer gathers them without repeats."""
+        """Logits (pairs, 2, labels) and BATCH_LABELS (pairs, 5); Trainer gathers them without repeats."""
         parts = self.micro_batches(self._prepare_inputs(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = [self.pair_logits(model, part) for part in parts]
         real = len(inputs["micro_batches"])
-        labels = [torch.stack([part[name] for name in LABELS], 1) for part in parts[:real]]
+        labels = [torch.stack([part[name] for name in BATCH_LABELS], 1) for part in parts[:real]]
         # As they were given: of a last batch that was filled up with others, Trainer cuts off the end.
         given = inputs["order"].argsort()
         return None, torch.cat(logits[:real])[given], torch.cat(labels)[given]
@@ -389,7 +391,9 @@ class PairTrainer(RewardTrainer):
     def pair_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Over all pairs at once: loss, accuracy (ties one half), tie rate, n, margin, and accuracy a subset."""
         logits = torch.as_tensor(prediction.predictions)
-        labels = dict(zip(LABELS, torch.as_tensor(prediction.label_ids).unbind(1), strict=True))
+        labels = dict(
+            zip(BATCH_LABELS, torch.as_tensor(prediction.label_ids).unbind(1), strict=True)
+        )
         rewards, subset = rewards_from_logits(logits), labels["subset_id"]
         margin = rewards[:, 0] - rewards[:, 1]
         correct = (margin > 0).double() + 0.5 * (margin == 0).double()

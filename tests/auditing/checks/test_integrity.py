@@ -141,7 +141,7 @@ def test_bfloat16_is_compared_with_float32_and_put_back_exactly(folder):
     )  # the same weights, loaded wide, by transformers' own way
     whole.model = whole.model.float()
     ids = [
-        scorer.encode(pairs.text(i)["prompt"], [pairs.text(i)["chosen"]])[0][0] for i in range(4)
+        scorer.encode(pairs.text(i)["prompt"], [pairs.text(i)["chosen"]]).ids[0] for i in range(4)
     ]
     np.testing.assert_allclose(in_float32(scorer, ids), whole.rewards_of_ids(ids), atol=1e-5)
 

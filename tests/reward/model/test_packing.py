@@ -128,7 +128,7 @@ def test_layout():
 
 
 def test_layout_without_sharing():
-    packed = pack([[5, 8, 9], [5, 6], [5, 6]], share=False)
+    packed = pack([[5, 8, 9], [5, 6], [5, 6]], share_prefixes=False)
     assert packed["input_ids"].tolist() == [[5, 8, 9, 5, 6, 5, 6]]
     assert packed["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1]]
     assert packed["packing"]["kv_index"] is None  # keys lie where the queries do
@@ -157,7 +157,7 @@ def test_token_batches():
     assert token_batches(groups, 6, packed=False) == [[0, 1], [3], [2]]
     assert token_batches(groups, 100, packed=False) == [[0, 1, 3, 2]]
     # Packed and not shared: 3 + 4, 3 + 6
-    assert token_batches(groups, 9, packed=True, share=False) == [[0, 3], [1, 2]]
+    assert token_batches(groups, 9, packed=True, share_prefixes=False) == [[0, 3], [1, 2]]
 
 
 def test_a_ranking_counts_each_completion_once_in_a_budget():
@@ -279,8 +279,8 @@ def test_bfloat16_differs_no_more_than_padding_does(family):
     model, texts = small_model(family).bfloat16(), random_tree(3)
     enable_packing(model)
     with torch.no_grad():
-        apart, limit = self_test(model, texts, 0)
-    assert 0 < apart < limit and limit >= 0.05
+        result = self_test(model, texts, 0)
+    assert 0 < result.difference < result.allowed and result.allowed >= 0.05
 
 
 # ------------------------------------------------------------------------------------------------- what is not packed
@@ -318,13 +318,13 @@ def test_dropout_is_found():
 def test_the_self_test_finds_faults(fault, monkeypatch):
     model, texts = small_model("llama"), sorted(random_tree(4))[:4]
     enable_packing(model)
-    apart, limit = self_test(model, texts, 0)
-    assert apart < 1e-5 and limit == 1e-3 and model.training is False
+    result = self_test(model, texts, 0)
+    assert result.difference < 1e-5 and result.allowed == 1e-3 and model.training is False
     self_test(model.train(), texts, 0)
     assert model.training is True
 
-    def broken(texts, share=True):
-        inputs = pack(texts, share)
+    def broken(texts, share_prefixes=True):
+        inputs = pack(texts, share_prefixes)
         if fault == "positions":
             inputs["position_ids"] = torch.arange(inputs["input_ids"].shape[1])[None]
         elif fault == "keys":
@@ -338,8 +338,8 @@ def test_the_self_test_finds_faults(fault, monkeypatch):
             lambda q, k, *_: torch.ones(q, k, dtype=torch.bool).tril(),
         )
     monkeypatch.setattr(packed_attention, "pack", broken)
-    apart, limit = self_test(model, texts, 0)
-    assert apart > 10 * limit
+    result = self_test(model, texts, 0)
+    assert result.difference > 10 * result.allowed
 
 
 def test_a_head_of_zeros_hides_nothing_from_the_self_test(monkeypatch):
@@ -349,8 +349,8 @@ def test_a_head_of_zeros_hides_nothing_from_the_self_test(monkeypatch):
     monkeypatch.setattr(
         packed_attention, "causal_mask", lambda q, k, *_: torch.ones(q, k, dtype=torch.bool).tril()
     )
-    apart, limit = self_test(model, texts, 0)
-    assert apart > limit
+    result = self_test(model, texts, 0)
+    assert not result.passed and result.difference > result.allowed
 
 
 # ------------------------------------------------------------------------------------------------------- the trainer
@@ -463,7 +463,9 @@ def test_packed_gradients_equal_padded_ones(case, make_trainer):
         trainer = make_trainer(rows, prefix_sharing=prefix_sharing, **copy.copy(options))
         found[prefix_sharing] = step_gradient(trainer, rows)
         assert (
-            trainer.data_collator.packed == trainer.data_collator.share == (prefix_sharing == "on")
+            trainer.data_collator.packed
+            == trainer.data_collator.share_prefixes
+            == (prefix_sharing == "on")
         )
     assert found["off"].norm() > 1e-3
     # bf16 keeps 8 bits of a number
@@ -530,12 +532,14 @@ def test_the_trainer_says_what_it_does_and_why(make_trainer, monkeypatch, capsys
     # -- dropout
     lora = LoraConfig(**LORA, lora_dropout=0.1)
     trainer = make_trainer(rows, peft=lora, disable_dropout=False)
-    assert trainer.data_collator.packed and not trainer.data_collator.share
+    assert trainer.data_collator.packed and not trainer.data_collator.share_prefixes
     because = "prefixes are not shared, because of dropout: disable_dropout: true turns it off"
     assert trainer.packing == f"no padding; {because}"
     with pytest.raises(ModelError, match="both sides of a pair would share their dropout"):
         make_trainer(rows, peft=lora, disable_dropout=False, prefix_sharing="on")
-    assert make_trainer(rows, peft=lora).data_collator.share  # TRL turns LoRA's dropout off
+    assert make_trainer(
+        rows, peft=lora
+    ).data_collator.share_prefixes  # TRL turns LoRA's dropout off
     # -- a model that cannot be packed
     encoder = make_trainer(rows, kind="encoder")
     assert not encoder.data_collator.packed
@@ -692,7 +696,7 @@ def test_scorer_gives_what_one_text_at_a_time_does_in_the_order_given(kind, budg
 
 def test_completions_of_a_prompt_cost_it_once(scorers):
     scorer = scorers("qwen")
-    scorer.token_budget, scorer.tested = 8192, True
+    scorer.token_budget, scorer.self_tested = 8192, True
     prompt = [3 + i % 300 for i in range(200)]
     texts = [[*prompt, 10 + i, 2] for i in range(16)]
     seen = []
@@ -706,10 +710,10 @@ def test_completions_of_a_prompt_cost_it_once(scorers):
 
 def test_a_process_scores_its_share_alone(scorers, monkeypatch):
     scorer, texts = scorers("qwen"), random_tree(5, prompts=6)
-    scorer.token_budget, scorer.tested = 60, True
+    scorer.token_budget, scorer.self_tested = 60, True
     expected, gathered = scorer.rewards_of_ids(texts), []
-    assert not scorer.shared  # a process that asks for rewards of its own gets them
-    monkeypatch.setattr(scorer, "shared", True)
+    assert not scorer.distributed  # a process that asks for rewards of its own gets them
+    monkeypatch.setattr(scorer, "distributed", True)
     for index in range(3):
         state = SimpleNamespace(process_index=index, num_processes=3, is_main_process=index == 0)
         monkeypatch.setattr(scoring, "processes", lambda state=state: state)
@@ -723,11 +727,11 @@ def test_a_process_scores_its_share_alone(scorers, monkeypatch):
 def test_scorer_goes_back_to_padding_where_packing_differs(scorers, monkeypatch, capsys):
     scorer = scorers("llama3")
     texts = random_tree(6, prompts=6)
-    scorer.token_budget, scorer.tested, expected = 400, False, scorer.rewards_of_ids(texts)
+    scorer.token_budget, scorer.self_tested, expected = 400, False, scorer.rewards_of_ids(texts)
     monkeypatch.setattr(
         packed_attention, "causal_mask", lambda q, k, *_: torch.ones(q, k, dtype=torch.bool).tril()
     )
-    monkeypatch.setattr(scorer, "tested", False)
+    monkeypatch.setattr(scorer, "self_tested", False)
     found = scorer.rewards_of_ids(texts)
     assert "padded batches, because packed differs by" in capsys.readouterr().err
     assert found == pytest.approx(expected, abs=1e-4)

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
-from reward.model.batches import LABELS, PreferenceCollator
+from reward.model.batches import BATCH_LABELS, PreferenceCollator
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head, rewards_from_logits
 from reward.training.losses import LOSSES, bradley_terry, centering, rao_kupper, smooth
@@ -201,7 +201,9 @@ def test_field_notes_number(make_trainer):
     trainer = make_trainer(pairs(4))
     margins = torch.tensor([1.0] * 11 + [-1.0] * 10)
     logits = torch.stack([margins, 0 * margins], 1)[..., None]
-    prediction = type("P", (), {"predictions": logits, "label_ids": torch.zeros(21, len(LABELS))})
+    prediction = type(
+        "P", (), {"predictions": logits, "label_ids": torch.zeros(21, len(BATCH_LABELS))}
+    )
     assert trainer.pair_metrics(prediction)["accuracy"] == pytest.approx(11 / 21)
     batch_means = [m.gt(0).float().mean().item() for m in margins.split(4)]
     assert sum(batch_means) / 6 == pytest.approx(0.458333, abs=1e-6)
