@@ -28,7 +28,25 @@ RETAINED = "beyond the threshold, but that could be chance among so many checks"
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a check measured, before a verdict is passed on it."""
+
+    name: str
+    estimate: Estimate | None  # None: it could not be measured
+    n: int  # what it was measured on: pairs, prompts or texts
+    section: str  # where the report puts it
+    subset: str | None = None  # None: all pairs
+    rule: str | None = None  # its entry in thresholds.yaml; None: the entry of its name
+    detectable: float | None = None  # the smallest effect that n shows with 80% power
+    p: float | None = None  # under the hypothesis of no effect; shares the false-discovery control
+    note: str = ""
+    unmeasured: str = "too few pairs"  # the reason where the estimate is None
+
+
+@dataclass(frozen=True)
 class Check:
+    """A finding with its verdict. audit.json holds these fields, in this order."""
+
     name: str
     subset: str | None  # None: all pairs
     value: float | None
@@ -48,63 +66,74 @@ class Check:
     ceiling: float | None = None  # accuracy alone: what the true utilities would score
 
 
-def judged(
-    name: str, estimate: Estimate | None, n: int, *, section: str, rule: str | None = None, subset: str | None = None,
-    detectable: float | None = None, p: float | None = None, note: str = "", unmeasured: str = "too few pairs",
-    limits: dict | None = None,
-) -> Check:  # fmt: skip
-    """A check whose verdict comes from thresholds.yaml: `rule` (default: the name) names the entry.
+def judge(finding: Finding, limits: dict | None = None) -> Check:
+    """Pass the verdict on a finding by its entry in thresholds.yaml.
 
-    An entry has `warn` and `fail` (either may be missing), `side` (`above`, `below`, or `both`: beyond +-), and `source`;
-    `limits` is one that depends on the data. An estimate of None is "not measurable", with `unmeasured` as the reason.
-    Raises ValueError for an estimate outside its interval.
+    A finding without an estimate is "not measurable", and its `unmeasured` says why.
+
+    Args:
+        finding: What the check measured.
+        limits: An entry that depends on the data, in place of the one in thresholds.yaml. It has `warn` and `fail` (one of them
+            may be missing), `side` (`above`, `below`, or `both`: beyond plus or minus) and `source`.
+
+    Raises:
+        ValueError: The estimate lies outside its interval.
     """
-    limits = THRESHOLDS[rule or name] if limits is None else limits
+    if limits is None:
+        limits = THRESHOLDS[finding.rule or finding.name]
     threshold = in_words(limits)
-    if estimate is None:
-        return Check(
-            name,
-            subset,
-            None,
-            None,
-            None,
-            n,
-            "not measurable",
-            threshold,
-            None,
-            unmeasured,
-            section,
-        )
-    value, low, high = map(float, estimate)
-    if not low <= value <= high:  # also where one of them is NaN
-        raise ValueError(f"{name}: {value} does not lie between {low} and {high}")
-    given = [kind for kind in ("warn", "fail") if kind in limits]
-    first, side = limits[given[0]], limits["side"]
-    inside = {"above": high <= first, "below": low >= first, "both": max(-low, high) <= first}[side]
-    inside = inside or value == first == 0  # "any" is too many, and there is none
-    otherwise = verdict = "pass" if inside else "not measurable"
-    for kind in given:
-        if beyond(estimate, limits[kind], side, whole=p is None):
+    if finding.estimate is None:
+        unmeasured = replace(finding, note=finding.unmeasured, detectable=None, p=None)
+        return with_verdict(unmeasured, "not measurable", threshold)
+
+    value, low, high = map(float, finding.estimate)
+    if not low <= value <= high:  # This is also true where one of them is NaN.
+        raise ValueError(f"{finding.name}: {value} does not lie between {low} and {high}")
+    kinds = [kind for kind in ("warn", "fail") if kind in limits]
+    first = limits[kinds[0]]
+    without_alarm = (
+        "pass" if on_the_good_side(finding.estimate, first, limits["side"]) else "not measurable"
+    )
+    verdict = without_alarm
+    for kind in kinds:
+        if beyond(finding.estimate, limits[kind], limits["side"], whole=finding.p is None):
             verdict = kind
     if verdict == "not measurable":
-        note = "; ".join(
-            filter(None, [note, f"the interval straddles the threshold of {short(first)}"])
-        )
+        straddles = f"the interval straddles the threshold of {short(first)}"
+        finding = replace(finding, note=joined(finding.note, straddles))
+    return replace(with_verdict(finding, verdict, threshold), otherwise=without_alarm)
+
+
+def with_verdict(finding: Finding, verdict: str, threshold: str) -> Check:
+    """A Check whose verdict comes from a rule of its own; `threshold` says that rule in words."""
+    value = low = high = None
+    if finding.estimate is not None:
+        value, low, high = map(float, finding.estimate)
     return Check(
-        name,
-        subset,
-        value,
-        low,
-        high,
-        n,
-        verdict,
-        threshold,
-        detectable,
-        note,
-        section,
-        p,
-        otherwise,
+        name=finding.name,
+        subset=finding.subset,
+        value=value,
+        low=low,
+        high=high,
+        n=finding.n,
+        verdict=verdict,
+        threshold=threshold,
+        detectable=finding.detectable,
+        note=finding.note,
+        section=finding.section,
+        p=finding.p,
     )
+
+
+def on_the_good_side(estimate: Estimate, limit: float, side: str) -> bool:
+    """Whether the whole interval is on the good side of the limit."""
+    if estimate.value == limit == 0:  # Any is too many, and there is none.
+        return True
+    if side == "above":
+        return estimate.high <= limit
+    if side == "below":
+        return estimate.low >= limit
+    return max(-estimate.low, estimate.high) <= limit
 
 
 def beyond(estimate: Estimate, limit: float, side: str, whole: bool) -> bool:
@@ -141,6 +170,11 @@ def control_false_discoveries(checks: list[Check], q: float = FALSE_DISCOVERY_RA
         else check
         for check in checks
     ]
+
+
+def joined(*notes: str) -> str:
+    """The notes that are not empty, with "; " between them."""
+    return "; ".join(note for note in notes if note)
 
 
 def short(value: float) -> str:

@@ -1,6 +1,7 @@
 """Accuracy: does the model order more pairs as the raters did than a rule that does not read?"""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from auditing import stats
 from auditing.checks.raters import label_accuracy, noise_from_votes, rater_agreement
 from auditing.pairs import Pairs
 from auditing.stats import Z_95, Estimate, pair_credit, share_interval
-from auditing.verdicts import THRESHOLDS, Check, count, judged, short
+from auditing.verdicts import THRESHOLDS, Check, Finding, count, judge, short, with_verdict
 
 NO_PAIR = "no pair has two finite rewards"
 
@@ -29,21 +30,16 @@ def accuracy_checks(known: Pairs, train: Pairs | None) -> list[Check]:
         for name in ("accuracy, human labels", "suspicious accuracy"):
             limits = majority_limits(known) if name == "suspicious accuracy" else None
             checks.append(
-                judged(
-                    name,
-                    estimate,
-                    len(known),
-                    section="accuracy",
-                    unmeasured=NO_PAIR,
-                    limits=limits,
-                    note=note,
+                judge(
+                    Finding(name, estimate, len(known), "accuracy", unmeasured=NO_PAIR, note=note),
+                    limits,
                 )
             )
     subsets = list(dict.fromkeys(known.subset))
     if len(subsets) > 1:
         macro = macro_accuracy(known.margins, known.subset, known.prompt)
         note = f"mean over {len(subsets)} subsets, each counting the same"
-        checks.append(judged("accuracy, macro", macro, len(known), section="accuracy", note=note))
+        checks.append(judge(Finding("accuracy, macro", macro, len(known), "accuracy", note=note)))
         checks += [accuracy_check(known.take(known.subset == subset), subset) for subset in subsets]
     if train is not None:
         checks.append(train_test_check(known, train.finite()))
@@ -55,9 +51,8 @@ def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
     n, estimate = len(pairs), accuracy(pairs.margins, pairs.prompt)
     if estimate is None:
         threshold = "fail unless the lower bound is above the best rule that does not read"
-        return Check(
-            "accuracy", subset, None, None, None, 0, "not measurable", threshold, None, NO_PAIR
-        )
+        nothing = Finding("accuracy", None, 0, "accuracy", subset=subset, note=NO_PAIR)
+        return with_verdict(nothing, "not measurable", threshold)
     rule, baseline = max(baselines(pairs).items(), key=lambda item: item[1])
     threshold = (
         f'fail unless the lower bound is above {short(baseline)} ("{rule}" on the same pairs)'
@@ -88,10 +83,17 @@ def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
     agree = rater_agreement(pairs.votes[pairs.voted])
     if agree is not None:
         notes.append(f"two raters of a pair agree {short(agree)} of the time")
-    return Check(
-        "accuracy", subset, *estimate, n, verdict, threshold, detectable, "; ".join(notes), "accuracy",
-        baseline=baseline, ceiling=ceiling,
-    )  # fmt: skip
+    finding = Finding(
+        "accuracy",
+        estimate,
+        n,
+        "accuracy",
+        subset=subset,
+        detectable=detectable,
+        note="; ".join(notes),
+    )
+    check = with_verdict(finding, verdict, threshold)
+    return replace(check, baseline=baseline, ceiling=ceiling)
 
 
 def baselines(pairs: Pairs) -> dict[str, float]:
@@ -119,7 +121,7 @@ def train_test_check(test: Pairs, train: Pairs) -> Check:
     name, n = "train-test gap", min(len(test), len(train))
     seen, unseen = (accuracy(pairs.margins, pairs.prompt) for pairs in (train, test))
     if not n:
-        return judged(name, None, 0, section="accuracy", unmeasured=NO_PAIR)
+        return judge(Finding(name, None, 0, "accuracy", unmeasured=NO_PAIR))
     gap, p = stats.difference_of_proportions(seen, unseen)
     note = f"{short(seen.value)} on {len(train):,} pairs it was trained on, {short(unseen.value)} on {len(test):,} test pairs"
     raters = [
@@ -128,8 +130,8 @@ def train_test_check(test: Pairs, train: Pairs) -> Check:
     ]
     if raters[0] != raters[1]:
         note += f"; labels of {short(raters[0])} votes there, {short(raters[1])} here: the noise of fewer hides a gap"
-    return judged(
-        name, gap, n, section="accuracy", p=p, note=note, detectable=stats.detectable_mean(gap)
+    return judge(
+        Finding(name, gap, n, "accuracy", p=p, note=note, detectable=stats.detectable_mean(gap))
     )
 
 

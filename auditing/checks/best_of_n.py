@@ -6,7 +6,7 @@ import numpy as np
 
 from auditing import stats
 from auditing.result import BestOfN
-from auditing.verdicts import Check, judged
+from auditing.verdicts import Check, Finding, judge
 
 # ------------------------------------------------------------------------------------------------------------ Best-of-n
 
@@ -84,11 +84,18 @@ def best_of_n_checks(completions) -> list[Check]:
         note = f"the best of {size:.0f} completions a prompt against the mean one"
         detectable = stats.detectable_mean(estimate) if estimate else None
         checks.append(
-            judged(
-                rule, estimate, len(groups), section="best-of-n", note=note, detectable=detectable,
-                unmeasured="fewer than five prompts with several completions",
+            judge(
+                Finding(
+                    rule,
+                    estimate,
+                    len(groups),
+                    "best-of-n",
+                    note=note,
+                    detectable=detectable,
+                    unmeasured="fewer than five prompts with several completions",
+                )
             )
-        )  # fmt: skip
+        )
     return checks
 
 

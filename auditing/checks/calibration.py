@@ -22,7 +22,7 @@ from auditing.stats import (
     share_interval,
     sigmoid,
 )
-from auditing.verdicts import THRESHOLDS, Check, judged, short
+from auditing.verdicts import THRESHOLDS, Check, Finding, judge, short, with_verdict
 
 LEAST_VARIANCE = 5.0  # of the number of right answers in a bin of the test
 
@@ -190,26 +190,13 @@ def calibration_checks(known: Pairs, bradley_terry: bool | None) -> list[Check]:
     name, threshold = "calibration error", THRESHOLDS["calibration error"]["source"]
     if bradley_terry is False:
         note = "the objective does not make sigmoid(margin) a probability"
-        return [
-            Check(
-                name,
-                None,
-                None,
-                None,
-                None,
-                len(known),
-                "not applicable",
-                threshold,
-                None,
-                note,
-                "calibration",
-            )
-        ]
+        finding = Finding(name, None, len(known), "calibration", note=note)
+        return [with_verdict(finding, "not applicable", threshold)]
     margins, votes = calibration_data(known)
     found = calibration_error(margins, votes)
     estimate, p = found if found else (None, None)
     if estimate is None:
-        return [judged(name, None, len(margins), section="calibration")]
+        return [judge(Finding(name, None, len(margins), "calibration"))]
     folds = temperature_on_folds(margins, votes)
     note = f"Brier {short(brier(margins, votes))}, NLL {short(nll(margins, votes))}"
     if folds:
@@ -217,14 +204,16 @@ def calibration_checks(known: Pairs, bradley_terry: bool | None) -> list[Check]:
             f"; temperature {short(folds['temperature'])} takes the error to {short(folds['ece_after'])} and the NLL from "
             f"{short(folds['nll_before'])} to {short(folds['nll_after'])} on held-out folds"
         )
-    check = judged(
-        name,
-        estimate,
-        len(margins),
-        section="calibration",
-        p=p,
-        note=note,
-        detectable=stats.detectable_mean(estimate),
+    check = judge(
+        Finding(
+            name,
+            estimate,
+            len(margins),
+            "calibration",
+            p=p,
+            note=note,
+            detectable=stats.detectable_mean(estimate),
+        )
     )
     if bradley_terry is None:
         note += (

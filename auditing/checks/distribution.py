@@ -15,7 +15,7 @@ from auditing.stats import (
     standardised,
     wilson_interval,
 )
-from auditing.verdicts import Check, count, judged, short
+from auditing.verdicts import Check, Finding, count, judge, short
 
 FEWEST = 20  # rewards of a subset whose spread is compared with others'
 
@@ -205,13 +205,13 @@ def distribution_checks(pairs: Pairs, known: Pairs) -> list[Check]:
     bad, n = len(pairs) - len(known), len(known)
     note = f"{count(bad, 'pair')} of {len(pairs):,} left out of every other number" if bad else ""
     share = Estimate(bad / len(pairs), *stats.wilson_interval(bad, len(pairs)))
-    checks = [judged("non-finite rewards", share, len(pairs), section="distribution", note=note)]
+    checks = [judge(Finding("non-finite rewards", share, len(pairs), "distribution", note=note))]
     if not n:
         return checks
     ties = int(np.sum(known.margins == 0))
     rate = Estimate(ties / n, *stats.wilson_interval(ties, n))
-    ties_check = judged(
-        "tie rate", rate, n, section="distribution", detectable=stats.detectable_share(n)
+    ties_check = judge(
+        Finding("tie rate", rate, n, "distribution", detectable=stats.detectable_share(n))
     )
     checks.append(ties_check)
 
@@ -226,20 +226,20 @@ def distribution_checks(pairs: Pairs, known: Pairs) -> list[Check]:
         )
     detectable = stats.detectable_mean(mean) if mean else None
     checks.append(
-        judged("mean margin", mean, n, section="distribution", detectable=detectable, note=note)
+        judge(Finding("mean margin", mean, n, "distribution", detectable=detectable, note=note))
     )
     saturated = saturation(known.rewards.ravel(), np.tile(known.prompt, 2))
     note = "share of completions at the ends of the range of rewards, where the model no longer tells them apart"
-    checks.append(judged("saturation", saturated, 2 * n, section="distribution", note=note))
+    checks.append(judge(Finding("saturation", saturated, 2 * n, "distribution", note=note)))
 
     labels, prompts = np.concatenate([known.subset] * 2), np.concatenate([known.prompt] * 2)
     if len(set(labels)) > 1:
         found, p = eta_squared(known.rewards.ravel(), labels, prompts)
         note = "share of the rewards' variance that lies between subsets: their rewards are on different levels, which RL mixes"
         checks.append(
-            judged("location between subsets", found, n, section="distribution", p=p, note=note)
+            judge(Finding("location between subsets", found, n, "distribution", p=p, note=note))
         )
         note = "largest over smallest standard deviation of rewards within a subset"
         ratio = scale_ratio(known.rewards.ravel(), labels, prompts)
-        checks.append(judged("scale between subsets", ratio, n, section="distribution", note=note))
+        checks.append(judge(Finding("scale between subsets", ratio, n, "distribution", note=note)))
     return checks

@@ -12,7 +12,7 @@ from auditing import stats
 from auditing.checks.probes import sampled
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
-from auditing.verdicts import THRESHOLDS, Check, count, judged, short
+from auditing.verdicts import THRESHOLDS, Check, Finding, count, judge, short, with_verdict
 from reward.data.encoding import EncodingError, encode, encoder_facts
 from reward.data.transcripts import text_of
 from reward.model.heads import is_encoder, rewards_from_logits
@@ -80,16 +80,31 @@ def encoding_checks(scorer, sides: list[tuple]) -> list[Check]:
     )
     share = Estimate(bad / n, *stats.wilson_interval(bad, n)) if n else None
     return [
-        judged(
-            "malformed encodings", share, n, section="integrity", detectable=stats.detectable_share(n) if n else None,
-            note=f"the end token is {end_token!r}" + (f"; {kinds}" if kinds else ""), unmeasured="no text to encode",
+        judge(
+            Finding(
+                "malformed encodings",
+                share,
+                n,
+                "integrity",
+                detectable=stats.detectable_share(n) if n else None,
+                note=f"the end token is {end_token!r}" + (f"; {kinds}" if kinds else ""),
+                unmeasured="no text to encode",
+            )
         ),
-        judged(
-            "pad token is the end token", Estimate(same, same, same), 1, section="integrity", rule="malformed encodings",
-            note="no pad token" if pad is None else f"the pad token is {tokenizer.pad_token!r}"
-            + (": a reward would be read one token too early" if same else ""),
+        judge(
+            Finding(
+                "pad token is the end token",
+                Estimate(same, same, same),
+                1,
+                "integrity",
+                rule="malformed encodings",
+                note="no pad token"
+                if pad is None
+                else f"the pad token is {tokenizer.pad_token!r}"
+                + (": a reward would be read one token too early" if same else ""),
+            )
         ),
-    ]  # fmt: skip
+    ]
 
 
 def is_string(sides: list[tuple]) -> bool:
@@ -113,13 +128,15 @@ def fault(ids: list[int], bos: int | None, end: int) -> str:
 def truncation_check(cut: int, read: int) -> Check:
     share = Estimate(cut / read, *stats.wilson_interval(cut, read)) if read else None
     note = f"{cut:,} of {count(read, 'test pair')}: the prompt was cut, or the pair was too long and left out"
-    return judged(
-        "truncation rate",
-        share,
-        read,
-        section="integrity",
-        note=note,
-        unmeasured="no test pairs were read",
+    return judge(
+        Finding(
+            "truncation rate",
+            share,
+            read,
+            "integrity",
+            note=note,
+            unmeasured="no test pairs were read",
+        )
     )
 
 
@@ -143,10 +160,17 @@ def invariance_checks(scorer, ids: list[list[int]], rewards: list[float]) -> lis
             if largest is None or not math.isfinite(largest)
             else Estimate(largest, largest, largest)
         )
-        return judged(
-            f"reward difference, {what}", estimate, n, rule="reward difference", section="integrity", note=note,
-            unmeasured="too few texts, or rewards that do not vary or are not finite",
-        )  # fmt: skip
+        return judge(
+            Finding(
+                f"reward difference, {what}",
+                estimate,
+                n,
+                "integrity",
+                rule="reward difference",
+                note=note,
+                unmeasured="too few texts, or rewards that do not vary or are not finite",
+            )
+        )
 
     note = f"the largest between {', '.join(map(str, sizes))} texts a batch and score.py's batches"
     checks = [check("batch size", scored, note)]
@@ -165,8 +189,18 @@ def invariance_checks(scorer, ids: list[list[int]], rewards: list[float]) -> lis
         checks.append(not_applicable("dtype", n, "quantised weights have no float32 form"))
     elif too_large(model):
         note = "the device has no room for a float32 copy of the weights"
-        checks.append(judged("reward difference, dtype", None, n, rule="reward difference", section="integrity",
-                             unmeasured=note))  # fmt: skip
+        checks.append(
+            judge(
+                Finding(
+                    "reward difference, dtype",
+                    None,
+                    n,
+                    "integrity",
+                    rule="reward difference",
+                    unmeasured=note,
+                )
+            )
+        )
     else:
         checks.append(
             check("dtype", [in_float32(scorer, ids)] if n else [], f"{saved} against float32")
@@ -176,9 +210,8 @@ def invariance_checks(scorer, ids: list[list[int]], rewards: list[float]) -> lis
 
 def not_applicable(what: str, n: int, note: str) -> Check:
     name, threshold = f"reward difference, {what}", THRESHOLDS["reward difference"]["source"]
-    return Check(
-        name, None, None, None, None, n, "not applicable", threshold, None, note, "integrity"
-    )
+    finding = Finding(name, None, n, "integrity", note=note)
+    return with_verdict(finding, "not applicable", threshold)
 
 
 def forward(
@@ -230,9 +263,8 @@ def template_check(scorer, sides: list[tuple], rewards: list[float | None]) -> C
     )
     if not sides or is_string(sides):
         note = "plain strings are read as they are"
-        return Check(
-            name, None, None, None, None, 0, "not applicable", threshold, None, note, "integrity"
-        )
+        finding = Finding(name, None, 0, "integrity", note=note)
+        return with_verdict(finding, "not applicable", threshold)
     bare = scorer.rewards(
         [(f"{text_of(prompt)}\n\n", text_of(completion)) for prompt, completion in sides]
     )
@@ -243,17 +275,15 @@ def template_check(scorer, sides: list[tuple], rewards: list[float | None]) -> C
     n, scale = both.shape[1], float(both[0].std(ddof=1)) if both.shape[1] > 1 else 0.0
     if scale == 0:
         note = "too few pairs, or rewards that do not vary"
-        return Check(
-            name, None, None, None, None, n, "not applicable", threshold, None, note, "integrity"
-        )
+        finding = Finding(name, None, n, "integrity", note=note)
+        return with_verdict(finding, "not applicable", threshold)
     order = np.sign(both[:, :, 0] - both[:, :, 1])
     turned = int((order[0] != order[1]).sum())
-    low, high = stats.wilson_interval(turned, n)
+    share = Estimate(turned / n, *stats.wilson_interval(turned, n))
     moved = float(np.abs(both[0] - both[1]).mean()) / scale
     note = f"share of pairs whose order changes; rewards move by {short(moved)} standard deviations on average"
-    return Check(
-        name, None, turned / n, low, high, n, "not applicable", threshold, None, note, "integrity"
-    )
+    finding = Finding(name, share, n, "integrity", note=note)
+    return with_verdict(finding, "not applicable", threshold)
 
 
 # --------------------------------------------------------------------------------------------------------------- Labels
@@ -269,28 +299,15 @@ def label_checks(margins: np.ndarray, seed: int) -> list[Check]:
     if not n:
         why = "no pair has two finite rewards"
         return [
-            Check(name, None, None, None, None, 0, "not measurable", rule, None, why, "integrity")
+            with_verdict(Finding(name, None, 0, "integrity", note=why), "not measurable", rule)
             for name, rule in (("labels swapped", swapped_rule), ("labels shuffled", shuffled_rule))
         ]
     accuracy, swapped = (float(stats.pair_credit(m).mean()) for m in (margins, -margins))
-    low, high = stats.wilson_interval(swapped * n, n)
+    estimate = Estimate(swapped, *stats.wilson_interval(swapped * n, n))
     verdict = "pass" if abs(accuracy + swapped - 1) < 1e-9 else "fail"
     note = f"accuracy {short(accuracy)} with the labels as they are"
-    checks = [
-        Check(
-            "labels swapped",
-            None,
-            swapped,
-            low,
-            high,
-            n,
-            verdict,
-            swapped_rule,
-            None,
-            note,
-            "integrity",
-        )
-    ]
+    finding = Finding("labels swapped", estimate, n, "integrity", note=note)
+    checks = [with_verdict(finding, verdict, swapped_rule)]
     rng, credits = np.random.default_rng(seed), []
     for _ in range(SHUFFLES):
         coins = rng.choice([-1.0, 1.0], size=n)  # a pair keeps its labels, or has them swapped
@@ -300,21 +317,7 @@ def label_checks(margins: np.ndarray, seed: int) -> list[Check]:
         0.5 * math.sqrt(np.count_nonzero(margins)) / n / math.sqrt(SHUFFLES),
     )
     verdict = "pass" if abs(mean - 0.5) <= SHUFFLED_ERRORS * error + 1e-9 else "fail"
-    low, high = map(float, np.quantile(credits, [0.025, 0.975]))
+    estimate = Estimate(mean, *np.quantile(credits, [0.025, 0.975]))
     note = f"mean of {SHUFFLES} shuffles; the interval is what a model that knows nothing would score on as many pairs"
-    checks.append(
-        Check(
-            "labels shuffled",
-            None,
-            mean,
-            low,
-            high,
-            n,
-            verdict,
-            shuffled_rule,
-            None,
-            note,
-            "integrity",
-        )
-    )
-    return checks
+    finding = Finding("labels shuffled", estimate, n, "integrity", note=note)
+    return [*checks, with_verdict(finding, verdict, shuffled_rule)]

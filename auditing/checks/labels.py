@@ -15,7 +15,7 @@ from auditing.pairs import Pairs
 from auditing.result import ExtremeCompletion, WorstError
 from auditing.stats import Estimate
 from auditing.style import style_marks
-from auditing.verdicts import Check, count, judged, short
+from auditing.verdicts import Check, Finding, count, judge, short, with_verdict
 from reward.data.transcripts import text_of
 
 EXTREME_LENGTH = 0.95  # of all completions are shorter, or longer
@@ -40,9 +40,7 @@ def vote_checks(pairs: Pairs) -> list[Check]:
     if noise is None:
         note = "no pair carries three votes, or more of an odd number"
         return [
-            Check(
-                "label noise", None, None, None, None, 0, "not applicable", "", None, note, SECTION
-            )
+            with_verdict(Finding("label noise", None, 0, SECTION, note=note), "not applicable", "")
         ]
     note = "how often one rater errs, if equally often on every pair; if more often on hard ones, the mean is higher than this"
     agreement = stats.share_interval(pair_agreement(votes))
@@ -50,17 +48,11 @@ def vote_checks(pairs: Pairs) -> list[Check]:
     allowed = f"a perfect model scores {ceiling} on the majority of such raters, and less if they err most on hard pairs"
     threshold = "no threshold: information"
     return [
-        judged("label noise", noise, n, section=SECTION, note=note),
-        Check(
-            "rater agreement",
-            None,
-            *agreement,
-            n,
+        judge(Finding("label noise", noise, n, SECTION, note=note)),
+        with_verdict(
+            Finding("rater agreement", agreement, n, SECTION, note=allowed),
             "not applicable",
             threshold,
-            None,
-            allowed,
-            SECTION,
         ),
     ]
 
@@ -73,7 +65,7 @@ def duplicate_checks(pairs: Pairs) -> list[Check]:
     n = len(pairs)
     if not n:
         return [
-            judged(name, None, 0, section=SECTION)
+            judge(Finding(name, None, 0, SECTION))
             for name in ("contradictory duplicates", "duplicate pairs")
         ]
     contradictory, repeated = duplicates(pairs)
@@ -89,8 +81,8 @@ def duplicate_checks(pairs: Pairs) -> list[Check]:
         share = Estimate(found / n, *stats.wilson_interval(found, n))
         note = f"{count(found, 'pair')} of {n:,}: {note}"
         checks.append(
-            judged(
-                name, share, n, section=SECTION, note=note, detectable=stats.detectable_share(n)
+            judge(
+                Finding(name, share, n, SECTION, note=note, detectable=stats.detectable_share(n))
             ),
         )
     return checks
@@ -126,13 +118,15 @@ def confident_error_check(known: Pairs) -> Check:
     surest = np.argsort(-np.abs(known.margins), kind="stable")[: len(known) // 10]
     estimate = stats.share_interval(stats.pair_credit(-known.margins[surest]), known.prompt[surest])
     note = "of the tenth of pairs that the model is surest of, the share it has wrong: mislabelled or misjudged, read them"
-    return judged(
-        "confident errors",
-        estimate,
-        len(surest),
-        section=SECTION,
-        note=note,
-        unmeasured="fewer than ten pairs",
+    return judge(
+        Finding(
+            "confident errors",
+            estimate,
+            len(surest),
+            SECTION,
+            note=note,
+            unmeasured="fewer than ten pairs",
+        )
     )
 
 

@@ -21,7 +21,7 @@ from auditing import stats
 from auditing.checks.accuracy import accuracy
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
-from auditing.verdicts import Check, count, judged, short
+from auditing.verdicts import Check, Finding, count, judge, short
 from reward.data.transcripts import text_of
 
 KINDS = {  # the strongest first; what the report says of one
@@ -216,12 +216,14 @@ def leak_checks(pairs: Pairs, leaks: Leaks) -> list[Check]:
         )
     if not n or not leaks.train_rows:
         return [
-            judged(
-                "leaked pairs",
-                None,
-                n,
-                section=section,
-                unmeasured="no test pairs, or no training pairs",
+            judge(
+                Finding(
+                    "leaked pairs",
+                    None,
+                    n,
+                    section,
+                    unmeasured="no test pairs, or no training pairs",
+                )
             )
         ]
     share = Estimate(leaked / n, *stats.wilson_interval(leaked, n))
@@ -232,7 +234,7 @@ def leak_checks(pairs: Pairs, leaks: Leaks) -> list[Check]:
     )
     note = f"looked for among {count(leaks.train_rows, 'train pair')}: {note}"
     detectable = stats.detectable_share(n)
-    checks = [judged("leaked pairs", share, n, section=section, note=note, detectable=detectable)]
+    checks = [judge(Finding("leaked pairs", share, n, section, note=note, detectable=detectable))]
     if leaked:
         finite = np.isfinite(pairs.rewards).all(axis=0)
         clean, seen = (pairs.take(finite & part) for part in (~leaks.mask, leaks.mask))
@@ -246,10 +248,16 @@ def leak_checks(pairs: Pairs, leaks: Leaks) -> list[Check]:
             if estimate is not None
         )
         checks.append(
-            judged(
-                "accuracy, clean pairs", accuracy(clean.margins, clean.prompt), len(clean), section=section,
-                note=note.removeprefix("; "), unmeasured="every pair with two finite rewards has leaked",
-                detectable=stats.detectable_accuracy(len(clean), 0.5) if len(clean) else None,
+            judge(
+                Finding(
+                    "accuracy, clean pairs",
+                    accuracy(clean.margins, clean.prompt),
+                    len(clean),
+                    section,
+                    note=note.removeprefix("; "),
+                    unmeasured="every pair with two finite rewards has leaked",
+                    detectable=stats.detectable_accuracy(len(clean), 0.5) if len(clean) else None,
+                )
             )
-        )  # fmt: skip
+        )
     return checks

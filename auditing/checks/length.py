@@ -19,7 +19,7 @@ from auditing.stats import (
     sigmoid,
     widened,
 )
-from auditing.verdicts import Check, count, judged, short
+from auditing.verdicts import Check, Finding, count, judge, short
 
 ABOUT_EQUAL = 0.1  # of the longer side
 
@@ -136,13 +136,15 @@ def length_checks(known: Pairs) -> list[Check]:
     note = "logistic fit of the model's accuracy on the length difference, read at 0 (as arXiv 2404.04475 does for win rates)"
     why = "too few pairs, or lengths or answers that do not vary"
     checks.append(
-        judged(
-            "accuracy, length-controlled",
-            controlled,
-            n,
-            section="length and style",
-            note=note,
-            unmeasured=why,
+        judge(
+            Finding(
+                "accuracy, length-controlled",
+                controlled,
+                n,
+                "length and style",
+                note=note,
+                unmeasured=why,
+            )
         )
     )
     for where, (estimate, k) in accuracy_by_length(
@@ -150,13 +152,15 @@ def length_checks(known: Pairs) -> list[Check]:
     ).items():
         detectable = stats.detectable_accuracy(k, 0.5) if k else None
         checks.append(
-            judged(
-                f"accuracy, {where}",
-                estimate,
-                k,
-                section="length and style",
-                rule="accuracy by length",
-                detectable=detectable,
+            judge(
+                Finding(
+                    f"accuracy, {where}",
+                    estimate,
+                    k,
+                    "length and style",
+                    rule="accuracy by length",
+                    detectable=detectable,
+                )
             )
         )
     return checks
@@ -176,10 +180,20 @@ def correlation_check(
         else f"Spearman {short(stats.spearman(x, y))}, r squared {short(r * r)}"
     )
     detectable = stats.detectable_correlation(n)
-    return judged(
-        name, estimate, n, section="length and style", rule="length correlation", detectable=detectable, note=note,
-        unmeasured="an interval needs four pairs" if n < 4 else "lengths or rewards do not vary",
-    )  # fmt: skip
+    return judge(
+        Finding(
+            name,
+            estimate,
+            n,
+            "length and style",
+            rule="length correlation",
+            detectable=detectable,
+            note=note,
+            unmeasured="an interval needs four pairs"
+            if n < 4
+            else "lengths or rewards do not vary",
+        )
+    )
 
 
 def excess_check(name: str, feature: np.ndarray, known: Pairs, more: str, less: str) -> Check:
@@ -190,16 +204,14 @@ def excess_check(name: str, feature: np.ndarray, known: Pairs, more: str, less: 
         length_excess(known.margins, difference, known.prompt),
     )
     if estimate is None:
-        return judged(
-            name,
-            None,
-            0,
-            section="length and style",
-            unmeasured="no pair has sides that differ in it",
+        return judge(
+            Finding(
+                name, None, 0, "length and style", unmeasured="no pair has sides that differ in it"
+            )
         )
     note = f"{count(n, 'pair')} whose sides differ"
     detectable = stats.detectable_mean(estimate)
-    check = judged(name, estimate, n, section="length and style", note=note, detectable=detectable)
+    check = judge(Finding(name, estimate, n, "length and style", note=note, detectable=detectable))
     if check.verdict == "warn":
         towards = more if estimate.value > 0 else less
         check = replace(

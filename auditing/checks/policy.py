@@ -8,7 +8,7 @@ import os
 
 from transformers import AutoConfig, AutoTokenizer
 
-from auditing.verdicts import Check, count
+from auditing.verdicts import Check, Finding, count, with_verdict
 from reward.data.encoding import EncodingError, encoder_facts, prepare_tokenizer
 from reward.model.heads import is_encoder
 from reward.model.hub import ModelError, checkpoint_file, checkpoint_json, resolved_revision
@@ -163,7 +163,7 @@ def template_check(ours, theirs) -> Check:
 
 
 def check(name: str, verdict: str, note: str) -> Check:
-    return Check(name, None, None, None, None, 0, verdict, RULES[name], None, note, "anchor")
+    return with_verdict(Finding(name, None, 0, "anchor", note=note), verdict, RULES[name])
 
 
 def not_applicable(note: str) -> list[Check]:

@@ -17,7 +17,7 @@ from auditing.checks.edits import EDITS, blank_prompt, edit_completion
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.result import ProbeResult
 from auditing.stats import Estimate
-from auditing.verdicts import THRESHOLDS, Check, count, judged, short
+from auditing.verdicts import THRESHOLDS, Check, Finding, count, judge, short
 from reward.data.files import DataError, read_rows
 from reward.data.formats import RowError, to_pairs
 from reward.data.transcripts import text_of
@@ -167,11 +167,20 @@ def probe(
         )
         detectable = stats.detectable_mean(mean) if mean else None
         checks.append(
-            judged(
-                f"{rule}, {edit.name}", mean, n, rule=rule, section="probes", p=mean and stats.two_sided_p(mean), note=note,
-                detectable=detectable, unmeasured=why,
+            judge(
+                Finding(
+                    f"{rule}, {edit.name}",
+                    mean,
+                    n,
+                    "probes",
+                    rule=rule,
+                    p=mean and stats.two_sided_p(mean),
+                    note=note,
+                    detectable=detectable,
+                    unmeasured=why,
+                )
             )
-        )  # fmt: skip
+        )
         # A deterministic scorer that adds .001 to every edited text lets all of them win.
         if checks[0].verdict in ("warn", "fail") and (
             mean is None or mean.value <= THRESHOLDS[rule]["warn"]
@@ -191,10 +200,18 @@ def share(credit: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | N
 def share_check(rule: str, name: str, found: Estimate | None, n: int, note: str) -> Check:
     """A share that should stay below its limits."""
     detectable = stats.detectable_accuracy(n, THRESHOLDS[rule]["warn"]) if n else None
-    return judged(
-        f"{rule}, {name}", found, n, rule=rule, section="probes", detectable=detectable, note=note,
-        unmeasured=f"{count(n, 'pair')} to look at; {FEWEST} are needed",
-    )  # fmt: skip
+    return judge(
+        Finding(
+            f"{rule}, {name}",
+            found,
+            n,
+            "probes",
+            rule=rule,
+            detectable=detectable,
+            note=note,
+            unmeasured=f"{count(n, 'pair')} to look at; {FEWEST} are needed",
+        )
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- Prompt
@@ -211,19 +228,21 @@ def prompt_check(reading: str, original: np.ndarray, without: np.ndarray) -> Che
     credit, blind = (stats.pair_credit(r[0] - r[1])[seen] for r in (original, without))
     n, rule = int(seen.sum()), "prompt dependence"
     if n < FEWEST:
-        return judged(
-            name,
-            None,
-            n,
-            rule=rule,
-            section="probes",
-            unmeasured=f"{count(n, 'pair')}; {FEWEST} are needed",
+        return judge(
+            Finding(
+                name,
+                None,
+                n,
+                "probes",
+                rule=rule,
+                unmeasured=f"{count(n, 'pair')}; {FEWEST} are needed",
+            )
         )
     lost = stats.paired_interval(credit - blind)
     p = stats.two_sided_p(lost)
     detectable = stats.detectable_mean(lost)
     note = f"accuracy {short(credit.mean())}, and {short(blind.mean())} with {reading}; p = {p:.2g} for no difference"
-    check = judged(name, lost, n, rule=rule, section="probes", detectable=detectable, note=note)
+    check = judge(Finding(name, lost, n, "probes", rule=rule, detectable=detectable, note=note))
     if check.verdict == "fail":
         note += "; either it does not read the prompt, or these pairs can be told apart without it"
         check = replace(check, note=note)
@@ -255,11 +274,19 @@ def run_adversarial(scorer, path: str | None = None) -> list[Check]:
         estimate = share(stats.pair_credit(m), prompts[here])
         detectable = stats.detectable_accuracy(len(m), 0.5) if len(m) else None
         checks.append(
-            judged(
-                "adversarial accuracy", estimate, len(m), section="probes", subset=subset, detectable=detectable,
-                note=note if subset is None else "", unmeasured=f"{count(len(m), 'pair')}; {FEWEST} are needed",
+            judge(
+                Finding(
+                    "adversarial accuracy",
+                    estimate,
+                    len(m),
+                    "probes",
+                    subset=subset,
+                    detectable=detectable,
+                    note=note if subset is None else "",
+                    unmeasured=f"{count(len(m), 'pair')}; {FEWEST} are needed",
+                )
             )
-        )  # fmt: skip
+        )
     return checks
 
 

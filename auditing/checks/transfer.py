@@ -5,7 +5,7 @@ import numpy as np
 from auditing import stats
 from auditing.checks.accuracy import NO_PAIR, accuracy, baselines
 from auditing.pairs import Pairs
-from auditing.verdicts import Check, judged, short
+from auditing.verdicts import Check, Finding, judge, short
 
 # ------------------------------------------------------------------------------------------------- Transfer, comparison
 
@@ -16,20 +16,20 @@ def spillover_checks(home: Pairs, away: Pairs, name: str) -> list[Check]:
     n, there = len(away), accuracy(away.margins, away.prompt)
     here = accuracy(home.margins, home.prompt)
     if there is None or here is None:
-        return [judged("spillover", None, n, section="transfer", unmeasured=NO_PAIR)]
+        return [judge(Finding("spillover", None, n, "transfer", unmeasured=NO_PAIR))]
     detectable = stats.detectable_accuracy(n, 0.5)
     rule, best = max(baselines(away).items(), key=lambda item: item[1])
     note = f"{name}; {rule} scores {short(best)}"
     checks = [
-        judged("spillover accuracy", there, n, section="transfer", note=note, detectable=detectable)
+        judge(Finding("spillover accuracy", there, n, "transfer", note=note, detectable=detectable))
     ]
     difference, p = stats.difference_of_proportions(there, here)
     note = f"{short(there.value)} there, {short(here.value)} on its own test pairs"
     detectable = stats.detectable_mean(difference)
     return [
         *checks,
-        judged(
-            "spillover", difference, n, section="transfer", p=p, note=note, detectable=detectable
+        judge(
+            Finding("spillover", difference, n, "transfer", p=p, note=note, detectable=detectable)
         ),
     ]
 
@@ -48,13 +48,15 @@ def rating_checks(completions) -> list[Check]:
     )
     why = "too few rated completions, or they do not vary"
     return [
-        judged(
-            f"human ratings, {where}",
-            found,
-            n,
-            section="transfer",
-            rule="human ratings",
-            unmeasured=why,
+        judge(
+            Finding(
+                f"human ratings, {where}",
+                found,
+                n,
+                "transfer",
+                rule="human ratings",
+                unmeasured=why,
+            )
         )
         for where, found, n in (
             ("all completions", overall, len(reward)),
@@ -80,8 +82,8 @@ def compare_checks(ours: Pairs, theirs: Pairs, name: str) -> list[Check]:
 def compare_check(ours: Pairs, theirs: Pairs, subset: str | None, name: str) -> Check:
     credit, other = stats.pair_credit(ours.margins), stats.pair_credit(theirs.margins)
     if not len(credit):
-        return judged(
-            "comparison", None, 0, section="comparison", subset=subset, unmeasured=NO_PAIR
+        return judge(
+            Finding("comparison", None, 0, "comparison", subset=subset, unmeasured=NO_PAIR)
         )
     only_ours, only_theirs, p = stats.mcnemar_exact(credit, other)
     difference = stats.paired_bootstrap_difference(credit, other, ours.prompt)
@@ -94,13 +96,15 @@ def compare_check(ours: Pairs, theirs: Pairs, subset: str | None, name: str) -> 
         f"against {name}: {said}; {short(credit.mean())} and {short(other.mean())}, right alone {only_ours:,} and "
         f"{only_theirs:,}, {test} p = {p:.2g}"
     )
-    return judged(
-        "comparison",
-        difference,
-        len(credit),
-        section="comparison",
-        subset=subset,
-        p=p,
-        note=note,
-        detectable=detectable,
+    return judge(
+        Finding(
+            "comparison",
+            difference,
+            len(credit),
+            "comparison",
+            subset=subset,
+            p=p,
+            note=note,
+            detectable=detectable,
+        )
     )
