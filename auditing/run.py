@@ -77,12 +77,12 @@ def audit_checkpoint(args) -> Audit:
         raise DataError(
             f"{args.ckpt} records no test split (a checkpoint-N/, or not trained by train_rm.py); name pairs with --data"
         )
-    table, ledger = source.test_pairs(scorer, sources, recipe, own=not args.data)
+    table, ledger = source.load_test_pairs(scorer, sources, recipe, own=not args.data)
     if not args.data:
         source.check_recorded(args.ckpt, args.revision, table)
     if args.adversarial:
         adversarial_pairs(args.adversarial)  # faults of what is read later are told now
-    away = args.ood and source.test_pairs(
+    away = args.ood and source.load_test_pairs(
         scorer, [named(args.ood, args.ood_dir, args.split)], recipe
     )
     theirs = pairs_of(args.compare) if args.compare and Path(args.compare).is_file() else None
@@ -101,7 +101,7 @@ def audit_checkpoint(args) -> Audit:
         )
     else:
         try:
-            seen, sample = source.train_pairs(scorer, recipe, TRAIN_SAMPLE)
+            seen, sample = source.load_train_pairs(scorer, recipe, TRAIN_SAMPLE)
         except DataError as error:
             if not args.data:
                 raise

@@ -23,19 +23,19 @@ def recorded_recipe(ckpt: str, revision: str = "main"):
     return load_saved(path) if path and checkpoint_json(ckpt, "manifest.json", revision) else None
 
 
-def test_pairs(scorer, sources: list[dict], recipe=None, own: bool = False):
+def load_test_pairs(scorer, sources: list[dict], recipe=None, own: bool = False):
     """(table, ledger) of the sources' test split, encoded by the function and within the limits of training. `own`: these are
     the sources of the recipe, so its `test_fraction` applies."""
     settings = {key: recipe[key] for key in SETTINGS} if recipe else dict(SETTINGS)
     table, ledger = load_test_split(
         sources, settings["transcript"], settings["test_fraction"] if own else None
     )
-    encoded = encode(scorer, table, ledger, settings, "test")
+    encoded = encode_table(scorer, table, ledger, settings, "test")
     ledger.check(max_dropped=1.0)
     return encoded, ledger
 
 
-def train_pairs(scorer, recipe, limit: int, seed: int = 0):
+def load_train_pairs(scorer, recipe, limit: int, seed: int = 0):
     """(all train pairs as text, a sample of `limit` of them encoded): what the checkpoint was fitted on."""
     splits, ledger = load_preferences(
         [{**source, "streaming": False} for source in recipe.data_sources()],
@@ -49,10 +49,12 @@ def train_pairs(scorer, recipe, limit: int, seed: int = 0):
     sided = np.flatnonzero(probability != 0.5)  # a tie has no side to be right about
     chosen = np.random.default_rng(seed).permutation(sided)[:limit]
     settings = {key: recipe[key] for key in SETTINGS}
-    return train, encode(scorer, train.select(np.sort(chosen)), ledger, settings, "train sample")
+    return train, encode_table(
+        scorer, train.select(np.sort(chosen)), ledger, settings, "train sample"
+    )
 
 
-def encode(scorer, table, ledger, settings: dict, name: str):
+def encode_table(scorer, table, ledger, settings: dict, name: str):
     max_length = settings["max_length"] or scorer.limit
     options = EncodingOptions(max_length, settings["overlong"])
     return encode_splits({name: table}, ledger, scorer.tokenizer, options).tables[name]

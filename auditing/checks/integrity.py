@@ -45,10 +45,10 @@ def run_integrity(
     # As they come, not sorted by length: most padding. In pairs, so that orders can be compared.
     checks += invariance_checks(scorer, [ids[i] for i in kept], [rewards[i] for i in kept])
     if ids:
-        checks.append(template_check(scorer, sides, rewards))
+        checks.append(bare_text_check(scorer, sides, rewards))
     if lost is not None:
         checks.append(truncation_check(*lost))
-    return [*checks, *label_checks(pairs.finite().margins, seed)]
+    return [*checks, *soundness_checks(pairs.finite().margins, seed)]
 
 
 # ------------------------------------------------------------------------------------------------------------ Encodings
@@ -255,7 +255,7 @@ def too_large(model) -> bool:
     return torch.cuda.mem_get_info(model.device)[0] < 1.2 * added
 
 
-def template_check(scorer, sides: list[tuple], rewards: list[float | None]) -> Check:
+def bare_text_check(scorer, sides: list[tuple], rewards: list[float | None]) -> Check:
     """What somebody sees who gives the model bare text. Information: no alarm."""
     name, threshold = (
         "without the template",
@@ -289,7 +289,7 @@ def template_check(scorer, sides: list[tuple], rewards: list[float | None]) -> C
 # --------------------------------------------------------------------------------------------------------------- Labels
 
 
-def label_checks(margins: np.ndarray, seed: int) -> list[Check]:
+def soundness_checks(margins: np.ndarray, seed: int) -> list[Check]:
     """The audit's own soundness: with its labels swapped accuracy is 1 - accuracy, with them shuffled one half."""
     n = len(margins)
     swapped_rule = "fail unless it is 1 - accuracy (by construction)"

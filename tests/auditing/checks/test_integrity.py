@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from auditing.checks.integrity import (
     fault,
     in_float32,
-    label_checks,
+    soundness_checks,
     run_integrity,
     truncation_check,
 )
@@ -221,15 +221,20 @@ def test_truncation_rate_by_hand():
 
 def test_labels_swapped_and_shuffled():
     margins = np.array([1.0] * 70 + [-1.0] * 20 + [0.0] * 10)
-    swapped, shuffled = label_checks(margins, seed=0)
+    swapped, shuffled = soundness_checks(margins, seed=0)
     assert (
         swapped.value == pytest.approx(0.25) and swapped.verdict == "pass"
     )  # 20 wins and 10 ties of 100
     assert shuffled.verdict == "pass" and shuffled.low < 0.5 < shuffled.high
     assert shuffled.value == pytest.approx(0.5, abs=4 * 0.5 * 90**0.5 / 100 / 10)
-    assert [c.verdict for c in label_checks(np.zeros(5), seed=0)] == ["pass", "pass"]  # all ties
-    assert [c.verdict for c in label_checks(np.array([]), seed=0)] == ["not measurable"] * 2
-    assert all(label_checks(np.array([2.0]), seed=seed)[1].verdict == "pass" for seed in range(20))
+    assert [c.verdict for c in soundness_checks(np.zeros(5), seed=0)] == [
+        "pass",
+        "pass",
+    ]  # all ties
+    assert [c.verdict for c in soundness_checks(np.array([]), seed=0)] == ["not measurable"] * 2
+    assert all(
+        soundness_checks(np.array([2.0]), seed=seed)[1].verdict == "pass" for seed in range(20)
+    )
 
 
 def test_a_metric_that_forgets_the_label_is_caught(monkeypatch):
@@ -237,7 +242,7 @@ def test_a_metric_that_forgets_the_label_is_caught(monkeypatch):
 
     margins = np.array([1.0] * 70 + [-1.0] * 30)
     monkeypatch.setattr(stats, "pair_credit", lambda m: (np.abs(m) > 0).astype(float))
-    assert [check.verdict for check in label_checks(margins, seed=0)] == ["fail", "fail"]
+    assert [check.verdict for check in soundness_checks(margins, seed=0)] == ["fail", "fail"]
 
 
 def test_one_pair_and_no_pair_are_no_crash(folder):
