@@ -9,8 +9,8 @@ from transformers import AutoConfig
 from auditing.checks.integrity import (
     fault,
     in_float32,
-    soundness_checks,
     run_integrity,
+    soundness_checks,
     truncation_check,
 )
 from auditing.pairs import Pairs
