@@ -1,23 +1,26 @@
-"""Any published preference format -> canonical preference pairs: `for pair in to_pairs(row, transcript): ...`
+"""Any published preference format -> canonical preference pairs.
 
-A format is recognised by its columns, never by the dataset's name. To add one: a function `row -> pairs` here, a line
-in `to_pairs`, a test with a real row (CONTRIBUTING.md).
+    for pair in to_pairs(row, transcript): ...
 
-A canonical pair is a dict: `prompt`, `chosen`, `rejected` (message lists, or strings under `transcript="raw"`), and where
-known `subset`, `target_margin`, `votes` ([for chosen, for rejected]), `chosen_probability` (.5 is a tie), `strength` (of the
-preference, 0 to 3), `rating_chosen`, `rating_rejected`, `bayes_accuracy`, `tools`, `drop` (why this pair can't be trained
-on; counted in the ledger).
+A format is recognised by the names of its columns, never by the name of its dataset. To add one,
+write a function `row -> pair` under the banner that fits, a line in `_pairs_of_format`, its columns
+in FORMATS, and a test with a real row (CONTRIBUTING.md).
 """
 
 import json
 import math
 import re
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from reward.data.transcripts import (
     TURN,
+    Messages,
+    Side,
     assistant,
     clean,
     is_messages,
+    is_side,
     is_texts,
     parse_transcript,
     prompt_messages,
@@ -27,95 +30,60 @@ from reward.data.transcripts import (
 )
 
 FORMATS = (
-    "`chosen, rejected` (transcripts, strings or messages), `prompt, chosen, rejected`, `prompt, response_a, response_b, "
-    "label|votes`, `prompt, response_1, response_2, preference_strength` (HelpSteer2), `context, response1, response2, "
-    "overall_preference` (HelpSteer3), `prompt, response, helpfulness` (two rows a prompt), `prompt, answers[].rank` "
-    "(Nectar), `prompt, completions, ranks`, `conversation_a, conversation_b, winner` (arena), `prompt, chosen[], rejected[]` "
-    "(RewardBench 2, RM-Bench), `prompt, text_chosen, text_rejected` (RewardBench scores), `question, response_A, response_B, "
-    "label` (JudgeBench), `input, output_1, output_2, label` (LLMBar)"
+    "`chosen, rejected` (transcripts, strings or messages), `prompt, chosen, rejected`, "
+    "`prompt, response_a, response_b, label|votes`, "
+    "`prompt, response_1, response_2, preference_strength` (HelpSteer2), "
+    "`context, response1, response2, overall_preference` (HelpSteer3), "
+    "`prompt, response, helpfulness` (two rows a prompt), `prompt, answers[].rank` (Nectar), "
+    "`prompt, completions, ranks`, `conversation_a, conversation_b, winner` (arena), "
+    "`prompt, chosen[], rejected[]` (RewardBench 2, RM-Bench), "
+    "`prompt, text_chosen, text_rejected` (RewardBench scores), "
+    "`question, response_A, response_B, label` (JudgeBench), "
+    "`input, output_1, output_2, label` (LLMBar)"
 )
-
-
 MEND = "mend the value, or leave it or the row out"
+SIDES = ("chosen", "rejected")
 
 
 class RowError(ValueError):
     """A row that cannot be read; the message names columns and types, never content."""
 
 
-def to_pairs(row: dict, transcript: str = "messages") -> list[dict]:
-    """Canonical pairs of one row. `transcript`: `messages` splits transcripts and strings into turns, so that an
-    instruct model sees its own template; `raw` keeps the text. Raises RowError."""
-    has = row.keys().__contains__
-    if has("chosen") and has("rejected") and is_texts(row["chosen"]) and is_texts(row["rejected"]):
-        pairs = [_versus(row, a, b, 1, None) for a in row["chosen"] for b in row["rejected"]]
-    elif has("chosen") and has("rejected"):
-        pairs = [_preference(row, transcript)]
-    elif has("text_chosen") and has("text_rejected") and has("prompt"):
-        pairs = [_preference(_without_prompts(row), transcript)]
-    elif has("answers") and has("prompt"):
-        answers = _list(row, "answers")
-        if not all(isinstance(answer, dict) for answer in answers):
-            raise RowError("`answers` is a list of something else than mappings (answer, rank)")
-        pairs = _ranking(row, [(answer.get("answer"), answer.get("rank")) for answer in answers])
-    elif has("completions") and (has("ranks") or has("ranking")):
-        ranks = _list(row, "ranks" if has("ranks") else "ranking")
-        completions = _list(row, "completions")
-        if len(ranks) != len(completions):
-            raise RowError(
-                f"{len(completions)} `completions` but {len(ranks)} ranks; one rank a completion is needed"
-            )
-        pairs = _ranking(row, list(zip(completions, ranks, strict=True)))
-    elif has("response_a") and has("response_b") and has("winner_model_a"):
-        pairs = [
-            _conversations(row, _interleaved(row, "response_a"), _interleaved(row, "response_b"))
-        ]
-    elif has("response_a") and has("response_b"):
-        pairs = [_versus(row, row["response_a"], row["response_b"], *_ab_label(row))]
-    elif has("question") and has("response_A") and has("response_B"):
-        pairs = [
-            _versus(
-                {**row, "prompt": row["question"]},
-                row["response_A"],
-                row["response_B"],
-                *_ab_label(row),
-            )
-        ]
-    elif has("input") and has("output_1") and has("output_2"):
-        better = _number(row, "label", 1, 2)
-        if better not in (1, 2):
-            raise RowError(f"`label` is neither 1 nor 2, the better output: {MEND}")
-        pairs = [
-            _versus(
-                {**row, "prompt": row["input"]},
-                row["output_1"],
-                row["output_2"],
-                3 - 2 * better,
-                None,
-            )
-        ]
-    elif has("conversation_a") and has("conversation_b"):
-        pairs = [
-            _conversations(row, _messages(row, "conversation_a"), _messages(row, "conversation_b"))
-        ]
-    elif has("response_1") and has("preference_strength"):
-        pairs = [_strength(row, "response_1", "response_2", "preference_strength")]
-    elif has("response1") and has("overall_preference"):
-        pairs = [
-            _strength(
-                {**row, "prompt": row.get("context")},
-                "response1",
-                "response2",
-                "overall_preference",
-            )
-        ]
-    else:
-        raise RowError(
-            f"columns {sorted(row)} are no preference format that is read here; needed: {FORMATS}"
-        )
+class PreferencePair(TypedDict, total=False):
+    """A canonical pair.
+
+    Its texts, `drop` and `subset` are always there; the other fields are where the row has them.
+    """
+
+    prompt: Side  # what both completions answer; a string under transcript="raw"
+    chosen: Side  # the completion that the raters prefer
+    rejected: Side  # the other completion
+    drop: str  # why the pair cannot be trained on, which the ledger counts; "" if it can
+    subset: str | None  # the part of the dataset that the row names
+    tools: Any  # the functions that the assistant may call, as the row holds them
+    target_margin: float  # what the row's column `margin` asks for
+    chosen_probability: float  # P(chosen beats rejected) by the raters; .5 is a tie
+    votes: list[int]  # of the raters: [for chosen, for rejected]
+    strength: float  # of the preference, from 0 (a tie) to 3
+    rating_chosen: float  # of the chosen completion alone, on the dataset's own scale
+    rating_rejected: float  # of the rejected completion alone
+    bayes_accuracy: float  # simulated raters only: how often the best possible rule is right
+
+
+def to_pairs(row: dict, transcript: str = "messages") -> list[PreferencePair]:
+    """The canonical pairs of one row: one, or several where the row ranks more completions.
+
+    Args:
+        row: a row of any format in FORMATS.
+        transcript: `messages` splits transcripts and strings into turns, so that an instruct model
+            sees its own template; `raw` keeps the text.
+
+    Raises:
+        RowError: the columns are no format that is read here, or a value is malformed.
+    """
+    pairs = _pairs_of_format(row, transcript)
     for pair in pairs:
-        pair.setdefault("drop", _fault(pair))
-        pair["subset"] = _subset(row)
+        _add_drop_and_subset(pair, row)
         if row.get("tools") is not None:
             pair["tools"] = row["tools"]
         if row.get("bayes_accuracy") is not None:
@@ -123,356 +91,593 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[dict]:
     return pairs
 
 
+def _pairs_of_format(row: dict, transcript: str) -> list[PreferencePair]:
+    """The first format whose columns the row has, read by its function. The order counts."""
+    if _has(row, "chosen", "rejected"):
+        if is_texts(row["chosen"]) and is_texts(row["rejected"]):
+            return _lists_of_sides(row)
+        return [_chosen_and_rejected(row, transcript)]
+    if _has(row, "text_chosen", "text_rejected", "prompt"):
+        return [_rewardbench(row, transcript)]
+
+    if _has(row, "answers", "prompt"):
+        return _nectar(row)
+    if _has(row, "completions", "ranks"):
+        return _completions_and_ranks(row, "ranks")
+    if _has(row, "completions", "ranking"):
+        return _completions_and_ranks(row, "ranking")
+
+    if _has(row, "response_a", "response_b", "winner_model_a"):
+        return [_human_preference_55k(row)]
+    if _has(row, "response_a", "response_b"):
+        return [_two_responses(row)]
+    if is_judgebench(row):
+        return [_judgebench(row)]
+    if is_llmbar(row):
+        return [_llmbar(row)]
+    if _has(row, "conversation_a", "conversation_b"):
+        return [_arena(row)]
+
+    if _has(row, "response_1", "preference_strength"):
+        return [_helpsteer2_preference(row)]
+    if _has(row, "response1", "overall_preference"):
+        return [_helpsteer3(row)]
+    raise RowError(
+        f"columns {sorted(row)} are no preference format that is read here; needed: {FORMATS}"
+    )
+
+
+def _has(row: dict, *columns: str) -> bool:
+    return all(column in row for column in columns)
+
+
+def is_judgebench(row: dict) -> bool:
+    """Whether a row has the columns of JudgeBench."""
+    return _has(row, "question", "response_A", "response_B")
+
+
+def is_llmbar(row: dict) -> bool:
+    """Whether a row has the columns of LLMBar."""
+    return _has(row, "input", "output_1", "output_2")
+
+
 def is_rating(row: dict) -> bool:
-    """HelpSteer2's main table: one row a completion, the rows of a prompt next to each other."""
-    return "response" in row and "helpfulness" in row and "prompt" in row
+    """Whether a row is of HelpSteer2's main table.
+
+    It has one row a completion, and the rows of a prompt follow each other (`rating_pairs`).
+    """
+    return _has(row, "prompt", "response", "helpfulness")
 
 
-def rating_pairs(rows: list[dict]) -> list[dict]:
-    """All pairs of one prompt's rated completions; the more helpful one is chosen, equal ratings are ties.
-
-    The rating decides the order only: HelpSteer2's own reward models regress on it (arXiv 2406.08673), and its pairwise
-    ones use preference strengths (arXiv 2410.01257)."""
-    ranked = [(row["response"], -_number(row, "helpfulness")) for row in rows]
-    if len(ranked) == 1:
-        pairs = _ranking(rows[0], ranked * 2, rated=True)
-        pairs[0]["drop"] = "one rated completion"
-    else:
-        pairs = _ranking(rows[0], ranked, rated=True)
-    for pair in pairs:
-        pair.setdefault("drop", _fault(pair))
-        pair["subset"] = _subset(rows[0])
-    return pairs
+def _add_drop_and_subset(pair: PreferencePair, row: dict) -> None:
+    if "drop" not in pair:
+        pair["drop"] = _why_drop(pair)
+    pair["subset"] = _subset(row)
 
 
-# ------------------------------------------------------------------------------------------------------ the formats
+def _why_drop(pair: PreferencePair) -> str:
+    """Why a pair cannot be trained on; "" if it can."""
+    for side in SIDES:
+        if _has_no_answer(pair[side]):
+            return f"no answer ({side})"
+        if _is_empty(pair[side]):
+            return f"empty completion ({side})"
+    if pair["chosen"] == pair["rejected"]:
+        return "identical sides"
+    return ""
 
 
-def _preference(row: dict, transcript: str) -> dict:
+def _has_no_answer(completion: Side) -> bool:
+    if isinstance(completion, str):
+        return False
+    return not completion or completion[-1]["role"] != "assistant"
+
+
+def _is_empty(completion: Side) -> bool:
+    if text_of(completion).strip():
+        return False
+    if isinstance(completion, str):
+        return True
+    return not any(message.get("tool_calls") for message in completion)
+
+
+def _subset(row: dict) -> str | None:
+    for column in ("subset", "source", "domain"):
+        if isinstance(row.get(column), str):
+            return row[column] or None
+    return None
+
+
+# --- A chosen and a rejected side -----------------------------------------------------------------
+
+
+def _chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
     """TRL's preference format and HH-RLHF's transcripts, explicit or implicit prompt."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    for side, value in (("chosen", chosen), ("rejected", rejected)):
-        if not isinstance(value, str) and not is_messages(value):
-            raise RowError(
-                f"`{side}` is {_kind(value)}; a string or a list of messages (role, content) is needed"
-            )
+    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
+    _need_side("`chosen`", chosen)
+    _need_side("`rejected`", rejected)
     if type(chosen) is not type(rejected):
         raise RowError(
-            f"`chosen` is {_kind(chosen)} and `rejected` is {_kind(rejected)}; both sides need one form"
+            f"`chosen` is {_kind_of(chosen)} and `rejected` is {_kind_of(rejected)}; "
+            "both sides need one form"
         )
-    prompt = row.get("prompt")
-    if prompt is not None and not isinstance(prompt, str) and not is_messages(prompt):
-        raise RowError(f"`prompt` is {_kind(prompt)}; a string or a list of messages is needed")
+    if prompt is not None:
+        _need_side("`prompt`", prompt)
     if isinstance(chosen, list):
-        # UltraFeedback carries the whole conversation in both sides and repeats the prompt as a string.
-        if isinstance(prompt, list) and prompt:
-            pair = {
-                "prompt": clean(prompt),
-                "chosen": clean(chosen),
-                "rejected": clean(rejected),
-            }
-        elif isinstance(prompt, str) and chosen and chosen[0]["role"] == "assistant":
-            pair = {"prompt": user(prompt), "chosen": clean(chosen), "rejected": clean(rejected)}
-        else:
-            pair = _implicit(clean(chosen), clean(rejected))
-    elif isinstance(prompt, str):
-        pair = _explicit_strings(prompt, chosen, rejected, transcript)
-    elif prompt:
-        pair = {
-            "prompt": clean(prompt),
-            "chosen": assistant(chosen),
-            "rejected": assistant(rejected),
-        }
+        pair = _message_sides(prompt, chosen, rejected)
     else:
-        pair = _implicit_strings(chosen, rejected, transcript)
-    if row.get("margin") is not None:
-        pair["target_margin"] = _number(row, "margin")
-    if row.get("votes") is not None:
-        pair["votes"] = _votes(row)
-        pair["chosen_probability"] = pair["votes"][0] / sum(pair["votes"])
-    for name in ("rating", "score"):  # UltraFeedback-binarized calls its ratings scores
-        if all(row.get(f"{name}_{side}") is not None for side in ("chosen", "rejected")):
-            ratings = {
-                f"rating_{side}": _number(row, f"{name}_{side}") for side in ("chosen", "rejected")
-            }
-            pair |= ratings
-            if ratings["rating_chosen"] == ratings["rating_rejected"]:
-                pair.setdefault("chosen_probability", 0.5)  # votes say more
-            break
-    if row.get("chosen_probability") is not None:
-        pair["chosen_probability"] = _number(row, "chosen_probability", 0, 1)
+        pair = _text_sides(prompt, chosen, rejected, transcript)
+    _add_labels(pair, row)
     return pair
 
 
-def _without_prompts(row: dict) -> dict:
-    """RewardBench's score files hold the whole conversation on both sides, with the prompt beside them."""
-    prompt, texts = row["prompt"], [row["text_chosen"], row["text_rejected"]]
-    if all(map(is_messages, texts)):
-        prompt = None
-    elif all(isinstance(text, str) for text in texts) and (
-        isinstance(prompt, str) or is_messages(prompt)
-    ):
-        start, prompt = text_of(prompt), prompt or ""
-        if start and all(text.startswith(start) for text in texts):
-            texts = [text[len(start) :].removeprefix("\n\n") for text in texts]
-    return {**row, "prompt": prompt, "chosen": texts[0], "rejected": texts[1]}
+def _message_sides(prompt: Side | None, chosen: Messages, rejected: Messages) -> PreferencePair:
+    chosen, rejected = clean(chosen), clean(rejected)
+    if isinstance(prompt, list) and prompt:
+        return _pair(clean(prompt), chosen, rejected)
+    if isinstance(prompt, str) and chosen and chosen[0]["role"] == "assistant":
+        return _pair(user(prompt), chosen, rejected)
+    # UltraFeedback holds the whole conversation on both sides and repeats the prompt as a string.
+    return _last_turns(chosen, rejected)
 
 
-def _explicit_strings(prompt: str, chosen: str, rejected: str, transcript: str) -> dict:
-    if transcript == "raw":
-        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    if TURN.match(prompt):  # the transcript up to "\n\nAssistant:", as in Nectar or HH exports
-        messages = prompt_messages(prompt)
-        return {
-            "prompt": messages,
-            "chosen": assistant(chosen.strip()),
-            "rejected": assistant(rejected.strip()),
-        }
-    return {"prompt": user(prompt), "chosen": assistant(chosen), "rejected": assistant(rejected)}
-
-
-def _implicit_strings(chosen: str, rejected: str, transcript: str) -> dict:
-    is_transcript = TURN.match(chosen) and TURN.match(rejected)
-    if (
-        transcript == "raw" and is_transcript
-    ):  # the prompt ends in its last "\n\nAssistant:", as in the messages
-        cut, cut_rejected = (list(TURN.finditer(side))[-1].end() for side in (chosen, rejected))
-        pair = {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut_rejected:]}
-        for side, text in (("chosen", chosen[:cut]), ("rejected", rejected[:cut_rejected])):
-            if text.endswith("Human:"):
-                pair["drop"] = f"no answer ({side})"
-        if chosen[:cut] != rejected[:cut_rejected]:
-            pair["drop"] = "prompts differ"
-        return pair
-    if transcript == "raw":
-        cut = shared_words(chosen, rejected)
-        return {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:]}
-    if is_transcript:
-        return _implicit(parse_transcript(chosen), parse_transcript(rejected))
-    cut = shared_words(chosen, rejected)
-    return {
-        "prompt": user(chosen[:cut].strip()),
-        "chosen": assistant(chosen[cut:].strip()),
-        "rejected": assistant(rejected[cut:].strip()),
-    }
-
-
-def _implicit(chosen: list[dict], rejected: list[dict]) -> dict:
-    """The prompt is everything before the last turn, and must be the same on both sides."""
-    pair = {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+def _last_turns(chosen: Messages, rejected: Messages) -> PreferencePair:
+    """Two whole conversations: what comes before the last turn is the prompt of both."""
+    pair = _pair(chosen[:-1], chosen[-1:], rejected[-1:])
     if chosen[:-1] != rejected[:-1]:
         pair["drop"] = "prompts differ"
     return pair
 
 
-def _ranking(row: dict, completions: list[tuple], rated: bool = False) -> list[dict]:
-    """K completions with a rank each (1 is best) -> K(K-1)/2 pairs (InstructGPT, arXiv 2203.02155, eq. 1).
-
-    `rated`: a rank is a rating with the sign turned, which the pairs keep."""
-    if len(completions) < 2:
-        raise RowError(
-            f"a ranking of {len(completions)} completion; at least 2 are needed: add one, or leave the row out"
-        )
-    for completion, rank in completions:
-        if not isinstance(completion, str) and not is_messages(completion):
-            raise RowError(
-                f"a ranked completion is {_kind(completion)}; a string or messages are needed"
-            )
-        if isinstance(rank, bool) or not isinstance(rank, (int, float)) or not math.isfinite(rank):
-            raise RowError(f"a rank is {_kind(rank)}; a finite number is needed: {MEND}")
-    pairs = []
-    for i, (a, rank_a) in enumerate(completions):
-        for b, rank_b in completions[i + 1 :]:
-            strength = (rank_a < rank_b) - (rank_a > rank_b)
-            pair = _versus(row, a, b, strength, None)
-            if rated:
-                pair |= {
-                    "rating_chosen": -min(rank_a, rank_b),
-                    "rating_rejected": -max(rank_a, rank_b),
-                }
-            pairs.append(pair)
-    return pairs
+def _text_sides(prompt: Side | None, chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    if isinstance(prompt, list) and prompt:
+        return _pair(clean(prompt), assistant(chosen), assistant(rejected))
+    if isinstance(prompt, str):
+        return _explicit_texts(prompt, chosen, rejected, transcript)
+    if TURN.match(chosen) and TURN.match(rejected):
+        if transcript == "raw":
+            return _raw_transcripts(chosen, rejected)
+        return _last_turns(parse_transcript(chosen), parse_transcript(rejected))
+    return _implicit_texts(chosen, rejected, transcript)
 
 
-def _strength(row: dict, first: str, second: str, column: str) -> dict:
-    """HelpSteer2-Preference and HelpSteer3: -3..-1 the first is better, 1..3 the second, 0 a tie.
+def _explicit_texts(prompt: str, chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    if transcript == "raw":
+        return _pair(prompt, chosen, rejected)
+    if TURN.match(prompt):  # the transcript up to "\n\nAssistant:", as in Nectar or HH exports
+        messages = prompt_messages(prompt)
+        return _pair(messages, assistant(chosen.strip()), assistant(rejected.strip()))
+    return _pair(user(prompt), assistant(chosen), assistant(rejected))
 
-    `strength_as` says what becomes of |strength| (reward.data.tokens.labels_of)."""
-    strength = _number(row, column, -3, 3)
-    return _versus(row, row[first], row.get(second), -strength, None) | {"strength": abs(strength)}
 
-
-def _versus(row: dict, a, b, strength: float, votes: list[int] | None) -> dict:
-    """Two completions of `row["prompt"]`; the first is chosen where strength > 0, a tie at 0."""
-    for name, value in (("the first completion", a), ("the second completion", b)):
-        if not isinstance(value, str) and not is_messages(value):
-            raise RowError(f"{name} is {_kind(value)}; a string or a list of messages is needed")
-    a, b = (clean(side) if isinstance(side, list) else assistant(side.strip()) for side in (a, b))
-    chosen, rejected = (a, b) if strength >= 0 else (b, a)
-    pair = {"prompt": _prompt_messages(row), "chosen": chosen, "rejected": rejected}
-    if strength == 0:
-        pair["chosen_probability"] = 0.5
-    if votes is not None:
-        pair["votes"] = votes if strength >= 0 else votes[::-1]
-        pair["chosen_probability"] = pair["votes"][0] / sum(pair["votes"])
+def _raw_transcripts(chosen: str, rejected: str) -> PreferencePair:
+    """The prompt ends with the last mark of a turn, as `_last_turns` has it of messages."""
+    prompt, completion = _cut_at_last_turn(chosen)
+    rejected_prompt, rejected_completion = _cut_at_last_turn(rejected)
+    pair = _pair(prompt, completion, rejected_completion)
+    if prompt != rejected_prompt:
+        pair["drop"] = "prompts differ"
+    elif prompt.endswith("Human:"):  # on both sides
+        pair["drop"] = "no answer (rejected)"
     return pair
 
 
-def _conversations(row: dict, a: list[dict], b: list[dict]) -> dict:
-    """Two whole conversations (arena): the last turns are the completions, what comes before must be the same."""
-    pair = _versus({**row, "prompt": a[:-1]}, a[-1:], b[-1:], *_ab_label(row))
-    if a[:-1] != b[:-1]:
+def _cut_at_last_turn(text: str) -> tuple[str, str]:
+    last = list(TURN.finditer(text))[-1]
+    return text[: last.end()], text[last.end() :]
+
+
+def _implicit_texts(chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    """Two texts without turns: the words that they share at the start are the prompt."""
+    cut = shared_words(chosen, rejected)
+    prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
+    if transcript == "raw":
+        return _pair(prompt, chosen, rejected)
+    return _pair(user(prompt.strip()), assistant(chosen.strip()), assistant(rejected.strip()))
+
+
+def _rewardbench(row: dict, transcript: str) -> PreferencePair:
+    """RewardBench's score files: the whole conversation on both sides, the prompt beside them."""
+    prompt, texts = row["prompt"], [row["text_chosen"], row["text_rejected"]]
+    if all(is_messages(text) for text in texts):
+        prompt = None  # the conversations hold it
+    elif all(isinstance(text, str) for text in texts) and is_side(prompt):
+        start = text_of(prompt)
+        prompt = prompt or ""
+        if start and all(text.startswith(start) for text in texts):
+            texts = [text.removeprefix(start).removeprefix("\n\n") for text in texts]
+    sides = {"prompt": prompt, "chosen": texts[0], "rejected": texts[1]}
+    return _chosen_and_rejected(row | sides, transcript)
+
+
+def _lists_of_sides(row: dict) -> list[PreferencePair]:
+    """RewardBench 2 and RM-Bench: every chosen completion against every rejected one."""
+    return [
+        _compared(row.get("prompt"), chosen, rejected, Preference(1))
+        for chosen in row["chosen"]
+        for rejected in row["rejected"]
+    ]
+
+
+def _add_labels(pair: PreferencePair, row: dict) -> None:
+    """What the raters said of a chosen and a rejected side, where the row says it."""
+    if row.get("margin") is not None:
+        pair["target_margin"] = _number(row, "margin")
+    if row.get("votes") is not None:
+        pair["votes"] = _votes(row)
+        pair["chosen_probability"] = _probability_of_first(pair["votes"])
+    for name in ("rating", "score"):  # UltraFeedback-binarized calls its ratings scores
+        if all(row.get(f"{name}_{side}") is not None for side in SIDES):
+            pair["rating_chosen"] = _number(row, f"{name}_chosen")
+            pair["rating_rejected"] = _number(row, f"{name}_rejected")
+            if pair["rating_chosen"] == pair["rating_rejected"]:
+                pair.setdefault("chosen_probability", 0.5)  # votes say more than equal ratings
+            break
+    if row.get("chosen_probability") is not None:
+        pair["chosen_probability"] = _number(row, "chosen_probability", 0, 1)
+
+
+# --- Two completions and a label that says which is better ----------------------------------------
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What the raters say of two completions."""
+
+    strength: float  # above 0 the first is better, below 0 the second, at 0 they tie
+    votes: list[int] | None = None  # [for the first, for the second]
+
+
+def _compared(
+    prompt: object, first: object, second: object, preference: Preference
+) -> PreferencePair:
+    """The pair of two completions, with the better one as chosen; of a tie the first."""
+    _need_side("the first completion", first)
+    _need_side("the second completion", second)
+    chosen, rejected, votes = _completion(first), _completion(second), preference.votes
+    if preference.strength < 0:
+        chosen, rejected = rejected, chosen
+        if votes is not None:
+            votes = votes[::-1]
+    pair = _pair(_prompt(prompt), chosen, rejected)
+    if preference.strength == 0:
+        pair["chosen_probability"] = 0.5
+    if votes is not None:
+        pair["votes"] = votes
+        pair["chosen_probability"] = _probability_of_first(votes)
+    return pair
+
+
+def _two_responses(row: dict) -> PreferencePair:
+    """`prompt, response_a, response_b`, and a label or votes."""
+    preference = _preference_of(row)
+    return _compared(row.get("prompt"), row["response_a"], row["response_b"], preference)
+
+
+def _judgebench(row: dict) -> PreferencePair:
+    """JudgeBench, whose label is A>B or B>A."""
+    preference = _preference_of(row)
+    return _compared(row["question"], row["response_A"], row["response_B"], preference)
+
+
+def _llmbar(row: dict) -> PreferencePair:
+    """LLMBar, whose label is the number of the better output."""
+    better = _number(row, "label", 1, 2)
+    if better not in (1, 2):
+        raise RowError(f"`label` is neither 1 nor 2, the better output: {MEND}")
+    preference = Preference(strength=3 - 2 * better)
+    return _compared(row["input"], row["output_1"], row["output_2"], preference)
+
+
+def _arena(row: dict) -> PreferencePair:
+    """Chatbot Arena: a whole conversation with each of two models."""
+    first = _message_cell(row, "conversation_a")
+    return _compared_conversations(row, first, _message_cell(row, "conversation_b"))
+
+
+def _human_preference_55k(row: dict) -> PreferencePair:
+    """Chatbot Arena's human-preference-55k: a list of prompts, and of replies of each model."""
+    first = _interleaved(row, "response_a")
+    return _compared_conversations(row, first, _interleaved(row, "response_b"))
+
+
+def _compared_conversations(row: dict, first: Messages, second: Messages) -> PreferencePair:
+    """Two whole conversations: the last turns are compared, the turns before must be the same."""
+    pair = _compared(first[:-1], first[-1:], second[-1:], _preference_of(row))
+    if first[:-1] != second[:-1]:
         pair["drop"] = "prompts differ"
     return pair
 
 
-def _interleaved(row: dict, column: str) -> list[dict]:
-    """lmsys human-preference-55k: `prompt` and `response_a|b` hold a JSON list each, one text a turn."""
-    prompts, responses = _texts(row, "prompt"), _texts(row, column)
-    if len(prompts) != len(responses) or not prompts:
+def _interleaved(row: dict, column: str) -> Messages:
+    """The conversation of `prompt` and one column of replies, which hold one text a turn each."""
+    prompts, replies = _text_cells(row, "prompt"), _text_cells(row, column)
+    if len(prompts) != len(replies) or not prompts:
         raise RowError(
-            f"{len(prompts)} turns in `prompt` and {len(responses)} in `{column}`; one reply a turn is needed"
+            f"{len(prompts)} turns in `prompt` and {len(replies)} in `{column}`; "
+            "one reply a turn is needed"
         )
-    return [
-        turn
-        for pair in zip(prompts, responses, strict=True)
-        for turn in user(pair[0]) + assistant(pair[1])
-    ]
+    messages = []
+    for prompt, reply in zip(prompts, replies, strict=True):
+        messages += user(prompt) + assistant(reply)
+    return messages
 
 
-def _texts(row: dict, column: str) -> list[str]:
-    """The texts of a cell that is a list, the JSON of one, or a plain string; null (the model failed) is no text."""
-    value = row[column] if column in row else None
+def _helpsteer2_preference(row: dict) -> PreferencePair:
+    """HelpSteer2-Preference: two responses and a preference on the scale of `_by_strength`."""
+    strength = _number(row, "preference_strength", -3, 3)
+    return _by_strength(row.get("prompt"), row["response_1"], row.get("response_2"), strength)
+
+
+def _helpsteer3(row: dict) -> PreferencePair:
+    """HelpSteer3: as HelpSteer2-Preference, and the prompt is the column `context`."""
+    strength = _number(row, "overall_preference", -3, 3)
+    return _by_strength(row.get("context"), row["response1"], row.get("response2"), strength)
+
+
+def _by_strength(prompt: object, first: object, second: object, strength: float) -> PreferencePair:
+    """HelpSteer's scale: at -3 to -1 the first is better, at 1 to 3 the second, 0 is a tie.
+
+    The recipe's `strength_as` says what becomes of |strength| (reward.data.tokens.labels_of).
+    """
+    pair = _compared(prompt, first, second, Preference(-strength))
+    pair["strength"] = abs(strength)
+    return pair
+
+
+NO_LABEL = (
+    "no label: `label` (or `winner`) must be a, b or tie (or 0 for response_a, 1 for response_b, "
+    ".5 for a tie), or `votes` must be [votes for a, votes for b]"
+)
+
+
+def _preference_of(row: dict) -> Preference:
+    """The label of an A/B row: its votes, its one-hot columns, or the name of the better one."""
+    if row.get("votes") is not None:
+        for_a, for_b = _votes(row)
+        return Preference(for_a - for_b, [for_a, for_b])
+    if "winner_model_a" in row:  # human-preference-55k has a column for each outcome
+        return Preference(_number(row, "winner_model_a") - _number(row, "winner_model_b"))
+    for column in ("winner", "label", "preference"):
+        if column in row:
+            return Preference(_strength_of_label(row[column]))
+    raise RowError(NO_LABEL)
+
+
+def _strength_of_label(label: object) -> int:
+    """1 where a label says that the first completion is better, -1 for the second, 0 for a tie."""
+    if isinstance(label, str):
+        try:
+            label = float(label)  # a number in a CSV cell
+        except ValueError:
+            return _strength_of_name(label)
+    if label == 0 and not isinstance(label, bool):
+        return 1
+    if label == 1 and not isinstance(label, bool):
+        return -1
+    if label == 0.5:
+        return 0
+    raise RowError(NO_LABEL)
+
+
+def _strength_of_name(label: str) -> int:
+    name = label.lower().replace("model_", "").replace("response_", "").strip()
+    if name in ("a", "a>b"):
+        return 1
+    if name in ("b", "b>a"):
+        return -1
+    if name.startswith("tie") or name in ("a=b", "both", "bothbad", "neither"):
+        return 0
+    raise RowError(NO_LABEL)
+
+
+# --- A ranking of several completions -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One completion of a ranking."""
+
+    completion: Side
+    rank: float  # 1 is best
+    rating: float | None = None  # on the dataset's own scale, where it has one
+
+
+def _nectar(row: dict) -> list[PreferencePair]:
+    """Nectar: a prompt and a list of answers, each with its rank."""
+    answers = _list_cell(row, "answers")
+    if not all(isinstance(answer, dict) for answer in answers):
+        raise RowError("`answers` is a list of something else than mappings (answer, rank)")
+    ranking = [Ranked(answer.get("answer"), answer.get("rank")) for answer in answers]
+    return _every_two(row["prompt"], ranking)
+
+
+def _completions_and_ranks(row: dict, rank_column: str) -> list[PreferencePair]:
+    """A prompt, a list of completions and a list of their ranks."""
+    ranks = _list_cell(row, rank_column)
+    completions = _list_cell(row, "completions")
+    if len(ranks) != len(completions):
+        raise RowError(
+            f"{len(completions)} `completions` but {len(ranks)} ranks; "
+            "one rank a completion is needed"
+        )
+    ranking = [Ranked(*both) for both in zip(completions, ranks, strict=True)]
+    return _every_two(row.get("prompt"), ranking)
+
+
+def rating_pairs(rows: list[dict]) -> list[PreferencePair]:
+    """All pairs of the rated completions of one prompt.
+
+    The more helpful completion is chosen, and equal ratings are ties. The rating decides the order
+    only: HelpSteer2's own reward models regress on it (arXiv 2406.08673), and its pairwise ones use
+    preference strengths (arXiv 2410.01257).
+
+    Args:
+        rows: the rows of one prompt, each of which `is_rating` knows. One row alone gives a pair
+            that is dropped.
+
+    Raises:
+        RowError: a value is malformed.
+    """
+    ranking = []
+    for row in rows:
+        helpfulness = _number(row, "helpfulness")
+        ranking.append(Ranked(row["response"], rank=-helpfulness, rating=helpfulness))
+    prompt = rows[0]["prompt"]
+    if len(ranking) == 1:
+        pairs = _every_two(prompt, ranking * 2)
+        pairs[0]["drop"] = "one rated completion"
+    else:
+        pairs = _every_two(prompt, ranking)
+    for pair in pairs:
+        _add_drop_and_subset(pair, rows[0])
+    return pairs
+
+
+def _every_two(prompt: object, ranking: list[Ranked]) -> list[PreferencePair]:
+    """K ranked completions -> K(K-1)/2 pairs (InstructGPT, arXiv 2203.02155, eq. 1)."""
+    if len(ranking) < 2:
+        raise RowError(
+            f"a ranking of {len(ranking)} completion; at least 2 are needed: add one, "
+            "or leave the row out"
+        )
+    for ranked in ranking:
+        _need_side("a ranked completion", ranked.completion)
+        if not _is_finite_number(ranked.rank):
+            raise RowError(f"a rank is {_kind_of(ranked.rank)}; a finite number is needed: {MEND}")
+    pairs = []
+    for i, first in enumerate(ranking):
+        for second in ranking[i + 1 :]:
+            preference = Preference((first.rank < second.rank) - (first.rank > second.rank))
+            pair = _compared(prompt, first.completion, second.completion, preference)
+            if first.rating is not None:
+                pair["rating_chosen"] = max(first.rating, second.rating)
+                pair["rating_rejected"] = min(first.rating, second.rating)
+            pairs.append(pair)
+    return pairs
+
+
+# --- Cells of a row -------------------------------------------------------------------------------
+
+
+def _pair(prompt: Side, chosen: Side, rejected: Side) -> PreferencePair:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _need_side(name: str, value: object) -> None:
+    if not is_side(value):
+        raise RowError(
+            f"{name} is {_kind_of(value)}; a string or a list of messages (role, content) is needed"
+        )
+
+
+def _prompt(prompt: object) -> Messages:
+    """The cell of a prompt as messages."""
+    _need_side("`prompt`", prompt)
+    if isinstance(prompt, str):
+        return prompt_messages(prompt)
+    return clean(prompt)
+
+
+def _completion(completion: Side) -> Messages:
+    """The cell of a completion as messages."""
+    if isinstance(completion, str):
+        return assistant(completion.strip())
+    return clean(completion)
+
+
+def _message_cell(row: dict, column: str) -> Messages:
+    if not is_messages(row[column]) or not row[column]:
+        raise RowError(
+            f"`{column}` is {_kind_of(row[column])}; "
+            "a non-empty list of messages (role, content) is needed"
+        )
+    return clean(row[column])
+
+
+def _list_cell(row: dict, column: str) -> list:
+    if not isinstance(row[column], list):
+        raise RowError(f"`{column}` is {_kind_of(row[column])}; a list is needed")
+    return row[column]
+
+
+def _text_cells(row: dict, column: str) -> list[str]:
+    """The texts of a cell that is a list, the JSON of one, or a plain string.
+
+    A null, where the model failed, is an empty text.
+    """
+    value = row.get(column)
     if isinstance(value, str) and value.lstrip().startswith(('["', "[null", "[]")):
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
             raise RowError(f"`{column}` starts like a JSON list and is none") from None
-    value = [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        value = [value]
     if not isinstance(value, list) or not all(isinstance(text, str | None) for text in value):
-        raise RowError(f"`{column}` is {_kind(value)}; a string or a list of strings is needed")
+        raise RowError(f"`{column}` is {_kind_of(value)}; a string or a list of strings is needed")
     return [(text or "").strip() for text in value]
-
-
-def _prompt_messages(row: dict) -> list[dict]:
-    prompt = row.get("prompt")
-    if is_messages(prompt):
-        return clean(prompt)
-    if not isinstance(prompt, str):
-        raise RowError(f"`prompt` is {_kind(prompt)}; a string or a list of messages is needed")
-    return prompt_messages(prompt)
-
-
-def _ab_label(row: dict) -> tuple[float, list[int] | None]:
-    """(strength, votes) of an A/B row: votes, a label, or an arena winner."""
-    if row.get("votes") is not None:
-        a, b = _votes(row)
-        return a - b, [a, b]
-    if "winner_model_a" in row:  # lmsys human-preference-55k: one-hot columns
-        return _number(row, "winner_model_a") - _number(row, "winner_model_b"), None
-    label = row.get("winner", row.get("label", row.get("preference")))
-    try:
-        label = float(label) if isinstance(label, str) else label  # a CSV cell
-    except ValueError:
-        pass
-    if isinstance(label, str):
-        name = label.lower().replace("model_", "").replace("response_", "").strip()
-        if name in ("a", "a>b"):
-            return 1, None
-        if name in ("b", "b>a"):
-            return -1, None
-        if name.startswith("tie") or name in ("a=b", "both", "bothbad", "neither"):
-            return 0, None
-    elif isinstance(label, (int, float)) and not isinstance(label, bool) and label in (0, 1, 0.5):
-        return {0: 1, 1: -1, 0.5: 0}[label], None
-    raise RowError(
-        "no label: `label` (or `winner`) must be a, b or tie (or 0 for response_a, 1 for response_b, .5 for a tie), "
-        "or `votes` must be [votes for a, votes for b]"
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- small helpers
-
-
-def _fault(pair: dict) -> str:
-    """Why a pair cannot be trained on; "" if it can."""
-    for side in ("chosen", "rejected"):
-        turns = pair[side]
-        if isinstance(turns, list) and (not turns or turns[-1]["role"] != "assistant"):
-            return f"no answer ({side})"
-        empty = not text_of(turns).strip()
-        if empty and not (isinstance(turns, list) and any(m.get("tool_calls") for m in turns)):
-            return f"empty completion ({side})"
-    return "identical sides" if pair["chosen"] == pair["rejected"] else ""
-
-
-def _subset(row: dict) -> str | None:
-    value = next(
-        (row[key] for key in ("subset", "source", "domain") if isinstance(row.get(key), str)), None
-    )
-    return value or None
-
-
-def _messages(row: dict, column: str) -> list[dict]:
-    if not is_messages(row[column]) or not row[column]:
-        raise RowError(
-            f"`{column}` is {_kind(row[column])}; a non-empty list of messages (role, content) is needed"
-        )
-    return clean(row[column])
-
-
-def _list(row: dict, column: str) -> list:
-    if not isinstance(row[column], list):
-        raise RowError(f"`{column}` is {_kind(row[column])}; a list is needed")
-    return row[column]
 
 
 def _number(row: dict, column: str, low: float = -math.inf, high: float = math.inf) -> float:
     value = row.get(column)
-    if isinstance(value, str):
+    if isinstance(value, str):  # a CSV cell
         try:
             value = float(value)
         except ValueError:
             raise RowError(
                 f"`{column}` is text that is no number; a number is needed: {MEND}"
             ) from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RowError(f"`{column}` is {_kind(value)}; a finite number is needed: {MEND}")
+    if not _is_finite_number(value):
+        raise RowError(f"`{column}` is {_kind_of(value)}; a finite number is needed: {MEND}")
     if not low <= value <= high:
         raise RowError(f"`{column}` is outside [{low:g}, {high:g}]: {MEND}")
     return value
 
 
+def _is_finite_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)
+
+
 def _votes(row: dict) -> list[int]:
+    """The two counts of `votes`: [for the first or chosen, for the second or rejected]."""
     votes = row["votes"]
     if isinstance(votes, dict):  # {a, b} or {chosen, rejected}, in whatever order the keys come
         votes = [votes[key] for key in sorted(votes)]
-    if isinstance(votes, str):  # a CSV cell
-        votes = (
-            json.loads(votes) if re.fullmatch(r"\s*\[\s*\d+\s*,\s*\d+\s*\]\s*", votes) else votes
-        )
-    if (
-        not isinstance(votes, list)
-        or len(votes) != 2
-        or not all(isinstance(v, int) and v >= 0 for v in votes)
-    ):
+    if isinstance(votes, str) and re.fullmatch(r"\s*\[\s*\d+\s*,\s*\d+\s*\]\s*", votes):
+        votes = json.loads(votes)  # a CSV cell
+    if not isinstance(votes, list) or len(votes) != 2 or not all(map(_is_count, votes)):
         raise RowError(
-            f"`votes` is {_kind(votes)}; two counts [for the first, for the second] are needed: {MEND}"
+            f"`votes` is {_kind_of(votes)}; "
+            f"two counts [for the first, for the second] are needed: {MEND}"
         )
     if sum(votes) == 0:
         raise RowError(f"`votes` sum to 0; at least one vote is needed: {MEND}")
     return votes
 
 
-def _kind(value) -> str:
-    if value is None:
-        return "missing"
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _probability_of_first(votes: list[int]) -> float:
+    return votes[0] / sum(votes)
+
+
+KINDS = {
+    type(None): "missing",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def _kind_of(value: object) -> str:
+    """What a value is, in words that name no content."""
     if isinstance(value, float) and not math.isfinite(value):
         return "not finite"
-    return {
-        "str": "a string",
-        "int": "a number",
-        "float": "a number",
-        "list": "a list",
-        "dict": "a mapping",
-    }.get(type(value).__name__, type(value).__name__)
+    return KINDS.get(type(value), type(value).__name__)

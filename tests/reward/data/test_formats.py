@@ -693,7 +693,7 @@ def test_malformed_ratings():
         ),
         (
             [rating(SECRET, "a", 1), rating(SECRET, None, 2)],
-            "a ranked completion is missing; a string or messages are",
+            "a ranked completion is missing; a string or a list of messages",
         ),
     ):
         with pytest.raises(RowError) as caught:
