@@ -89,10 +89,10 @@ def print_converted(args) -> int:
 
     options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
     done = convert(args.ckpt, args.convert, **options)
-    print(f"saved {args.convert}: one label, rewards moved by at most {done['moved']:.1e}")
-    if done["dropped_bias"]:
+    print(f"saved {args.convert}: one label, rewards moved by at most {done.moved:.1e}")
+    if done.dropped_bias:
         print(
-            f"its architecture has no head bias: stock transformers leaves out {done['dropped_bias']:+.4f}, the same for every "
+            f"its architecture has no head bias: stock transformers leaves out {done.dropped_bias:+.4f}, the same for every "
             "completion; score.py and audit.py add it"
         )
     return 0

@@ -284,7 +284,7 @@ def named(path: str, data_dir: str | None, split: str) -> Source:
 
 def identity_of(args, scorer, sources, counts: dict, n: int) -> dict[str, str]:
     """What was audited, on what, with what: printed with the report."""
-    from reward.checkpoint.contract import versions
+    from reward.checkpoint.manifest import versions
 
     manifest = scorer.manifest
     lost = "; ".join(

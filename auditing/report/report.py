@@ -4,7 +4,6 @@ write_report(audit, "rm-out/audit")
 """
 
 import json
-import os
 import re
 from dataclasses import asdict
 from html import escape
@@ -33,6 +32,7 @@ from auditing.report.wording import (
 )
 from auditing.result import Audit, LengthClass, ProbeResult
 from auditing.verdicts import Check, count, short
+from reward.data.files import replace_text
 from reward.data.transcripts import text_of
 
 FORMAT_VERSION = 2  # of audit.json; audit.schema.json describes it
@@ -95,13 +95,6 @@ def probe_as_json(probe: ProbeResult) -> dict:
     row = asdict(probe)
     del row["before"], row["after"]
     return row
-
-
-def replace_text(path: Path, text: str) -> None:
-    """The old file or the new one, never a half."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8", newline="")
-    os.replace(fresh, path)
 
 
 # --------------------------------------------------------------------------------------------------- For a terminal

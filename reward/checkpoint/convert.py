@@ -1,94 +1,138 @@
-"""Any reward model that is read here -> a stock one-label checkpoint with the same rewards: `convert("theirs", "plain")`.
+"""Any reward model that is read here -> a stock one-label checkpoint with the same rewards.
 
-An adapter is merged into its base, of two logits the second stays, a value head becomes the class head. `python -m
-reward.checkpoint.convert rm-out` writes rm-out/merged/ and prints {"moved": the most that it moved a golden reward} as its last line;
-train_rm.py runs that as a fresh process.
+    from reward.checkpoint.convert import convert
+    convert("theirs", "plain")
+    python -m reward.checkpoint.convert rm-out      # an adapter of ours -> rm-out/merged/
+
+An adapter is merged into its base, of two logits the second one stays, a value head becomes the
+class head. The command prints {"moved": the most that a golden reward moved} as its last line;
+train_rm.py runs it as a fresh process.
 """
 
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from reward.checkpoint.contract import read_golden, read_manifest, seal, write_golden
+from reward.checkpoint.golden import read_golden, write_golden
+from reward.checkpoint.manifest import read_manifest, seal
 from reward.data.encoding import PROBE, encode
 from reward.model.heads import head_of, rewards_from_logits
 from reward.model.load import load_reward_model
 
 
-def convert(source: str, target, texts: list[list[int]] | None = None, **options) -> dict:
-    """Write `target`. Returns the rewards of `texts` (token ids; a probe if not given) as `target` gives them, the most
-    that a reward `moved`, and `dropped_bias`: what stock transformers, not this package, takes off every reward."""
-    # Not into 4-bit layers: they cannot hold the sum.
+@dataclass
+class Converted:
+    """What converting a reward model did to its rewards."""
+
+    rewards: list[float]  # of the texts, as the new checkpoint gives them
+    moved: float  # the largest difference to the source's rewards
+    dropped_bias: float  # what stock transformers, not this package, takes off every reward
+
+
+def convert(
+    source: str, target: str | Path, texts: list[list[int]] | None = None, **options
+) -> Converted:
+    """Write a stock one-label checkpoint that gives the rewards of `source`.
+
+    Args:
+        source: Any reward model that is read here: a folder or a Hub id.
+        target: The folder to write.
+        texts: Token ids of the texts that the two are compared on; three short ones if not given.
+        options: What `load_reward_model` takes: revision, trust_remote_code.
+    """
+    # Not into 4-bit layers: they cannot hold the sum of a base and its adapter.
     model, tokenizer = load_reward_model(source, quantized=False, **options)
-    texts = texts or [
-        encode(tokenizer, PROBE[:1], [PROBE[1] | {"content": c}]) for c in ("Four.", "Five?", "")
-    ]
+    texts = texts or probe_texts(tokenizer)
     before = rewards_of(model, texts)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    name, layer = head_of(model)
-    with torch.device("meta"):  # no second copy of the weights
-        stock_bias = type(model)._from_config(model.config).get_submodule(name).bias is not None
-    if layer.out_features == 2:
-        plain = torch.nn.Linear(
-            layer.in_features, 1, bias=layer.bias is not None, dtype=layer.weight.dtype
-        )
-        plain.load_state_dict({key: value[1:] for key, value in layer.state_dict().items()})
-        model.set_submodule(name, plain)
-        layer = plain
-    model.config.num_labels = 1
-    model.config.problem_type = (
-        "regression"  # as reward.model.build.build_reward_model; the source's config has none
-    )
+    dropped_bias = 0.0
+    layer = keep_one_label(model)
+    if layer.bias is not None and not stock_head_has_bias(model):
+        dropped_bias = layer.bias.item()
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    after = rewards_of(
-        load_reward_model(str(target), trust_remote_code=options.get("trust_remote_code", False))[
-            0
-        ],
-        texts,
-    )
-    moved = max(abs(a - b) for a, b in zip(after, before, strict=True))
-    return {
-        "rewards": after,
-        "moved": moved,
-        "dropped_bias": 0.0 if stock_bias or layer.bias is None else layer.bias.item(),
-    }
+
+    trust_remote_code = options.get("trust_remote_code", False)
+    converted, _ = load_reward_model(str(target), trust_remote_code=trust_remote_code)
+    after = rewards_of(converted, texts)
+    moved = largest_difference(after, before)
+    return Converted(after, moved, dropped_bias)
+
+
+def probe_texts(tokenizer) -> list[list[int]]:
+    """Return token ids of one question with three answers."""
+    question, answer = PROBE
+    texts = []
+    for content in ("Four.", "Five?", ""):
+        texts.append(encode(tokenizer, [question], [{**answer, "content": content}]))
+    return texts
+
+
+def keep_one_label(model) -> torch.nn.Linear:
+    """Make the head give the reward alone, of two logits the second; return the head."""
+    name, layer = head_of(model)
+    if layer.out_features == 2:
+        two = layer
+        layer = torch.nn.Linear(
+            two.in_features, 1, bias=two.bias is not None, dtype=two.weight.dtype
+        )
+        layer.load_state_dict({key: value[1:] for key, value in two.state_dict().items()})
+        model.set_submodule(name, layer)
+    model.config.num_labels = 1
+    # As build_reward_model sets it. The source's config may have no problem type.
+    model.config.problem_type = "regression"
+    return layer
+
+
+def stock_head_has_bias(model) -> bool:
+    """Return whether stock transformers makes this model's head with a bias."""
+    name, _ = head_of(model)
+    with torch.device("meta"):  # no second copy of the weights
+        stock = type(model)._from_config(model.config)
+    return stock.get_submodule(name).bias is not None
 
 
 @torch.inference_mode()
 def rewards_of(model, texts: list[list[int]]) -> list[float]:
-    """One text at a time, as golden rewards are defined."""
-    return [
-        rewards_from_logits(model(input_ids=torch.tensor([i], device=model.device)).logits)[
-            0
-        ].item()
-        for i in texts
-    ]
+    """Return the rewards of token id lists, one text at a time, as golden rewards are defined."""
+    rewards = []
+    for ids in texts:
+        logits = model(input_ids=torch.tensor([ids], device=model.device)).logits  # (1, labels)
+        rewards.append(rewards_from_logits(logits)[0].item())
+    return rewards
 
 
-def merge(folder) -> float:
-    """Write `folder`/merged/ of an adapter that train_rm.py saved; returns by how much that moved the golden rewards."""
+def largest_difference(rewards: list[float], others: list[float]) -> float:
+    """Return the largest difference between two rewards of the same text."""
+    return max(abs(a - b) for a, b in zip(rewards, others, strict=True))
+
+
+def merge(folder: str | Path) -> float:
+    """Write `folder`/merged/ of an adapter that train_rm.py saved.
+
+    Returns:
+        The most that merging moved a golden reward.
+    """
     folder = Path(folder)
-    facts, golden = read_manifest(folder), read_golden(folder)
-    trust = {"trust_remote_code": facts.get("trust_remote_code", False)}
-    done = convert(str(folder), folder / "merged", [row["ids"] for row in golden], **trust)
-    moved = max(
-        abs(reward - row["reward"]) for reward, row in zip(done["rewards"], golden, strict=True)
-    )
-    write_golden(folder / "merged", golden, done["rewards"])
+    merged = folder / "merged"
+    manifest, golden = read_manifest(folder), read_golden(folder)
+    trust_remote_code = manifest.get("trust_remote_code", False)
+    texts = [row["ids"] for row in golden]
+    converted = convert(str(folder), merged, texts, trust_remote_code=trust_remote_code)
+    moved = largest_difference(converted.rewards, [row["reward"] for row in golden])
+    write_golden(merged, golden, converted.rewards)
     for name in ("recipe.yaml", "ledger.json", "test_ids.json"):
-        shutil.copy(folder / name, folder / "merged" / name)
-    facts |= {
-        "labels": 1,
-        "quantization": None,
-        "merged_from_adapter": True,
-        "merging_moved_rewards": moved,
-    }
-    seal(folder / "merged", facts)
+        shutil.copy(folder / name, merged / name)
+    manifest["labels"] = 1
+    manifest["quantization"] = None
+    manifest["merged_from_adapter"] = True
+    manifest["merging_moved_rewards"] = moved
+    seal(merged, manifest)
     return moved
 
 

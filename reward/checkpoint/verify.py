@@ -1,7 +1,11 @@
-"""Rewards of a saved model's golden texts, as anybody else would compute them: `python -m reward.checkpoint.verify rm-out`.
+"""Rewards of a saved model's golden texts, as anybody else would compute them.
 
-Stock transformers and peft only, nothing of this package: chat template to text, `add_special_tokens=False`, one text at a
-time, no autocast, the saved dtype. Prints {"rewards": [...]} as its last line; exits 1 where an encoding differs.
+    python -m reward.checkpoint.verify rm-out
+
+Only stock transformers and peft are used, nothing of this package: the chat template gives the
+text, the tokenizer encodes it with `add_special_tokens=False`, one text at a time, without
+autocast, in the saved dtype. The command prints {"rewards": [...]} as its last line and exits with
+1 where a text is encoded differently than training encoded it.
 """
 
 import json
@@ -15,58 +19,86 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bits
 
 def main(folder: str) -> None:
     manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
-    golden = [
-        json.loads(line)
-        for line in (Path(folder) / "golden.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    trust = {"trust_remote_code": manifest.get("trust_remote_code", False)}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
+    golden_lines = (Path(folder) / "golden.jsonl").read_text(encoding="utf-8").splitlines()
+    trust_remote_code = manifest.get("trust_remote_code", False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if (Path(folder) / "adapter_config.json").is_file():
-        from peft import AutoPeftModelForSequenceClassification
-
-        options = {
-            "dtype": getattr(torch, manifest["dtype"]),
-            "num_labels": manifest["labels"],
-            "device_map": device,
-        }
-        if manifest["quantization"]:
-            options["quantization_config"] = BitsAndBytesConfig(**manifest["quantization"])
-        model = AutoPeftModelForSequenceClassification.from_pretrained(folder, **options, **trust)
-        for module in model.modules():
-            if hasattr(
-                module, "support_avx512bf16_for_cpu"
-            ):  # 4-bit on such a CPU: reward.model.heads.keep_unpacked
-                module.support_avx512bf16_for_cpu = False
+        model = load_adapter(folder, manifest, trust_remote_code)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     else:
         model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype="auto", device_map=device, **trust
+            folder, dtype="auto", device_map=device(), trust_remote_code=trust_remote_code
         )
     model.eval()
     bias = dropped_bias(folder, model)
 
     rewards = []
-    for number, row in enumerate(golden, start=1):
-        text = row["text"]
-        if text is not None and isinstance(text["prompt"], list):
-            rendered = tokenizer.apply_chat_template(
-                text["prompt"] + text["completion"], tools=text["tools"], tokenize=False
+    for line_number, line in enumerate(golden_lines, start=1):
+        golden = json.loads(line)
+        if not encodes_alike(tokenizer, golden["text"], golden["ids"]):
+            sys.exit(
+                f"golden text {line_number}: the saved tokenizer encodes it differently than "
+                "training did"
             )
-            if tokenizer(rendered, add_special_tokens=False)["input_ids"] != row["ids"]:
-                sys.exit(
-                    f"golden text {number}: the saved tokenizer encodes it differently than training did"
-                )
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([row["ids"]], device=device)).logits
-        rewards.append(logits[0, -1].float().item() + bias)  # the one label, or the second of two
+            logits = model(input_ids=torch.tensor([golden["ids"]], device=device())).logits
+        last_label = logits[0, -1]  # the one label, or the second of two
+        rewards.append(last_label.float().item() + bias)
     print(json.dumps({"rewards": rewards}))
 
 
-def dropped_bias(folder: str, model) -> float:
-    """`head_bias: true` where the architecture has no bias: the file holds it, and stock transformers passes it over. It
-    moves all rewards alike."""
-    if getattr(getattr(model, "score", None), "bias", None) is not None:
+def device() -> str:
+    """Return where the model is put."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "cpu"
+
+
+def load_adapter(folder: str, manifest: dict, trust_remote_code: bool) -> torch.nn.Module:
+    """Return the base, as it was under this adapter, with the adapter."""
+    from peft import AutoPeftModelForSequenceClassification
+
+    options = {}
+    if manifest["quantization"]:
+        options["quantization_config"] = BitsAndBytesConfig(**manifest["quantization"])
+    model = AutoPeftModelForSequenceClassification.from_pretrained(
+        folder,
+        dtype=getattr(torch, manifest["dtype"]),
+        num_labels=manifest["labels"],
+        device_map=device(),
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+    for module in model.modules():
+        # 4-bit layers on a CPU with AVX512-bf16: see reward.model.heads.keep_unpacked.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def encodes_alike(tokenizer, text: dict | None, ids: list[int]) -> bool:
+    """Return whether the saved tokenizer gives the golden ids for the golden text.
+
+    Args:
+        tokenizer: The saved one.
+        text: prompt, completion and tools. Without one, or without messages, there is nothing to
+            compare.
+        ids: As training encoded it.
+    """
+    if text is None or not isinstance(text["prompt"], list):
+        return True
+    messages = text["prompt"] + text["completion"]
+    rendered = tokenizer.apply_chat_template(messages, tools=text["tools"], tokenize=False)
+    return tokenizer(rendered, add_special_tokens=False)["input_ids"] == ids
+
+
+def dropped_bias(folder: str, model: torch.nn.Module) -> float:
+    """Return the head's bias that stock transformers passes over; it moves all rewards alike.
+
+    With `head_bias: true` the file holds one, also where the architecture has none.
+    """
+    head = getattr(model, "score", None)
+    if getattr(head, "bias", None) is not None:
         return 0.0
     for path in Path(folder).glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+from pathlib import Path
 from typing import Required, TypedDict
 
 CSV_TEXTS = re.compile(
@@ -119,6 +120,30 @@ def to_json(side) -> str:
 def storable(row):
     """The row as JSON can hold it: dates and decimals as text, no lone surrogates."""
     return json.loads(to_json(row))
+
+
+# --- Files that are written whole or not at all ---------------------------------------------------
+
+
+def replace_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all: whoever reads meanwhile sees the old file or the new.
+
+    Args:
+        path: The file, which may exist.
+        text: Its whole content. Line ends are written as they are.
+    """
+    path = Path(path)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8", newline="")
+    os.replace(fresh, path)
+
+
+def write_json(path: str | Path, value: dict | list) -> None:
+    """Write a JSON file whole or not at all."""
+    replace_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+# --- Local files of a source -----------------------------------------------------------------------
 
 
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")

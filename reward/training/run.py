@@ -1,6 +1,9 @@
-"""One training run, from a sound recipe to a verified checkpoint; train_rm.py's body.
+"""One training run, from a sound recipe to a verified checkpoint: train_rm.py's body.
 
-Steps: machine, data, model, training, checkpoint. Exit statuses: reward.training.runtime.
+    from reward.training.run import run
+    status = run(parse_command_line(["--recipe", "recipes/quickstart.yaml"]))
+
+`train_and_verify` is the whole way, step by step. Exit statuses: reward.training.runtime.
 """
 
 import gc
@@ -9,21 +12,39 @@ import shutil
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer, EarlyStoppingCallback, set_seed
+from datasets import Dataset, IterableDataset
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    EarlyStoppingCallback,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_config
 
-from reward.checkpoint import contract
 from reward.checkpoint.card import model_card
-from reward.checkpoint.contract import CheckpointError
+from reward.checkpoint.contract import put_in_place, verify_saved_model
+from reward.checkpoint.fresh_process import (
+    CheckpointError,
+    leave_launcher,
+    run_in_fresh_process,
+)
+from reward.checkpoint.golden import golden_pairs, golden_texts, write_golden
+from reward.checkpoint.manifest import Manifest, fingerprint, seal, versions
+from reward.checkpoint.resume import SealCheckpoint, checkpoint_fault, newest_valid_checkpoint
 from reward.data.encoding import EncodingError, encoder_facts
-from reward.data.files import DataError
+from reward.data.files import DataError, Source, write_json
+from reward.data.ledger import Ledger
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
 from reward.model.build import build_reward_model, build_tokenizer
@@ -31,6 +52,7 @@ from reward.model.heads import position_limit
 from reward.model.hub import ModelError, resolved_revision
 from reward.model.load import facts_differ
 from reward.recipe.keys import PATHS
+from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
 from reward.training.losses import LOSSES
 from reward.training.plan import plan
@@ -39,6 +61,7 @@ from reward.training.runtime import (
     INTERRUPTED,
     NON_FINITE,
     Interrupted,
+    Machine,
     StopOnSignal,
     choose_precision,
     die_with_launcher,
@@ -46,132 +69,294 @@ from reward.training.runtime import (
 )
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 
-SMALLER = (
-    "Out of memory. Smaller without another result: a lower per_device_train_batch_size and as much more "
-    "gradient_accumulation_steps, a token_budget, activation_checkpointing: true. Then LoRA, or an engine that shares out the "
-    "weights; `python train_rm.py --recipe R --plan accelerate_configs/zero3.yaml` estimates."
+OUT_OF_MEMORY = (
+    "Out of memory. Smaller without another result: a lower per_device_train_batch_size and as "
+    "much more gradient_accumulation_steps, a token_budget, activation_checkpointing: true. Then "
+    "LoRA, or an engine that shares out the weights; `python train_rm.py --recipe R --plan "
+    "accelerate_configs/zero3.yaml` estimates."
 )
-
-
-LOST = (
-    "An exchange with the other processes failed, mostly because one of them is gone: what it said stands above. If it said "
-    "nothing, its exit code is in the launcher's summary below (-9: the system killed it, mostly for its memory)."
+LOST_PROCESS = (
+    "An exchange with the other processes failed, mostly because one of them is gone: what it said "
+    "stands above. If it said nothing, its exit code is in the launcher's summary below (-9: the "
+    "system killed it, mostly for its memory)."
 )
+GLOO_SAYS_CLOSED = ("Connection closed by peer", "Connection reset by peer")
+
+# Keys of RewardConfig that TRL's trainer is not given: the ledger applies max_length, the tokenizer
+# carries the template, and the model is built here.
+APPLIED_HERE = ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")
+ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config")
 
 
-CLOSED = ("Connection closed by peer", "Connection reset by peer")  # gloo's words
+class SettingsError(ValueError):
+    """Keys of the recipe that TRL or transformers refuses together; the message is theirs."""
 
 
-def run(recipe) -> int:
-    """Train what `recipe` (reward.recipe.recipe.Recipe) says; returns the exit status."""
+# --- The whole way --------------------------------------------------------------------------------
+
+
+def run(recipe: Recipe) -> int:
+    """Train what a recipe says and return the exit status; every known failure becomes a message.
+
+    Args:
+        recipe: A sound recipe with the flags of the command line.
+    """
     die_with_launcher()
     try:
-        return _run(recipe)
-    except (DataError, ModelError, EncodingError, LaunchError) as error:
+        return train_and_verify(recipe)
+    except (SettingsError, DataError, ModelError, EncodingError, LaunchError) as error:
         return fail(error, BAD_INPUT)
     except NonFiniteError as error:
-        return fail(
-            f"{error}\nNothing was saved for this step; earlier checkpoints are as they were.",
-            NON_FINITE,
-        )
+        unharmed = "Nothing was saved for this step; earlier checkpoints are as they were."
+        return fail(f"{error}\n{unharmed}", NON_FINITE)
     except CheckpointError as error:
         return fail(error, 1)
     except torch.OutOfMemoryError as error:
-        return fail(f"{error}\n{SMALLER}", 1)
+        return fail(f"{error}\n{OUT_OF_MEMORY}", 1)
     except KeyboardInterrupt:
         return fail("interrupted; checkpoints are whole, go on with --resume auto", INTERRUPTED)
     except Exception as error:
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             raise
-        if isinstance(error, torch.distributed.DistBackendError) or any(
-            words in str(error) for words in CLOSED
-        ):
-            time.sleep(2)  # the launcher calls the first that ends the root cause
-            return fail(f"{LOST}\n{error}", 1)
-        # Said here, because an interpreter that waits for its threads at exit would keep the other processes waiting.
-        traceback.print_exc()
-        return fail(f"{type(error).__name__}: {error}", 1)
+        return fail_beside_others(error)
 
 
-def liger_settings(settings: dict) -> dict:
-    """What `use_liger_kernel` needs beside it: Liger's default (0.8.5) replaces a classification model's forward by a language
-    model's. Raises ModelError where the package is missing."""
-    if not settings.get("use_liger_kernel"):
+def fail_beside_others(error: Exception) -> int:
+    """Say why this process of several ends, and return the exit status 1.
+
+    It is said here, because an interpreter that waits for its threads at exit would keep the other
+    processes waiting.
+    """
+    lost = isinstance(error, torch.distributed.DistBackendError)
+    if lost or any(words in str(error) for words in GLOO_SAYS_CLOSED):
+        time.sleep(2)  # the launcher calls the first process that ends the root cause
+        return fail(f"{LOST_PROCESS}\n{error}", 1)
+    traceback.print_exc()
+    return fail(f"{type(error).__name__}: {error}", 1)
+
+
+def train_and_verify(recipe: Recipe) -> int:
+    """Train what a recipe says, save it, verify it in a fresh process; return the exit status."""
+    # --- Settings: what the recipe, the launcher and the machine decide
+    settings = read_settings(recipe)
+
+    # --- Data: text -> disjoint splits of token ids
+    base = load_base(settings)
+    data = load_data(settings, base)
+    if recipe.plan is not None:
+        say(plan_page(settings, base, data))
+    if recipe.check_data or recipe.plan is not None:
+        return 0
+    compare_processes(settings, base, data)
+
+    # --- Model and trainer
+    training = build(settings, base, data)
+
+    # --- Train
+    rewards = train(settings, data, training)
+    if rewards is None:
+        return INTERRUPTED
+
+    # --- Save
+    manifest, main_process = training.manifest, settings.state.is_main_process
+    save(settings, data, training)
+    del training
+    free_memory()  # the fresh process loads the model a second time
+    if not main_process:
+        return 0
+
+    # --- Verify, and put in place
+    verify(settings, data, manifest, rewards)
+    if manifest.adapter:
+        merge_adapter(settings, base)
+    print(f"next: python audit.py --ckpt {settings.output_dir}")
+    return 0
+
+
+def say(*words, **options) -> None:
+    """Print once for all processes of all hosts; PartialState.print speaks once a host."""
+    if PartialState().is_main_process:
+        print(*words, **options)
+
+
+# --- Settings -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Settings:
+    """What the recipe, the launcher and the machine decide before any file is read."""
+
+    recipe: Recipe
+    engine: Engine  # what the run was launched with, or what --plan plans for
+    machine: Machine  # the device and its precision
+    args: RewardConfig  # TRL's settings of the trainer
+    model_config: ModelConfig  # TRL's settings of the model
+    chat_template_path: str | None  # a template that replaces the tokenizer's own
+    eos_token: str | None  # an end token that replaces the tokenizer's own
+    model_init_kwargs: dict  # what else from_pretrained is given
+    state: PartialState  # this process among those of the run
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    @property
+    def staging(self) -> Path:
+        """Where the model is saved until it is verified."""
+        return self.output_dir / "unverified"
+
+    @property
+    def quantised(self) -> bool:
+        return self.model_config.load_in_4bit or self.model_config.load_in_8bit
+
+
+def read_settings(recipe: Recipe) -> Settings:
+    """Turn a recipe into the settings of this process.
+
+    Raises:
+        LaunchError: The engine cannot do what the recipe asks for.
+        SettingsError: RewardConfig refuses the keys.
+        ModelError: use_liger_kernel without the package.
+    """
+    if recipe.plan:
+        engine = Engine.read(recipe.plan)
+    else:
+        engine = Engine.launched(recipe)
+    keys = recipe.section("RewardConfig")
+    model_config = ModelConfig(**recipe.section("ModelConfig"))
+    machine = choose_precision(keys, model_config.load_in_4bit or model_config.load_in_8bit)
+    if recipe.plan is None:
+        engine.check(recipe, keys.get("use_cpu", False))
+    else:  # this process plans alone, without the engine that is planned for
+        leave_launcher()
+        for key in ENGINE_KEYS:
+            keys.pop(key, None)
+    ours = {key: keys.pop(key, None) for key in APPLIED_HERE}
+    keys |= liger_settings(keys)
+    try:
+        args = RewardConfig(**keys, max_length=None)
+    except ValueError as error:
+        raise SettingsError(f"{recipe.path}: {error}") from error
+    settings = Settings(
+        recipe,
+        engine,
+        machine,
+        args,
+        model_config,
+        chat_template_path=ours["chat_template_path"],
+        eos_token=ours["eos_token"],
+        model_init_kwargs=ours["model_init_kwargs"] or {},
+        state=PartialState(),
+    )
+    if recipe.plan is None:
+        count = settings.state.num_processes
+        processes = "1 process"
+        if count > 1:
+            processes = f"{count} processes"
+        say(f"machine: {machine}, {processes}")
+    set_seed(args.seed)
+    return settings
+
+
+def liger_settings(keys: dict) -> dict:
+    """Return the keys that `use_liger_kernel` needs beside it; {} where it is off.
+
+    Liger's default (0.8.5) replaces a classification model's forward by a language model's.
+
+    Args:
+        keys: The recipe's keys of RewardConfig.
+
+    Raises:
+        ModelError: The package is missing.
+    """
+    if not keys.get("use_liger_kernel"):
         return {}
     if not is_liger_kernel_available():
         raise ModelError(
             "use_liger_kernel is set and liger-kernel is not installed: pip install liger-kernel"
         )
-    return {
-        "liger_kernel_config": {"fused_linear_cross_entropy": False}
-        | (settings.get("liger_kernel_config") or {})
-    }
+    config = {"fused_linear_cross_entropy": False}
+    config |= keys.get("liger_kernel_config") or {}
+    return {"liger_kernel_config": config}
 
 
-def _run(recipe) -> int:
-    # ----------------------------------------------------------------------------------------------------- the machine
-    engine = Engine.read(recipe.plan) if recipe.plan else Engine.launched(recipe)
-    settings = recipe.section("RewardConfig")
-    model_config = ModelConfig(**recipe.section("ModelConfig"))
-    quantised = model_config.load_in_4bit or model_config.load_in_8bit
-    precision = choose_precision(settings, quantised)
-    if recipe.plan is None:
-        engine.check(recipe, settings.get("use_cpu", False))
-    else:  # alone, without the engine that is planned for
-        contract.leave_launcher()
-        settings = {
-            key: value
-            for key, value in settings.items()
-            if key not in ("deepspeed", "fsdp", "fsdp_config")
-        }
-    # Ours: the ledger applies max_length, the tokenizer carries the template, the model is built here.
-    own = {
-        key: settings.pop(key, None)
-        for key in ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")
-    }
-    max_length = recipe["max_length"]
-    settings |= liger_settings(settings)
-    try:
-        args = RewardConfig(**settings, max_length=None)
-    except ValueError as error:
-        return fail(f"{recipe.path}: {error}", BAD_INPUT)
-    state = PartialState()
+# --- Data -----------------------------------------------------------------------------------------
 
-    def say(*words, **options):  # PartialState.print speaks once a host
-        if state.is_main_process:
-            print(*words, **options)
 
-    if recipe.plan is None:
-        say(
-            f"machine: {precision}, {state.num_processes} process{'es' if state.num_processes > 1 else ''}"
-        )
-    output_dir = Path(args.output_dir)
-    set_seed(args.seed)
+@dataclass
+class Base:
+    """The base model without its weights."""
 
-    # -------------------------------------------------------------------------------------------------------- the data
+    name: str  # a Hub id or a folder
+    commit: str | None  # of a Hub id: every file comes from this one
+    load_options: dict  # revision and trust_remote_code, for every from_pretrained
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase  # as the reward model is saved with it
+    max_length: int | None  # tokens: the recipe's, or else what the model reads
+
+
+@dataclass
+class Data:
+    """The pairs of the run."""
+
+    sources: list[Source]  # as the recipe names them
+    splits: dict[str, Dataset | IterableDataset]  # train, validation, test -> encoded pairs
+    subsets: list[str]  # names, by subset_id; a stream adds to them while it is read
+    ledger: Ledger  # what was kept and dropped, and why
+    fingerprints: dict[str, str]  # split -> hash over its pairs; a stream has none
+
+    @property
+    def streamed(self) -> bool:
+        return not isinstance(self.splits["train"], Dataset)
+
+    @property
+    def golden(self) -> Dataset:
+        """The test pairs that the checkpoint proves itself on."""
+        return golden_pairs(self.splits["test"])
+
+
+def load_base(settings: Settings) -> Base:
+    """Read the base model's config and tokenizer.
+
+    Raises:
+        ModelError: They cannot be read, or max_length is more than the model reads.
+    """
+    recipe = settings.recipe
     name = recipe["model_name_or_path"]
-    commit = resolved_revision(name, recipe["model_revision"])  # every file comes from the same one
-    load = {
+    commit = resolved_revision(name, recipe["model_revision"])
+    load_options = {
         "revision": commit or recipe["model_revision"],
-        "trust_remote_code": args.trust_remote_code,
+        "trust_remote_code": settings.args.trust_remote_code,
     }
     try:
-        config = AutoConfig.from_pretrained(name, **load)
+        config = AutoConfig.from_pretrained(name, **load_options)
         tokenizer = build_tokenizer(
             name,
             config,
-            **load,
-            chat_template_path=own["chat_template_path"],
-            eos_token=own["eos_token"],
+            chat_template_path=settings.chat_template_path,
+            eos_token=settings.eos_token,
+            **load_options,
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: {error}") from error
     limit = position_limit(config, tokenizer)
-    max_length = max_length or limit
+    max_length = recipe["max_length"] or limit
     if max_length and limit and max_length > limit:
         raise ModelError(
-            f"max_length is {max_length}, but {name} reads at most {limit} tokens; set max_length: {limit}"
+            f"max_length is {max_length}, but {name} reads at most {limit} tokens; "
+            f"set max_length: {limit}"
         )
+    return Base(name, commit, load_options, config, tokenizer, max_length)
+
+
+def load_data(settings: Settings, base: Base) -> Data:
+    """Read, split and encode the recipe's pairs, and print the ledger.
+
+    Raises:
+        DataError: A source cannot be read, a split is empty, or more was dropped than max_dropped
+            allows.
+    """
+    recipe = settings.recipe
     sources = recipe.data_sources()
     splits, ledger = load_preferences(
         sources,
@@ -182,117 +367,212 @@ def _run(recipe) -> int:
         mismatched_prompts=recipe["mismatched_prompts"],
     )
     options = EncodingOptions(
-        max_length=max_length,
+        max_length=base.max_length,
         overlong=recipe["overlong"],
         loss_type=recipe["loss_type"],
         soft_labels=recipe["soft_labels"],
         strength_as=recipe["strength_as"],
-        num_proc=args.dataset_num_proc,
+        num_proc=settings.args.dataset_num_proc,
     )
-    encoded, subsets = encode_splits(splits, ledger, tokenizer, options)
-    loss_type = recipe["loss_type"]
-    if "target_margin" not in LOSSES[loss_type].labels and isinstance(encoded["train"], Dataset):
-        unused = sum(margin != 0 for margin in encoded["train"]["target_margin"][:])
-        ledger.add(
-            "train", "noted", f"target margin, which loss_type: {loss_type} does not use", unused
-        )
+    encoded, subsets = encode_splits(splits, ledger, base.tokenizer, options)
+    note_unused_margins(encoded["train"], ledger, recipe["loss_type"])
     say(f"data:\n{ledger}")
     ledger.check(recipe["max_dropped"])
-    peft_config = get_peft_config(model_config)
-    if recipe.plan is not None:
-        own_options = {
-            "attn_implementation": model_config.attn_implementation,
-            **(own["model_init_kwargs"] or {}),
-        }
-        say(
-            plan(
-                recipe, engine, config, tokenizer, encoded["train"], args, peft_config, own_options
-            )
-        )
-    if recipe.check_data or recipe.plan is not None:
-        return 0
-    fingerprints = {
-        split: contract.fingerprint(row_ids(table))
-        for split, table in encoded.items()
-        if isinstance(table, Dataset)
-    }
-    given = {key: value for key, value in recipe.values.items() if key not in PATHS + ("datasets",)}
-    alike = {
-        "recipe": given,
-        "ledger": ledger.as_dict(),
-        "data": fingerprints,
-        "base model": commit,
-    }
-    versions = contract.versions()
-    same_everywhere(alike | {"versions": versions}, state)
-    if engine.hosts > 1:
-        shared_by_hosts(output_dir, state)
+    fingerprints = {}
+    for split, table in encoded.items():
+        if isinstance(table, Dataset):
+            fingerprints[split] = fingerprint(row_ids(table))
+    return Data(sources, encoded, subsets, ledger, fingerprints)
 
-    # ------------------------------------------------------------------------------------------------------- the model
-    if recipe.overwrite and state.is_main_process:
-        for old in [*output_dir.glob("checkpoint-*"), *output_dir.glob("unverified")]:
-            shutil.rmtree(old)  # of another run; --resume would go on from it
-    state.wait_for_everyone()
-    quantization = get_quantization_config(model_config)
-    options = {
-        "attn_implementation": model_config.attn_implementation,
-        "quantization_config": quantization,
-    }
-    model = build_reward_model(
-        name,
-        dtype=model_config.dtype,
-        **{
-            key: recipe[key]
-            for key in ("head", "head_bias", "head_init", "head_dropout", "train_last_layers")
-        },
-        **load,
-        **{key: value for key, value in options.items() if value is not None},
-        **(own["model_init_kwargs"] or {}),
+
+def note_unused_margins(
+    train_split: Dataset | IterableDataset, ledger: Ledger, loss_type: str
+) -> None:
+    """Count in the ledger the target margins that the loss does not read.
+
+    Those of a stream are not known yet.
+    """
+    if "target_margin" in LOSSES[loss_type].labels or not isinstance(train_split, Dataset):
+        return
+    unused = sum(margin != 0 for margin in train_split["target_margin"][:])
+    reason = f"target margin, which loss_type: {loss_type} does not use"
+    ledger.add("train", "noted", reason, unused)
+
+
+def plan_page(settings: Settings, base: Base, data: Data) -> str:
+    """Return what `--plan` prints: parameters, tokens, steps and memory of the run."""
+    model_options = {"attn_implementation": settings.model_config.attn_implementation}
+    model_options |= settings.model_init_kwargs
+    return plan(
+        settings.recipe,
+        settings.engine,
+        base.config,
+        base.tokenizer,
+        data.splits["train"],
+        settings.args,
+        get_peft_config(settings.model_config),
+        model_options,
     )
-    facts = {
-        "format_version": contract.FORMAT_VERSION,
-        "base_model": name,
-        "base_revision": commit,
-        "adapter": model_config.use_peft,
-        "trust_remote_code": args.trust_remote_code,
-        "quantization": quantization.to_dict() if quantization is not None else None,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "labels": model.config.num_labels,
-        "max_length": max_length,
-        "overlong": recipe["overlong"],
-        "transcript": recipe["transcript"],
-        "encoder": encoder_facts(tokenizer),
-        "subsets": subsets,
-        "data": [
-            " ".join(str(v) for v in (s["path"], s["name"], s["data_dir"]) if v) for s in sources
-        ],
-        "fingerprints": fingerprints,
-        "versions": versions,
-        "device": precision.split(";")[0] + f", {state.num_processes} process(es)",
-        "precision": precision.split("; ")[1],
-    }
 
-    # ---------------------------------------------------------------------------------------------------- the training
-    if peft_config is not None:
-        peft_config.revision = commit  # an adapter belongs to one commit of its base
-    if not isinstance(
-        encoded["train"], Dataset
-    ):  # or process 0 would cut each batch to pieces of equal length
-        args.accelerator_config.dispatch_batches = False
+
+def compare_processes(settings: Settings, base: Base, data: Data) -> None:
+    """Raise LaunchError where another host has other files than this one, or another output_dir."""
+    compared = {}
+    for key, value in settings.recipe.values.items():
+        if key not in PATHS and key != "datasets":  # where files lie may differ by host
+            compared[key] = value
+    facts = {
+        "recipe": compared,
+        "ledger": data.ledger.as_dict(),
+        "data": data.fingerprints,
+        "base model": base.commit,
+        "versions": versions(),
+    }
+    same_everywhere(facts, settings.state)
+    if settings.engine.hosts > 1:
+        shared_by_hosts(settings.output_dir, settings.state)
+
+
+# --- Model and trainer ----------------------------------------------------------------------------
+
+
+@dataclass
+class Training:
+    """What holds the model in memory; dropped before the saved model is verified."""
+
+    trainer: PairTrainer
+    stop: StopOnSignal
+    manifest: Manifest  # fills up while training goes on
+    resume_from: str | None  # a checkpoint-N/ folder
+
+
+def build(settings: Settings, base: Base, data: Data) -> Training:
+    """Make the model and its trainer, and choose the checkpoint to go on from.
+
+    Raises:
+        ModelError: The base cannot become a reward model.
+        LaunchError: The engine cannot resume.
+        DataError: The checkpoint of `--resume FOLDER` is damaged.
+    """
+    remove_old_checkpoints(settings)
+    quantization = get_quantization_config(settings.model_config)
+    model = build_model(settings, base, quantization)
+    manifest = start_manifest(settings, base, data, model, quantization)
     stop = StopOnSignal()
+    trainer = build_trainer(settings, base, data, model, stop)
+    resume_from = choose_checkpoint(settings.recipe, settings.output_dir, settings.state)
+    if resume_from and settings.quantised and settings.engine.kind == "FSDP":
+        raise LaunchError(
+            f"FSDP2 cannot load {resume_from} back into 4-bit or 8-bit layers; go on with ddp.yaml "
+            "or zero3.yaml"
+        )
+    stop.accelerator = trainer.accelerator
+    trainer.add_callback(SealCheckpoint(trainer, manifest))
+    parameters = list(trainer.model.parameters())
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    if total:  # 0 under ZeRO-3, whose processes hold pieces
+        say(f"model: {base.name}, {total:,} parameters, {trained / total:.1%} trained")
+    return Training(trainer, stop, manifest, resume_from)
+
+
+def remove_old_checkpoints(settings: Settings) -> None:
+    """With --overwrite, remove checkpoints of an earlier run: --resume would go on from them."""
+    if settings.recipe.overwrite and settings.state.is_main_process:
+        output_dir = settings.output_dir
+        for old in [*output_dir.glob("checkpoint-*"), *output_dir.glob("unverified")]:
+            shutil.rmtree(old)
+    settings.state.wait_for_everyone()
+
+
+def build_model(
+    settings: Settings, base: Base, quantization: BitsAndBytesConfig | None
+) -> PreTrainedModel:
+    """Load the base and give it the recipe's head."""
+    recipe, model_config = settings.recipe, settings.model_config
+    options = {}
+    if model_config.attn_implementation is not None:
+        options["attn_implementation"] = model_config.attn_implementation
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    return build_reward_model(
+        base.name,
+        dtype=model_config.dtype,
+        head=recipe["head"],
+        head_bias=recipe["head_bias"],
+        head_init=recipe["head_init"],
+        head_dropout=recipe["head_dropout"],
+        train_last_layers=recipe["train_last_layers"],
+        **base.load_options,
+        **options,
+        **settings.model_init_kwargs,
+    )
+
+
+def start_manifest(
+    settings: Settings,
+    base: Base,
+    data: Data,
+    model: PreTrainedModel,
+    quantization: BitsAndBytesConfig | None,
+) -> Manifest:
+    """Return the manifest as far as it is known before training."""
+    recipe, machine = settings.recipe, settings.machine
+    quantization_keys = None
+    if quantization is not None:
+        quantization_keys = quantization.to_dict()
+    return Manifest(
+        base_model=base.name,
+        base_revision=base.commit,
+        adapter=settings.model_config.use_peft,
+        trust_remote_code=settings.args.trust_remote_code,
+        quantization=quantization_keys,
+        dtype=str(model.dtype).removeprefix("torch."),
+        labels=model.config.num_labels,
+        max_length=base.max_length,
+        overlong=recipe["overlong"],
+        transcript=recipe["transcript"],
+        encoder=encoder_facts(base.tokenizer),
+        subsets=data.subsets,
+        data=[describe_source(source) for source in data.sources],
+        fingerprints=data.fingerprints,
+        versions=versions(),
+        device=f"{machine.device}, {settings.state.num_processes} process(es)",
+        precision=machine.precision,
+        validation={},
+    )
+
+
+def describe_source(source: Source) -> str:
+    """Return a source's path, config name and folder, as far as it has them."""
+    parts = [source["path"], source["name"], source["data_dir"]]
+    return " ".join(str(part) for part in parts if part)
+
+
+def build_trainer(
+    settings: Settings, base: Base, data: Data, model: PreTrainedModel, stop: StopOnSignal
+) -> PairTrainer:
+    """Put TRL's trainer, with the recipe's objective, around the model."""
+    recipe, args = settings.recipe, settings.args
+    peft_config = get_peft_config(settings.model_config)
+    if peft_config is not None:
+        peft_config.revision = base.commit  # an adapter belongs to one commit of its base
+    if data.streamed:
+        # Else process 0 would cut each batch to pieces of equal length.
+        args.accelerator_config.dispatch_batches = False
     callbacks = [stop]
     if recipe["early_stopping_patience"]:
         callbacks.append(EarlyStoppingCallback(recipe["early_stopping_patience"]))
-    trainer = PairTrainer(
+    return PairTrainer(
         model=model,
         args=args,
-        train_dataset=encoded["train"],
-        eval_dataset=encoded.get("validation"),
-        processing_class=tokenizer,
+        train_dataset=data.splits["train"],
+        eval_dataset=data.splits.get("validation"),
+        processing_class=base.tokenizer,
         peft_config=peft_config,
         callbacks=callbacks,
         options=PairOptions(
-            subsets=subsets,
+            subsets=data.subsets,
             loss_type=recipe["loss_type"],
             label_smoothing=recipe["label_smoothing"],
             tie_margin=recipe["tie_margin"],
@@ -301,114 +581,162 @@ def _run(recipe) -> int:
             token_budget=recipe["token_budget"],
         ),
     )
-    resume = _resume_from(recipe, output_dir, state)
-    if resume and quantised and engine.kind == "FSDP":
-        raise LaunchError(
-            f"FSDP2 cannot load {resume} back into 4-bit or 8-bit layers; go on with ddp.yaml or zero3.yaml"
-        )
-    stop.accelerator = trainer.accelerator
-    trainer.add_callback(contract.SealCheckpoint(trainer, facts))
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in trainer.model.parameters())
-    if total:  # 0 under ZeRO-3, whose processes hold pieces
-        say(f"model: {name}, {total:,} parameters, {trained / total:.1%} trained")
-    start = time.monotonic()
-    facts["validation"] = {}
-    golden = contract.golden_pairs(encoded["test"])
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-        facts |= {
-            "train_seconds": round(time.monotonic() - start, 1),
-            "steps": trainer.state.global_step,
-        }
-        facts["batches"] = trainer.packing
-        if "validation" in encoded and not stop.stopped:
-            metrics = trainer.evaluate()
-            facts["validation"] = {
-                k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")
-            }
-        if not stop.stopped:
-            rewards = trainer.saved_rewards(golden)  # chosen, rejected, chosen, ...
-    except Interrupted:  # in an evaluation: the step before it is whole
-        trainer._save_checkpoint(trainer.model, trial=None)
-        trainer.callback_handler.on_save(args, trainer.state, trainer.control)
-    if stop.stopped:
-        say(
-            f"interrupted at step {trainer.state.global_step}; go on with the same command and --resume auto",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    stop.restore()
-    if not isinstance(encoded["train"], Dataset):  # what was streamed is known only now
-        say(f"data, as streamed:\n{ledger}")
-        ledger.check(recipe["max_dropped"])
-    facts["date"] = time.strftime("%Y-%m-%d")
-
-    # -------------------------------------------------------------------------------------------------- the checkpoint
-    staging = output_dir / "unverified"
-    if state.is_main_process:
-        shutil.rmtree(staging, ignore_errors=True)
-    state.wait_for_everyone()
-    trainer.save_model(str(staging))
-    main_process = state.is_main_process
-    ledger_saved = ledger.as_dict()
-    if main_process:
-        (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle, never loaded
-        recipe.save(staging / "recipe.yaml")
-        contract.write_json(staging / "ledger.json", ledger_saved)
-        contract.write_json(staging / "test_ids.json", row_ids(encoded["test"]))
-        contract.write_golden(staging, contract.golden_texts(golden))
-        contract.seal(staging, facts)
-    trainer.end()  # trackers, and the process group: the child below must not meet it
-    del trainer, model, callbacks, stop
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if not main_process:
-        return 0
-    exact = facts["dtype"] == "float32" and facts["precision"].startswith("float32")
-    verified = contract.verify(staging, rewards, tolerance_of_std=0.0 if exact else 0.05)
-    contract.write_golden(staging, contract.golden_texts(golden), verified.pop("rewards"))
-    facts["verified"] = verified
-    (staging / "README.md").write_text(
-        model_card(facts, ledger_saved, verified, str(output_dir)), encoding="utf-8"
-    )
-    contract.seal(staging, facts)
-    contract.put_in_place(staging, output_dir)
-    print(
-        f"saved {output_dir}: a fresh process gives the same rewards within {verified['max_difference']:.1e} "
-        f"(allowed {verified['tolerance']:.1e})"
-    )
-    if facts["adapter"]:
-        differs = facts_differ(tokenizer, AutoTokenizer.from_pretrained(name, **load))
-        if recipe.merge or differs:
-            because = (
-                f" (an RL trainer would take the base's tokenizer, whose {', '.join(differs)} differ)"
-                if differs
-                else ""
-            )
-            moved = contract.fresh_process("reward.checkpoint.convert", output_dir)["moved"]
-            print(
-                f"saved {output_dir / 'merged'}{because}: merging moved rewards by at most {moved:.1e}"
-            )
-    print(f"next: python audit.py --ckpt {output_dir}")
-    return 0
 
 
-def _resume_from(recipe, output_dir, state) -> str | None:
-    """The checkpoint to go on from, as process 0 chose it: on another host it might be another."""
+def choose_checkpoint(recipe: Recipe, output_dir: Path, state: PartialState) -> str | None:
+    """Return the checkpoint to go on from, None to start anew.
+
+    Process 0 chooses it for all: on another host it might be another.
+
+    Raises:
+        DataError: The folder that `--resume` names cannot be resumed from.
+    """
     if recipe.resume is None:
         return None
-    chosen = [None, None]  # folder, what is wrong with it
+    folder, fault = None, None
     if state.is_main_process and recipe.resume == "auto":
-        chosen[0], passed_over = contract.newest_valid_checkpoint(output_dir)
+        folder, passed_over = newest_valid_checkpoint(output_dir)
         for line in passed_over:
             print(f"resume: not from {line}")
-        none = f"resume: no checkpoint in {output_dir} to go on from; starting anew"
-        print(f"resume: from {chosen[0]}" if chosen[0] else none)
+        if folder:
+            print(f"resume: from {folder}")
+        else:
+            print(f"resume: no checkpoint in {output_dir} to go on from; starting anew")
     elif state.is_main_process:
-        chosen = [recipe.resume, contract.checkpoint_fault(recipe.resume)]
-    folder, fault = broadcast_object_list(chosen)
+        folder, fault = recipe.resume, checkpoint_fault(recipe.resume)
+    folder, fault = broadcast_object_list([folder, fault])
     if fault:
         raise DataError(f"--resume {folder}: {fault}")
     return folder
+
+
+# --- Train ----------------------------------------------------------------------------------------
+
+
+def train(settings: Settings, data: Data, training: Training) -> list[float] | None:
+    """Train, evaluate, and compute the golden rewards.
+
+    Returns:
+        The golden rewards: chosen, rejected, chosen, ... None where a signal stopped the run, whose
+        last step then is a whole checkpoint.
+    """
+    trainer, stop, manifest = training.trainer, training.stop, training.manifest
+    golden = data.golden
+    rewards = None
+    start = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=training.resume_from)
+        manifest.train_seconds = round(time.monotonic() - start, 1)
+        manifest.steps = trainer.state.global_step
+        manifest.batches = trainer.packing
+        if "validation" in data.splits and not stop.stopped:
+            manifest.validation = evaluate(trainer)
+        if not stop.stopped:
+            rewards = trainer.saved_rewards(golden)
+    except Interrupted:  # in an evaluation: the step before it is whole
+        trainer._save_checkpoint(trainer.model, trial=None)
+        trainer.callback_handler.on_save(settings.args, trainer.state, trainer.control)
+    if stop.stopped:
+        step = trainer.state.global_step
+        say(
+            f"interrupted at step {step}; go on with the same command and --resume auto",
+            file=sys.stderr,
+        )
+        return None
+    stop.restore()
+    if data.streamed:  # only now is it known what was read
+        say(f"data, as streamed:\n{data.ledger}")
+        data.ledger.check(settings.recipe["max_dropped"])
+    manifest.date = time.strftime("%Y-%m-%d")
+    return rewards
+
+
+def evaluate(trainer: PairTrainer) -> dict[str, float]:
+    """Return the metrics of the validation split under their plain names: loss, accuracy, n, ..."""
+    metrics = {}
+    for key, value in trainer.evaluate().items():
+        if key.startswith("eval_"):
+            metrics[key.removeprefix("eval_")] = value
+    return metrics
+
+
+# --- Save -----------------------------------------------------------------------------------------
+
+
+def save(settings: Settings, data: Data, training: Training) -> None:
+    """Write the whole checkpoint beside its final place, and leave the process group.
+
+    The card is missing: it says whether the model was verified.
+    """
+    staging, state = settings.staging, settings.state
+    if state.is_main_process:
+        shutil.rmtree(staging, ignore_errors=True)
+    state.wait_for_everyone()
+    training.trainer.save_model(str(staging))
+    if state.is_main_process:
+        (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle, never loaded
+        settings.recipe.save(staging / "recipe.yaml")
+        write_json(staging / "ledger.json", data.ledger.as_dict())
+        write_json(staging / "test_ids.json", row_ids(data.splits["test"]))
+        write_golden(staging, golden_texts(data.golden))
+        seal(staging, training.manifest.as_dict())
+    training.trainer.end()  # trackers, and the process group, which the fresh process must not meet
+
+
+def free_memory() -> None:
+    """Give the memory of what nobody refers to any more back to the machine."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# --- Verify ---------------------------------------------------------------------------------------
+
+
+def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[float]) -> None:
+    """Compare the saved model's golden rewards with the trained model's, and move it to its place.
+
+    Args:
+        settings: Of the run.
+        data: Of the run.
+        manifest: Of the run; the result of the comparison goes into it.
+        rewards: The trained model's golden rewards.
+
+    Raises:
+        CheckpointError: The saved files do not give those rewards.
+    """
+    staging, output_dir = settings.staging, settings.output_dir
+    exact = manifest.dtype == "float32" and manifest.precision.startswith("float32")
+    tolerance_of_std = 0.05
+    if exact:
+        tolerance_of_std = 0.0
+    verified = verify_saved_model(staging, rewards, tolerance_of_std)
+    write_golden(staging, golden_texts(data.golden), verified.rewards)
+    manifest.verified = verified.for_manifest()
+    card = model_card(manifest, data.ledger.as_dict(), str(output_dir))
+    (staging / "README.md").write_text(card, encoding="utf-8")
+    seal(staging, manifest.as_dict())
+    put_in_place(staging, output_dir)
+    print(
+        f"saved {output_dir}: a fresh process gives the same rewards within "
+        f"{verified.max_difference:.1e} (allowed {verified.tolerance:.1e})"
+    )
+
+
+def merge_adapter(settings: Settings, base: Base) -> None:
+    """Write merged/ where the recipe or the tokenizer asks for it.
+
+    TRL's RL trainers take the base's tokenizer for an adapter; its template, end token and pad
+    token may differ from ours.
+    """
+    base_tokenizer = AutoTokenizer.from_pretrained(base.name, **base.load_options)
+    differing = facts_differ(base.tokenizer, base_tokenizer)
+    if not settings.recipe.merge and not differing:
+        return
+    because = ""
+    if differing:
+        names = ", ".join(differing)
+        because = f" (an RL trainer would take the base's tokenizer, whose {names} differ)"
+    moved = run_in_fresh_process("reward.checkpoint.convert", settings.output_dir)["moved"]
+    merged = settings.output_dir / "merged"
+    print(f"saved {merged}{because}: merging moved rewards by at most {moved:.1e}")

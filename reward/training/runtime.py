@@ -1,7 +1,8 @@
 """What the machine and the launcher decide for a run: device, precision, signals and exit statuses.
 
-`accelerate launch` turns any failure into 1 and does not pass SIGTERM on to a single child; statuses below are the
-script process's own (`python train_rm.py`, or what the launcher's log names).
+The statuses below are those of the script's own process (`python train_rm.py`, or what the
+launcher's log names): `accelerate launch` turns any failure into 1 and does not pass SIGTERM on to
+a single child.
 """
 
 import ctypes
@@ -9,56 +10,121 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from transformers import TrainerCallback
 
-BAD_INPUT, NON_FINITE, INTERRUPTED = 2, 3, 75  # 75: EX_TEMPFAIL, try again with --resume auto
+BAD_INPUT = 2
+NON_FINITE = 3
+INTERRUPTED = 75  # EX_TEMPFAIL: try again with --resume auto
+
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>: the signal that a process gets when its parent dies
 
 
-def choose_precision(settings: dict, quantized: bool) -> str:
-    """Set `use_cpu`, `bf16` and `fp16` in RewardConfig's `settings` to what this machine can do; says what was chosen.
+# --- Device and precision -------------------------------------------------------------------------
 
-    Asked for and possible: as the recipe says. bf16 on a GPU without it becomes fp16; a CPU computes in float32, except
-    that 4-bit and 8-bit layers need bf16.
+
+@dataclass
+class Machine:
+    """Where a run computes, and in which precision."""
+
+    device: str  # such as "CPU, 2 threads" or a GPU's name
+    precision: str  # such as "bf16 autocast", and what the recipe asks for where it differs
+
+    def __str__(self) -> str:
+        return f"{self.device}; {self.precision}"
+
+
+def choose_precision(settings: dict, quantized: bool) -> Machine:
+    """Set the precision to what the recipe asks for, where this machine can do it.
+
+    A GPU without bf16 computes in fp16 instead. A CPU computes in float32, except that 4-bit and
+    8-bit layers need bf16.
+
+    Args:
+        settings: The recipe's keys of RewardConfig. `use_cpu`, `bf16` and `fp16` are set in it.
+        quantized: Whether the base is loaded in 4 or 8 bits.
     """
-    asked = "bf16" if settings.get("bf16") else "fp16" if settings.get("fp16") else None
-    accelerator = (
-        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    )
+    asked = None
+    if settings.get("bf16"):
+        asked = "bf16"
+    elif settings.get("fp16"):
+        asked = "fp16"
+    accelerator = None
+    if torch.accelerator.is_available():
+        accelerator = torch.accelerator.current_accelerator()
+    chosen = None
     if accelerator is None or settings.get("use_cpu"):
-        chosen = "bf16" if quantized else None
         settings["use_cpu"] = True
-        where = f"CPU, {torch.get_num_threads()} threads"
+        device = f"CPU, {torch.get_num_threads()} threads"
+        if quantized:
+            chosen = "bf16"
     elif accelerator.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        default = ("bf16" if bf16 else "fp16") if settings.get("bf16") is None else None
-        chosen = "fp16" if asked == "bf16" and not bf16 else asked or default
-        where = torch.cuda.get_device_name()
+        device = torch.cuda.get_device_name()
+        chosen = cuda_precision(asked, bf16_is_off=settings.get("bf16") is not None)
     else:
-        chosen, where = None, accelerator.type
-    settings["bf16"], settings["fp16"] = chosen == "bf16", chosen == "fp16"
-    instead = f" (the recipe asks for {asked})" if asked and asked != chosen else ""
-    return f"{where}; {f'{chosen} autocast' if chosen else 'float32'}{instead}"
+        device = accelerator.type
+    settings["bf16"] = chosen == "bf16"
+    settings["fp16"] = chosen == "fp16"
+    precision = "float32"
+    if chosen:
+        precision = f"{chosen} autocast"
+    if asked and asked != chosen:
+        precision += f" (the recipe asks for {asked})"
+    return Machine(device, precision)
+
+
+def cuda_precision(asked: str | None, bf16_is_off: bool) -> str | None:
+    """Return "bf16" or "fp16" for autocast on a CUDA GPU, or None for float32.
+
+    Args:
+        asked: What the recipe asks for: "bf16", "fp16" or None.
+        bf16_is_off: Whether the recipe turns bf16 off. Without a word about it, half precision is
+        used.
+    """
+    half = "fp16"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        half = "bf16"
+    if asked == "bf16":
+        return half
+    if asked is None and not bf16_is_off:
+        return half
+    return asked
+
+
+# --- The end of a process -------------------------------------------------------------------------
 
 
 def die_with_launcher() -> None:
-    """Ask Linux for SIGTERM when accelerate's launcher dies, which it would otherwise not pass on to a single child."""
+    """Ask Linux for SIGTERM when accelerate's launcher dies, which does not pass it on."""
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def fail(message, status: int) -> int:
-    """Say on stderr why this process ends; returns `status`. What all processes of a host would say, the first one says: the
-    launcher ends the others as soon as one is gone."""
-    index, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+def fail(message: str | Exception, status: int) -> int:
+    """Say on stderr why this process ends, and return its exit status.
+
+    What all processes of a host would say is said by the first: the others wait, and the launcher
+    ends them as soon as one is gone.
+
+    Args:
+        message: Why, and what mends it.
+        status: The exit status to return.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no checkpoint is to be written any more
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         time.sleep(10)
-    who = f" (process {index} of {count})" if count > 1 else ""
-    print(f"\ntrain_rm.py{who}: {message}", file=sys.stderr, flush=True)
+    process = ""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1:
+        process = f" (process {int(os.environ.get('RANK', 0))} of {count})"
+    print(f"\ntrain_rm.py{process}: {message}", file=sys.stderr, flush=True)
     return status
+
+
+# --- Signals --------------------------------------------------------------------------------------
 
 
 class Interrupted(Exception):
@@ -66,40 +132,47 @@ class Interrupted(Exception):
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGTERM or Ctrl-C: finish the step, write a checkpoint, stop; `stopped` says so. A second Ctrl-C ends at once."""
+    """On SIGTERM or Ctrl-C, finish the step, write a checkpoint and stop.
+
+    A second Ctrl-C ends the process at once.
+
+    `stopped` says whether a signal stopped the run. `accelerator` is to be set before training
+    starts.
+    """
 
     def __init__(self):
-        self.received, self.stopped, self.accelerator = False, False, None
-        self.before = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self.received = False  # by this process
+        self.stopped = False  # by a signal to any process
+        self.accelerator: Accelerator | None = None
+        self.handlers_before = {}
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.signal(signal_number, self._on_signal)
+            self.handlers_before[signal_number] = handler
 
     def restore(self) -> None:
-        """Training is over: signals do what they did before."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        """Let signals do what they did before: training is over."""
+        for signal_number, handler in self.handlers_before.items():
+            signal.signal(signal_number, handler)
 
-    def _on_signal(self, number, frame):
-        if self.received and number == signal.SIGINT:
+    def _on_signal(self, signal_number, frame):
+        if self.received and signal_number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = True
-        name = signal.Signals(number).name
+        name = signal.Signals(signal_number).name
         print(
             f"\n{name}: finishing this step, then writing a checkpoint (Ctrl-C again ends at once)",
             file=sys.stderr,
         )
 
     def _received_by_any(self) -> bool:
-        """The signal may have reached only some processes, or at another step."""
+        """Return whether any process got a signal.
+
+        It may have reached only some of them, or each at another step.
+        """
         if self.accelerator.num_processes == 1:
             return self.received
-        return (
-            self.accelerator.reduce(
-                torch.tensor(float(self.received), device=self.accelerator.device)
-            ).item()
-            > 0
-        )
+        received = torch.tensor(float(self.received), device=self.accelerator.device)
+        return self.accelerator.reduce(received).item() > 0
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._received_by_any():

@@ -27,7 +27,8 @@ from transformers import (
 
 import audit
 import score
-from reward.checkpoint.contract import read_golden, read_manifest
+from reward.checkpoint.golden import read_golden
+from reward.checkpoint.manifest import read_manifest
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits
 from reward.data.transcripts import parse_transcript

@@ -14,7 +14,7 @@ from standins import make_model, make_tokenizer
 from transformers import AutoConfig, AutoTokenizer
 
 from auditing.checks.policy import RULES, policy_checks
-from reward.checkpoint.contract import write_json
+from reward.data.files import write_json
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.hub import ModelError
 

@@ -4,23 +4,25 @@ import hashlib
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import run_script, write_rows
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from standins import hh_rows
 
-from reward.checkpoint import contract
+from reward.checkpoint import contract, fresh_process
+from reward.checkpoint import verify as verify_module
 from reward.checkpoint.card import model_card
-from reward.checkpoint.contract import (
-    CheckpointError,
-    checkpoint_fault,
-    newest_valid_checkpoint,
-    put_in_place,
-    verify,
-)
+from reward.checkpoint.contract import put_in_place, verify_saved_model
+from reward.checkpoint.fresh_process import CheckpointError
+from reward.checkpoint.golden import golden_pairs, golden_texts, read_golden, write_golden
+from reward.checkpoint.manifest import Manifest, hash_files, read_manifest, seal
+from reward.checkpoint.resume import checkpoint_fault, newest_valid_checkpoint
 from reward.data.encoding import encode
+from reward.data.files import write_json
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import rewards_from_logits
 
@@ -54,8 +56,8 @@ def finished(standin, tmp_path):
         texts.append({"text": {"prompt": PROMPT, "completion": answer, "tools": None}, "ids": ids})
         with torch.inference_mode():
             rewards.append(rewards_from_logits(model(input_ids=torch.tensor([ids])).logits).item())
-    contract.write_golden(folder, texts)
-    contract.seal(folder, {"format_version": 1, "dtype": "float32", "quantization": None})
+    write_golden(folder, texts)
+    seal(folder, {"format_version": 1, "dtype": "float32", "quantization": None})
     return folder, rewards
 
 
@@ -71,10 +73,10 @@ def test_verify_passes_on_what_was_saved_even_inside_a_distributed_job(finished,
         "FSDP_VERSION": "2", "TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "ROLE_RANK": "0",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(contract, "CHILD_TIMEOUT", 100)
-    found = verify(folder, rewards, tolerance_of_std=0.0)
-    assert found["rewards"] == pytest.approx(rewards, abs=1e-4)
-    assert found["max_difference"] <= 1e-4 == found["tolerance"]
+    monkeypatch.setattr(fresh_process, "CHILD_TIMEOUT", 100)
+    verified = verify_saved_model(folder, rewards, tolerance_of_std=0.0)
+    assert verified.rewards == pytest.approx(rewards, abs=1e-4)
+    assert verified.max_difference <= 1e-4 == verified.tolerance
 
 
 CHILD = """
@@ -89,7 +91,7 @@ print(json.dumps({"rewards": [len(left), float(os.environ["KEPT"])]}))
 
 
 def child_instead(monkeypatch, tmp_path, code: str) -> None:
-    """verify()'s child runs `code`: a stand-in for the interpreter ignores `-m reward.checkpoint.verify FOLDER`."""
+    """The child of verify_saved_model runs `code`: a stand-in for the interpreter ignores `-m reward.checkpoint.verify FOLDER`."""
     (tmp_path / "child.py").write_text(code)
     fake = tmp_path / "python"
     fake.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "child.py"}"\n')
@@ -113,15 +115,15 @@ def test_the_environment_of_the_child_is_scrubbed(monkeypatch, tmp_path):
         "KEPT": "5",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(contract, "CHILD_TIMEOUT", 60)
-    assert verify(tmp_path, [0.0, 5.0], tolerance_of_std=0.0)["rewards"] == [0, 5.0]
+    monkeypatch.setattr(fresh_process, "CHILD_TIMEOUT", 60)
+    assert verify_saved_model(tmp_path, [0.0, 5.0], tolerance_of_std=0.0).rewards == [0, 5.0]
 
 
 def test_a_child_that_hangs_is_a_failure(monkeypatch, tmp_path):
     child_instead(monkeypatch, tmp_path, "import time; time.sleep(60)")
-    monkeypatch.setattr(contract, "CHILD_TIMEOUT", 0.5)
+    monkeypatch.setattr(fresh_process, "CHILD_TIMEOUT", 0.5)
     with pytest.raises(CheckpointError, match="did not finish loading it in 0.5 s"):
-        verify(tmp_path, [0.0, 1.0], tolerance_of_std=0.0)
+        verify_saved_model(tmp_path, [0.0, 1.0], tolerance_of_std=0.0)
 
 
 @pytest.mark.parametrize(("printed", "tolerance_of_std", "passes"), [
@@ -133,14 +135,14 @@ def test_a_child_that_hangs_is_a_failure(monkeypatch, tmp_path):
 ])  # fmt: skip
 def test_tolerance(printed, tolerance_of_std, passes, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        contract.subprocess, "run",
+        fresh_process.subprocess, "run",
         lambda *a, **k: type("Done", (), {"returncode": 0, "stdout": json.dumps({"rewards": printed}), "stderr": ""}),
     )  # fmt: skip
     if passes:
-        verify(tmp_path, [1.0, 3.0], tolerance_of_std)
+        verify_saved_model(tmp_path, [1.0, 3.0], tolerance_of_std)
     else:
         with pytest.raises(CheckpointError, match="gives other rewards"):
-            verify(tmp_path, [1.0, 3.0], tolerance_of_std)
+            verify_saved_model(tmp_path, [1.0, 3.0], tolerance_of_std)
 
 
 def alter_a_weight(folder):
@@ -168,7 +170,6 @@ def another_template(folder):
 def test_verify_fails(damage, message, finished, monkeypatch):
     folder, rewards = finished
     damage(folder)
-    from reward.checkpoint import verify as verification
 
     # The child's own code, in this process: loading is what it is about, and a process costs ten seconds.
     def run(command, **options):
@@ -177,16 +178,16 @@ def test_verify_fails(damage, message, finished, monkeypatch):
             "builtins.print", lambda *words, **kw: lines.append(" ".join(map(str, words)))
         )
         try:
-            verification.main(command[-1])
+            verify_module.main(command[-1])
         except SystemExit as error:
             return type("Done", (), {"returncode": 1, "stdout": "", "stderr": str(error)})
         finally:
             monkeypatch.undo()
         return type("Done", (), {"returncode": 0, "stdout": "\n".join(lines), "stderr": ""})
 
-    monkeypatch.setattr(contract.subprocess, "run", run)
+    monkeypatch.setattr(fresh_process.subprocess, "run", run)
     with pytest.raises(CheckpointError, match=message):
-        verify(folder, rewards, tolerance_of_std=0.0)
+        verify_saved_model(folder, rewards, tolerance_of_std=0.0)
 
 
 # ------------------------------------------------------------------------------------------------------------ the place
@@ -204,7 +205,7 @@ def test_put_in_place_replaces_an_earlier_model(finished, tmp_path):
     assert {path.name for path in out.iterdir()} == staged | {"checkpoint-2", "notes.txt"}
     assert (out / "checkpoint-2" / "model.safetensors").read_text() == "old"
     assert (
-        contract.read_manifest(out)["files"]["model.safetensors"]
+        read_manifest(out)["files"]["model.safetensors"]
         == hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     )
 
@@ -226,7 +227,7 @@ def make_checkpoint(folder):
     folder.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
         (folder / name).write_bytes(os.urandom(5000))
-    contract.write_json(folder / "manifest.json", {"files": contract.hash_files(folder)})
+    write_json(folder / "manifest.json", {"files": hash_files(folder)})
     return folder
 
 
@@ -244,7 +245,7 @@ def without(*names):
     def damage(folder):
         for name in names:
             (folder / name).unlink()
-        contract.write_json(folder / "manifest.json", {"files": contract.hash_files(folder)})
+        write_json(folder / "manifest.json", {"files": hash_files(folder)})
 
     return damage
 
@@ -285,9 +286,7 @@ def test_the_newest_valid_checkpoint_is_taken_and_the_others_named(tmp_path):
 
 
 def test_golden_pairs_are_spread_over_the_split():
-    from datasets import Dataset
-
-    assert contract.golden_pairs(Dataset.from_dict({"i": list(range(100))}))["i"][:] == [
+    assert golden_pairs(Dataset.from_dict({"i": list(range(100))}))["i"][:] == [
         0,
         14,
         28,
@@ -297,8 +296,8 @@ def test_golden_pairs_are_spread_over_the_split():
         85,
         99,
     ]
-    assert contract.golden_pairs(Dataset.from_dict({"i": [0, 1, 2]}))["i"][:] == [0, 1, 2]
-    assert contract.golden_pairs(Dataset.from_dict({"i": [0]}))["i"][:] == [0]
+    assert golden_pairs(Dataset.from_dict({"i": [0, 1, 2]}))["i"][:] == [0, 1, 2]
+    assert golden_pairs(Dataset.from_dict({"i": [0]}))["i"][:] == [0]
 
 
 def test_golden_texts_of_a_cut_prompt_are_ids_only():
@@ -309,40 +308,68 @@ def test_golden_texts_of_a_cut_prompt_are_ids_only():
     }
     row |= {"chosen_ids": [1, 2], "rejected_ids": [1, 3]}
     kept, cut = (
-        contract.golden_texts([row | {"truncated": False}]),
-        contract.golden_texts([row | {"truncated": True}]),
+        golden_texts([row | {"truncated": False}]),
+        golden_texts([row | {"truncated": True}]),
     )
     assert [text["ids"] for text in kept] == [text["ids"] for text in cut] == [[1, 2], [1, 3]]
     assert kept[1]["text"] == {"prompt": PROMPT, "completion": ANSWERS[1], "tools": None}
     assert [text["text"] for text in cut] == [None, None]
 
 
+MANIFEST = Manifest(
+    base_model="Qwen/Qwen2.5-0.5B-Instruct",
+    base_revision="7ae557604adf67be50417f59c2c2f167def9a775",
+    adapter=True,
+    trust_remote_code=False,
+    quantization=None,
+    dtype="float32",
+    labels=1,
+    max_length=None,
+    overlong="drop",
+    transcript="messages",
+    encoder={},
+    subsets=[],
+    data=["Anthropic/hh-rlhf harmless-base"],
+    fingerprints={},
+    versions={},
+    device="CPU, 2 threads, 1 process(es)",
+    precision="float32",
+    validation={"accuracy": 0.6667, "n": 1234},
+    train_seconds=90,
+    date="2026-01-02",
+    verified={"max_difference": 2e-7, "tolerance": 1e-4, "seconds": 9.0},
+)
+
+
 def test_model_card():
-    facts = {
-        "base_model": "Qwen/Qwen2.5-0.5B-Instruct", "base_revision": "7ae557604adf67be50417f59c2c2f167def9a775",
-        "data": ["Anthropic/hh-rlhf harmless-base"], "adapter": True, "date": "2026-01-02", "train_seconds": 90,
-        "device": "CPU, 2 threads, 1 process(es)", "precision": "float32", "validation": {"accuracy": 0.6667, "n": 1234},
-        "labels": 1,
-    }  # fmt: skip
     ledger = {"train": {"kept": 2000}, "validation": {"kept": 1234}, "test": {"kept": 500}}
-    card = model_card(facts, ledger, {"max_difference": 2e-7, "tolerance": 1e-4}, "runs/rm-out")
+    card = model_card(MANIFEST, ledger, "runs/rm-out")
     head = card.split("---")[1]
     assert 'base_model: "Qwen/Qwen2.5-0.5B-Instruct"' in head and '"lora"' in head
     for needed in (
-        "# rm-out", "`7ae557604adf67be50417f59c2c2f167def9a775`", "0.667 (n = 1,234)", "2,000 / 1,234 / 500",
-        "within 2.0e-07 (allowed 1.0e-04)", 'from_pretrained("runs/rm-out/merged")', "audit.py --ckpt runs/rm-out",
-    ):  # fmt: skip
+        "# rm-out",
+        "`7ae557604adf67be50417f59c2c2f167def9a775`",
+        "0.667 (n = 1,234)",
+        "2,000 / 1,234 / 500",
+        "within 2.0e-07 (allowed 1.0e-04)",
+        'from_pretrained("runs/rm-out/merged")',
+        "audit.py --ckpt runs/rm-out",
+    ):
         assert needed in card
-    without_validation = model_card({**facts, "validation": {}}, {"train": ledger["train"]}, {
-        "max_difference": 0.0, "tolerance": 1e-4}, "out")  # fmt: skip
-    two = model_card(
-        {**facts, "adapter": False, "labels": 2},
-        ledger,
-        {"max_difference": 0.0, "tolerance": 1e-4},
-        "out",
+    without_validation = model_card(
+        replace(MANIFEST, validation={}), {"train": ledger["train"]}, "out"
     )
-    assert ".logits[0, 1]" in two and "--ckpt out --convert DIR" in two and ".logits[0, 0]" in card
+    two = model_card(replace(MANIFEST, adapter=False, labels=2), ledger, "out")
+    assert ".logits[0, 1]" in two and "--ckpt out --convert DIR" in two
+    assert ".logits[0, 0]" in card
     assert "| none |" in without_validation and "2,000 / none / none" in without_validation
+
+
+def test_a_manifest_writes_what_is_known_in_the_order_of_its_fields():
+    keys = MANIFEST.as_dict()
+    assert list(keys)[:3] == ["format_version", "base_model", "base_revision"]
+    assert list(keys)[-4:] == ["validation", "train_seconds", "date", "verified"]
+    assert keys["max_length"] is None and "step" not in keys and "steps" not in keys
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +400,7 @@ def test_a_finished_model(trained, standin):
     assert not found & {"training_args.bin", "unverified", "audit"}
     assert "hf_secret" not in (folder / "recipe.yaml").read_text()
 
-    manifest = contract.read_manifest(folder)
+    manifest = read_manifest(folder)
     assert manifest["format_version"] == 1 and manifest["base_model"] == str(standin("qwen"))
     assert (
         manifest["base_revision"] is None
@@ -393,12 +420,12 @@ def test_a_finished_model(trained, standin):
     assert len(set(manifest["fingerprints"].values())) == 3
     assert manifest["versions"]["torch"].startswith("2.") and manifest["steps"] == 4
     assert manifest["verified"]["max_difference"] <= 1e-4
-    assert manifest["files"] == contract.hash_files(folder)
+    assert manifest["files"] == hash_files(folder)
     assert "model.safetensors" in manifest["files"] and "golden.jsonl" in manifest["files"]
     ledger = json.loads((folder / "ledger.json").read_text())
     assert manifest["validation"]["n"] == ledger["validation"]["kept"] > 3
     assert len(json.loads((folder / "test_ids.json").read_text())) == ledger["test"]["kept"] == 10
-    golden = contract.read_golden(folder)
+    golden = read_golden(folder)
     assert len(golden) == 16 and all(isinstance(row["reward"], float) for row in golden)
 
     card = (folder / "README.md").read_text()
@@ -409,7 +436,7 @@ def test_a_finished_model(trained, standin):
 def test_each_checkpoint_is_sealed(trained):
     folder = trained[0]
     assert newest_valid_checkpoint(folder) == (str(folder / "checkpoint-4"), [])
-    manifest = contract.read_manifest(folder / "checkpoint-2")
+    manifest = read_manifest(folder / "checkpoint-2")
     assert (
         manifest["step"] == 2
         and manifest["metrics"]["eval_n"] > 0

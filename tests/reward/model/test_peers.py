@@ -21,7 +21,7 @@ def test_llamafactory_rewards_are_its_own(kind, tmp_path, monkeypatch):
     assert Scorer(str(folder)).rewards_of_ids(ids) == pytest.approx(rewards, abs=1e-5)
 
     done = convert(str(folder), tmp_path / "plain", ids)
-    assert done["moved"] < 1e-5 and done["rewards"] == pytest.approx(rewards, abs=1e-5)
+    assert done.moved < 1e-5 and done.rewards == pytest.approx(rewards, abs=1e-5)
     assert Scorer(str(tmp_path / "plain")).rewards_of_ids(ids) == pytest.approx(rewards, abs=1e-5)
     assert json.loads((tmp_path / "plain" / "config.json").read_text())["architectures"] == [
         "Qwen2ForSequenceClassification"

@@ -25,8 +25,10 @@ from transformers import (
 
 import audit
 import score
-from reward.checkpoint.contract import read_manifest, seal, verify, write_golden
+from reward.checkpoint.contract import verify_saved_model
 from reward.checkpoint.convert import convert, merge
+from reward.checkpoint.golden import write_golden
+from reward.checkpoint.manifest import read_manifest, seal
 from reward.data.encoding import encode, render
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head, head_of, is_encoder, position_limit, rewards_from_logits
@@ -443,7 +445,7 @@ def test_verification_adds_the_head_bias_that_stock_passes_over(
         scored(folder) - stock_logits(folder, len(bias))[:, -1], torch.full((3,), 0.75)
     )
     prove(folder, len(bias))
-    assert verify(folder, expected.tolist(), tolerance_of_std=0.0)["max_difference"] < 1e-5
+    assert verify_saved_model(folder, expected.tolist(), 0.0).max_difference < 1e-5
 
 
 def prove(folder, labels: int) -> None:
@@ -563,8 +565,8 @@ def test_converting_gives_a_stock_one_label_checkpoint_with_the_same_rewards(
     texts = [encode(tokenizer, PROMPT, answer) for answer in ANSWERS]
     done = convert(str(folder), tmp_path / "plain", texts)
     expected = scored(folder)
-    assert done["moved"] < 1e-5 and done["dropped_bias"] == dropped
-    assert done["rewards"] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert done.moved < 1e-5 and done.dropped_bias == dropped
+    assert done.rewards == pytest.approx(expected.tolist(), abs=1e-5)
     torch.testing.assert_close(scored(tmp_path / "plain"), expected, atol=1e-5, rtol=0)
     stock = stock_logits(tmp_path / "plain", 1)
     assert stock.shape == (3, 1)
@@ -583,7 +585,7 @@ def test_converting_gives_a_stock_one_label_checkpoint_with_the_same_rewards(
 
 def test_converting_without_texts_compares_a_probe(headed, tmp_path):
     done = convert(str(headed(adapter=True, head="two_logit")[1]), tmp_path / "plain")
-    assert len(done["rewards"]) == len({*done["rewards"]}) == 3 and done["moved"] < 1e-5
+    assert len(done.rewards) == len({*done.rewards}) == 3 and done.moved < 1e-5
 
 
 def test_a_converted_value_head_can_be_trained_on(value_head, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from launched import DRIVER, ENGINES, PACKED, launch, needs_compiler, read_json
 from safetensors.torch import load_file
 
-from reward.checkpoint.contract import read_golden
+from reward.checkpoint.golden import read_golden
 
 LORA = "--use_peft true --lora_r 4 --lora_alpha 8 --lora_target_modules all-linear".split()
 NF4 = "--load_in_4bit true --bnb_4bit_quant_type nf4 --use_bnb_nested_quant true --dtype bfloat16".split()

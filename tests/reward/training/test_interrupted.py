@@ -14,7 +14,8 @@ from conftest import REPO, run_script
 from launched import CPU, LAUNCH, read_json
 from safetensors.torch import load_file
 
-from reward.checkpoint.contract import checkpoint_fault, hash_files
+from reward.checkpoint.manifest import hash_files
+from reward.checkpoint.resume import checkpoint_fault
 
 LONG = "--max_steps 40 --eval_steps 20 --save_steps 20 --logging_steps 1 --gradient_accumulation_steps 1".split()
 SIGNAL_AFTER = 23  # steps: past the first checkpoint, and well before the next evaluation

@@ -10,7 +10,7 @@ from launched import CPU, launcher, read_json
 from safetensors.torch import load_file
 from standins import WORDS
 
-from reward.checkpoint.contract import read_golden
+from reward.checkpoint.golden import read_golden
 from reward.model.scorer import Scorer
 
 OBJECTIVES = {  # name -> recipe keys

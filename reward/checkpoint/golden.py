@@ -1,0 +1,69 @@
+"""Golden rewards: test pairs with which a checkpoint proves that it gives the same rewards."""
+
+import json
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from datasets import Dataset
+
+from reward.data.tokens import decode_sides
+
+
+class GoldenText(TypedDict):
+    """A row of golden.jsonl."""
+
+    text: (
+        dict | None
+    )  # prompt, completion, tools; None where a cut prompt is known by its ids alone
+    ids: list[int]  # token ids of the whole conversation
+    reward: NotRequired[float | None]  # as a fresh process computed it
+
+
+def golden_pairs(table: Dataset, count: int = 8) -> Dataset:
+    """Return the pairs that the checkpoint proves itself on, evenly spread over an encoded split.
+
+    Args:
+        table: The encoded split.
+        count: How many pairs; a shorter split gives all of its own.
+    """
+    last = len(table) - 1
+    places = {round(k * last / max(count - 1, 1)) for k in range(count)}
+    return table.select(sorted(places))
+
+
+def golden_texts(pairs: Dataset) -> list[GoldenText]:
+    """Return both sides of each pair, chosen first: messages (or strings) and token ids."""
+    texts = []
+    for row in pairs:
+        prompt, chosen, rejected, tools = decode_sides(row)
+        for completion, ids in ((chosen, row["chosen_ids"]), (rejected, row["rejected_ids"])):
+            text = {"prompt": prompt, "completion": completion, "tools": tools}
+            if row["truncated"]:
+                # A fresh process would encode the whole prompt from the messages, not the cut one.
+                text = None
+            texts.append(GoldenText(text=text, ids=list(ids)))
+    return texts
+
+
+def write_golden(
+    folder: str | Path, texts: list[GoldenText], rewards: list[float] | None = None
+) -> None:
+    """Write golden.jsonl.
+
+    Args:
+        folder: The checkpoint.
+        texts: The rows; a reward that they hold already is replaced.
+        rewards: One a text; None before they are known.
+    """
+    if rewards is None:
+        rewards = [None] * len(texts)
+    lines = []
+    for text, reward in zip(texts, rewards, strict=True):
+        lines.append(json.dumps({**text, "reward": reward}, ensure_ascii=False) + "\n")
+    (Path(folder) / "golden.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def read_golden(folder: str | Path) -> list[GoldenText]:
+    """Return the rows of a checkpoint's golden.jsonl."""
+    content = (Path(folder) / "golden.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in content.splitlines()]

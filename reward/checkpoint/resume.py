@@ -1,0 +1,89 @@
+"""Checkpoints to resume from: sealed when they are whole, and verified before they are trusted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import Trainer, TrainerCallback
+
+from reward.checkpoint.manifest import MANIFEST, Manifest, hash_files, seal
+
+
+class SealCheckpoint(TrainerCallback):
+    """Writes manifest.json into each checkpoint-N/ once every process has saved its part.
+
+    Args:
+        trainer: The trainer that saves the checkpoints.
+        manifest: The run's own, which fills up meanwhile.
+    """
+
+    def __init__(self, trainer: Trainer, manifest: Manifest):
+        self.trainer, self.manifest = trainer, manifest
+
+    def on_save(self, args, state, control, **kwargs):
+        accelerator = self.trainer.accelerator
+        accelerator.wait_for_everyone()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            metrics = last_evaluation(state.log_history)
+            manifest = replace(self.manifest, step=state.global_step, metrics=metrics)
+            seal(folder, manifest.as_dict())
+        # A launcher ends all processes once one is gone, also the one that still hashes.
+        accelerator.wait_for_everyone()
+
+
+def last_evaluation(log_history: list[dict]) -> dict:
+    """Return the last logged metrics of an evaluation; {} where there was none."""
+    for entry in reversed(log_history):
+        if "eval_accuracy" in entry:
+            return entry
+    return {}
+
+
+def newest_valid_checkpoint(output_dir: str | Path) -> tuple[str | None, list[str]]:
+    """Return the newest checkpoint that can be resumed from exactly, and why not the newer ones.
+
+    Args:
+        output_dir: The folder of the run.
+
+    Returns:
+        The folder, None where there is none, and one line for each newer one that was passed over.
+    """
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if step_of(path).isdigit()]
+    passed_over = []
+    for folder in sorted(folders, key=lambda path: int(step_of(path)), reverse=True):
+        fault = checkpoint_fault(folder)
+        if fault is None:
+            return str(folder), passed_over
+        passed_over.append(f"{folder}: {fault}")
+    return None, passed_over
+
+
+def step_of(folder: Path) -> str:
+    """Return what stands behind the last hyphen: the step, for a folder that the trainer named."""
+    return folder.name.split("-")[-1]
+
+
+def checkpoint_fault(folder: str | Path) -> str | None:
+    """Return why `folder` cannot be resumed from exactly; None if it can."""
+    manifest = Path(folder) / MANIFEST
+    if not manifest.is_file():
+        return "no manifest.json, so saving it was interrupted"
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError):
+        return "manifest.json is damaged"
+    if "trainer_state.json" not in files:
+        return "no trainer_state.json"
+    if not any(holds_optimizer(name) for name in files):
+        return "no optimizer state (save_only_model?), so resuming would start a fresh optimizer"
+    hashes = hash_files(folder)
+    wrong = sorted(name for name, digest in files.items() if hashes.get(name) != digest)
+    if wrong:
+        return f"{', '.join(wrong)} missing or changed since it was saved"
+    return None
+
+
+def holds_optimizer(name: str) -> bool:
+    """Return whether this is a file of optimizer state: Trainer's, FSDP's or DeepSpeed's."""
+    return "optimizer" in name or "global_step" in name
