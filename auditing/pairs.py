@@ -1,28 +1,67 @@
 """Scored preference pairs as columns: what every check reads. NumPy only.
 
-`Pairs.collect(rows)` takes one dict a pair, one after another, keeps the numbers, and spools the texts to a temporary file, so
-that memory does not grow with them; `pairs.text(i)` fetches one pair's texts back.
+    pairs = Pairs.collect(scored_pairs)
+    pairs.margins        # (n,) reward of chosen - reward of rejected
+    pairs.text(i)        # the texts of one pair
+
+`collect` keeps the numbers and spools the texts to a temporary file, so that memory does not grow
+with them.
 """
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from auditing.style import hedges, markdown
-from reward.data.transcripts import text_of
+from reward.data.formats import PreferencePair
+from reward.data.transcripts import Side, text_of
 
 LARGEST_REWARD = 1e100  # squares of larger ones overflow: they count as not finite
-
-
 LONGEST_TEXT = 20_000  # characters of a side that are kept for the report and searched for marks
+
+
+class ScoredPair(PreferencePair, total=False):
+    """A canonical pair, and what a model gave for it."""
+
+    reward_chosen: float | None  # None where there is none, such as for a text that is too long
+    reward_rejected: float | None
+    chosen_tokens: int  # tokens of the chosen completion
+    rejected_tokens: int
+
+
+class PairTexts(TypedDict):
+    """The texts of one pair. Of each, up to LONGEST_TEXT characters are kept."""
+
+    prompt: Side
+    chosen: Side
+    rejected: Side
+
+
+class _PairNumbers(NamedTuple):
+    """The numbers of one pair, a column of the table each; NaN where one is not known."""
+
+    reward_chosen: float
+    reward_rejected: float
+    length_chosen: float
+    length_rejected: float
+    characters_chosen: int
+    characters_rejected: int
+    markdown_chosen: int
+    markdown_rejected: int
+    hedges_chosen: int
+    hedges_rejected: int
+    votes_chosen: float
+    votes_rejected: float
+    bayes_accuracy: float
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """n pairs; every array is (n,), and every (chosen, rejected) couple of columns is (2, n)."""
+    """n pairs; every array is (n,), and every couple of columns (chosen, rejected) is (2, n)."""
 
     rewards: np.ndarray  # (2, n) of chosen, rejected; NaN where a reward is not a finite number
     lengths: np.ndarray  # (2, n) in `length_unit`
@@ -33,122 +72,172 @@ class Pairs:
     prompt: np.ndarray  # (n,) int: pairs of one prompt share it
     votes: np.ndarray  # (n, 2) for chosen, for rejected; NaN where unknown
     bayes_accuracy: np.ndarray  # (n,) simulated raters only; NaN where unknown
-    text: Callable[[int], dict] = field(
-        repr=False
-    )  # i -> {"prompt", "chosen", "rejected"}: message lists or strings
+    text: Callable[[int], PairTexts] = field(repr=False)  # the texts of the pair of an index
     length_unit: str = "tokens"
-    human_labels: bool = (
-        True  # False where "chosen" is right by construction (benchmarks, simulated raters)
-    )
+    # False where "chosen" is right by construction (benchmarks, simulated raters).
+    human_labels: bool = True
 
     @property
     def margins(self) -> np.ndarray:
+        """(n,) reward of chosen - reward of rejected."""
         return self.rewards[0] - self.rewards[1]
 
     @property
     def length_differences(self) -> np.ndarray:
+        """(n,) length of chosen - length of rejected."""
         return self.lengths[0] - self.lengths[1]
 
     @property
     def voted(self) -> np.ndarray:
-        """(n,) bool: pairs with an odd number of votes, which raters are judged on. A tie has no right side and is left out of
-        a test split; of pairs with two votes those that agree would be left, and raters would seem never to err."""
+        """(n,) bool: the pairs with an odd number of votes, which raters are judged on.
+
+        A tie has no right side and is left out of a test split. Of the pairs with two votes only
+        those whose raters agree would be left, and raters would seem never to err.
+        """
         return self.votes.sum(axis=1) % 2 == 1  # False where it is NaN
 
     def __len__(self) -> int:
         return len(self.subset)
 
-    def take(self, index) -> "Pairs":
-        """The pairs of a mask or an index array."""
-        index = (
-            np.flatnonzero(index)
-            if np.asarray(index).dtype == bool
-            else np.asarray(index, dtype=int)
+    def take(self, index: np.ndarray) -> "Pairs":
+        """The pairs of a mask or of an array of indices."""
+        index = np.asarray(index)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        index = index.astype(int)
+        text_of_pair = self.text
+        return replace(
+            self,
+            rewards=self.rewards[:, index],
+            lengths=self.lengths[:, index],
+            characters=self.characters[:, index],
+            markdown=self.markdown[:, index],
+            hedges=self.hedges[:, index],
+            subset=self.subset[index],
+            prompt=self.prompt[index],
+            votes=self.votes[index],
+            bayes_accuracy=self.bayes_accuracy[index],
+            text=lambda i: text_of_pair(int(index[i])),
         )
-        pairs = {
-            name: getattr(self, name)[:, index]
-            for name in ("rewards", "lengths", "characters", "markdown", "hedges")
-        }
-        single = {
-            name: getattr(self, name)[index]
-            for name in ("subset", "prompt", "votes", "bayes_accuracy")
-        }
-        text = self.text
-        return replace(self, **pairs, **single, text=lambda i: text(int(index[i])))
 
     def finite(self) -> "Pairs":
-        """The pairs whose two rewards are finite; the others are counted by a check of their own."""
+        """The pairs whose two rewards are finite; a check of its own counts the others."""
         return self.take(np.isfinite(self.rewards).all(axis=0))
 
     @classmethod
-    def collect(cls, rows, length_unit: str = "tokens", human_labels: bool = True) -> "Pairs":
-        """`rows`: an iterable of dicts with `prompt, chosen, rejected` (message lists or strings), `reward_chosen`,
-        `reward_rejected` (None for a missing one), and perhaps `subset`, `chosen_tokens` and `rejected_tokens` (lengths are
-        characters without them), `votes` ([for chosen, for rejected]), `bayes_accuracy`."""
-        spool = Spool()
-        numbers, subsets, prompts, known_subsets = [], [], {}, {}
-        groups = []
-        for row in rows:
-            sides = [text_of(row[side]) for side in ("chosen", "rejected")]
-            characters = [len(text) for text in sides]
-            votes = row.get("votes") or (np.nan, np.nan)
-            numbers.append(
-                (
-                    *(as_number(row[f"reward_{side}"]) for side in ("chosen", "rejected")),
-                    *(
-                        row.get(f"{side}_tokens", n)
-                        for side, n in zip(("chosen", "rejected"), characters, strict=True)
-                    ),
-                    *characters,
-                    *(markdown(text[:LONGEST_TEXT]) for text in sides),
-                    *(hedges(text[:LONGEST_TEXT]) for text in sides),
-                    *votes,
-                    as_number(row.get("bayes_accuracy")),
-                )
-            )
-            subset = row.get("subset") or "all"
-            subsets.append(known_subsets.setdefault(subset, subset))
-            groups.append(prompts.setdefault(hash(text_of(row["prompt"])), len(prompts)))
-            spool.add(
-                {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
-            )
-        table = np.array(numbers, dtype=float).reshape(-1, 13).T  # (columns, n)
-        simulated = len(numbers) > 0 and np.isfinite(table[12]).all()
+    def collect(
+        cls, pairs: Iterable[ScoredPair], length_unit: str = "tokens", human_labels: bool = True
+    ) -> "Pairs":
+        """The columns of scored pairs, which are read one after another.
+
+        Args:
+            pairs: with `prompt, chosen, rejected, reward_chosen, reward_rejected`, and where known
+                `subset`, `chosen_tokens`, `rejected_tokens`, `votes`, `bayes_accuracy`.
+            length_unit: what the lengths are, in words: `characters` without token counts.
+            human_labels: False unless humans said which side is chosen. Pairs that all have a
+                `bayes_accuracy` are of simulated raters, whatever this says.
+        """
+        spool = _Spool()
+        numbers: list[_PairNumbers] = []
+        subsets: list[str] = []
+        prompts: list[int] = []
+        subset_names: dict[str, str] = {}  # one string object for each name, which saves memory
+        prompt_numbers: dict[int, int] = {}  # by the hash of the prompt's text
+        for pair in pairs:
+            numbers.append(_numbers_of(pair))
+            subset = pair.get("subset") or "all"
+            subsets.append(subset_names.setdefault(subset, subset))
+            key = hash(text_of(pair["prompt"]))
+            prompts.append(prompt_numbers.setdefault(key, len(prompt_numbers)))
+            spool.add(pair)
+
+        # (columns, n). The order of the numbers in memory decides how NumPy rounds a sum over both
+        # sides, so the columns of a pair stay next to each other.
+        table = np.array(numbers, dtype=float).reshape(-1, len(_PairNumbers._fields)).T
+        rewards = _couple(table, "reward")
+        bayes_accuracy = table[_PairNumbers._fields.index("bayes_accuracy")]
+        simulated = len(numbers) > 0 and np.isfinite(bayes_accuracy).all()
         return cls(
-            rewards=np.where(np.abs(table[0:2]) < LARGEST_REWARD, table[0:2], np.nan),
-            lengths=table[2:4], characters=table[4:6],
-            markdown=table[6:8], hedges=table[8:10], votes=table[10:12].T, bayes_accuracy=table[12],
-            subset=np.array(subsets, dtype=object), prompt=np.array(groups, dtype=int), text=spool.read,
-            length_unit=length_unit, human_labels=human_labels and not simulated,
-        )  # fmt: skip
+            rewards=np.where(np.abs(rewards) < LARGEST_REWARD, rewards, np.nan),
+            lengths=_couple(table, "length"),
+            characters=_couple(table, "characters"),
+            markdown=_couple(table, "markdown"),
+            hedges=_couple(table, "hedges"),
+            votes=_couple(table, "votes").T,
+            bayes_accuracy=bayes_accuracy,
+            subset=np.array(subsets, dtype=object),
+            prompt=np.array(prompts, dtype=int),
+            text=spool.read,
+            length_unit=length_unit,
+            human_labels=human_labels and not simulated,
+        )
 
 
-class Spool:
-    """Dicts in a temporary file, by index. A side is kept up to LONGEST_TEXT characters."""
+def _couple(table: np.ndarray, name: str) -> np.ndarray:
+    """The rows of chosen and rejected of one number, which follow each other: (2, n)."""
+    row_of_chosen = _PairNumbers._fields.index(f"{name}_chosen")
+    return table[row_of_chosen : row_of_chosen + 2]
 
-    def __init__(self):
+
+def _numbers_of(pair: ScoredPair) -> _PairNumbers:
+    chosen, rejected = text_of(pair["chosen"]), text_of(pair["rejected"])
+    start_of_chosen, start_of_rejected = chosen[:LONGEST_TEXT], rejected[:LONGEST_TEXT]
+    votes_chosen, votes_rejected = pair.get("votes") or (np.nan, np.nan)
+    return _PairNumbers(
+        reward_chosen=_nan_for_none(pair["reward_chosen"]),
+        reward_rejected=_nan_for_none(pair["reward_rejected"]),
+        length_chosen=pair.get("chosen_tokens", len(chosen)),
+        length_rejected=pair.get("rejected_tokens", len(rejected)),
+        characters_chosen=len(chosen),
+        characters_rejected=len(rejected),
+        markdown_chosen=markdown(start_of_chosen),
+        markdown_rejected=markdown(start_of_rejected),
+        hedges_chosen=hedges(start_of_chosen),
+        hedges_rejected=hedges(start_of_rejected),
+        votes_chosen=votes_chosen,
+        votes_rejected=votes_rejected,
+        bayes_accuracy=_nan_for_none(pair.get("bayes_accuracy")),
+    )
+
+
+def _nan_for_none(value: float | None) -> float:
+    if value is None:
+        return float("nan")
+    return float(value)
+
+
+class _Spool:
+    """The texts of pairs in a temporary file, by index."""
+
+    def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()
-        self._starts = [0]
+        self._starts = [0]  # in bytes, of every pair and of the next one
 
-    def add(self, texts: dict) -> None:
-        texts = {name: cut(side) for name, side in texts.items()}
+    def add(self, pair: ScoredPair) -> None:
+        texts = {name: cut_side(pair[name]) for name in ("prompt", "chosen", "rejected")}
         self._file.write(json.dumps(texts).encode())
         self._starts.append(self._file.tell())
 
-    def read(self, i: int) -> dict:
-        self._file.seek(self._starts[i])
-        found = json.loads(self._file.read(self._starts[i + 1] - self._starts[i]))
-        self._file.seek(0, 2)
-        return found
+    def read(self, i: int) -> PairTexts:
+        start, end = self._starts[i], self._starts[i + 1]
+        self._file.seek(start)
+        texts = json.loads(self._file.read(end - start))
+        self._file.seek(0, 2)  # where the next pair is added
+        return texts
 
 
-def cut(side):
-    """A message list or a string, its long texts cut at LONGEST_TEXT with the number of characters left out."""
+def cut_side(side: Side) -> Side:
+    """A message list or a string, with no text over LONGEST_TEXT characters.
+
+    A text that is cut says how many characters were left out.
+    """
     if isinstance(side, str):
-        left = len(side) - LONGEST_TEXT
-        return side if left <= 0 else f"{side[:LONGEST_TEXT]}\u2026 ({left:,} more characters)"
-    return [{**message, "content": cut(message.get("content") or "")} for message in side]
+        return _cut_text(side)
+    return [message | {"content": _cut_text(message.get("content") or "")} for message in side]
 
 
-def as_number(value) -> float:
-    return float("nan") if value is None else float(value)
+def _cut_text(text: str) -> str:
+    left_out = len(text) - LONGEST_TEXT
+    if left_out <= 0:
+        return text
+    return f"{text[:LONGEST_TEXT]}\u2026 ({left_out:,} more characters)"

@@ -1,22 +1,25 @@
-"""Marks of style that raters and reward models fall for: hedges, markdown. Pure functions of a text."""
+"""Marks of style that raters and reward models fall for: hedges and markdown.
+
+Pure functions of a text.
+"""
 
 import re
 
-# Of lower-case text, which is searched faster than with IGNORECASE.
+# Hedges are searched in text in lower case, which is faster than with IGNORECASE.
 HEDGES = [
     r"\bas an? (?:ai|(?:large )?language model)\b",
-    r"\bit(?:['\u2019]s| is) (?:also )?(?:important|worth|crucial) (?:to )?(?:not|remember)(?:e|ing)?\b",
+    r"\bit(?:['\u2019]s| is) (?:also )?(?:important|worth|crucial) "
+    r"(?:to )?(?:not|remember)(?:e|ing)?\b",
     r"\bi(?:['\u2019]m| am) not (?:sure|certain|able to)\b",
     r"\bi (?:can(?:no|['\u2019])t|do(?:n['\u2019]t| not) (?:know|have))\b",
     r"\bit (?:really )?depends\b",
 ]
+HEDGE = re.compile("|".join(HEDGES))
 
-
+# A soft word alone is no hedge. A text is marked for them from a count and a share of its words.
 SOFT_WORDS = re.compile(r"\b(?:may|might|perhaps|possibly|maybe)\b")
-
-
-SOFT_WORD_RATE = 0.02  # of all words, three at least
-
+FEWEST_SOFT_WORDS = 3
+SOFT_WORD_RATE = 0.02
 
 MARKDOWN = {
     "list item": r"^[ \t]*(?:[-*+\u2022]|\d{1,3}[.)])[ \t]+\S",
@@ -24,37 +27,35 @@ MARKDOWN = {
     "bold phrase": r"\*\*[^*\n]+\*\*",
     "code fence": r"^```",
 }
-
-
-HEDGE = re.compile("|".join(HEDGES))
-
-
 ANY_MARKDOWN = re.compile("|".join(MARKDOWN.values()), re.MULTILINE)
 
 
-COMPILED = {thing: re.compile(pattern, re.MULTILINE) for thing, pattern in MARKDOWN.items()}
-
-
 def hedges(text: str) -> int:
-    """How many hedging phrases and soft words."""
-    text = text.lower()
-    return len(HEDGE.findall(text)) + len(SOFT_WORDS.findall(text))
+    """How many hedging phrases and soft words a text has."""
+    lower = text.lower()
+    return len(HEDGE.findall(lower)) + len(SOFT_WORDS.findall(lower))
 
 
 def markdown(text: str) -> int:
-    """How many list items, headings, bold phrases and code fences."""
+    """How many list items, headings, bold phrases and code fences a text has."""
     return len(ANY_MARKDOWN.findall(text))
 
 
 def style_marks(text: str) -> list[str]:
-    """In words, for the report."""
+    """The marks of a text in words, for the report."""
     lower = text.lower()
-    found = [match for hedge in HEDGES if (match := re.search(hedge, lower))]
-    marks = [f'hedge: "{text[match.start() : match.end()]}"' for match in found]
+    marks = []
+    for hedge in HEDGES:
+        match = re.search(hedge, lower)
+        if match:
+            marks.append(f'hedge: "{text[match.start() : match.end()]}"')
     soft, words = len(SOFT_WORDS.findall(lower)), len(text.split())
-    if soft >= 3 and soft >= SOFT_WORD_RATE * words:
+    if soft >= FEWEST_SOFT_WORDS and soft >= SOFT_WORD_RATE * words:
         marks.append(f"hedge: may, might, perhaps {soft} times in {words:,} words")
-    for thing, pattern in COMPILED.items():
-        if found := len(pattern.findall(text)):
-            marks.append(f"markdown: {found:,} {thing}{'' if found == 1 else 's'}")
+    for thing, pattern in MARKDOWN.items():
+        count = len(re.findall(pattern, text, re.MULTILINE))
+        if count == 1:
+            marks.append(f"markdown: 1 {thing}")
+        elif count:
+            marks.append(f"markdown: {count:,} {thing}s")
     return marks
