@@ -70,7 +70,7 @@ def load_adapter(folder: str, manifest: dict, trust_remote_code: bool) -> torch.
         **options,
     )
     for module in model.modules():
-        # 4-bit layers on a CPU with AVX512-bf16: see reward.model.heads.keep_unpacked.
+        # 4-bit layers on a CPU with AVX512-bf16: see reward.model.classifier.keep_unpacked.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model

@@ -1,11 +1,13 @@
 """Batches: texts packed or padded into the model's inputs, pairs collated into micro-batches."""
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 import torch
-from datasets import Dataset
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 TokenIds = Sequence[int]  # the token ids of one text, a list or a tuple
 
@@ -255,7 +257,7 @@ class PreferenceCollator:
         self,
         pad_token_id: int,
         pad_to_multiple_of: int | None = None,
-        table: Dataset | None = None,
+        table: "Dataset | None" = None,
         token_budget: int | None = None,
     ):
         self.pad_token_id = pad_token_id

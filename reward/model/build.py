@@ -1,147 +1,242 @@
-"""Build a reward model to train, load one to score: `model, tokenizer = load_reward_model("rm-out")`.
+"""Build a reward model to train: `model = build_reward_model("Qwen/Qwen2.5-0.5B")`.
 
-A reward model is a stock sequence-classification model with one label: the head at the last token (causal models) or at
-[CLS] (encoders). Nothing is added to it, so stock transformers, TRL's RL trainers, `pipeline` and vLLM load what is saved.
+A reward model is a stock sequence-classification model with one label: the head at the last token
+(causal models) or at [CLS] (encoders). Nothing is added to it, so stock transformers, TRL's RL
+trainers, `pipeline` and vLLM load what is saved.
 """
 
 import os
 
 import torch
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from reward.data.encoding import prepare_tokenizer
-from reward.model.heads import (
-    HEAD_NAMES,
-    Float32Head,
-    _init_head,
-    _load,
-    _saved_bias,
-    head_of,
-    is_encoder,
+from reward.model.classifier import (
+    LoadedClassifier,
     keep_unpacked,
+    load_classifier,
+    saved_head_bias,
 )
-from reward.model.hub import ModelError, _reachable, checkpoint_file
-from reward.model.load import VALUE_HEADS
+from reward.model.heads import HEAD_NAMES, Float32Head, head_of, init_head, is_encoder
+from reward.model.hub import ModelError, checkpoint_file, require_model
+from reward.model.load import VALUE_HEAD_FILES
 
-# ------------------------------------------------------------------------------------------------------ to train
+NEW_HEAD_MEND = "Set head_init: normal in the recipe if a new head is what you want."
+
+# --- The model ------------------------------------------------------------------------------------
 
 
 def build_reward_model(
-    name, *, revision="main", dtype=None, head="linear", head_bias=None, head_init=None, head_dropout=0.0,
-    train_last_layers=None, trust_remote_code=False, **options,
-):  # fmt: skip
-    """A sequence-classification model with a float32 head, from a language model, an encoder, or a reward model: one label,
-    or two with `head="two_logit"` (the reward is logit 1, as in ContextualAI/HALOs).
+    name: str,
+    *,
+    revision: str = "main",
+    dtype: str | None = None,
+    head: str = "linear",
+    head_bias: bool | None = None,
+    head_init: str | None = None,
+    head_dropout: float = 0.0,
+    train_last_layers: int | None = None,
+    trust_remote_code: bool = False,
+    **options,
+) -> PreTrainedModel:
+    """Build a sequence-classification model with a float32 head.
 
-    A trained head of that shape is kept. Where the checkpoint holds a head of another shape or name, it would be lost
-    silently: that raises ModelError unless `head_init` (`zero` or `normal`) asks for a new one. `train_last_layers`
-    freezes all but the last N blocks and the head. `options` go to `from_pretrained` (quantization_config,
-    attn_implementation, device_map).
+    A trained head that fits is kept. One of another shape or name would be lost silently, which is
+    an error unless `head_init` asks for a new one.
+
+    Args:
+        name: A language model, an encoder or a reward model: a folder, or the id of a Hub model.
+        revision: The branch, tag or commit of a Hub model.
+        dtype: The name of a torch dtype, or `auto` for the one that the model was saved in.
+        head: `linear`: one label. `two_logit`: two, of which logit 1 is the reward, as in
+            ContextualAI/HALOs.
+        head_bias: Whether the head has a bias. None: as the checkpoint or the architecture has it.
+        head_init: `zero` or `normal` for a new head, see `init_head`.
+        head_dropout: The probability with which an input of the head is dropped in training.
+        train_last_layers: Freezes all but this many last blocks and the head.
+        trust_remote_code: Whether the model's own Python code may run.
+        options: They go to `from_pretrained` (quantization_config, attn_implementation,
+            device_map).
+
+    Raises:
+        ModelError: A trained head would be lost, the body is incomplete, or the checkpoint is no
+            model that can be trained on.
     """
-    if checkpoint_file(name, "adapter_config.json", revision) is not None:
-        raise ModelError(
-            f"{name} is an adapter, whose head would be lost; merge it, and train on the merged model"
-        )
-    _reachable(name, revision)
-    if head_init is None and any(checkpoint_file(name, file, revision) for file in VALUE_HEADS):
-        raise ModelError(
-            f"{name} holds a trained value head ({' or '.join(VALUE_HEADS)}), which would be replaced by a random one. "
-            "Set head_init: normal in the recipe if a new head is what you want."
-        )
-    torch_dtype = dtype if dtype in (None, "auto") else getattr(torch, dtype)
-    model, info = _load(
-        name, revision=revision, num_labels=1 if head == "linear" else 2, dtype=torch_dtype,
-        trust_remote_code=trust_remote_code, **options,
-    )  # fmt: skip
+    _refuse_what_has_another_head(name, revision, head_init)
+    labels = {"linear": 1, "two_logit": 2}[head]
+    loaded = load_classifier(
+        name,
+        revision=revision,
+        num_labels=labels,
+        dtype=_torch_dtype(dtype),
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+    model = loaded.model
     head_name, layer = head_of(model)
-    if (
-        f"{head_name}.bias" in info["unexpected_keys"] and head_bias is not False
-    ):  # of a head that we trained with one
-        info["unexpected_keys"].remove(f"{head_name}.bias")
+    if head_bias is not False and f"{head_name}.bias" in loaded.unexpected:
+        # A head that we trained with a bias, where the architecture has none.
+        loaded.unexpected.remove(f"{head_name}.bias")
         head_bias = True
         if head_init is None:
-            layer.bias = torch.nn.Parameter(_saved_bias(name, head_name, revision).to(layer.weight))
-    lost = [
-        f"{key} {list(found)} (this model needs {list(made)})"
-        for key, found, made in info["mismatched_keys"]
-    ]
-    lost += [key for key in info["unexpected_keys"] if key.split(".")[0] in HEAD_NAMES]
-    body_lost = [entry for entry in lost if entry.split(".")[0] not in HEAD_NAMES]
-    body = f"{model.base_model_prefix}."  # what lies beside it (DistilBERT's pre_classifier) is new with the head
-    missing = [key for key in info["missing_keys"] if key.startswith(body) and "pooler" not in key]
-    if body_lost or missing:
-        raise ModelError(
-            f"{name}: tensors of the body are missing or have another shape: {body_lost + missing}"
-        )
-    if lost and head_init is None:
-        raise ModelError(
-            f"{name} holds a trained head that does not fit this reward model and would be replaced by a random "
-            f"one: {', '.join(sorted(lost))}. Set head_init: normal in the recipe if a new head is what you want."
-        )
-    if head_bias and layer.bias is None:
-        layer.bias = torch.nn.Parameter(layer.weight.new_zeros(layer.out_features))
-    if head_init is not None:
-        _init_head(layer, head_init)
-    if (
-        head_bias is False and layer.bias is not None
-    ):  # stock transformers makes one for an encoder: it stays 0
-        torch.nn.init.zeros_(layer.bias)
-        layer.bias.requires_grad = False
-    layer.__class__, layer.head_dropout = Float32Head, head_dropout
+            bias = saved_head_bias(name, head_name, revision)
+            layer.bias = torch.nn.Parameter(bias.to(layer.weight))
+    _refuse_lost_tensors(name, loaded, head_init)
+    _set_up_head(layer, head_bias, head_init, head_dropout)
     keep_unpacked(model)
-    if head == "linear":
-        model.config.problem_type = (
-            "regression"  # pipeline and vLLM then give the raw reward, not its sigmoid
-        )
+    if labels == 1:
+        # pipeline and vLLM then give the raw reward, not its sigmoid.
+        model.config.problem_type = "regression"
     if train_last_layers is not None:
         freeze(model, train_last_layers)
     return model
 
 
-def blocks_of(body):
-    """The list of a body's transformer blocks, whatever its family calls it; empty where there is none."""
+def _refuse_what_has_another_head(name: str, revision: str, head_init: str | None) -> None:
+    """Raise ModelError for an adapter, what is no model, and a value head that would be lost."""
+    if checkpoint_file(name, "adapter_config.json", revision) is not None:
+        raise ModelError(
+            f"{name} is an adapter, whose head would be lost; merge it, "
+            "and train on the merged model"
+        )
+    require_model(name, revision)
+    if head_init is not None:
+        return
+    if any(checkpoint_file(name, file, revision) for file in VALUE_HEAD_FILES):
+        raise ModelError(
+            f"{name} holds a trained value head ({' or '.join(VALUE_HEAD_FILES)}), which would be "
+            f"replaced by a random one. {NEW_HEAD_MEND}"
+        )
+
+
+def _torch_dtype(dtype: str | None) -> torch.dtype | str | None:
+    if dtype in (None, "auto"):
+        return dtype
+    return getattr(torch, dtype)
+
+
+def _refuse_lost_tensors(name: str, loaded: LoadedClassifier, head_init: str | None) -> None:
+    """Raise ModelError where tensors of the body, or a trained head, would become random."""
+    body_lost, head_lost = [], []
+    for tensor in loaded.mismatched:
+        entry = f"{tensor.name} {tensor.saved_shape} (this model needs {tensor.needed_shape})"
+        if tensor.name.split(".")[0] in HEAD_NAMES:
+            head_lost.append(entry)
+        else:
+            body_lost.append(entry)
+    head_lost += [key for key in loaded.unexpected if key.split(".")[0] in HEAD_NAMES]
+    # What lies beside the body (DistilBERT's pre_classifier) is new with the head, and so is a
+    # pooler.
+    body = f"{loaded.model.base_model_prefix}."
+    body_lost += [key for key in loaded.missing if key.startswith(body) and "pooler" not in key]
+    if body_lost:
+        raise ModelError(
+            f"{name}: tensors of the body are missing or have another shape: {body_lost}"
+        )
+    if head_lost and head_init is None:
+        raise ModelError(
+            f"{name} holds a trained head that does not fit this reward model and would be "
+            f"replaced by a random one: {', '.join(sorted(head_lost))}. {NEW_HEAD_MEND}"
+        )
+
+
+def _set_up_head(
+    layer: torch.nn.Linear, head_bias: bool | None, head_init: str | None, head_dropout: float
+) -> None:
+    """Give the head its bias, its first weights and its dropout."""
+    if head_bias and layer.bias is None:
+        layer.bias = torch.nn.Parameter(layer.weight.new_zeros(layer.out_features))
+    if head_init is not None:
+        init_head(layer, head_init)
+    # Stock transformers makes a bias for an encoder. It stays 0.
+    if head_bias is False and layer.bias is not None:
+        torch.nn.init.zeros_(layer.bias)
+        layer.bias.requires_grad = False
+    layer.__class__ = Float32Head
+    layer.head_dropout = head_dropout
+
+
+# --- Its blocks -----------------------------------------------------------------------------------
+
+
+def blocks_of(body: PreTrainedModel) -> torch.nn.ModuleList | list:
+    """Return a body's transformer blocks, whatever its family calls them; empty without any."""
     count = body.config.get_text_config().num_hidden_layers
-    return next(
-        (m for m in body.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count), []
-    )
+    for module in body.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return module
+    return []
 
 
-def freeze(model, last_layers: int) -> None:
-    """Train the last blocks and what the class head adds to the body (a pooler, where there is one), nothing else."""
+def freeze(model: PreTrainedModel, last_layers: int) -> None:
+    """Freeze the body but for its last blocks, and a pooler, which the class head adds to it.
+
+    Args:
+        model: The model without a wrapper, changed in place.
+        last_layers: How many blocks stay trainable.
+
+    Raises:
+        ModelError: The body has fewer blocks, or none that can be told apart.
+    """
     body = model.base_model
-    count, blocks = body.config.get_text_config().num_hidden_layers, blocks_of(body)
+    count = body.config.get_text_config().num_hidden_layers
+    blocks = blocks_of(body)
     if not blocks or last_layers > count:
         raise ModelError(
-            f"train_last_layers is {last_layers}; {type(body).__name__} has {count} blocks to choose from"
+            f"train_last_layers is {last_layers}; {type(body).__name__} has {count} blocks to "
+            "choose from"
         )
     body.requires_grad_(False)
-    for module in [*blocks[count - last_layers :], getattr(body, "pooler", None)]:
-        if module is not None:
-            module.requires_grad_(True)
+    for block in blocks[count - last_layers :]:
+        block.requires_grad_(True)
+    pooler = getattr(body, "pooler", None)
+    if pooler is not None:
+        pooler.requires_grad_(True)
+
+
+# --- The tokenizer --------------------------------------------------------------------------------
 
 
 def build_tokenizer(
-    name,
-    config,
+    name: str,
+    config: PretrainedConfig,
     *,
-    revision="main",
-    trust_remote_code=False,
-    chat_template_path=None,
-    eos_token=None,
-):
-    """The tokenizer that the reward model is saved with (reward.data.encoding.prepare_tokenizer)."""
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    chat_template_path: str | None = None,
+    eos_token: str | None = None,
+) -> PreTrainedTokenizerBase:
+    """Build the tokenizer that the reward model is saved with.
+
+    Args:
+        name: A folder, or the id of a Hub model.
+        config: The reward model's config.
+        revision: The branch, tag or commit of a Hub model.
+        trust_remote_code: Whether the tokenizer's own Python code may run.
+        chat_template_path: A file, or a folder or Hub id of a tokenizer with the chat template.
+        eos_token: The token that ends an answer, where it is not the tokenizer's own.
+
+    Raises:
+        EncodingError: See `reward.data.encoding.prepare_tokenizer`.
+    """
     tokenizer = AutoTokenizer.from_pretrained(
         name, revision=revision, trust_remote_code=trust_remote_code
     )
     if eos_token is not None:
         tokenizer.eos_token = eos_token
     if chat_template_path is not None:
-        if os.path.isfile(chat_template_path):
-            with open(chat_template_path, encoding="utf-8") as file:
-                tokenizer.chat_template = file.read()
-        else:
-            tokenizer.chat_template = AutoTokenizer.from_pretrained(
-                chat_template_path
-            ).chat_template
+        tokenizer.chat_template = _chat_template(chat_template_path)
     prepare_tokenizer(tokenizer, is_encoder(config))
     return tokenizer
+
+
+def _chat_template(path: str) -> str | dict | None:
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    return AutoTokenizer.from_pretrained(path).chat_template

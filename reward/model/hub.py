@@ -13,15 +13,22 @@ from huggingface_hub.errors import (
 )
 from transformers.utils.hub import extract_commit_hash
 
-KNOWN_FILES = ("config.json", "adapter_config.json")
+# A model in the cache has one of these: the file of a full model or of an adapter.
+CONFIG_FILES = ("config.json", "adapter_config.json")
 
 
 class ModelError(ValueError):
-    """A checkpoint that is no reward model, or cannot become one; the message names the tensors and the mend."""
+    """A checkpoint is no reward model, or cannot become one.
+
+    The message names the tensors and the mend.
+    """
 
 
-def checkpoint_json(name, file, revision="main") -> dict | list | None:
-    """The content of a JSON file of a local folder or a Hub repository; None where it has no such file."""
+def checkpoint_json(name: str, file: str, revision: str = "main") -> dict | list | None:
+    """Return the content of a checkpoint's JSON file; None where the checkpoint has no such file.
+
+    Arguments and errors are those of `checkpoint_file`.
+    """
     path = checkpoint_file(name, file, revision)
     if path is None:
         return None
@@ -29,18 +36,29 @@ def checkpoint_json(name, file, revision="main") -> dict | list | None:
         return json.load(handle)
 
 
-def checkpoint_file(name, file, revision="main") -> str | None:
-    """A file of a local folder or a Hub repository; None where it has no such file."""
+def checkpoint_file(name: str, file: str, revision: str = "main") -> str | None:
+    """Return the local path of a checkpoint's file, which may be downloaded for it.
+
+    Args:
+        name: A folder, or the id of a Hub model.
+        file: The file's path inside the checkpoint.
+        revision: The branch, tag or commit of a Hub model.
+
+    Returns:
+        The path; None where the checkpoint has no such file.
+
+    Raises:
+        ModelError: The checkpoint is neither a folder nor a Hub model that can be read.
+    """
     if os.path.isdir(name):
         path = os.path.join(name, file)
-        return path if os.path.isfile(path) else None
+        if os.path.isfile(path):
+            return path
+        return None
     try:
         return hf_hub_download(name, file, revision=revision)
-    except LocalEntryNotFoundError as error:  # offline: fine where the model itself is in the cache
-        if any(
-            isinstance(try_to_load_from_cache(name, known, revision=revision), str)
-            for known in KNOWN_FILES
-        ):
+    except LocalEntryNotFoundError as error:  # The Hub cannot be reached.
+        if _in_cache(name, revision):
             return None
         raise ModelError(f"{name}: no such folder here, and the Hub cannot be reached") from error
     except EntryNotFoundError:
@@ -55,14 +73,24 @@ def checkpoint_file(name, file, revision="main") -> str | None:
         ) from error
 
 
-def _reachable(name, revision) -> None:
+def _in_cache(name: str, revision: str) -> bool:
+    """Return whether the cache has the model, which then has no file that the cache lacks."""
+    cached = [try_to_load_from_cache(name, file, revision=revision) for file in CONFIG_FILES]
+    return any(isinstance(path, str) for path in cached)
+
+
+def require_model(name: str, revision: str) -> None:
+    """Raise ModelError where `name` is neither a folder nor a Hub model with a config.json."""
     if checkpoint_file(name, "config.json", revision) is None:
         raise ModelError(f"{name}: neither a folder nor a Hub model with a config.json")
 
 
 def resolved_revision(name: str, revision: str) -> str | None:
-    """The commit of a Hub id's branch or tag; None for a local folder. The KL anchor of a later policy is this one."""
+    """Return the commit of a Hub model's branch or tag; None for a local folder.
+
+    Training records it, so that the KL anchor of a later policy is this very commit.
+    """
     if os.path.isdir(name):
         return None
-    _reachable(name, revision)
+    require_model(name, revision)
     return extract_commit_hash(checkpoint_file(name, "config.json", revision), None)

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, send_to_device
-from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from reward.data.encoding import encode, encode_within
 from reward.data.transcripts import text_of
 from reward.model.batches import TokenIds, pack, padded, token_batches
-from reward.model.heads import is_encoder, no_cache, position_limit, rewards_from_logits
+from reward.model.heads import (
+    is_encoder,
+    no_cache,
+    position_limit,
+    rewards_from_logits,
+    without_adapter,
+)
 from reward.model.hub import checkpoint_json
 from reward.model.load import load_reward_model
 from reward.model.packed_attention import enable_packing, self_test, why_padded
@@ -96,9 +101,7 @@ class Scorer:
     @property
     def base_model(self) -> PreTrainedModel:
         """The sequence-classification model, without the adapter around it."""
-        if isinstance(self.model, PeftModel):
-            return self.model.get_base_model()
-        return self.model
+        return without_adapter(self.model)
 
     def encode(self, prompt, completions: list, tools: list | None = None) -> EncodedCompletions:
         """Encode completions of one prompt, whose start is cut where they are too long.

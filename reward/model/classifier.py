@@ -1,0 +1,82 @@
+"""A stock sequence-classification model, and what its files do and do not hold."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from reward.model.hub import checkpoint_file, checkpoint_json
+
+
+@dataclass
+class MismatchedTensor:
+    """A tensor whose shape in the file is not the one that the model needs."""
+
+    name: str
+    saved_shape: list[int]
+    needed_shape: list[int]
+
+
+@dataclass
+class LoadedClassifier:
+    """A sequence-classification model, and how its tensors compare with those of its files."""
+
+    model: PreTrainedModel
+    missing: set[str]  # tensors of the model that the files lack: they are random
+    unexpected: set[str]  # tensors of the files that the model does not have: they are not used
+    mismatched: list[MismatchedTensor]  # they are random as well
+
+
+def load_classifier(name: str, **options) -> LoadedClassifier:
+    """Load the model with transformers.
+
+    transformers' own report of missing and unexpected tensors is kept quiet: what matters in it is
+    an error of ours, and the rest (a new head over a language model) is meant.
+
+    Args:
+        name: A folder, or the id of a Hub model.
+        options: They go to `from_pretrained`.
+    """
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    finally:
+        logger.setLevel(level)
+    mismatched = [
+        MismatchedTensor(key, list(saved), list(needed))
+        for key, saved, needed in info["mismatched_keys"]
+    ]
+    return LoadedClassifier(
+        model, set(info["missing_keys"]), set(info["unexpected_keys"]), mismatched
+    )
+
+
+def saved_head_bias(name: str, head_name: str, revision: str) -> torch.Tensor:
+    """Return the head's bias of a checkpoint whose architecture has none.
+
+    Stock transformers passes it over.
+    """
+    key = f"{head_name}.bias"
+    file = "model.safetensors"
+    index = checkpoint_json(name, "model.safetensors.index.json", revision)
+    if index:
+        file = index["weight_map"][key]
+    return load_file(checkpoint_file(name, file, revision))[key]
+
+
+def keep_unpacked(model: torch.nn.Module) -> None:
+    """Stop bitsandbytes (0.50) from packing 4-bit layers for an AVX512-BF16 CPU.
+
+    It would do so at their first evaluation. The packed product has no backward, so that from then
+    on the gradients of the layers below would be wrong, silently; and it rounds the scales to bf16,
+    which moved rewards by a tenth of their standard deviation.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
