@@ -1,219 +1,29 @@
-"""The keys that a recipe may hold: our own, TRL's and transformers', and the flags of the command."""
+"""The tables of what a recipe may hold: our own keys, TRL's and transformers', and the flags.
+
+A new key of our own is one `OwnKey` in OWN_KEYS. The check of its type, choices and range, the
+words of each error, and its line of `train_rm.py --help` all come from it.
+"""
 
 import ast
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+CLI = "command line"  # the place of a key that no file names
 
-def _loss_types() -> list[str]:
-    """The keys of `LOSSES` in reward/training/losses.py, in their order.
-
-    They are read from the text of that file, so that a loss is added in one place. Importing it
-    would import torch, which takes seconds, and would run up the layers.
-    """
-    path = Path(__file__).parents[1] / "training" / "losses.py"
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and statement.targets[0].id == "LOSSES":
-            return [ast.literal_eval(key) for key in statement.value.keys]
-    raise LookupError(f"{path} assigns no LOSSES")
-
-
-LOSS_TYPES = _loss_types()
-
-
-# Our own keys, the whole list: name -> types, default, choices, one line of help.
-OWN = {
-    "transcript": (
-        ["str"],
-        "messages",
-        ["messages", "raw"],
-        "read transcripts as messages, or keep their raw text",
-    ),
-    "overlong": (
-        ["str"],
-        "drop",
-        ["drop", "truncate_prompt", "error"],
-        "what happens to a pair above max_length",
-    ),
-    "validation_fraction": (
-        ["float"],
-        0.1,
-        None,
-        "share of the train rows to select on, 0 <= x < 1",
-    ),
-    "test_fraction": (
-        ["float", "null"],
-        None,
-        None,
-        "share to hold out where a source has no test split, 0 < x < 1",
-    ),
-    "max_dropped": (
-        ["float"],
-        0.1,
-        None,
-        "stop when a larger share of the pairs is dropped, 0 <= x <= 1",
-    ),
-    "min_rater_agreement": (
-        ["float", "null"],
-        None,
-        None,
-        "train on pairs of which so many raters agree, .5 < x <= 1",
-    ),
-    "mismatched_prompts": (
-        ["float"],
-        0.0,
-        None,
-        "add pairs against an answer to another prompt; share, 0 <= x <= 1",
-    ),
-    "loss_type": (["str"], "bradley_terry", LOSS_TYPES, "the objective"),
-    "soft_labels": (
-        ["bool"],
-        True,
-        None,
-        "votes and chosen_probability count as given; false: the majority is right",
-    ),
-    "strength_as": (
-        ["str"],
-        "target_margin",
-        ["target_margin", "chosen_probability"],
-        "what a preference strength means",
-    ),
-    "length_head": (
-        ["bool"],
-        False,
-        None,
-        "learn what length explains beside the model, and drop it at save time",
-    ),
-    "label_smoothing": (["float"], 0.0, None, "share of the labels taken to be wrong, 0 <= x < .5"),
-    "tie_margin": (
-        ["float", "null"],
-        None,
-        None,
-        "rao_kupper: raters may call a tie within it, x > 0; null: .5",
-    ),
-    "head": (
-        ["str"],
-        "linear",
-        ["linear", "two_logit"],
-        "two_logit: HALOs' two labels, reward = logit 1",
-    ),
-    "head_bias": (["bool", "null"], None, None, "null: as the architecture has it"),
-    "head_init": (
-        ["str", "null"],
-        None,
-        ["zero", "normal"],
-        "null keeps a trained head; zero and normal start anew",
-    ),
-    "head_dropout": (
-        ["float"],
-        0.0,
-        None,
-        "of the hidden state before the head, in training only, 0 <= x < 1",
-    ),
-    "train_last_layers": (
-        ["int", "null"],
-        None,
-        None,
-        "train the last N blocks and the head; 0: the head alone",
-    ),
-    "prefix_sharing": (
-        ["str"],
-        "auto",
-        ["auto", "on", "off"],
-        "no padding, and each shared prefix computed once",
-    ),
-    "token_budget": (
-        ["int", "null"],
-        None,
-        None,
-        "micro-batches of so many tokens, of a device's batch; null: whole",
-    ),
-    "early_stopping_patience": (
-        ["int", "null"],
-        None,
-        None,
-        "evaluations without a better metric before stopping",
-    ),
-}
-
-
-# Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by
-# machine.
-DEFAULTS = {
-    "lora_task_type": "SEQ_CLS",  # TRL's CAUSAL_LM crashes RewardTrainer, and saves no head
-    "report_to": "none",  # TRL agrees today; a run must never ask for a login
-    "log_on_each_node": False,  # one log of a run, not one of each host
-}
-
-
-FLAGS = {
-    "recipe": "FILE, the recipe",
-    "merge": "also write merged/, the adapter merged into its base",
-    "check_data": "read and encode the data, print the ledger, train nothing",
-    "plan": "[FILE], parameters, tokens, steps, memory a GPU under that accelerate config; train nothing",
-    "overwrite": "use an output_dir that is not empty",
-    "resume": "auto or DIR, go on from the newest valid checkpoint or from DIR",
-}
-
-
-REFUSED = {
-    flag: f"a flag, never a key: `python train_rm.py --recipe FILE --{flag.replace('_', '-')}`"
-    for flag in FLAGS
-}
-
-
-REFUSED |= {
-    "push_to_hub": "it would upload what is not verified yet; afterwards: `hf upload NAME rm-out`",
-    "env": "a recipe sets no environment (it could redirect tokens and caches): `NAME=value python train_rm.py ...`",
-    "test_split_size": "it puts one conversation on both sides; `test_fraction: 0.1` splits by first user turn",
-    "pad_token": "a pad token that never comes last is picked from the vocabulary; delete the line",
-    "resume_from_checkpoint": "resuming belongs to the command: `python train_rm.py --recipe FILE --resume auto`",
-    "overwrite_output_dir": "overwriting belongs to the command: `python train_rm.py --recipe FILE --overwrite`",
-    "warmup_ratio": "removed from transformers; `warmup_steps: 0.1` means the same (below 1 it is a share)",
-    "torch_dtype": "its name is `dtype`, for example `dtype: float32`",
-    "label_smoothing_factor": "it smooths token labels; for preference labels write `label_smoothing: 0.1`",
-    "group_by_length": "removed from transformers; write `train_sampling_strategy: group_by_length`",
-}
-
-
-RANGES = {  # key -> what is needed, the check, an example
-    "validation_fraction": ("0 <= x < 1", lambda x: 0 <= x < 1, 0.1),
-    "test_fraction": ("0 < x < 1", lambda x: 0 < x < 1, 0.1),
-    "max_dropped": ("0 <= x <= 1", lambda x: 0 <= x <= 1, 0.1),
-    "fraction": ("x > 0", lambda x: x > 0, 0.5),
-    "min_rater_agreement": (".5 < x <= 1", lambda x: 0.5 < x <= 1, 0.7),
-    "mismatched_prompts": ("0 <= x <= 1", lambda x: 0 <= x <= 1, 0.25),
-    "label_smoothing": ("0 <= x < .5", lambda x: 0 <= x < 0.5, 0.1),
-    "tie_margin": ("x > 0", lambda x: x > 0, 0.5),
-    "head_dropout": ("0 <= x < 1", lambda x: 0 <= x < 1, 0.1),
-    "train_last_layers": ("x >= 0", lambda x: x >= 0, 4),
-    "token_budget": ("x >= 1", lambda x: x >= 1, 8192),
-    "early_stopping_patience": ("x >= 1", lambda x: x >= 1, 3),
-    "max_length": ("x >= 2", lambda x: x >= 2, 1024),
-}
-
-
-GROUPS = {  # the banners of a recipe -> the keys below them; whatever matches none belongs to Training
-    "Model": r"model_|dtype|attn_|use_(peft|rslora|dora|bnb)|lora_|load_in_|bnb_|trust_|chat_|disable_dr|eos_|head|train_last",
-    "Data": r"dataset|streaming|transcript|overlong|validation_|test_|max_dropped|max_length|pad_to_|min_rater|mismatched",
-    "Objective": r"loss_type|center_rewards|label_smoothing|soft_labels|strength_as|tie_margin|length_head",
-    "Training": r"$",
-    "Logging": r"output_dir|log|report_to|run_name|project|trackio|eval_|save_|load_best|metric_|greater|push_|hub_",
-}
-
-
+# The types of YAML values, in words for errors.
 KINDS = {
     "bool": "true or false",
     "int": "an integer",
     "float": "a number",
     "str": "text",
     "list": "a list",
+    "dict": "a mapping",
+    "null": "null",
 }
 
-
-KINDS |= {"dict": "a mapping", "null": "null"}
-
-
+# A value of each type, which errors propose for a key that has no default.
 EXAMPLES = {
     "bool": True,
     "int": 1,
@@ -224,6 +34,284 @@ EXAMPLES = {
 }
 
 
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a key may hold: above `gt` or from `ge`, and below `lt` or up to `le`."""
+
+    example: float  # a good value, which errors propose
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        """Whether the value lies in the range. NaN lies in none."""
+        if self.gt is not None and not value > self.gt:
+            return False
+        if self.ge is not None and not value >= self.ge:
+            return False
+        if self.lt is not None and not value < self.lt:
+            return False
+        return self.le is None or value <= self.le
+
+    def __str__(self) -> str:
+        """The range as an inequality: `0 <= x < 1`, or `x >= 2` where it has no upper end."""
+        if self.lt is None and self.le is None:
+            if self.gt is not None:
+                return f"x > {_short(self.gt)}"
+            return f"x >= {_short(self.ge)}"
+        lower = f"{_short(self.ge)} <= x"
+        if self.gt is not None:
+            lower = f"{_short(self.gt)} < x"
+        if self.lt is not None:
+            return f"{lower} < {_short(self.lt)}"
+        return f"{lower} <= {_short(self.le)}"
+
+
+def _short(number: float) -> str:
+    return str(number).replace("0.", ".")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What one key may hold, and what it holds where the recipe does not name it."""
+
+    name: str
+    types: Sequence[str]  # of KINDS
+    default: object = None
+    choices: Sequence[str] = ()  # the texts that are allowed; empty: any
+    range: Range | None = None  # the numbers that are allowed; None: any
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnKey(Key):
+    """One of our own keys; `train_rm.py --help` shows its help, default, choices and range."""
+
+    help: str
+
+
+def _loss_types() -> list[str]:
+    """The keys of `LOSSES` in reward/training/losses.py, in their order.
+
+    They are read from the text of that file, so that a loss is added in one place. Importing it
+    would import torch, which takes seconds, and would run up the layers.
+    """
+    path = Path(__file__).parents[1] / "training" / "losses.py"
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "LOSSES":
+            return [ast.literal_eval(name) for name in statement.value.keys]
+    raise LookupError(f"{path} assigns no LOSSES")
+
+
+# --- Our own keys -------------------------------------------------------------------------------
+
+OWN_KEYS = [
+    OwnKey(
+        "transcript",
+        types=("str",),
+        default="messages",
+        choices=("messages", "raw"),
+        help="read transcripts as messages, or keep their raw text",
+    ),
+    OwnKey(
+        "overlong",
+        types=("str",),
+        default="drop",
+        choices=("drop", "truncate_prompt", "error"),
+        help="what happens to a pair above max_length",
+    ),
+    OwnKey(
+        "validation_fraction",
+        types=("float",),
+        default=0.1,
+        range=Range(ge=0, lt=1, example=0.1),
+        help="share of the train rows to select on, never trained on",
+    ),
+    OwnKey(
+        "test_fraction",
+        types=("float", "null"),
+        default=None,
+        range=Range(gt=0, lt=1, example=0.1),
+        help="share to hold out where a source has no test split",
+    ),
+    OwnKey(
+        "max_dropped",
+        types=("float",),
+        default=0.1,
+        range=Range(ge=0, le=1, example=0.1),
+        help="stop when a larger share of the pairs is dropped",
+    ),
+    OwnKey(
+        "min_rater_agreement",
+        types=("float", "null"),
+        default=None,
+        range=Range(gt=0.5, le=1, example=0.7),
+        help="train only on pairs on which this share of the raters agrees",
+    ),
+    OwnKey(
+        "mismatched_prompts",
+        types=("float",),
+        default=0.0,
+        range=Range(ge=0, le=1, example=0.25),
+        help="add this share of pairs, each against an answer to another prompt",
+    ),
+    OwnKey(
+        "loss_type",
+        types=("str",),
+        default="bradley_terry",
+        choices=_loss_types(),
+        help="the objective",
+    ),
+    OwnKey(
+        "soft_labels",
+        types=("bool",),
+        default=True,
+        help="votes and chosen_probability count as given; false: the majority is right",
+    ),
+    OwnKey(
+        "strength_as",
+        types=("str",),
+        default="target_margin",
+        choices=("target_margin", "chosen_probability"),
+        help="what a preference strength means",
+    ),
+    OwnKey(
+        "length_head",
+        types=("bool",),
+        default=False,
+        help="learn what length explains beside the model, and drop it at save time",
+    ),
+    OwnKey(
+        "label_smoothing",
+        types=("float",),
+        default=0.0,
+        range=Range(ge=0, lt=0.5, example=0.1),
+        help="share of the labels taken to be wrong",
+    ),
+    OwnKey(
+        "tie_margin",
+        types=("float", "null"),
+        default=None,
+        range=Range(gt=0, example=0.5),
+        help="rao_kupper: raters may call a tie within it; null: .5",
+    ),
+    OwnKey(
+        "head",
+        types=("str",),
+        default="linear",
+        choices=("linear", "two_logit"),
+        help="two_logit: HALOs' two labels, reward = logit 1",
+    ),
+    OwnKey(
+        "head_bias",
+        types=("bool", "null"),
+        default=None,
+        help="null: as the architecture has it",
+    ),
+    OwnKey(
+        "head_init",
+        types=("str", "null"),
+        default=None,
+        choices=("zero", "normal"),
+        help="null keeps a trained head; zero and normal start anew",
+    ),
+    OwnKey(
+        "head_dropout",
+        types=("float",),
+        default=0.0,
+        range=Range(ge=0, lt=1, example=0.1),
+        help="dropout of the hidden state before the head, in training only",
+    ),
+    OwnKey(
+        "train_last_layers",
+        types=("int", "null"),
+        default=None,
+        range=Range(ge=0, example=4),
+        help="train the last N blocks and the head; 0: the head alone",
+    ),
+    OwnKey(
+        "prefix_sharing",
+        types=("str",),
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="no padding, and each shared prefix computed once",
+    ),
+    OwnKey(
+        "token_budget",
+        types=("int", "null"),
+        default=None,
+        range=Range(ge=1, example=8192),
+        help="cut a device's batch into micro-batches of so many tokens; null: whole",
+    ),
+    OwnKey(
+        "early_stopping_patience",
+        types=("int", "null"),
+        default=None,
+        range=Range(ge=1, example=3),
+        help="evaluations without a better metric before stopping",
+    ),
+]
+
+OWN = {key.name: key for key in OWN_KEYS}
+
+
+# --- Their keys ---------------------------------------------------------------------------------
+
+# Of TRL, where transformers' TrainingArguments are a part of RewardConfig. DatasetConfig is an
+# entry of the key `datasets`; the others are the keys of a recipe.
+CLASSES = (
+    "RewardConfig",
+    "ModelConfig",
+    "ScriptArguments",
+    "DatasetMixtureConfig",
+    "DatasetConfig",
+)
+
+# TRL says nothing about these ranges, and fails late outside them.
+TRL_RANGES = {
+    "max_length": Range(ge=2, example=1024),
+    "fraction": Range(gt=0, example=0.5),
+}
+
+# Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by
+# machine.
+DEFAULTS = {
+    "lora_task_type": "SEQ_CLS",  # TRL's CAUSAL_LM crashes RewardTrainer, and saves no head
+    "report_to": "none",  # TRL agrees today; a run must never ask for a login
+    "log_on_each_node": False,  # one log of a run, not one of each host
+}
+
+
+def _trl_keys() -> dict[str, dict[str, Key]]:
+    """The keys of each of CLASSES, as tests/make_recipe_keys.py found them in the installed TRL."""
+    path = Path(__file__).with_name("recipe_keys.json")
+    classes = json.loads(path.read_text(encoding="utf-8"))
+    keys = {}
+    for class_name in CLASSES:
+        keys[class_name] = {
+            name: Key(name, range=TRL_RANGES.get(name), **spec)
+            for name, spec in classes[class_name].items()
+        }
+    return keys
+
+
+TRL = _trl_keys()
+
+
+# --- Every key of a recipe ----------------------------------------------------------------------
+
+KEYS: dict[str, Key] = {}
+for _class_name in CLASSES[:-1]:
+    KEYS |= TRL[_class_name]
+KEYS |= OWN
+
+# The keys of an entry of `datasets`.
+ENTRY = TRL["DatasetConfig"] | {
+    "test_split": Key("test_split", types=("str",), default="test"),
+    "subset": Key("subset", types=("str", "null")),
+}
+
+# The keys whose value is a path or a Hub id: `~` is expanded in it, and the card leaves it out.
 PATHS = (
     "model_name_or_path",
     "chat_template_path",
@@ -235,31 +323,103 @@ PATHS = (
 )
 
 
-CLASSES = (
-    "RewardConfig",
-    "ModelConfig",
-    "ScriptArguments",
-    "DatasetMixtureConfig",
-    "DatasetConfig",
-)
+# --- The flags of the command, and what a recipe may not hold -----------------------------------
 
-
-CLI = "command line"
-
-
-TRL = json.loads(Path(__file__).with_name("recipe_keys.json").read_text(encoding="utf-8"))
-
-
-KEYS = {key: spec for name in CLASSES[:-1] for key, spec in TRL[name].items()}
-
-
-KEYS |= {
-    key: {"types": kinds, "default": value, "choices": choices}
-    for key, (kinds, value, choices, _) in OWN.items()
+FLAGS = {
+    "recipe": "FILE, the recipe",
+    "merge": "also write merged/, the adapter merged into its base",
+    "check_data": "read and encode the data, print the ledger, train nothing",
+    "plan": "[FILE], parameters, tokens, steps, memory a GPU under that accelerate config; "
+    "train nothing",
+    "overwrite": "use an output_dir that is not empty",
+    "resume": "auto or DIR, go on from the newest valid checkpoint or from DIR",
 }
 
+# Keys that people know from elsewhere and that have no place in a recipe: key -> why, and what to
+# write instead.
+REFUSED = {
+    "push_to_hub": "it would upload what is not verified yet; afterwards: `hf upload NAME rm-out`",
+    "env": "a recipe sets no environment (it could redirect tokens and caches): "
+    "`NAME=value python train_rm.py ...`",
+    "test_split_size": "it puts one conversation on both sides; "
+    "`test_fraction: 0.1` splits by first user turn",
+    "pad_token": "a pad token that never comes last is picked from the vocabulary; delete the line",
+    "resume_from_checkpoint": "resuming belongs to the command: "
+    "`python train_rm.py --recipe FILE --resume auto`",
+    "overwrite_output_dir": "overwriting belongs to the command: "
+    "`python train_rm.py --recipe FILE --overwrite`",
+    "warmup_ratio": "removed from transformers; "
+    "`warmup_steps: 0.1` means the same (below 1 it is a share)",
+    "torch_dtype": "its name is `dtype`, for example `dtype: float32`",
+    "label_smoothing_factor": "it smooths token labels; "
+    "for preference labels write `label_smoothing: 0.1`",
+    "group_by_length": "removed from transformers; "
+    "write `train_sampling_strategy: group_by_length`",
+}
 
-ENTRY = TRL["DatasetConfig"] | {
-    "test_split": {"types": ["str"], "default": "test"},
-    "subset": {"types": ["str", "null"]},
+for _flag in FLAGS:
+    _option = _flag.replace("_", "-")
+    REFUSED[_flag] = f"a flag, never a key: `python train_rm.py --recipe FILE --{_option}`"
+
+
+# --- The banners of a recipe --------------------------------------------------------------------
+
+# Banner -> the first letters of the keys below it. A key that matches none belongs to Training.
+GROUPS = {
+    "Model": (
+        "model_",
+        "dtype",
+        "attn_",
+        "use_peft",
+        "use_rslora",
+        "use_dora",
+        "use_bnb",
+        "lora_",
+        "load_in_",
+        "bnb_",
+        "trust_",
+        "chat_",
+        "disable_dr",
+        "eos_",
+        "head",
+        "train_last",
+    ),
+    "Data": (
+        "dataset",
+        "streaming",
+        "transcript",
+        "overlong",
+        "validation_",
+        "test_",
+        "max_dropped",
+        "max_length",
+        "pad_to_",
+        "min_rater",
+        "mismatched",
+    ),
+    "Objective": (
+        "loss_type",
+        "center_rewards",
+        "label_smoothing",
+        "soft_labels",
+        "strength_as",
+        "tie_margin",
+        "length_head",
+    ),
+    "Training": (),
+    "Logging": (
+        "output_dir",
+        "log",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio",
+        "eval_",
+        "save_",
+        "load_best",
+        "metric_",
+        "greater",
+        "push_",
+        "hub_",
+    ),
 }

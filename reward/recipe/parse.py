@@ -1,186 +1,344 @@
-"""The command line and the recipe file -> a Recipe, with every fault in one error."""
+"""From a command line to a recipe: its file, then its overrides, with every fault in one error.
+
+    recipe = parse_command_line(["--recipe", "recipes/quickstart.yaml", "--learning_rate", "5e-4"])
+
+argparse has no part in this: it stops at the first fault, and knows no lines of a file.
+"""
 
 import difflib
 import os
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
-from reward.recipe.checks import _check_data, _check_model, _check_output, _check_training
-from reward.recipe.keys import CLI, ENTRY, EXAMPLES, FLAGS, KEYS, KINDS, OWN, PATHS, RANGES, REFUSED
+from reward.recipe.checks import check_recipe
+from reward.recipe.keys import (
+    CLI,
+    ENTRY,
+    EXAMPLES,
+    FLAGS,
+    KEYS,
+    KINDS,
+    OWN_KEYS,
+    PATHS,
+    REFUSED,
+    Key,
+)
 from reward.recipe.recipe import Recipe, RecipeError
-from reward.recipe.yaml_text import _broken, _dump, _kind, _parse, _read, _word
+from reward.recipe.yaml_text import (
+    YamlText,
+    kind_in_words,
+    kind_of,
+    not_valid_yaml,
+    parse_yaml,
+    read_recipe_file,
+    to_yaml,
+)
 
 
-def _coerce(key: str, specs: dict, value, place: str):
-    """The value in its type. A RecipeError says what was found, what is needed and the line that mends it."""
-    if key not in specs:
-        near = difflib.get_close_matches(
-            str(key), [*specs, *(FLAGS if place == CLI else ())], 1, 0.6
-        )
-        hint = (
-            f"did you mean `{near[0]}`?"
-            if near
-            else "`python train_rm.py --help` says which there are"
-        )
-        raise RecipeError([f"unknown key `{key}`; {hint}"])
-    types, choices, mend = (specs[key].get(name) for name in ("types", "choices", "default"))
+@dataclass
+class Draft:
+    """A recipe while it is read, and what is wrong with it."""
 
-    def line(value) -> str:
-        return (
-            f"`--{key} {shlex.quote(_dump(value))}`" if place == CLI else f"`{key}: {_dump(value)}`"
-        )
-
-    def wrong(needed: str, mend) -> RecipeError:
-        return RecipeError([f"found {line(value)}; needed is {needed}: {line(mend)}"])
-
-    if isinstance(value, str) and "str" not in types:
-        value = [value] if "list" in types else value  # `lora_target_modules: all-linear`
-        if "bool" in types:
-            value = {"yes": True, "on": True, "no": False, "off": False}.get(value, value)
-    if isinstance(value, str) and key in PATHS:
-        value = os.path.expanduser(value)
-    if _kind(value) not in types and not (_kind(value) == "int" and "float" in types):
-        mend = EXAMPLES.get(types[0]) if mend is None else mend
-        if isinstance(value, float) and value.is_integer() and "int" in types:
-            mend = int(value)
-        elif isinstance(value, int | float) and "str" in types and not choices:
-            mend = str(value)  # `run_name: '7'`
-        raise wrong(" or ".join(KINDS[kind] for kind in types) + f", not {_word(value)}", mend)
-    if isinstance(value, str) and choices and value not in choices:
-        raise wrong(
-            "one of " + ", ".join(choices),
-            (difflib.get_close_matches(value, choices, 1, 0.4) or choices)[0],
-        )
-    if value is not None and key in RANGES and not RANGES[key][1](value):
-        raise wrong(RANGES[key][0], RANGES[key][2])
-    return value
-
-
-def _take(
-    recipe: Recipe, given: dict, specs: dict, place, faults: list[str], bad: set, prefix: str = ""
-) -> dict:
-    """The sound ones of the given keys. `place(label)` says where a key stands; labels of faulty ones go to `bad`."""
-    taken = {}
-    for key, value in given.items():
-        label = f"{prefix}{key}"
-        here = recipe.places[label] = place(label)
-        try:
-            if key in REFUSED and not prefix:
-                raise RecipeError([f"`{key}` is refused: {REFUSED[key]}"])
-            taken[key] = _coerce(key, specs, value, here)
-            bad.discard(label)
-        except RecipeError as error:
-            faults.append(f"{here}: {prefix.replace('.', ': ')}{error.faults[0]}")
-            bad.add(label)
-    for index, entry in enumerate(taken.get("datasets", ())):
-        if not isinstance(entry, dict) or not entry.get("path"):
-            example = _dump(entry) if isinstance(entry, str) else "Anthropic/hh-rlhf"
-            faults.append(
-                f"{place('datasets')}: datasets[{index}] names no source; it starts with `- path: {example}`"
-            )
-        given = entry if isinstance(entry, dict) else {}
-        taken["datasets"][index] = _take(
-            recipe, given, ENTRY, place, faults, bad, f"datasets[{index}]."
-        )
-    return taken
-
-
-# ---------------------------------------------------------------------------------------------------- the command line
+    recipe: Recipe = field(default_factory=Recipe)
+    faults: list[str] = field(default_factory=list)  # in the order in which they are told
+    faulty_keys: set[str] = field(default_factory=set)  # no check complains about these again
 
 
 def parse_command_line(argv: list[str]) -> Recipe:
-    """The recipe that a command line asks for: its file, then its overrides. All faults in one RecipeError."""
+    """Read the recipe that a command line asks for.
+
+    Args:
+        argv: the words behind `train_rm.py`. `--help` prints the help and exits with status 0.
+
+    Raises:
+        RecipeError: every fault of the recipe and of the command line.
+    """
     if {"--help", "-h"} & set(argv):
         print(_help())
         raise SystemExit(0)
-    recipe, words, overrides, faults, bad, lines = Recipe(), list(argv), {}, [], set(), {}
-    while words:
-        word = words.pop(0)
-        name, equals, text = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if not word.startswith("--"):
-            faults.append(
-                f"{CLI}: found `{word}` without an option; a recipe is given as `--recipe {word}`"
-            )
-            continue
-        if name in ("merge", "check_data", "overwrite"):
-            setattr(recipe, name, not equals)
-            faults += (
-                [f"{CLI}: found `{word}`; --{name} takes no value: write `--{name}`"]
-                if equals
-                else []
-            )
-            continue
-        if not equals:
-            text = words.pop(0) if words and not words[0].startswith("--") else None
-        if name == "plan":
-            recipe.plan, recipe.places["plan"] = text or "", CLI
-        elif name in ("recipe", "resume"):
-            setattr(recipe, {"recipe": "path"}.get(name, name), text)
-            recipe.places[name] = CLI
-            faults += [] if text else [f"{CLI}: --{name} lacks its value, {FLAGS[name]}"]
-        elif text is None and "bool" not in KEYS.get(name, {"types": ["bool"]})["types"]:
-            faults.append(f"{CLI}: --{name} lacks its value: write `--{name} VALUE`")
-            bad.add(name)
-        else:
-            try:
-                overrides[name] = (
-                    True if text is None else _parse(text, f"{CLI}: --{name}", {}, faults)
-                )
-            except (yaml.YAMLError, ValueError) as error:
-                faults.append(
-                    f"{CLI}: --{name}{_broken(error)}; put text in quotes: `--{name} '\"TEXT\"'`"
-                )
-                bad.add(name)
-    if not recipe.path and not overrides and not faults:
-        faults.append(
+    draft = Draft()
+    recipe = draft.recipe
+    overrides = _read_words(argv, draft)
+    if not recipe.path and not overrides and not draft.faults:
+        draft.faults.append(
             f"{CLI}: nothing to train; write `python train_rm.py --recipe recipes/quickstart.yaml`"
         )
-    given = _read(recipe.path, lines, faults) if recipe.path else {} if overrides else None
-
-    def place(label: str) -> str:
-        line = lines.get(label) or lines.get(label.split("[")[0])
-        return f"{recipe.path}:{line}" if line else recipe.path
-
-    recipe.values |= _take(recipe, given or {}, KEYS, place, faults, bad)
-    recipe.values |= _take(recipe, overrides, KEYS, lambda label: CLI, faults, bad)
-    if given is not None:  # a file that could not be read is one fault, not five
-        for check in (_check_model, _check_data, _check_training, _check_output):
-            for keys, text in check(recipe):
-                first = next((key for key in keys.split() if key in recipe.places), "")
-                where = recipe.places.get(first) or recipe.path or CLI
-                faults += [] if bad & set(keys.split()) else [f"{where}: {text}"]
-    if faults:
-        raise RecipeError(faults)
+    readable = bool(overrides)
+    if recipe.path:
+        file = read_recipe_file(recipe.path)
+        draft.faults += file.faults
+        readable = file.value is not None
+        _take(file, draft)
+    _take(YamlText(CLI, overrides), draft)
+    if readable:  # a file that could not be read is one fault, not five
+        _check(draft)
+    if draft.faults:
+        raise RecipeError(draft.faults)
     return recipe
 
 
 def load_saved(path: str | Path) -> Recipe:
-    """The resolved recipe of a checkpoint, as `Recipe.save` wrote it. What it names need not be there any more."""
-    recipe, faults = Recipe(path=str(path)), []
-    given = _read(recipe.path, {}, faults) or {}
-    recipe.values = _take(recipe, given, KEYS, lambda label: recipe.path, faults, set())
-    if faults:
-        raise RecipeError(faults)
-    return recipe
+    """The resolved recipe of a checkpoint, as `Recipe.save` wrote it.
+
+    What it names need not be there any more, so that only single keys are checked.
+
+    Raises:
+        RecipeError: every fault of its keys.
+    """
+    file = read_recipe_file(str(path))
+    draft = Draft(Recipe(path=str(path)), faults=file.faults)
+    _take(file, draft)
+    if draft.faults:
+        raise RecipeError(draft.faults)
+    return draft.recipe
+
+
+def _check(draft: Draft) -> None:
+    """Add the faults of keys together, each at the place of the first of its keys that is given."""
+    recipe = draft.recipe
+    for fault in check_recipe(recipe):
+        if draft.faulty_keys.isdisjoint(fault.keys):
+            places = [recipe.places[key] for key in fault.keys if key in recipe.places]
+            places.append(recipe.path or CLI)
+            draft.faults.append(f"{places[0]}: {fault.text}")
+
+
+# --- The command line ---------------------------------------------------------------------------
+
+
+def _read_words(argv: list[str], draft: Draft) -> dict[str, object]:
+    """Set the flags of the recipe from the words of the command line; returns its keys."""
+    overrides = {}
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            draft.faults.append(
+                f"{CLI}: found `{word}` without an option; a recipe is given as `--recipe {word}`"
+            )
+            continue
+        name, equals, text = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if name in ("merge", "check_data", "overwrite"):
+            setattr(draft.recipe, name, not equals)
+            if equals:
+                draft.faults.append(
+                    f"{CLI}: found `{word}`; --{name} takes no value: write `--{name}`"
+                )
+            continue
+        if not equals:
+            text = None
+            if words and not words[0].startswith("--"):
+                text = words.pop(0)
+        if name in FLAGS:
+            _set_flag(name, text, draft)
+        else:
+            _read_override(name, text, overrides, draft)
+    return overrides
+
+
+def _set_flag(name: str, text: str | None, draft: Draft) -> None:
+    """Set `plan`, which may go without a value, `recipe` or `resume`."""
+    draft.recipe.places[name] = CLI
+    if name == "plan":
+        draft.recipe.plan = text or ""
+        return
+    if name == "recipe":
+        draft.recipe.path = text
+    else:
+        draft.recipe.resume = text
+    if not text:
+        draft.faults.append(f"{CLI}: --{name} lacks its value, {FLAGS[name]}")
+
+
+def _read_override(name: str, text: str | None, overrides: dict[str, object], draft: Draft) -> None:
+    """Add one key to the overrides, or a fault to the draft.
+
+    Args:
+        name: the key; whether it exists is found out later, together with those of the file.
+        text: its value as YAML. None: `--bf16` alone, which means true.
+        overrides: the keys of the command line so far.
+        draft: takes the fault.
+    """
+    if text is None:
+        if name in KEYS and "bool" not in KEYS[name].types:
+            draft.faults.append(f"{CLI}: --{name} lacks its value: write `--{name} VALUE`")
+            draft.faulty_keys.add(name)
+        else:
+            overrides[name] = True
+        return
+    try:
+        yaml_text = parse_yaml(text, f"{CLI}: --{name}")
+    except (yaml.YAMLError, ValueError) as error:
+        draft.faults.append(
+            f"{CLI}: --{name}{not_valid_yaml(error)}; put text in quotes: `--{name} '\"TEXT\"'`"
+        )
+        draft.faulty_keys.add(name)
+        return
+    draft.faults += yaml_text.faults
+    overrides[name] = yaml_text.value
 
 
 def _help() -> str:
     lines = ["usage: python train_rm.py --recipe FILE [flags] [--key value ...]", "", "flags:"]
-    lines += [f"  --{flag.replace('_', '-'):<26} {text}" for flag, text in FLAGS.items()] + [
-        "",
-        "our own recipe keys:",
-    ]
-    for key, (_, default, choices, text) in OWN.items():
-        among = "|".join(choices) + "; " if choices else ""
-        lines.append(f"  --{key:<26} {text} ({among}default {_dump(default)})")
+    for flag, text in FLAGS.items():
+        lines.append(f"  --{flag.replace('_', '-'):<26} {text}")
+    lines += ["", "our own recipe keys:"]
+    for key in OWN_KEYS:
+        notes = f"default {to_yaml(key.default)}"
+        if key.range:
+            notes = f"{key.range}; {notes}"
+        if key.choices:
+            notes = f"{'|'.join(key.choices)}; {notes}"
+        lines.append(f"  --{key.name:<26} {key.help} ({notes})")
     lines += [
         "",
-        "every TRL/transformers key, under its own name, with a YAML value that wins over the file's:",
-    ]
-    lines += [
-        "  RewardConfig (all of TrainingArguments), ModelConfig, ScriptArguments, DatasetMixtureConfig"
+        "every TRL/transformers key, under its own name, "
+        "with a YAML value that wins over the file's:",
+        "  RewardConfig (all of TrainingArguments), ModelConfig, ScriptArguments, "
+        "DatasetMixtureConfig",
     ]
     return "\n".join(lines)
+
+
+# --- Keys one by one ----------------------------------------------------------------------------
+
+
+def _take(source: YamlText, draft: Draft) -> None:
+    """Add the sound keys of a file or of the command line to the recipe."""
+    taken = _sound_keys(source.value or {}, KEYS, source, draft)
+    if "datasets" in taken:
+        taken["datasets"] = _sound_entries(taken["datasets"], source, draft)
+    draft.recipe.values |= taken
+
+
+def _sound_entries(entries: list, source: YamlText, draft: Draft) -> list[dict]:
+    """The entries of `datasets`, each with its sound keys."""
+    sound = []
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not entry.get("path"):
+            example = "Anthropic/hh-rlhf"
+            if isinstance(entry, str):
+                example = to_yaml(entry)
+            draft.faults.append(
+                f"{source.place_of('datasets')}: datasets[{index}] names no source; "
+                f"it starts with `- path: {example}`"
+            )
+        if not isinstance(entry, dict):
+            entry = {}
+        sound.append(_sound_keys(entry, ENTRY, source, draft, f"datasets[{index}]"))
+    return sound
+
+
+def _sound_keys(
+    values: dict, keys: dict[str, Key], source: YamlText, draft: Draft, entry: str = ""
+) -> dict[str, object]:
+    """Those of the values that are sound; the faults of the others go to the draft.
+
+    Args:
+        values: key -> what was read for it.
+        keys: the keys that there are: KEYS or ENTRY.
+        source: where the values stand.
+        draft: takes the places, the faults and the faulty keys.
+        entry: `datasets[0]` where the values are those of an entry.
+    """
+    sound = {}
+    for name, value in values.items():
+        path, where = str(name), ""
+        if entry:
+            path, where = f"{entry}.{name}", f"{entry}: "
+        place = source.place_of(path)
+        draft.recipe.places[path] = place
+        if name in REFUSED and not entry:
+            fault = f"`{name}` is refused: {REFUSED[name]}"
+        elif name not in keys:
+            fault = _unknown_key(name, keys, place)
+        else:
+            value = _as_meant(keys[name], value)
+            fault = _fault_of(keys[name], value, place)
+        if fault is None:
+            sound[name] = value
+            draft.faulty_keys.discard(path)
+        else:
+            draft.faults.append(f"{place}: {where}{fault}")
+            draft.faulty_keys.add(path)
+    return sound
+
+
+def _unknown_key(name: object, keys: dict[str, Key], place: str) -> str:
+    names = list(keys)
+    if place == CLI:
+        names += FLAGS
+    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if nearest:
+        return f"unknown key `{name}`; did you mean `{nearest[0]}`?"
+    return f"unknown key `{name}`; `python train_rm.py --help` says which there are"
+
+
+def _as_meant(key: Key, value: object) -> object:
+    """The value without the liberties that people take: `yes`, one item for a list, `~/folder`."""
+    if not isinstance(value, str):
+        return value
+    if "str" not in key.types and "list" in key.types:
+        return [value]  # `lora_target_modules: all-linear`
+    if "str" not in key.types and "bool" in key.types:
+        return {"yes": True, "on": True, "no": False, "off": False}.get(value, value)
+    if key.name in PATHS:
+        return os.path.expanduser(value)
+    return value
+
+
+class Mend(NamedTuple):
+    """What a faulty value should have been."""
+
+    needed: str  # in words
+    value: object  # a value that is good
+
+
+def _fault_of(key: Key, value: object, place: str) -> str | None:
+    """What was found for a key, what is needed and the line that mends it; None: all is well."""
+    mend = _mend_type(key, value) or _mend_choice(key, value) or _mend_range(key, value)
+    if mend is None:
+        return None
+    found, better = _line(key, value, place), _line(key, mend.value, place)
+    return f"found {found}; needed is {mend.needed}: {better}"
+
+
+def _line(key: Key, value: object, place: str) -> str:
+    """The key with a value, as its place would have it."""
+    if place == CLI:
+        return f"`--{key.name} {shlex.quote(to_yaml(value))}`"
+    return f"`{key.name}: {to_yaml(value)}`"
+
+
+def _mend_type(key: Key, value: object) -> Mend | None:
+    kind = kind_of(value)
+    if kind in key.types or (kind == "int" and "float" in key.types):
+        return None
+    better = key.default
+    if better is None:
+        better = EXAMPLES.get(key.types[0])
+    if isinstance(value, float) and value.is_integer() and "int" in key.types:
+        better = int(value)
+    elif isinstance(value, int | float) and "str" in key.types and not key.choices:
+        better = str(value)  # `run_name: '7'`
+    needed = " or ".join(KINDS[kind] for kind in key.types)
+    return Mend(f"{needed}, not {kind_in_words(value)}", better)
+
+
+def _mend_choice(key: Key, value: object) -> Mend | None:
+    if not isinstance(value, str) or not key.choices or value in key.choices:
+        return None
+    nearest = difflib.get_close_matches(value, key.choices, n=1, cutoff=0.4)
+    better = (nearest or key.choices)[0]
+    return Mend("one of " + ", ".join(key.choices), better)
+
+
+def _mend_range(key: Key, value: object) -> Mend | None:
+    if value is None or key.range is None or value in key.range:
+        return None
+    return Mend(str(key.range), key.range.example)

@@ -1,17 +1,17 @@
-"""Recipes: strict YAML over TRL's and transformers' keys, with every fault of a recipe in one error.
+"""A recipe: the keys that it holds, with the defaults behind them.
 
-    python train_rm.py --recipe recipes/quickstart.yaml --learning_rate 5.0e-4    # a recipe and one override
+    recipe = parse_command_line(["--recipe", "recipes/quickstart.yaml", "--learning_rate", "5e-4"])
+    recipe["learning_rate"], recipe["max_length"], recipe.section("RewardConfig")
 
 Imports the standard library and yaml only, so that a faulty recipe is answered at once.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from reward.data.files import Source
-from reward.recipe.keys import DEFAULTS, ENTRY, GROUPS, KEYS, OWN, TRL
-from reward.recipe.yaml_text import _dump
+from reward.recipe.keys import DEFAULTS, ENTRY, GROUPS, KEYS, OWN_KEYS, TRL
+from reward.recipe.yaml_text import to_yaml
 
 
 class RecipeError(Exception):
@@ -19,69 +19,92 @@ class RecipeError(Exception):
 
     def __init__(self, faults: list[str]):
         self.faults = faults
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        super().__init__(
-            f"the recipe has {count}\n" + "\n".join(f"  - {fault}" for fault in faults)
-        )
+        count = f"{len(faults)} faults"
+        if len(faults) == 1:
+            count = "1 fault"
+        lines = [f"the recipe has {count}"]
+        lines += [f"  - {fault}" for fault in faults]
+        super().__init__("\n".join(lines))
 
 
 @dataclass
 class Recipe:
-    """The keys that were given, and the flags of the command. `recipe["max_length"]` falls back to the defaults."""
+    """The keys of a recipe and of its command line, and the flags of the command."""
 
-    path: str | None = None
-    values: dict = field(default_factory=dict)
+    path: str | None = None  # the recipe file; None: the command line holds every key
+    values: dict[str, object] = field(default_factory=dict)  # the keys that were given
     merge: bool = False
     check_data: bool = False
     plan: str | None = None  # an accelerate config; "" for what this process was launched with
     overwrite: bool = False
-    resume: str | None = None
-    places: dict = field(default_factory=dict, repr=False)  # key -> "file:line" or "command line"
+    resume: str | None = None  # "auto" or a checkpoint's folder
+    places: dict[str, str] = field(default_factory=dict, repr=False)  # key -> where it stands
 
     def get(self, key: str):
-        return (
-            self.values[key] if key in self.values else DEFAULTS.get(key, KEYS[key].get("default"))
-        )
+        """The value of a key, as `recipe["max_length"]`: the given one, ours, or TRL's default."""
+        if key in self.values:
+            return self.values[key]
+        if key in DEFAULTS:
+            return DEFAULTS[key]
+        return KEYS[key].default
 
     __getitem__ = get
 
-    def section(self, name: str) -> dict:
-        """The given keys of one of TRL's dataclasses, and the defaults where we differ: `RewardConfig(**...)`."""
-        return {key: value for key, value in (DEFAULTS | self.values).items() if key in TRL[name]}
+    def section(self, name: str) -> dict[str, object]:
+        """The keys of one of TRL's dataclasses that were given or whose default we change.
+
+        Args:
+            name: the dataclass, one of CLASSES: `RewardConfig(**recipe.section("RewardConfig"))`.
+        """
+        values = DEFAULTS | self.values
+        return {key: value for key, value in values.items() if key in TRL[name]}
 
     def data_sources(self) -> list[Source]:
-        """One dict a source, whichever way the recipe names it; `subset` falls back to the last part of `data_dir`."""
-        entries, streaming = self.get("datasets"), self.get("streaming")
-        if self.get("dataset_name"):
-            names = {
-                "path": "name",
-                "name": "config",
-                "split": "train_split",
-                "test_split": "test_split",
-            }
-            entries = [{key: self.get(f"dataset_{name}") for key, name in names.items()}]
-            streaming = self.get("dataset_streaming")
-        sources = [
-            {key: entry.get(key, spec.get("default")) for key, spec in ENTRY.items()}
-            for entry in entries
-        ]
-        for source in sources:
-            source["streaming"] = streaming
-            source["subset"] = source["subset"] or Path(source["data_dir"] or "").name or None
-        return sources
+        """The sources of the pairs, whether `dataset_name` or `datasets` names them."""
+        if not self["dataset_name"]:
+            return [_source(entry, self["streaming"]) for entry in self["datasets"]]
+        entry = {
+            "path": self["dataset_name"],
+            "name": self["dataset_config"],
+            "split": self["dataset_train_split"],
+            "test_split": self["dataset_test_split"],
+        }
+        return [_source(entry, self["dataset_streaming"])]
 
     def save(self, path: str | Path) -> None:
-        """Write the resolved copy, which loads again through this parser: the given keys and our own defaults."""
-        resolved = {key: default for key, (_, default, _, _) in OWN.items()} | self.values
+        """Write the resolved copy: the given keys and our own defaults, below their banners.
+
+        `load_saved` and `--recipe` read it again.
+        """
+        resolved = {key.name: key.default for key in OWN_KEYS} | self.values
         resolved.pop("hub_token", None)  # a secret; this file is published with the checkpoint
-        groups = {group: {} for group in GROUPS}
+        groups = {banner: {} for banner in GROUPS}
         for key, value in resolved.items():
-            group = next(
-                (group for group, pattern in GROUPS.items() if re.match(pattern, key)), "Training"
-            )
-            groups[group][key] = value
-        text = "# The resolved recipe: every key of the file and of the command line, and our own defaults.\n"
-        text += "".join(
-            f"\n# {group}\n{_dump(part, flow=False)}\n" for group, part in groups.items() if part
+            groups[_banner_of(key)][key] = value
+        text = (
+            "# The resolved recipe: every key of the file and of the command line, "
+            "and our own defaults.\n"
         )
+        for banner, keys in groups.items():
+            if keys:
+                text += f"\n# {banner}\n{to_yaml(keys, flow=False)}\n"
         Path(path).write_text(text, encoding="utf-8")
+
+
+def _source(entry: dict, streaming: bool) -> Source:
+    """An entry of `datasets` with every field filled in.
+
+    Its subset falls back to the last part of `data_dir`.
+    """
+    source = {key: entry.get(key, spec.default) for key, spec in ENTRY.items()}
+    source["streaming"] = streaming
+    if not source["subset"]:
+        source["subset"] = Path(source["data_dir"] or "").name or None
+    return source
+
+
+def _banner_of(key: str) -> str:
+    for banner, beginnings in GROUPS.items():
+        if key.startswith(beginnings):
+            return banner
+    return "Training"

@@ -1,30 +1,35 @@
-"""YAML as recipes are written in it: scalars as in YAML 1.2, line numbers, duplicate keys."""
+"""YAML as recipes are written in it: scalars as in YAML 1.2, line numbers, no key twice."""
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from reward.recipe.keys import KINDS
 
-# ---------------------------------------------------------------------------------------------------------------- YAML
-
 
 class _Loader(yaml.SafeLoader):
-    """Scalars as in YAML 1.2: `1e-5` is a number; `no` (eval_strategy: no), `2024-01-01` and `1:30` are text."""
+    """Scalars as in YAML 1.2: `1e-5` is a number; `no`, `2024-01-01` and `1:30` are text.
+
+    So `eval_strategy: no` needs no quotes.
+    """
 
     yaml_implicit_resolvers = {}
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or `_Loader` would read as something else; writes no aliases."""
+    """Quotes every text that YAML 1.1 or `_Loader` would read as something else.
+
+    It writes no aliases.
+    """
 
     ignore_aliases = staticmethod(lambda data: True)
 
 
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
 
-
+# The class, a type, its pattern, and the letters that such a scalar begins with.
 for _class, _tag, _pattern, _first in (
     (_Loader, "bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
     (_Loader, "null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -37,8 +42,103 @@ for _class, _tag, _pattern, _first in (
     )
 
 
-def _dump(value, flow: bool = True) -> str:
-    width = 10**6 if flow else 110
+@dataclass
+class YamlText:
+    """What a YAML text says, and where each of its keys stands.
+
+    The key of an inner mapping is named by its path, such as `datasets[0].split`.
+    """
+
+    place: str  # the file's path, or what else errors call the text
+    value: object = None  # None where the text could not be read
+    lines: dict[str, int] = field(default_factory=dict)  # path of a key -> its line, from 1
+    faults: list[str] = field(default_factory=list)  # keys that stand there twice
+
+    def place_of(self, key: str) -> str:
+        """`FILE:LINE` of a key; an entry without a line of its own has that of its list."""
+        line = self.lines.get(key) or self.lines.get(key.split("[")[0])
+        if line:
+            return f"{self.place}:{line}"
+        return self.place
+
+    def _add_lines(self, node: yaml.Node | None, path: str) -> None:
+        """Note the line of every key below a node, and a fault for each that stands there twice."""
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self._add_lines(item, f"{path}[{index}]")
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in node.value:
+                key = f"{path}.{key_node.value}".lstrip(".")
+                line = key_node.start_mark.line + 1
+                if key in self.lines:
+                    self.faults.append(
+                        f"{self.place}:{line}: found `{key}` twice, on line {self.lines[key]} and "
+                        f"on line {line}; it may be given once: delete one of the two lines"
+                    )
+                self.lines[key] = line
+                self._add_lines(value_node, key)
+
+
+def parse_yaml(text: str, place: str) -> YamlText:
+    """Read a YAML text.
+
+    Args:
+        text: the YAML, one document.
+        place: what errors call it: the file's path, or `command line: --KEY`.
+
+    Raises:
+        yaml.YAMLError, ValueError, RecursionError: the text is not valid; see `not_valid_yaml`.
+    """
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    yaml_text = YamlText(place)
+    if node:
+        yaml_text.value = loader.construct_document(node)
+    yaml_text._add_lines(node, "")
+    return yaml_text
+
+
+def read_recipe_file(path: str) -> YamlText:
+    """Read the keys of a recipe file.
+
+    Returns:
+        Its value is a dict; or None where the file holds none, and then a fault says why.
+    """
+    needed = "needed are lines such as `learning_rate: 2.0e-5`"
+    unreadable = YamlText(path)
+    try:
+        yaml_text = parse_yaml(Path(path).read_text(encoding="utf-8"), path)
+    except OSError as error:
+        unreadable.faults.append(
+            f"{path}: {error.strerror}; "
+            "needed is a file, such as `--recipe recipes/quickstart.yaml`"
+        )
+        return unreadable
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        unreadable.faults.append(f"{path}{not_valid_yaml(error)}; {needed}")
+        return unreadable
+    if not isinstance(yaml_text.value, dict):
+        kind = kind_in_words(yaml_text.value)
+        yaml_text.faults.append(f"{path}: found {kind}; {needed}")
+        yaml_text.value = None
+    return yaml_text
+
+
+def not_valid_yaml(error: Exception) -> str:
+    """`:LINE: not valid YAML (why)`, to stand behind the place, of an error of `parse_yaml`."""
+    problem = getattr(error, "problem", None) or error
+    message = f": not valid YAML ({' '.join(str(problem).split())})"
+    mark = getattr(error, "problem_mark", None)
+    if mark:
+        return f":{mark.line + 1}{message}"
+    return message
+
+
+def to_yaml(value: object, flow: bool = True) -> str:
+    """The value as YAML: on one line, or without `flow` with a line for each key."""
+    width = 110
+    if flow:
+        width = 10**6
     text = yaml.dump(
         value,
         Dumper=_Dumper,
@@ -50,59 +150,14 @@ def _dump(value, flow: bool = True) -> str:
     return text.strip().removesuffix("\n...")
 
 
-def _parse(text: str, place: str, lines: dict, faults: list[str]):
-    """The value of a YAML text. `lines` gets every key's line (`datasets[0].path`: 7), `faults` the duplicate keys."""
-
-    def walk(node, path):
-        if isinstance(node, yaml.SequenceNode):
-            for index, item in enumerate(node.value):
-                walk(item, f"{path}[{index}]")
-        elif isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                here, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
-                if here in lines:
-                    found = f"found `{here}` twice, on line {lines[here]} and on line {line}"
-                    faults.append(
-                        f"{place}:{line}: {found}; it may be given once: delete one of the two lines"
-                    )
-                lines[here] = line
-                walk(value, here)
-
-    loader = _Loader(text)
-    node = loader.get_single_node()
-    value = loader.construct_document(node) if node else None
-    walk(node, "")
-    return value
+def kind_of(value: object) -> str:
+    """The type of a value that was read from YAML, as KINDS and the keys name it."""
+    if value is None:
+        return "null"
+    return type(value).__name__
 
 
-def _read(path: str, lines: dict, faults: list[str]) -> dict | None:
-    """The keys of a recipe file; None where it cannot be read, and `faults` says why."""
-    needed = "needed are lines such as `learning_rate: 2.0e-5`"
-    try:
-        found = _parse(Path(path).read_text(encoding="utf-8"), path, lines, faults)
-        if isinstance(found, dict):
-            return found
-        faults.append(f"{path}: found {_word(found)}; {needed}")
-    except OSError as error:
-        faults.append(
-            f"{path}: {error.strerror}; needed is a file, such as `--recipe recipes/quickstart.yaml`"
-        )
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        faults.append(f"{path}{_broken(error)}; {needed}")
-
-
-def _broken(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    what = " ".join(str(getattr(error, "problem", None) or error).split())
-    return (f":{mark.line + 1}" if mark else "") + f": not valid YAML ({what})"
-
-
-# ------------------------------------------------------------------------------------------------------------- one key
-
-
-def _kind(value) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _word(value) -> str:
-    return KINDS.get(_kind(value), _kind(value))
+def kind_in_words(value: object) -> str:
+    """The type of a value in the words of errors, such as `a number`."""
+    kind = kind_of(value)
+    return KINDS.get(kind, kind)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from reward.data.files import is_local
-from reward.recipe.keys import CLASSES, FLAGS, GROUPS, LOSS_TYPES, OWN, REFUSED, TRL
+from reward.recipe.keys import CLASSES, FLAGS, GROUPS, OWN, REFUSED, TRL
 from reward.recipe.parse import parse_command_line
 from reward.recipe.recipe import Recipe, RecipeError
 
@@ -538,13 +538,13 @@ def test_data_sources():
     assert first["streaming"] is False and first.keys() == second.keys()
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", OWN["loss_type"].choices)
 def test_every_objective_is_one_that_the_trainer_has(loss_type):
     from reward.training.losses import LOSSES
 
     assert (
         parse(SOUND + f"loss_type: {loss_type}\n")["loss_type"] in LOSSES
-        and list(LOSSES) == LOSS_TYPES
+        and list(LOSSES) == OWN["loss_type"].choices
     )
 
 
@@ -578,7 +578,7 @@ def test_resolved_copy_round_trip():
     recipe.save("copy.yaml")
     copy = parse_command_line(["--recipe", "copy.yaml"])
     expected = {key: value for key, value in recipe.values.items() if key != "hub_token"}
-    assert copy.values == {key: default for key, (_, default, _, _) in OWN.items()} | expected
+    assert copy.values == {key: own.default for key, own in OWN.items()} | expected
     saved = Path("copy.yaml").read_text()
     assert [line for line in saved.splitlines() if line.startswith("# ")][1:] == [
         "# Model",

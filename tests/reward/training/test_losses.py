@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reward.recipe.keys import LOSS_TYPES
+from reward.recipe.keys import OWN
 from reward.training.losses import (
     LOSSES,
     bradley_terry,
@@ -146,7 +146,7 @@ def labels_of(name: str, n: int, p=None) -> dict:
 
 
 def test_losses_are_those_of_the_recipe_and_name_what_they_take():
-    assert list(LOSSES) == LOSS_TYPES
+    assert list(LOSSES) == OWN["loss_type"].choices
     for name, loss in LOSSES.items():
         assert set(loss.labels) == set(inspect.signature(loss.function).parameters) - {
             "rewards_chosen", "rewards_rejected", "log_odds_chosen", "log_odds_rejected", "tie_margin",
