@@ -1,7 +1,8 @@
 """The audit's numbers: pure functions of NumPy arrays, each with its equation and its source.
 
-What is undefined for its input (no rows, no variance) is None, never NaN. Intervals are two-sided, 95%. Calibration and raters'
-votes lie in auditing.checks.calibration.
+What is undefined for its input (no rows, no variance) is None, never NaN. Intervals are two-sided,
+95%. A statistic that one section of the report alone needs lies beside its check, in
+auditing.checks. Neither torch nor scipy.stats is imported with this module: both are slow to load.
 """
 
 import math
@@ -9,111 +10,159 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 NORMAL = NormalDist()
-
-
 Z_95 = NORMAL.inv_cdf(0.975)
-
-
 Z_POWER = NORMAL.inv_cdf(0.80)  # 80% power, Cohen's convention (Statistical Power Analysis, 1988)
+RESAMPLES = 2000
+CHUNK = 4_000_000  # cells of a bootstrap table that are in memory at once
 
 
 class Estimate(NamedTuple):
+    """A number with its 95% interval."""
+
     value: float
     low: float
     high: float
 
 
-RESAMPLES = 2000
-
-
-CHUNK = 4_000_000  # cells of a bootstrap table that are in memory at once
-
-
-# ------------------------------------------------------------------------------------------------------------- Accuracy
+# --- Means, and shares of pairs -------------------------------------------------------------------
 
 
 def pair_credit(differences: np.ndarray) -> np.ndarray:
-    """c = 1[d > 0] + 1/2 1[d = 0]: a win counts one, a tie one half (the convention of Mann and Whitney, 1947)."""
+    """What a pair counts: 1[d > 0] + 1/2 1[d = 0], the convention of Mann and Whitney (1947).
+
+    Args:
+        differences: (n,) what speaks for the chosen side minus what speaks for the rejected one.
+
+    Returns:
+        (n,) 1 for a win, one half for a tie, 0 for a loss.
+    """
     return np.where(differences > 0, 1.0, np.where(differences == 0, 0.5, 0.0))
 
 
 def wilson_interval(successes: float, n: int) -> tuple[float, float]:
-    """(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). Wilson, JASA 22 (1927)."""
-    p, z2 = successes / n, Z_95**2
+    """The interval of a share: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+
+    Wilson, JASA 22 (1927). SciPy has it for whole successes only.
+
+    Args:
+        successes: How many of n; need not be whole, because ties count one half.
+        n: Number of independent trials.
+    """
+    p = successes / n
+    z2 = Z_95**2
     centre = p + z2 / (2 * n)
     half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
-    return (
-        low if successes else 0.0,
-        high if successes < n else 1.0,
-    )  # exactly: rounding would leave 1e-17
+    low = (centre - half) / (1 + z2 / n)
+    high = (centre + half) / (1 + z2 / n)
+    # Rounding would leave 1e-17 of these two bounds.
+    if not successes:
+        low = 0.0
+    if successes >= n:
+        high = 1.0
+    return low, high
+
+
+def wilson_estimate(successes: float, n: int) -> Estimate:
+    """The share of successes among n independent trials, with Wilson's interval."""
+    return Estimate(successes / n, *wilson_interval(successes, n))
 
 
 def bootstrap_mean(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Bootstrap of a mean of independent values: cluster_bootstrap_mean with clusters of one."""
+    """The bootstrap of a mean of independent values: each is a cluster of its own."""
     return cluster_bootstrap_mean(values, np.arange(len(values)), resamples, seed)
 
 
 def cluster_bootstrap_mean(
     values: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Bootstrap of sum(values) / count where the values (n,) of one group (n,) are drawn together.
+    """The bootstrap of sum(values) / count, where the values of one group are drawn together.
 
-    Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8. Drawing G groups with replacement and
-    counting equal (sum, size) is one multinomial draw, however many groups there are. The percentiles are Hesterberg's
-    (The American Statistician 69, 2015, section 4.4), a little further out than 2.5 and 97.5: plain ones are too narrow with
-    few groups. One group alone says nothing about the spread between groups: its values then count as independent.
+    Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8. The
+    percentiles are Hesterberg's (The American Statistician 69, 2015, section 4.4), a little further
+    out than 2.5 and 97.5: plain ones are too narrow with few groups. One group alone says nothing
+    about the spread between groups: its values then count as independent.
+
+    Args:
+        values: (n,) at least one.
+        groups: (n,) the group of each value, such as its prompt.
+        resamples: How many bootstrap samples are drawn.
+        seed: Of the random numbers.
     """
     _, group = np.unique(groups, return_inverse=True)
     sizes = np.bincount(group)
-    if len(sizes) == 1 < len(values):
+    count = len(sizes)
+    if count == 1 < len(values):
         return bootstrap_mean(values, resamples, seed)
-    mean, count = float(values.mean()), len(sizes)
+    mean = float(values.mean())
     if count == 1:
         return Estimate(mean, mean, mean)
     table = np.stack([np.bincount(group, weights=values), sizes])  # (2, groups)
-    kinds, counts = np.unique(table, axis=1, return_counts=True)  # (2, kinds)
-    rng, width = np.random.default_rng(seed), min(10 * kinds.shape[1], count)
-    means = []
-    for start in range(0, resamples, max(1, CHUNK // width)):
-        rows = min(resamples - start, max(1, CHUNK // width))
-        if width < count:
-            total, size = (
-                kinds @ rng.multinomial(count, counts / count, size=rows).T
-            )  # (rows,), (rows,)
-        else:  # nearly as many kinds as groups: drawing the groups themselves is quicker
-            drawn = rng.integers(count, size=(rows, count), dtype=np.int32)
-            total, size = table[0][drawn].sum(axis=1), table[1][drawn].sum(axis=1)
-        means.append(total / size)
+    means = resampled_means(table, resamples, seed)
     tail = NORMAL.cdf(-math.sqrt(count / (count - 1)) * t_quantile(count - 1))
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(mean, min(mean, float(low)), max(mean, float(high)))
 
 
+def resampled_means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of bootstrap samples of groups.
+
+    Drawing G groups with replacement and counting those with an equal (sum, size) is one
+    multinomial draw, however many groups there are.
+
+    Args:
+        table: (2, groups) the sum and the size of each group.
+        resamples: How many samples are drawn.
+        seed: Of the random numbers.
+
+    Returns:
+        (resamples,)
+    """
+    count = table.shape[1]
+    kinds, counts = np.unique(table, axis=1, return_counts=True)  # (2, kinds), (kinds,)
+    rng = np.random.default_rng(seed)
+    width = min(10 * kinds.shape[1], count)
+    rows_at_once = max(1, CHUNK // width)
+    means = []
+    for start in range(0, resamples, rows_at_once):
+        rows = min(resamples - start, rows_at_once)
+        if width < count:
+            total, size = kinds @ rng.multinomial(count, counts / count, size=rows).T
+        else:  # There are nearly as many kinds as groups: drawing the groups is quicker.
+            drawn = rng.integers(count, size=(rows, count), dtype=np.int32)
+            total = table[0][drawn].sum(axis=1)
+            size = table[1][drawn].sum(axis=1)
+        means.append(total / size)
+    return np.concatenate(means)
+
+
 def t_quantile(df: int) -> float:
-    """The 97.5% point of Student's t, by Abramowitz and Stegun (1964), 26.7.5: within 1% from 3 degrees of freedom."""
-    z = Z_95
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / df**k for k, term in enumerate(terms, start=1))
+    """The 97.5% point of Student's t with df degrees of freedom."""
+    return float(special.stdtrit(df, 0.975))
 
 
 def share_interval(credit: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
-    """The mean of values in [0, 1] (n,): Wilson's interval where they are independent and all 0 or 1, else the bootstrap.
+    """The mean of values in [0, 1], with its interval; None for no values.
 
-    Equal values leave the bootstrap without a width. Then Wilson's again, on the number of prompts: on the safe side, because
-    no values in [0, 1] of that mean vary more than zeros and ones.
+    The interval is Wilson's where the values are independent and all 0 or 1, else the bootstrap's.
+    Equal values leave the bootstrap without a width. Then it is Wilson's again, on the number of
+    prompts: on the safe side, because no values in [0, 1] of that mean vary more than zeros and
+    ones.
+
+    Args:
+        credit: (n,) values in [0, 1].
+        prompts: (n,) the prompt of each value; None where no prompt repeats.
     """
     n = len(credit)
     if n == 0:
         return None
-    groups = n if prompts is None else len(np.unique(prompts))
-    groups = n if groups == 1 else groups  # one prompt throughout: nothing to cluster by
+    groups = n
+    if prompts is not None:
+        groups = len(np.unique(prompts))
+    if groups == 1:  # There is one prompt throughout, so nothing to cluster by.
+        groups = n
     if credit.min() == credit.max():
         mean = float(credit[0])
         return Estimate(mean, *wilson_interval(mean * groups, groups))
@@ -126,74 +175,97 @@ def share_interval(credit: np.ndarray, prompts: np.ndarray | None = None) -> Est
 
 def mean_interval(values: np.ndarray) -> Estimate | None:
     """mean +- t s / sqrt(n): Student (1908). None for fewer than five values."""
-    if len(values) < 5:
+    n = len(values)
+    if n < 5:
         return None
-    mean, half = (
-        float(values.mean()),
-        t_quantile(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values)),
-    )
+    mean = float(values.mean())
+    half = t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half)
+
+
+def paired_interval(differences: np.ndarray) -> Estimate:
+    """The mean of paired differences: Agresti and Min, Statistics in Medicine 24 (2005).
+
+    Half a pair is added to each of the four cells, then Wald's interval is taken. It keeps a width
+    when the two sides never differ, where Wald's and the bootstrap's have none:
+    (S1 +- z sqrt(S2 + 1 - S1^2 / N)) / N, with N = n + 2, S1 = sum d, S2 = sum d^2.
+
+    Args:
+        differences: (n,) d, in [-1, 1].
+    """
+    total = float(differences.sum())
+    squares = float((differences**2).sum())
+    pseudo_n = len(differences) + 2
+    mean = float(differences.mean())
+    half = Z_95 * math.sqrt(squares + 1 - total**2 / pseudo_n) / pseudo_n
+    centre = total / pseudo_n
+    low = max(-1.0, min(mean, centre - half))
+    high = min(1.0, max(mean, centre + half))
+    return Estimate(mean, low, high)
 
 
 def widened(
     estimate: Estimate | None, influence: np.ndarray, groups: np.ndarray
 ) -> Estimate | None:
-    """The interval for values of which those of one group (a prompt) hang together, from the one for independent values.
+    """The interval where the values of a group hang together, from the one for independent values.
 
-    Half widths times the root of Kish's design effect (Survey Sampling, 1965), G / (G - 1) sum over the G groups of (sum of
-    influence)^2 / sum of influence^2, 1 at least, and t for z. influence (n,): what a value moves the estimate by (its
-    deviation, for a mean). None for fewer than five groups that repeat.
+    Half widths are multiplied by the root of Kish's design effect (Survey Sampling, 1965),
+    G / (G - 1) sum over the G groups of (sum of influence)^2 / sum of influence^2, which counts as
+    1 at least, and t takes the place of z.
+
+    Args:
+        estimate: With the interval for independent values; None stays None.
+        influence: (n,) what a value moves the estimate by, such as its deviation for a mean.
+        groups: (n,) the group of each value, such as its prompt.
+
+    Returns:
+        None for fewer than five groups that repeat.
     """
     _, group = np.unique(groups, return_inverse=True)
     count = int(group.max(initial=-1)) + 1
-    if estimate is None or count in (
-        1,
-        len(groups),
-    ):  # one prompt throughout: it is not known, or nothing to cluster by
+    nothing_repeats = count == len(groups)
+    prompt_is_unknown = count == 1  # It is the same throughout, so there is nothing to cluster by.
+    if estimate is None or nothing_repeats or prompt_is_unknown:
         return estimate
+    if count < 5:
+        return None
     squares = float(np.sum(influence**2))
-    if count < 5 or squares == 0:
-        return None if count < 5 else estimate
-    effect = count / (count - 1) * float(np.sum(np.bincount(group, influence) ** 2)) / squares
+    if squares == 0:
+        return estimate
+    sums = np.bincount(group, influence)
+    effect = count / (count - 1) * float(np.sum(sums**2)) / squares
     factor = math.sqrt(max(1.0, effect)) * t_quantile(count - 1) / Z_95
     value, low, high = estimate
     return Estimate(value, value - factor * (value - low), value + factor * (high - value))
 
 
-def correlation_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """What each point moves Pearson's r by, up to a constant: zx zy - r (zx^2 + zy^2) / 2.
-
-    Devlin, Gnanadesikan and Kettenring, Biometrika 62 (1975)."""
-    zx, zy = (values / values.std() for values in (standardised(x), standardised(y)))
-    return zx * zy - float(np.mean(zx * zy)) * (zx**2 + zy**2) / 2
-
-
-def standardised(values: np.ndarray) -> np.ndarray:
-    """Centred, then over the largest absolute value: squares neither underflow nor overflow."""
-    values = values - values.mean()
-    return values / np.abs(values).max()
-
-
-# ------------------------------------------------------------------------------------------ Tests, and two models on n pairs
+# --- Tests, and two models on the same pairs ------------------------------------------------------
 
 
 def two_sided_p(estimate: Estimate, null: float = 0.0) -> float:
-    """P(|Z| > z |value - null| / (distance from the value to the bound on the null's side)): below .05 exactly where the 95%
-    interval leaves the null out. The p-value of the z-test where the interval is value +- z x standard error."""
+    """The p-value that belongs to an interval: below .05 exactly where that leaves `null` out.
+
+    P(|Z| > z |value - null| / (distance from the value to the bound on the null's side)). It is the
+    p-value of the z-test where the interval is value +- z x standard error.
+    """
     distance = abs(estimate.value - null)
-    half = (
-        estimate.value - estimate.low if estimate.value > null else estimate.high - estimate.value
-    )
-    if distance == 0 or half == 0:
-        return 1.0 if distance == 0 else 0.0
+    if distance == 0:
+        return 1.0
+    if estimate.value > null:
+        half = estimate.value - estimate.low
+    else:
+        half = estimate.high - estimate.value
+    if half == 0:
+        return 0.0
     return math.erfc(Z_95 * distance / half / math.sqrt(2))
 
 
 def difference_of_proportions(a: Estimate, b: Estimate) -> tuple[Estimate, float]:
-    """(a - b with its interval, p) of two independent accuracies, whatever their intervals were made by.
+    """The difference a - b of two independent accuracies, and its p-value (two_sided_p).
 
-    a - b - sqrt((a - low_a)^2 + (high_b - b)^2) and a - b + sqrt((high_a - a)^2 + (b - low_b)^2): Newcombe's hybrid score
-    interval, Statistics in Medicine 17 (1998), method 10. p: two_sided_p.
+    Newcombe's hybrid score interval, Statistics in Medicine 17 (1998), method 10:
+    a - b - sqrt((a - low_a)^2 + (high_b - b)^2) to a - b + sqrt((high_a - a)^2 + (b - low_b)^2).
+    It does not matter what the two intervals were made by.
     """
     difference = a.value - b.value
     estimate = Estimate(
@@ -207,89 +279,107 @@ def difference_of_proportions(a: Estimate, b: Estimate) -> tuple[Estimate, float
 def paired_bootstrap_difference(
     credit_a: np.ndarray, credit_b: np.ndarray, groups: np.ndarray | None = None
 ) -> Estimate | None:
-    """mean(credit_a - credit_b) on the same pairs, the pairs of a group (a prompt) drawn together. Efron and Tibshirani (1993),
-    chapter 8. paired_interval where the difference is the same on every pair: the bootstrap has no width then."""
-    d = credit_a - credit_b
-    if len(d) == 0:
+    """mean(credit_a - credit_b) on the same pairs. Efron and Tibshirani (1993), chapter 8.
+
+    The interval is paired_interval's where the difference is the same on every pair: the bootstrap
+    has no width then. None for no pairs.
+
+    Args:
+        credit_a: (n,) what each pair counts for one model.
+        credit_b: (n,) what it counts for the other.
+        groups: (n,) the prompt of each pair: its pairs are drawn together. None: no prompt repeats.
+    """
+    differences = credit_a - credit_b
+    if len(differences) == 0:
         return None
-    if d.min() == d.max():
-        return paired_interval(d)
-    return bootstrap_mean(d) if groups is None else cluster_bootstrap_mean(d, groups)
+    if differences.min() == differences.max():
+        return paired_interval(differences)
+    if groups is None:
+        return bootstrap_mean(differences)
+    return cluster_bootstrap_mean(differences, groups)
 
 
 def mcnemar_exact(credit_a: np.ndarray, credit_b: np.ndarray) -> tuple[int, int, float]:
-    """(pairs on which a does better, on which b does, p): min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2).
+    """McNemar's exact test (Psychometrika 12, 1947) of two models on the same pairs.
 
-    McNemar, Psychometrika 12 (1947), exact. With ties (a tie is better than an error) it is the sign test.
+    p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2). With ties, where a tie is better than
+    an error, it is the sign test.
+
+    Returns:
+        b, the pairs on which a does better; c, those on which b does better; and p.
     """
-    b, c = int(np.sum(credit_a > credit_b)), int(np.sum(credit_a < credit_b))
-    n, k = b + c, np.arange(min(b, c))
-    if b == c:
-        return b, c, 1.0
-    log_terms = np.concatenate(
-        [[0.0], np.cumsum(np.log((n - k) / (k + 1)))]
-    )  # ln C(n, 0), ln C(n, 1), ...
-    top = log_terms.max()
-    return (
-        b,
-        c,
-        min(1.0, 2 * math.exp(top - n * math.log(2)) * float(np.exp(log_terms - top).sum())),
-    )
+    a_better = int(np.sum(credit_a > credit_b))
+    b_better = int(np.sum(credit_a < credit_b))
+    tail = special.bdtr(min(a_better, b_better), a_better + b_better, 0.5)
+    return a_better, b_better, min(1.0, 2 * float(tail))
 
 
 def chi2_sf(x: float, df: float) -> float:
-    """P(X > x), X chi-square with df degrees of freedom: Q(df / 2, x / 2), the regularised incomplete gamma function.
-
-    By its series below a + 1 and Lentz's continued fraction above: Press et al., Numerical Recipes (2007), section 6.2.
-    """
-    a, x = df / 2, x / 2
-    if x <= 0:
-        return 1.0
-    log_front = a * math.log(x) - x - math.lgamma(a)
-    if x < a + 1:
-        term = total = 1 / a
-        k = a
-        while term > total * 1e-17:
-            k += 1
-            term *= x / k
-            total += term
-        return max(0.0, 1 - total * math.exp(log_front))
-    b = x + 1 - a
-    c, d = 1e300, 1 / b
-    h, i, delta = d, 0, 0.0
-    while abs(delta - 1) > 1e-15:
-        i += 1
-        b += 2
-        d = 1 / (b - i * (i - a) * d)
-        c = b - i * (i - a) / c
-        delta = d * c
-        h *= delta
-    return math.exp(log_front) * h
+    """P(X > x), where X is chi-square with df degrees of freedom."""
+    return float(special.chdtrc(df, x))
 
 
-# --------------------------------------------------------------------------------------------------------------- Length
+# --- Correlations ---------------------------------------------------------------------------------
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    from scipy.stats import rankdata  # It takes most of a second to load.
+
+    return rankdata(values)
+
+
+def equal_mass(values: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Index arrays of about equal size, in the order of the values; equal values stay in one bin.
+
+    Args:
+        values: (n,)
+        bins: The largest number of bins. Equal values can leave fewer.
+    """
+    if len(values) == 0:
+        return []
+    position = (average_ranks(values) - 0.5) * bins / len(values)  # in (0, bins)
+    label = np.minimum(position.astype(int), bins - 1)
+    order = np.argsort(label, kind="stable")
+    starts = np.flatnonzero(np.diff(label[order])) + 1
+    return np.split(order, starts)
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Centred values over the largest absolute one: squares neither underflow nor overflow."""
+    values = values - values.mean()
+    return values / np.abs(values).max()
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
-    """r = sum(dx dy) / sqrt(sum dx^2 sum dy^2), dx = x - mean(x). Pearson (1895). r^2 is the variance explained."""
+    """r = sum(dx dy) / sqrt(sum dx^2 sum dy^2), dx = x - mean(x). Pearson (1895).
+
+    r^2 is the variance explained. None where x or y does not vary. SciPy's pearsonr gives the same
+    number, and warns about values that are nearly constant.
+    """
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    dx, dy = x - x.mean(), y - y.mean()
-    dx, dy = (
-        dx / np.abs(dx).max(),
-        dy / np.abs(dy).max(),
-    )  # squares then neither underflow nor overflow
-    return float(np.clip(np.sum(dx * dy) / math.sqrt(np.sum(dx**2) * np.sum(dy**2)), -1, 1))
+    dx = standardised(x)
+    dy = standardised(y)
+    r = np.sum(dx * dy) / math.sqrt(np.sum(dx**2) * np.sum(dy**2))
+    return float(np.clip(r, -1, 1))
+
+
+def correlation_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """What each point moves Pearson's r by, up to a constant: zx zy - r (zx^2 + zy^2) / 2.
+
+    Devlin, Gnanadesikan and Kettenring, Biometrika 62 (1975).
+    """
+    zx = standardised(x)
+    zx = zx / zx.std()
+    zy = standardised(y)
+    zy = zy / zy.std()
+    r = float(np.mean(zx * zy))
+    return zx * zy - r * (zx**2 + zy**2) / 2
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's r of the average ranks. Spearman (1904)."""
+    """Pearson's r of the average ranks: Spearman (1904). None where x or y does not vary."""
     return pearson(average_ranks(x), average_ranks(y))
 
 
@@ -304,8 +394,12 @@ def fisher_interval(r: float, n: int) -> tuple[float, float] | None:
 
 
 def spearman_interval(x: np.ndarray, y: np.ndarray) -> Estimate | None:
-    """tanh(atanh(r) +- z sqrt((1 + r^2 / 2) / (n - 3))), n > 3. Bonett and Wright, Psychometrika 65 (2000)."""
-    r, n = spearman(x, y), len(x)
+    """tanh(atanh(r) +- z sqrt((1 + r^2 / 2) / (n - 3))), for n > 3 points.
+
+    Bonett and Wright, Psychometrika 65 (2000).
+    """
+    r = spearman(x, y)
+    n = len(x)
     if r is None or n <= 3:
         return None
     if abs(r) == 1:
@@ -315,38 +409,47 @@ def spearman_interval(x: np.ndarray, y: np.ndarray) -> Estimate | None:
 
 
 def within_groups_spearman(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Estimate | None:
-    """The mean over groups (prompts) of Spearman's r within the group +- z s / sqrt(groups).
+    """The mean over groups (prompts) of Spearman's r within the group +- t s / sqrt(groups).
 
-    Groups of three and more in which both vary; None with fewer than two of them. Every group counts the same.
+    It is of the groups of three and more in which both x and y vary, and every group counts the
+    same. None with fewer than five such groups.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    a, b = (ranks_within(values, group) for values in (x, y))
-    a, b = (ranks - (np.bincount(group, ranks) / sizes)[group] for ranks in (a, b))
-    ab, aa, bb = (np.bincount(group, product) for product in (a * b, a * a, b * b))
+    a = centred_ranks_within(x, group)
+    b = centred_ranks_within(y, group)
+    ab = np.bincount(group, a * b)
+    aa = np.bincount(group, a * a)
+    bb = np.bincount(group, b * b)
     usable = (sizes >= 3) & (aa > 0) & (bb > 0)
-    found = mean_interval(ab[usable] / np.sqrt(aa[usable] * bb[usable]))
-    return (
-        None if found is None else Estimate(found.value, max(-1.0, found.low), min(1.0, found.high))
-    )
+    estimate = mean_interval(ab[usable] / np.sqrt(aa[usable] * bb[usable]))
+    if estimate is None:
+        return None
+    return Estimate(estimate.value, max(-1.0, estimate.low), min(1.0, estimate.high))
 
 
-def ranks_within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Average ranks from 1 within each group; group: (n,) ints from 0, none left out."""
+def centred_ranks_within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Average ranks within each group, minus their mean.
+
+    Args:
+        values: (n,)
+        group: (n,) ints from 0, none left out.
+    """
     _, level = np.unique(values, return_inverse=True)
     sizes = np.bincount(group)
-    return average_ranks(group * len(values) + level) - (np.cumsum(sizes) - sizes)[group]
+    earlier_groups = np.cumsum(sizes) - sizes
+    ranks = average_ranks(group * len(values) + level) - earlier_groups[group]
+    means = np.bincount(group, ranks) / sizes
+    return ranks - means[group]
 
 
-def paired_interval(d: np.ndarray) -> Estimate:
-    """The mean of paired differences in [-1, 1] (n,): Agresti and Min, Statistics in Medicine 24 (2005).
+# --- Logistic regression --------------------------------------------------------------------------
 
-    Half a pair added to each of the four cells, then Wald. It keeps a width when the two sides never differ, where Wald and the
-    bootstrap have none: (S1 +- z sqrt(S2 + 1 - S1^2 / N)) / N, with N = n + 2, S1 = sum d, S2 = sum d^2.
-    """
-    total, pseudo_n, mean = float(d.sum()), len(d) + 2, float(d.mean())
-    half = Z_95 * math.sqrt(float((d**2).sum()) + 1 - total**2 / pseudo_n) / pseudo_n
-    centre = total / pseudo_n
-    return Estimate(mean, max(-1.0, min(mean, centre - half)), min(1.0, max(mean, centre + half)))
+
+class LogisticFit(NamedTuple):
+    """The coefficients of a logistic regression."""
+
+    coefficients: np.ndarray  # (k,)
+    covariance: np.ndarray  # (k, k)
 
 
 def logistic(
@@ -354,72 +457,84 @@ def logistic(
     y: np.ndarray,
     offset: np.ndarray | None = None,
     weights: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Maximum likelihood of P(y = 1) = sigmoid(X b + offset) -> (b (k,), its covariance (k, k)); y (n,) in [0, 1].
+) -> LogisticFit | None:
+    """Maximum likelihood of P(y = 1) = sigmoid(X b + offset).
 
-    Newton's steps b += (X' W X)^-1 X' (y - p), W = w p (1 - p), which is iteratively reweighted least squares: McCullagh and
-    Nelder, Generalized Linear Models (1989), section 4.4. None where there is no finite maximum (separable data) or the columns
-    of X (n, k) depend on each other.
+    Newton's steps b += (X' W X)^-1 X' (y - p), W = w p (1 - p), which is iteratively reweighted
+    least squares: McCullagh and Nelder, Generalized Linear Models (1989), section 4.4.
+
+    Args:
+        X: (n, k) one column a coefficient.
+        y: (n,) outcomes in [0, 1].
+        offset: (n,) added to X b; None: nothing.
+        weights: (n,) w, how often a row counts; None: once.
+
+    Returns:
+        None where there is no finite maximum (separable data) or where the columns of X depend on
+        each other.
     """
-    offset = np.zeros(len(y)) if offset is None else offset
-    weights = np.ones(len(y)) if weights is None else weights
+    if offset is None:
+        offset = np.zeros(len(y))
+    if weights is None:
+        weights = np.ones(len(y))
     scale = np.abs(X).max(axis=0, initial=0)
     if len(y) == 0 or not scale.all():
         return None
     X = X / scale
-    b, last, fit = np.zeros(X.shape[1]), np.zeros(X.shape[1]), -np.inf
+    b = np.zeros(X.shape[1])
+    last_step = np.zeros(X.shape[1])
+    likelihood = -np.inf
     for _ in range(60):
         eta = X @ b + offset
-        p = sigmoid(eta)
+        p = special.expit(eta)
         information = (X * (weights * p * (1 - p))[:, None]).T @ X
         if np.linalg.cond(information) > 1e12 or np.abs(eta).max() > 500:
             return None
         step = np.linalg.solve(information, X.T @ (weights * (y - p)))
-        before, fit = fit, float(np.sum(weights * (y * eta - np.logaddexp(0, eta))))
-        if fit < before - 1e-9 * abs(before):  # overshot: half the last step back
-            last = last / 2
-            b, fit = b - last, before
+        before = likelihood
+        likelihood = float(np.sum(weights * (y * eta - np.logaddexp(0, eta))))
+        if likelihood < before - 1e-9 * abs(before):  # It overshot: take half the last step back.
+            last_step = last_step / 2
+            b = b - last_step
+            likelihood = before
             continue
         if np.abs(step).max() < 1e-9 * max(1.0, np.abs(b).max()):
-            return b / scale, np.linalg.inv(information) / np.outer(scale, scale)
-        b, last = b + step, step
+            return LogisticFit(b / scale, np.linalg.inv(information) / np.outer(scale, scale))
+        b = b + step
+        last_step = step
     return None
 
 
-def sigmoid(x):
-    """1 / (1 + e^-x) by tanh, which does not overflow."""
-    return 0.5 * (1 + np.tanh(np.asarray(x) / 2))
-
-
-def equal_mass(values: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Up to `bins` index arrays of about equal size, in the order of the values; equal values stay in one bin."""
-    if len(values) == 0:
-        return []
-    label = np.minimum(((average_ranks(values) - 0.5) * bins / len(values)).astype(int), bins - 1)
-    order = np.argsort(label, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
-
-
-# ---------------------------------------------- The smallest effect that n pairs show with 80% power, at a two-sided 5%
+# --- The smallest effect that n pairs show with 80% power, at a two-sided 5% ----------------------
 
 
 def detectable_correlation(n: int) -> float | None:
-    """tanh((z_.975 + z_.80) / sqrt(n - 3)): the smallest |r| told from 0. Cohen (1988), chapter 3, by Fisher's z."""
-    return math.tanh((Z_95 + Z_POWER) / math.sqrt(n - 3)) if n > 3 else None
+    """The smallest |r| that n points tell from 0; None for n <= 3.
+
+    tanh((z_.975 + z_.80) / sqrt(n - 3)): Cohen (1988), chapter 3, by Fisher's z.
+    """
+    if n <= 3:
+        return None
+    return math.tanh((Z_95 + Z_POWER) / math.sqrt(n - 3))
 
 
 def detectable_accuracy(n: int, baseline: float) -> float | None:
-    """The smallest accuracy p told from a fixed baseline q >= 1/2; None where even p = 1 is not.
+    """The smallest accuracy that n pairs tell from a fixed baseline; None where even 1 is not.
 
     p - q = (z_.975 sqrt(q (1 - q)) + z_.80 sqrt(p (1 - p))) / sqrt(n), a quadratic in p.
-    Fleiss, Levin and Paik, Statistical Methods for Rates and Proportions (2003), section 2.5. A tie has less variance
-    than a win or a loss, so with ties this is on the safe side.
+    Fleiss, Levin and Paik, Statistical Methods for Rates and Proportions (2003), section 2.5.
+    A tie has less variance than a win or a loss, so with ties this is on the safe side.
+
+    Args:
+        n: Number of pairs, at least one.
+        baseline: q, at least one half.
     """
     needed = baseline + Z_95 * math.sqrt(baseline * (1 - baseline) / n)
     if needed >= 1:
         return None
     b = Z_POWER**2 / n  # (p - needed)^2 = b p (1 - p)
-    return (needed + b / 2 + math.sqrt(b * b / 4 + b * needed * (1 - needed))) / (1 + b)
+    root = math.sqrt(b * b / 4 + b * needed * (1 - needed))
+    return (needed + b / 2 + root) / (1 + b)
 
 
 def detectable_mean(interval: Estimate) -> float:
@@ -428,22 +543,28 @@ def detectable_mean(interval: Estimate) -> float:
 
 
 def detectable_share(n: int) -> float:
-    """1 - .2^(1/n): the smallest share of pairs of which n show at least one, four times in five."""
+    """1 - .2^(1/n): the smallest share of which n pairs show at least one, four times in five."""
     return 1 - 0.2 ** (1 / n)
 
 
 def detectable_mcnemar(n: int, discordant_share: float) -> float | None:
-    """The smallest difference in accuracy that n pairs show where two models differ on a share s of them; None where even all
-    differing pairs on one side would not do.
+    """The smallest difference in accuracy between two models that n pairs show.
 
-    sqrt(n) d = z_.975 sqrt(s) + z_.80 sqrt(s - d^2), a quadratic in d. Connor, Biometrics 43 (1987).
+    sqrt(n) d = z_.975 sqrt(s) + z_.80 sqrt(s - d^2), a quadratic in d.
+    Connor, Biometrics 43 (1987).
+
+    Args:
+        n: Number of pairs.
+        discordant_share: s, the share of pairs on which the two models differ.
+
+    Returns:
+        None where it would not do if all differing pairs were on one side.
     """
     inside = n + Z_POWER**2 - Z_95**2
     if inside <= 0 or discordant_share <= 0:
         return None
-    found = (
-        math.sqrt(discordant_share)
-        * (Z_95 * math.sqrt(n) + Z_POWER * math.sqrt(inside))
-        / (n + Z_POWER**2)
-    )
-    return found if found <= discordant_share else None
+    roots = Z_95 * math.sqrt(n) + Z_POWER * math.sqrt(inside)
+    difference = math.sqrt(discordant_share) * roots / (n + Z_POWER**2)
+    if difference > discordant_share:
+        return None
+    return difference

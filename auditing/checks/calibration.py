@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import expit
 
 from auditing import stats
 from auditing.pairs import Pairs
@@ -20,7 +21,6 @@ from auditing.stats import (
     equal_mass,
     logistic,
     share_interval,
-    sigmoid,
 )
 from auditing.verdicts import THRESHOLDS, Check, Finding, judge, short, with_verdict
 
@@ -44,7 +44,7 @@ def top_label(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(confidence, outcome, variance of an outcome if confidence is its chance), each (n,)"""
     share, number = chosen_share(margins, votes)
-    confidence = sigmoid(np.abs(margins))
+    confidence = expit(np.abs(margins))
     outcome = np.where(margins > 0, share, np.where(margins < 0, 1 - share, 0.5))
     return confidence, outcome, np.where(margins == 0, 0.0, confidence * (1 - confidence) / number)
 
@@ -131,7 +131,7 @@ def brier(margins: np.ndarray, votes: np.ndarray | None = None) -> float | None:
     """mean over pairs of s (1 - p)^2 + (1 - s) p^2, p = sigmoid(m), s the share of votes for chosen. Brier (1950)."""
     if len(margins) == 0:
         return None
-    share, p = chosen_share(margins, votes)[0], sigmoid(margins)
+    share, p = chosen_share(margins, votes)[0], expit(margins)
     return float(np.mean(share * (1 - p) ** 2 + (1 - share) * p**2))
 
 

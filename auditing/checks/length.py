@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import expit
 
 from auditing import stats
 from auditing.checks.accuracy import accuracy
@@ -16,7 +17,6 @@ from auditing.stats import (
     logistic,
     pair_credit,
     paired_interval,
-    sigmoid,
     widened,
 )
 from auditing.verdicts import Check, Finding, count, judge, short
@@ -65,9 +65,9 @@ def length_controlled_accuracy(
     at_zero = Estimate(a, a - half, a + half)
     if prompts is not None:
         at_zero = widened(
-            at_zero, (pair_credit(margins) - sigmoid(X @ found[0])) * (X @ found[1])[:, 0], prompts
+            at_zero, (pair_credit(margins) - expit(X @ found[0])) * (X @ found[1])[:, 0], prompts
         )
-    return None if at_zero is None else Estimate(*(float(sigmoid(x)) for x in at_zero))
+    return None if at_zero is None else Estimate(*(float(expit(x)) for x in at_zero))
 
 
 def accuracy_by_length(
