@@ -1,30 +1,27 @@
-"""What a check found, and how a verdict is passed on it. NumPy only.
+"""What a check measured, and how a verdict is passed on it.
 
-- A threshold check alarms when the whole 95% interval is beyond its threshold (thresholds.yaml, each with its source).
-- A check with a p-value alarms when the estimate is beyond its threshold and the p-value survives the false-discovery control
-  that all such checks share (Benjamini and Hochberg 1995, q = .01).
+- A check alarms when its whole 95% interval is beyond its threshold (thresholds.yaml, each with
+  its source).
+- A check with a p-value alarms when its estimate is beyond the threshold and the p-value survives
+  the false-discovery control that all such checks share (Benjamini and Hochberg 1995, q = .01).
 - "pass": the whole interval is on the good side of the first threshold.
-- "not measurable": neither; this n cannot tell. `detectable` is the smallest effect that it shows with 80% power.
+- "not measurable": neither; this n cannot tell. `detectable` is the smallest effect that it shows
+  with 80% power.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from auditing.stats import Estimate
 
 VERDICTS = ("fail", "warn", "not measurable", "pass", "not applicable")  # the worst first
-
-
-THRESHOLDS = yaml.safe_load(Path(__file__).with_name("thresholds.yaml").read_text(encoding="utf-8"))
-
-
 FALSE_DISCOVERY_RATE = 0.01
-
-
 RETAINED = "beyond the threshold, but that could be chance among so many checks"
+
+
+# --- Findings, limits and checks ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,30 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """When a check alarms: an entry of thresholds.yaml."""
+
+    side: str  # which side alarms: "above", "below", or "both" (beyond plus or minus)
+    source: str  # where the numbers come from
+    warn: float | None = None  # None: it does not warn
+    fail: float | None = None  # None: it does not fail
+
+    @property
+    def first(self) -> float:
+        """The limit that an estimate reaches first."""
+        return self.fail if self.warn is None else self.warn
+
+    def in_words(self) -> str:
+        sign = {"above": "> ", "below": "< ", "both": "beyond \u00b1"}[self.side]
+        parts = []
+        if self.warn is not None:
+            parts.append(f"warn {sign}{short(self.warn)}")
+        if self.fail is not None:
+            parts.append(f"fail {sign}{short(self.fail)}")
+        return f"{', '.join(parts)} ({self.source})"
+
+
+@dataclass(frozen=True)
 class Check:
     """A finding with its verdict. audit.json holds these fields, in this order."""
 
@@ -53,59 +74,69 @@ class Check:
     low: float | None  # 95% interval
     high: float | None
     n: int
-    verdict: str
-    threshold: str
+    verdict: str  # one of VERDICTS
+    threshold: str  # the rule that the verdict comes from, in words
     detectable: float | None  # the smallest effect that n shows with 80% power
     note: str = ""
     section: str = "accuracy"  # where the report puts it
     p: float | None = None  # under the hypothesis of no effect; shares the false-discovery control
     otherwise: str = "pass"  # the verdict where that control takes an alarm back
-    baseline: float | None = (
-        None  # accuracy alone: what the best rule that does not read scores on the same pairs
-    )
-    ceiling: float | None = None  # accuracy alone: what the true utilities would score
+    # Only accuracy has these two. On the same pairs:
+    baseline: float | None = None  # what the best rule that does not read scores
+    ceiling: float | None = None  # what the true utilities would score
 
 
-def judge(finding: Finding, limits: dict | None = None) -> Check:
+def read_thresholds() -> dict[str, Limits]:
+    path = Path(__file__).with_name("thresholds.yaml")
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: Limits(**entry) for name, entry in entries.items()}
+
+
+THRESHOLDS = read_thresholds()
+
+
+# --- Verdicts -------------------------------------------------------------------------------------
+
+
+def judge(finding: Finding, limits: Limits | None = None) -> Check:
     """Pass the verdict on a finding by its entry in thresholds.yaml.
 
     A finding without an estimate is "not measurable", and its `unmeasured` says why.
 
     Args:
         finding: What the check measured.
-        limits: An entry that depends on the data, in place of the one in thresholds.yaml. It has `warn` and `fail` (one of them
-            may be missing), `side` (`above`, `below`, or `both`: beyond plus or minus) and `source`.
+        limits: Limits that depend on the data, in place of those in thresholds.yaml.
 
     Raises:
         ValueError: The estimate lies outside its interval.
     """
     if limits is None:
         limits = THRESHOLDS[finding.rule or finding.name]
-    threshold = in_words(limits)
     if finding.estimate is None:
         unmeasured = replace(finding, note=finding.unmeasured, detectable=None, p=None)
-        return with_verdict(unmeasured, "not measurable", threshold)
+        return with_verdict(unmeasured, "not measurable", limits.in_words())
 
     value, low, high = map(float, finding.estimate)
     if not low <= value <= high:  # This is also true where one of them is NaN.
         raise ValueError(f"{finding.name}: {value} does not lie between {low} and {high}")
-    kinds = [kind for kind in ("warn", "fail") if kind in limits]
-    first = limits[kinds[0]]
-    without_alarm = (
-        "pass" if on_the_good_side(finding.estimate, first, limits["side"]) else "not measurable"
-    )
+    without_alarm = "not measurable"
+    if is_clear(finding.estimate, limits):
+        without_alarm = "pass"
     verdict = without_alarm
-    for kind in kinds:
-        if beyond(finding.estimate, limits[kind], limits["side"], whole=finding.p is None):
-            verdict = kind
+    whole_interval = finding.p is None
+    if is_beyond(finding.estimate, limits.warn, limits.side, whole_interval):
+        verdict = "warn"
+    if is_beyond(finding.estimate, limits.fail, limits.side, whole_interval):
+        verdict = "fail"
     if verdict == "not measurable":
-        straddles = f"the interval straddles the threshold of {short(first)}"
+        straddles = f"the interval straddles the threshold of {short(limits.first)}"
         finding = replace(finding, note=joined(finding.note, straddles))
-    return replace(with_verdict(finding, verdict, threshold), otherwise=without_alarm)
+    check = with_verdict(finding, verdict, limits.in_words())
+    return replace(check, otherwise=without_alarm)
 
 
 def with_verdict(finding: Finding, verdict: str, threshold: str) -> Check:
-    """A Check whose verdict comes from a rule of its own; `threshold` says that rule in words."""
+    """A check whose verdict comes from a rule of its own; `threshold` says that rule in words."""
     value = low = high = None
     if finding.estimate is not None:
         value, low, high = map(float, finding.estimate)
@@ -125,51 +156,57 @@ def with_verdict(finding: Finding, verdict: str, threshold: str) -> Check:
     )
 
 
-def on_the_good_side(estimate: Estimate, limit: float, side: str) -> bool:
-    """Whether the whole interval is on the good side of the limit."""
+def is_clear(estimate: Estimate, limits: Limits) -> bool:
+    """Whether the whole interval is on the good side of the first limit."""
+    limit = limits.first
     if estimate.value == limit == 0:  # Any is too many, and there is none.
         return True
-    if side == "above":
+    if limits.side == "above":
         return estimate.high <= limit
-    if side == "below":
+    if limits.side == "below":
         return estimate.low >= limit
     return max(-estimate.low, estimate.high) <= limit
 
 
-def beyond(estimate: Estimate, limit: float, side: str, whole: bool) -> bool:
-    """Is the estimate (`whole`: its whole interval) beyond the limit?"""
-    low, high = (estimate.low, estimate.high) if whole else (estimate.value, estimate.value)
-    above, below = low > limit, high < (-limit if side == "both" else limit)
-    return {"above": above, "below": below, "both": above or below}[side]
-
-
-def in_words(limits: dict) -> str:
-    sign = {"above": "> ", "below": "< ", "both": "beyond \u00b1"}[limits["side"]]
-    said = ", ".join(
-        f"{kind} {sign}{short(limits[kind])}" for kind in ("warn", "fail") if kind in limits
-    )
-    return f"{said} ({limits['source']})"
+def is_beyond(estimate: Estimate, limit: float | None, side: str, whole_interval: bool) -> bool:
+    """Whether the estimate, or its whole interval, is beyond the limit; False without a limit."""
+    if limit is None:
+        return False
+    low = high = estimate.value
+    if whole_interval:
+        low, high = estimate.low, estimate.high
+    if side == "above":
+        return low > limit
+    if side == "below":
+        return high < limit
+    return low > limit or high < -limit
 
 
 def control_false_discoveries(checks: list[Check], q: float = FALSE_DISCOVERY_RATE) -> list[Check]:
-    """Takes back the alarms whose p-value does not survive: reject the k smallest of m, k the largest with p_(k) <= k q / m.
-    Benjamini and Hochberg, JRSS B 57 (1995). Every check with a p-value counts in m, alarmed or not."""
-    shared = [
-        check for check in checks if check.p is not None and check.verdict != "not applicable"
-    ]
-    p = np.sort([check.p for check in shared])
-    passed = np.flatnonzero(p <= q * np.arange(1, len(p) + 1) / max(len(p), 1))
-    limit = p[passed[-1]] if len(passed) else -1.0
-    return [
-        replace(
-            check,
-            verdict=check.otherwise,
-            note="; ".join(filter(None, [check.note, f"{RETAINED}, p = {check.p:.2g}"])),
-        )
-        if check.p is not None and check.p > limit and check.verdict in ("warn", "fail")
-        else check
-        for check in checks
-    ]
+    """The checks, with the alarms taken back whose p-value does not survive.
+
+    Benjamini and Hochberg, JRSS B 57 (1995): of m sorted p-values the k smallest survive, where k
+    is the largest with p_(k) <= k q / m. Every check with a p-value counts in m, alarmed or not.
+
+    Args:
+        checks: All checks of an audit.
+        q: The expected share of false alarms among the alarms that survive.
+    """
+    from scipy.stats import false_discovery_control  # It takes most of a second to load.
+
+    sharing = [c for c in checks if c.p is not None and c.verdict != "not applicable"]
+    adjusted = false_discovery_control([check.p for check in sharing])
+    by_chance = {check.p for check, p in zip(sharing, adjusted, strict=True) if p > q}
+    controlled = []
+    for check in checks:
+        if check.p in by_chance and check.verdict in ("warn", "fail"):
+            note = joined(check.note, f"{RETAINED}, p = {check.p:.2g}")
+            check = replace(check, verdict=check.otherwise, note=note)
+        controlled.append(check)
+    return controlled
+
+
+# --- Words ----------------------------------------------------------------------------------------
 
 
 def joined(*notes: str) -> str:
@@ -178,12 +215,17 @@ def joined(*notes: str) -> str:
 
 
 def short(value: float) -> str:
-    """.713, -.04, 1.25: as papers print them, without the leading zero and trailing zeros."""
+    """A number as papers print it, without leading and trailing zeros: .713, -.04, 1.25."""
     if abs(value) >= 1000:
         return f"{value:.3g}"
     text = f"{value:z.3f}".rstrip("0").rstrip(".")
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+    if text.startswith(("0.", "-0.")):
+        text = text.replace("0.", ".", 1)
+    return text
 
 
 def count(n: int, thing: str) -> str:
-    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
+    """A number of things, in the plural where it needs one: "1 pair", "1,412 pairs"."""
+    if n == 1:
+        return f"{n:,} {thing}"
+    return f"{n:,} {thing}s"

@@ -9,136 +9,199 @@ from auditing import stats
 from auditing.checks.raters import label_accuracy, noise_from_votes, rater_agreement
 from auditing.pairs import Pairs
 from auditing.stats import Z_95, Estimate, pair_credit, share_interval
-from auditing.verdicts import THRESHOLDS, Check, Finding, count, judge, short, with_verdict
+from auditing.verdicts import THRESHOLDS, Check, Finding, Limits, count, judge, short, with_verdict
 
+SECTION = "accuracy"
 NO_PAIR = "no pair has two finite rewards"
-
-
-HEALTHY = THRESHOLDS["accuracy, human labels"][
-    "fail"
-]  # too few pairs to tell this from a baseline: no verdict
-
-
-# ------------------------------------------------------------------------------------------------------------- Accuracy
+# Pairs that could not tell this accuracy from a baseline are too few: no verdict.
+HEALTHY = THRESHOLDS["accuracy, human labels"].fail
 
 
 def accuracy_checks(known: Pairs, train: Pairs | None) -> list[Check]:
+    """The checks of this section.
+
+    Args:
+        known: The pairs whose two rewards are finite.
+        train: Scored pairs that the model was trained on; None where there are none.
+    """
     checks = [accuracy_check(known, None)]
-    estimate = accuracy(known.margins, known.prompt)
     if known.human_labels:
-        note = "if the labels are human"
-        for name in ("accuracy, human labels", "suspicious accuracy"):
-            limits = majority_limits(known) if name == "suspicious accuracy" else None
-            checks.append(
-                judge(
-                    Finding(name, estimate, len(known), "accuracy", unmeasured=NO_PAIR, note=note),
-                    limits,
-                )
-            )
+        checks += human_label_checks(known)
     subsets = list(dict.fromkeys(known.subset))
     if len(subsets) > 1:
         macro = macro_accuracy(known.margins, known.subset, known.prompt)
         note = f"mean over {len(subsets)} subsets, each counting the same"
-        checks.append(judge(Finding("accuracy, macro", macro, len(known), "accuracy", note=note)))
-        checks += [accuracy_check(known.take(known.subset == subset), subset) for subset in subsets]
+        checks.append(judge(Finding("accuracy, macro", macro, len(known), SECTION, note=note)))
+        for subset in subsets:
+            checks.append(accuracy_check(known.take(known.subset == subset), subset))
     if train is not None:
         checks.append(train_test_check(known, train.finite()))
     return checks
 
 
-def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
-    """Does the model order more pairs as the raters did than a rule that does not read?"""
-    n, estimate = len(pairs), accuracy(pairs.margins, pairs.prompt)
-    if estimate is None:
-        threshold = "fail unless the lower bound is above the best rule that does not read"
-        nothing = Finding("accuracy", None, 0, "accuracy", subset=subset, note=NO_PAIR)
-        return with_verdict(nothing, "not measurable", threshold)
-    rule, baseline = max(baselines(pairs).items(), key=lambda item: item[1])
-    threshold = (
-        f'fail unless the lower bound is above {short(baseline)} ("{rule}" on the same pairs)'
-    )
-    detectable = stats.detectable_accuracy(n, baseline)
-    if detectable is not None:  # where prompts repeat, pairs tell less than their number
-        detectable = max(detectable, baseline + stats.detectable_mean(estimate))
-    ties = int(np.sum(pairs.margins == 0))
-    notes = [f"{count(ties, 'tie')}, each counts one half"] if ties else []
-    verdict = "pass" if estimate.low > baseline else "fail"
-    if ties == n:
-        verdict, notes = "not measurable", ["every pair ties: the model ranks nothing"]
-    elif detectable is None:
-        verdict = "not measurable"
-        notes.append(
-            f"{count(n, 'pair')}: even a perfect model could not be told from {short(baseline)}"
-        )
-    elif estimate.low <= baseline < estimate.high:
-        notes.append(
-            f"the interval straddles {short(baseline)}; {n:,} pairs tell {short(detectable)} or more from it"
-        )
-        if detectable > HEALTHY:
-            verdict = "not measurable"
-    known = pairs.bayes_accuracy[np.isfinite(pairs.bayes_accuracy)]
-    ceiling = float(known.mean()) if n and len(known) == n else None
-    if ceiling is not None:
-        notes.append(f"ceiling {short(ceiling)} (what the true utilities would score)")
-    agree = rater_agreement(pairs.votes[pairs.voted])
-    if agree is not None:
-        notes.append(f"two raters of a pair agree {short(agree)} of the time")
-    finding = Finding(
-        "accuracy",
-        estimate,
-        n,
-        "accuracy",
-        subset=subset,
-        detectable=detectable,
-        note="; ".join(notes),
-    )
-    check = with_verdict(finding, verdict, threshold)
-    return replace(check, baseline=baseline, ceiling=ceiling)
+# --- Against rules that do not read ---------------------------------------------------------------
+
+
+def accuracy(margins: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
+    """mean(1[m > 0] + 1/2 1[m = 0]); None for no pairs.
+
+    The interval is Wilson's; with ties, which make it not binomial, the bootstrap's.
+
+    Args:
+        margins: (n,) reward(chosen) - reward(rejected).
+        prompts: (n,) the prompt of each pair; where prompts repeat, the bootstrap is over prompts.
+    """
+    return share_interval(pair_credit(margins), prompts)
 
 
 def baselines(pairs: Pairs) -> dict[str, float]:
-    """Accuracy on the same pairs of rules that do not read; ties one half."""
+    """What rules that do not read would score on the same pairs, by name; ties count one half."""
     longer, shorter = length_baselines(*pairs.lengths)
     markdown = feature_baseline(pairs.markdown)
     return {"the longer wins": longer, "the shorter wins": shorter, "more markdown wins": markdown}
 
 
-def majority_limits(known: Pairs) -> dict | None:
-    """Where most labels are majorities of votes, an accuracy is suspicious above what such majorities allow."""
+def best_baseline(pairs: Pairs) -> tuple[str, float]:
+    """The name and the accuracy of the best rule that does not read."""
+    return max(baselines(pairs).items(), key=lambda rule: rule[1])
+
+
+def feature_baseline(feature: np.ndarray) -> float | None:
+    """The accuracy of "more of it wins", ties one half; None for no pairs.
+
+    Args:
+        feature: (2, n) of chosen and of rejected.
+    """
+    if not feature.shape[1]:
+        return None
+    return float(pair_credit(feature[0] - feature[1]).mean())
+
+
+def length_baselines(
+    chosen_lengths: np.ndarray, rejected_lengths: np.ndarray
+) -> tuple[float, float]:
+    """The accuracy of "the longer wins" and of "the shorter wins", equal lengths one half.
+
+    The two sum to 1.
+
+    Args:
+        chosen_lengths: (n,), at least one.
+        rejected_lengths: (n,)
+    """
+    longer = float(pair_credit(chosen_lengths - rejected_lengths).mean())
+    return longer, 1 - longer
+
+
+def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
+    """Whether the model orders more pairs as the raters did than a rule that does not read.
+
+    Args:
+        pairs: Those of the subset, with finite rewards.
+        subset: None: they are all pairs.
+    """
+    n = len(pairs)
+    estimate = accuracy(pairs.margins, pairs.prompt)
+    if estimate is None:
+        threshold = "fail unless the lower bound is above the best rule that does not read"
+        finding = Finding("accuracy", None, 0, SECTION, subset=subset, note=NO_PAIR)
+        return with_verdict(finding, "not measurable", threshold)
+    rule, baseline = best_baseline(pairs)
+    detectable = stats.detectable_accuracy(n, baseline)
+    if detectable is not None:  # Where prompts repeat, pairs tell less than their number.
+        detectable = max(detectable, baseline + stats.detectable_mean(estimate))
+    verdict, notes = accuracy_verdict(pairs, estimate, baseline, detectable)
+    ceiling = bayes_ceiling(pairs)
+    if ceiling is not None:
+        notes.append(f"ceiling {short(ceiling)} (what the true utilities would score)")
+    agreement = rater_agreement(pairs.votes[pairs.voted])
+    if agreement is not None:
+        notes.append(f"two raters of a pair agree {short(agreement)} of the time")
+    finding = Finding(
+        "accuracy",
+        estimate,
+        n,
+        SECTION,
+        subset=subset,
+        detectable=detectable,
+        note="; ".join(notes),
+    )
+    threshold = (
+        f'fail unless the lower bound is above {short(baseline)} ("{rule}" on the same pairs)'
+    )
+    check = with_verdict(finding, verdict, threshold)
+    return replace(check, baseline=baseline, ceiling=ceiling)
+
+
+def accuracy_verdict(
+    pairs: Pairs, estimate: Estimate, baseline: float, detectable: float | None
+) -> tuple[str, list[str]]:
+    """The verdict on an accuracy, and the notes that explain it."""
+    n = len(pairs)
+    ties = int(np.sum(pairs.margins == 0))
+    if ties == n:
+        return "not measurable", ["every pair ties: the model ranks nothing"]
+    notes = []
+    if ties:
+        notes.append(f"{count(ties, 'tie')}, each counts one half")
+    if detectable is None:
+        notes.append(
+            f"{count(n, 'pair')}: even a perfect model could not be told from {short(baseline)}"
+        )
+        return "not measurable", notes
+    if estimate.low > baseline:
+        return "pass", notes
+    if baseline < estimate.high:
+        notes.append(
+            f"the interval straddles {short(baseline)}; "
+            f"{n:,} pairs tell {short(detectable)} or more from it"
+        )
+        if detectable > HEALTHY:
+            return "not measurable", notes
+    return "fail", notes
+
+
+def bayes_ceiling(pairs: Pairs) -> float | None:
+    """What the true utilities would score; None unless every pair has simulated raters."""
+    known = pairs.bayes_accuracy[np.isfinite(pairs.bayes_accuracy)]
+    if not len(pairs) or len(known) < len(pairs):
+        return None
+    return float(known.mean())
+
+
+# --- Against what human labels allow --------------------------------------------------------------
+
+
+def human_label_checks(known: Pairs) -> list[Check]:
+    """Is the accuracy lower, or higher, than human labels let one expect?"""
+    estimate = accuracy(known.margins, known.prompt)
+    finding = Finding(
+        "accuracy, human labels",
+        estimate,
+        len(known),
+        SECTION,
+        note="if the labels are human",
+        unmeasured=NO_PAIR,
+    )
+    suspicious = replace(finding, name="suspicious accuracy")
+    return [judge(finding), judge(suspicious, majority_limits(known))]
+
+
+def majority_limits(known: Pairs) -> Limits | None:
+    """Above what accuracy majorities of votes are suspicious; None unless most labels are such."""
     votes = known.votes[known.voted]
-    noise = noise_from_votes(votes) if len(votes) > len(known) / 2 else None
+    if len(votes) <= len(known) / 2:
+        return None
+    noise = noise_from_votes(votes)
     if noise is None:
         return None
-    ceiling = label_accuracy(votes.sum(axis=1), noise.value)
-    return {
-        "warn": ceiling,
-        "side": "above",
-        "source": "what raters who err so often allow: look for leakage",
-    }
-
-
-def train_test_check(test: Pairs, train: Pairs) -> Check:
-    name, n = "train-test gap", min(len(test), len(train))
-    seen, unseen = (accuracy(pairs.margins, pairs.prompt) for pairs in (train, test))
-    if not n:
-        return judge(Finding(name, None, 0, "accuracy", unmeasured=NO_PAIR))
-    gap, p = stats.difference_of_proportions(seen, unseen)
-    note = f"{short(seen.value)} on {len(train):,} pairs it was trained on, {short(unseen.value)} on {len(test):,} test pairs"
-    raters = [
-        float(pairs.votes[pairs.voted].sum(axis=1).mean()) if pairs.voted.any() else 1.0
-        for pairs in (train, test)
-    ]
-    if raters[0] != raters[1]:
-        note += f"; labels of {short(raters[0])} votes there, {short(raters[1])} here: the noise of fewer hides a gap"
-    return judge(
-        Finding(name, gap, n, "accuracy", p=p, note=note, detectable=stats.detectable_mean(gap))
+    return Limits(
+        side="above",
+        source="what raters who err so often allow: look for leakage",
+        warn=label_accuracy(votes.sum(axis=1), noise.value),
     )
 
 
-def accuracy(margins: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
-    """mean(1[m > 0] + 1/2 1[m = 0]); Wilson's interval, with ties (not binomial then) the bootstrap's, over prompts where
-    `prompts` (n,) repeat."""
-    return share_interval(pair_credit(margins), prompts)
+# --- Over subsets ---------------------------------------------------------------------------------
 
 
 def macro_accuracy(
@@ -146,33 +209,67 @@ def macro_accuracy(
 ) -> Estimate | None:
     """The mean of the k subsets' accuracies +- z sqrt(sum of their variances) / k.
 
-    A subset's variance is that of its credits with one win and one loss added, over n: a small or perfect subset keeps its
-    doubt (Agresti and Caffo, The American Statistician 54, 2000). Where prompts repeat within a subset, the larger of that and
+    A subset's variance is that of its credits with one win and one loss added, over n: a small or
+    perfect subset keeps its doubt (Agresti and Caffo, The American Statistician 54, 2000). Where
+    prompts repeat within a subset, it is the larger of that and
     sum over prompts (sum of residuals)^2 / n^2.
+
+    Args:
+        margins: (n,) reward(chosen) - reward(rejected).
+        subsets: (n,) the subset of each pair.
+        prompts: (n,) the prompt of each pair; None: no prompt repeats.
+
+    Returns:
+        None for no pairs.
     """
     if len(margins) == 0:
         return None
     _, subset = np.unique(subsets, return_inverse=True)
-    credit, n = pair_credit(margins), np.bincount(subset)
-    means = np.bincount(subset, credit) / n  # (k,)
-    smooth = (np.bincount(subset, credit**2) + 1) / (n + 2) - ((n * means + 1) / (n + 2)) ** 2
-    variances = smooth / n
+    credit = pair_credit(margins)
+    n = np.bincount(subset)  # (k,)
+    means = np.bincount(subset, credit) / n
+    smooth_squares = (np.bincount(subset, credit**2) + 1) / (n + 2)
+    smooth_means = (n * means + 1) / (n + 2)
+    variances = (smooth_squares - smooth_means**2) / n
     if prompts is not None:
         cells, cell = np.unique(np.stack([subset, prompts]), axis=1, return_inverse=True)
-        residuals = np.bincount(cell.ravel(), credit - means[subset])
-        variances = np.maximum(variances, np.bincount(cells[0], residuals**2) / n**2)
-    mean, half = float(means.mean()), Z_95 * math.sqrt(variances.sum()) / len(n)
+        residuals = np.bincount(cell.ravel(), credit - means[subset])  # (cells,)
+        clustered = np.bincount(cells[0], residuals**2) / n**2
+        variances = np.maximum(variances, clustered)
+    mean = float(means.mean())
+    half = Z_95 * math.sqrt(variances.sum()) / len(n)
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
-def feature_baseline(feature: np.ndarray) -> float | None:
-    """Accuracy of "more of it wins" on the same pairs, ties one half; feature: (2, n) of chosen, of rejected."""
-    return float(pair_credit(feature[0] - feature[1]).mean()) if feature.shape[1] else None
+# --- Against the training pairs -------------------------------------------------------------------
 
 
-def length_baselines(
-    chosen_lengths: np.ndarray, rejected_lengths: np.ndarray
-) -> tuple[float, float]:
-    """Accuracy of "the longer wins" and of "the shorter wins", equal lengths one half; the two sum to 1. Needs a row."""
-    longer = float(pair_credit(chosen_lengths - rejected_lengths).mean())
-    return longer, 1 - longer
+def train_test_check(test: Pairs, train: Pairs) -> Check:
+    """How much better the model does on the pairs that it was trained on."""
+    name = "train-test gap"
+    n = min(len(test), len(train))
+    if not n:
+        return judge(Finding(name, None, 0, SECTION, unmeasured=NO_PAIR))
+    seen = accuracy(train.margins, train.prompt)
+    unseen = accuracy(test.margins, test.prompt)
+    gap, p = stats.difference_of_proportions(seen, unseen)
+    note = (
+        f"{short(seen.value)} on {len(train):,} pairs it was trained on, "
+        f"{short(unseen.value)} on {len(test):,} test pairs"
+    )
+    train_votes = votes_a_label(train)
+    test_votes = votes_a_label(test)
+    if train_votes != test_votes:
+        note += (
+            f"; labels of {short(train_votes)} votes there, {short(test_votes)} here: "
+            "the noise of fewer hides a gap"
+        )
+    detectable = stats.detectable_mean(gap)
+    return judge(Finding(name, gap, n, SECTION, p=p, note=note, detectable=detectable))
+
+
+def votes_a_label(pairs: Pairs) -> float:
+    """How many votes decide a label, on average; a label without known votes is one vote."""
+    if not pairs.voted.any():
+        return 1.0
+    return float(pairs.votes[pairs.voted].sum(axis=1).mean())

@@ -187,7 +187,7 @@ def temperature_on_folds(
 
 def calibration_checks(known: Pairs, bradley_terry: bool | None) -> list[Check]:
     """Is sigmoid(margin) the chance that a rater prefers the chosen side?"""
-    name, threshold = "calibration error", THRESHOLDS["calibration error"]["source"]
+    name, threshold = "calibration error", THRESHOLDS["calibration error"].source
     if bradley_terry is False:
         note = "the objective does not make sigmoid(margin) a probability"
         finding = Finding(name, None, len(known), "calibration", note=note)

@@ -209,7 +209,7 @@ def invariance_checks(scorer, ids: list[list[int]], rewards: list[float]) -> lis
 
 
 def not_applicable(what: str, n: int, note: str) -> Check:
-    name, threshold = f"reward difference, {what}", THRESHOLDS["reward difference"]["source"]
+    name, threshold = f"reward difference, {what}", THRESHOLDS["reward difference"].source
     finding = Finding(name, None, n, "integrity", note=note)
     return with_verdict(finding, "not applicable", threshold)
 

@@ -183,9 +183,9 @@ def probe(
         )
         # A deterministic scorer that adds .001 to every edited text lets all of them win.
         if checks[0].verdict in ("warn", "fail") and (
-            mean is None or mean.value <= THRESHOLDS[rule]["warn"]
+            mean is None or mean.value <= THRESHOLDS[rule].warn
         ):
-            small = f"{note}; wins, but by no more than {short(THRESHOLDS[rule]['warn'])} standard deviations"
+            small = f"{note}; wins, but by no more than {short(THRESHOLDS[rule].warn)} standard deviations"
             checks[0] = replace(checks[0], verdict="pass", note=small)
         checks.append(
             share_check("pairs that flip", edit.name, flips, int(right.sum()), edit.imitates)
@@ -199,7 +199,7 @@ def share(credit: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | N
 
 def share_check(rule: str, name: str, found: Estimate | None, n: int, note: str) -> Check:
     """A share that should stay below its limits."""
-    detectable = stats.detectable_accuracy(n, THRESHOLDS[rule]["warn"]) if n else None
+    detectable = stats.detectable_accuracy(n, THRESHOLDS[rule].warn) if n else None
     return judge(
         Finding(
             f"{rule}, {name}",
