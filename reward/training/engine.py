@@ -117,7 +117,13 @@ class Engine:
 
     @property
     def shards_weights(self) -> bool:
+        """Whether each process holds a share of the weights only."""
         return self.kind == "FSDP" or self.zero_stage == 3
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether a forward in half precision casts the weights; the others use autocast."""
+        return self.kind in ("DEEPSPEED", "FSDP")
 
     def __str__(self) -> str:
         names = {

@@ -55,7 +55,7 @@ from reward.recipe.keys import PATHS
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
 from reward.training.losses import LOSSES
-from reward.training.plan import plan
+from reward.training.plan import Plan, plan
 from reward.training.runtime import (
     BAD_INPUT,
     INTERRUPTED,
@@ -399,7 +399,7 @@ def note_unused_margins(
     ledger.add("train", "noted", reason, unused)
 
 
-def plan_page(settings: Settings, base: Base, data: Data) -> str:
+def plan_page(settings: Settings, base: Base, data: Data) -> Plan:
     """Return what `--plan` prints: parameters, tokens, steps and memory of the run."""
     model_options = {"attn_implementation": settings.model_config.attn_implementation}
     model_options |= settings.model_init_kwargs
