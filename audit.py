@@ -111,7 +111,8 @@ def main() -> int:
     if not there.is_dir() or not os.access(there, os.W_OK):
         parser.error(f"--output_dir {output_dir}: no folder can be made there; name another")
 
-    from auditing.report.report import terminal_table, write_model_index, write_report
+    from auditing.report.report import write_model_index, write_report
+    from auditing.report.terminal import print_checks
     from auditing.run import (
         add_completions,
         audit_checkpoint,
@@ -156,7 +157,7 @@ def main() -> int:
         write_model_index(
             Path(args.ckpt) / "README.md", found, Path(args.ckpt).name, found.identity["audited on"]
         )
-    print(terminal_table(found.checks))
+    print_checks(found.checks)
     print(f"\n{count(len(found.pairs), 'pair')}, {time.monotonic() - start:.0f} s")
     print(f"open {output_dir / 'report.html'}")
     bad = {"fail": {"fail"}, "warn": {"fail", "warn"}}.get(args.fail_on, set())

@@ -1,4 +1,7 @@
-"""What an audit found, before it is written down. auditing.report.report makes pages and audit.json of it."""
+"""What an audit found, before it is written down.
+
+auditing.report.report makes the pages and audit.json of it.
+"""
 
 from dataclasses import dataclass, field
 
@@ -39,7 +42,7 @@ class ExtremeCompletion:
 
 @dataclass
 class ReliabilityBin:
-    """Pairs about which the model is about equally confident: a point of the reliability diagram."""
+    """Pairs of about the same confidence: a point of the reliability diagram."""
 
     confidence: float  # mean of sigmoid(|margin|)
     accuracy: float

@@ -1,39 +1,33 @@
-"""The report's plots: arrays and curves in, small PNGs with captions out. matplotlib without pyplot: nothing global changes.
+"""The report's plots: arrays and curves in, small PNGs with captions out.
 
-Colours are Okabe and Ito's (2008), which colour-blind readers can tell apart; markers, hatches and line styles say the same.
+matplotlib is used without pyplot, so that nothing global changes. The colours are Okabe and Ito's
+(2008), which colour-blind readers can tell apart; markers, hatches and line styles say the same.
 """
 
 import io
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from auditing import stats
-from auditing.checks import distribution as distribution_check
+from auditing.checks import distribution
+from auditing.report.wording import MINUS
 from auditing.result import Audit, BestOfN, LengthClass, ReliabilityBin
 from auditing.verdicts import count, short
 
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#000000",
-)
-
-
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+VERMILLION = "#D55E00"
+PURPLE = "#CC79A7"
+BLACK = "#000000"
 GREY = "#767676"  # 4.5 to 1 on white
-
-
-SIDES = (("chosen", BLUE, "o"), ("rejected", ORANGE, "^"))
-
+LIGHT_GREY = "#e6e6e6"
 
 # 5 inches and 13 points stay readable when a phone shows the image 360 pixels wide.
 WIDTH, HEIGHT, DPI = 5, 3.6, 144
 
-
-STYLE = {
+MATPLOTLIB_SETTINGS = {
     "font.size": 13,
     "axes.edgecolor": GREY,
     "axes.axisbelow": True,
@@ -41,141 +35,181 @@ STYLE = {
     "text.color": BLACK,
 }
 
+PNG_COLOURS = 48  # of a PNG's palette: a third of the bytes, and nobody sees it
 
-COLOURS = 48  # of a PNG's palette: a third of the bytes, and nobody sees it
+SCATTER_POINTS = 3000  # at most; the rest is left out of the picture
 
-
-SCATTER_POINTS = 3000
-
-
-MOST_BINS = 36
+MOST_BINS = 36  # of a histogram
 
 
-CURVES = (  # of best-of-n: the key, the axis, colour, marker, line
-    ("reward", "reward", BLUE, "o", "-"),
-    ("gold", "gold reward", VERMILLION, "s", "--"),
-    ("length", "length", GREEN, "^", "-."),
-    ("hedges", "hedges", PURPLE, "D", ":"),
-    ("markdown", "markdown", BLACK, "v", "--"),
-)
+@dataclass(frozen=True)
+class Plot:
+    """A picture and what is written under it."""
 
-
-class Plot(NamedTuple):
     image: bytes  # PNG
     title: str
     caption: str
 
 
+@dataclass(frozen=True)
+class Bars:
+    """How a histogram is drawn."""
+
+    colour: str
+    hatch: str = ""
+    line: str = "-"  # of the outline
+    fill: float = 0.4  # how opaque
+    name: str | None = None  # in the legend
+
+
+@dataclass(frozen=True)
+class Dots:
+    """How a cloud of points is drawn."""
+
+    colour: str
+    marker: str
+    name: str | None = None  # in the legend
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measured quantity of the best of n, and how its curve is drawn."""
+
+    quantity: str  # a field of BestOfN
+    label: str  # of the axis
+    colour: str
+    marker: str
+    line: str
+
+
+CURVES = (
+    Curve("reward", "reward", BLUE, "o", "-"),
+    Curve("gold", "gold reward", VERMILLION, "s", "--"),
+    Curve("length", "length,\ncharacters", GREEN, "^", "-."),
+    Curve("hedges", "hedges", PURPLE, "D", ":"),
+    Curve("markdown", "markdown", BLACK, "v", "--"),
+)
+
+CHOSEN_DOTS = Dots(BLUE, "o", "chosen")
+REJECTED_DOTS = Dots(ORANGE, "^", "rejected")
+
+
 def draw_plots(audit: Audit) -> dict[str, Plot]:
-    """name -> plot, of the pairs with finite rewards and of the audit's curves. What has no data has no plot."""
+    """Draw the pairs with finite rewards, and the audit's curves.
+
+    Returns:
+        name -> plot, in the order of the pages. What has no data has no plot.
+    """
     from matplotlib import rc_context  # slow to import, and only needed here
 
-    pairs, plots = audit.pairs.finite(), {}
-    with rc_context(STYLE):
+    pairs = audit.pairs.finite()
+    unit = pairs.length_unit
+    plots = {}
+    with rc_context(MATPLOTLIB_SETTINGS):
         if len(pairs):
             plots["margins"] = margins_plot(pairs.margins)
         if audit.reliability:
             plots["reliability"] = reliability_plot(audit.reliability)
-        if any(b.value is not None for b in audit.by_length):
-            plots["by_length"] = by_length_plot(audit.by_length, pairs.length_unit)
+        classes = [point for point in audit.by_length if point.value is not None]
+        if classes:
+            plots["by_length"] = by_length_plot(classes, unit)
         if len(pairs):
             plots["rewards"] = rewards_plot(pairs.rewards)
-            plots["length"] = length_plot(pairs.lengths, pairs.rewards, pairs.length_unit)
-            plots["length_pairs"] = length_pairs_plot(
-                pairs.length_differences, pairs.margins, pairs.length_unit
-            )
+            plots["length"] = length_plot(pairs.lengths, pairs.rewards, unit)
+            differences = pairs.length_differences
+            plots["length_pairs"] = length_pairs_plot(differences, pairs.margins, unit)
         if audit.best_of_n:
-            plots["best_of_n"] = best_of_n_plot(audit.best_of_n, "characters")
+            plots["best_of_n"] = best_of_n_plot(audit.best_of_n)
     return plots
 
 
-# ------------------------------------------------------------------------------------------------- The first three
+# --- The first three ------------------------------------------------------------------------------
 
 
 def margins_plot(margins: np.ndarray) -> Plot:
-    figure, axes = new_figure("margin = reward(chosen) \u2212 reward(rejected)", "pairs")
-    bins, n = shared_bins(np.append(margins, 0.0)), len(margins)
-    wrong, ties = int(np.sum(margins < 0)), int(np.sum(margins == 0))
-    bars(axes, margins[margins > 0], bins, BLUE, "")
-    bars(axes, margins[margins < 0], bins, ORANGE, "///")
+    """The histogram of the margins (pairs,): right, wrong, and ties."""
+    figure, axes = new_figure(f"margin = reward(chosen) {MINUS} reward(rejected)", "pairs")
+    bins = shared_bins(np.append(margins, 0.0))
+    n = len(margins)
+    wrong = int(np.sum(margins < 0))
+    ties = int(np.sum(margins == 0))
+    draw_bars(axes, margins[margins > 0], bins, Bars(BLUE))
+    draw_bars(axes, margins[margins < 0], bins, Bars(ORANGE, hatch="///"))
     if ties:
         axes.plot([0, 0], [0, ties], color=BLACK, linewidth=5, solid_capstyle="butt")
     axes.axvline(0, color=BLACK, linewidth=1.5, linestyle="--")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)  # room for the two shares
-    for x, side, k in ((0.02, "left", wrong), (0.98, "right", n - wrong - ties)):
-        text = f"{'wrong' if side == 'left' else 'right'} {k / n:.0%}"
-        axes.text(x, 0.98, text, ha=side, va="top", transform=axes.transAxes)
-    tied = f" The black bar is {count(ties, 'tie')}." if ties else ""
-    caption = f"Left of the dashed line, {wrong / n:.1%}: the model prefers the rejected completion.{tied}"
+    write_inside(axes, 0.02, 0.98, f"wrong {wrong / n:.0%}", va="top")
+    write_inside(axes, 0.98, 0.98, f"right {(n - wrong - ties) / n:.0%}", va="top", ha="right")
+    caption = (
+        f"Left of the dashed line, {wrong / n:.1%}: the model prefers the rejected completion."
+    )
+    if ties:
+        caption += f" The black bar is {count(ties, 'tie')}."
     return Plot(png(figure), "Margins", caption)
 
 
 def reliability_plot(curve: list[ReliabilityBin]) -> Plot:
+    """How often the model is right, over how sure it is."""
     figure, axes = new_figure("predicted: sigmoid(margin)", "preferred by the raters")
-    x, y, low, high = (
-        np.array([getattr(b, key) for b in curve], float)
-        for key in ("confidence", "accuracy", "low", "high")
-    )
-    start = 0.5 if x.min() >= 0.5 else 0.0
+    confidence = column(curve, "confidence")
+    low = column(curve, "low")
+    start = 0.0
+    if confidence.min() >= 0.5:
+        start = 0.5
     axes.plot([start, 1], [start, 1], color=GREY, linewidth=1.5, linestyle="--", label="calibrated")
-    intervals(axes, x, y, low, high, label="measured, 95% interval")
+    accuracy = column(curve, "accuracy")
+    reach = np.stack([accuracy - low, column(curve, "high") - accuracy])
+    draw_intervals(axes, confidence, accuracy, reach, label="measured, 95% interval")
     axes.set_xlim(start - 0.02, 1.02)
     axes.set_ylim(max(0, min(start, np.nanmin(low)) - 0.02), 1.02)
     axes.legend(frameon=False, loc="upper left", fontsize=12)
-    n = sum(b.n for b in curve)
-    below = "below the diagonal, the model is surer than it is right"
-    return Plot(
-        png(figure),
-        "Reliability",
-        f"{count(n, 'prediction')} in {count(len(curve), 'bin')}; {below}.",
+    n = sum(point.n for point in curve)
+    caption = (
+        f"{count(n, 'prediction')} in {count(len(curve), 'bin')}; "
+        "below the diagonal, the model is surer than it is right."
     )
+    return Plot(png(figure), "Reliability", caption)
 
 
 def by_length_plot(curve: list[LengthClass], unit: str) -> Plot:
-    curve = [b for b in curve if b.value is not None]
-    figure, axes = new_figure(f"length difference, {unit} (chosen \u2212 rejected)", "accuracy")
-    y, low, high = (
-        np.array([getattr(b, key) for b in curve], float) for key in ("value", "low", "high")
-    )
+    """Accuracy over classes of the length difference, all of them with a value."""
+    figure, axes = new_figure(length_difference_label(unit), "accuracy")
+    accuracy = column(curve, "value")
+    low = column(curve, "low")
+    reach = np.stack([accuracy - low, column(curve, "high") - accuracy])
     axes.axhline(0.5, color=GREY, linewidth=1.5, linestyle="--")
-    intervals(axes, np.arange(len(curve)), y, low, high)
-    edges = [edge(b.start) for b in curve] + [edge(curve[-1].end)]
-    turned = 45 if len(edges) * max(map(len, edges)) > 36 else 0  # else they touch
-    axes.set_xticks(np.arange(len(edges)) - 0.5, edges, fontsize=11, rotation=turned)
+    draw_intervals(axes, np.arange(len(curve)), accuracy, reach)
+    edges = [edge(point.start) for point in curve] + [edge(curve[-1].end)]
+    rotation = 0
+    if len(edges) * max(map(len, edges)) > 36:  # they would touch
+        rotation = 45
+    axes.set_xticks(np.arange(len(edges)) - 0.5, edges, fontsize=11, rotation=rotation)
     axes.set_xlim(-0.5, len(curve) - 0.5)
     axes.set_ylim(min(0.4, np.nanmin(low)) - 0.1, 1.02)  # room for the two directions
-    axes.text(
-        0.01, 0.02, "\u2190 chosen is shorter", transform=axes.transAxes, fontsize=11, color=GREY
+    small = {"fontsize": 11, "color": GREY}
+    write_inside(axes, 0.01, 0.02, "\u2190 chosen is shorter", **small)
+    write_inside(axes, 0.99, 0.02, "chosen is longer \u2192", ha="right", **small)
+    n = sum(point.n for point in curve)
+    caption = (
+        f"{count(n, 'pair')}, with 95% intervals; dashed, a coin. "
+        "Where the line rises, the model leans to the longer completion."
     )
-    axes.text(
-        0.99,
-        0.02,
-        "chosen is longer \u2192",
-        transform=axes.transAxes,
-        fontsize=11,
-        color=GREY,
-        ha="right",
-    )
-    told = "with 95% intervals; dashed, a coin. Where the line rises, the model leans to the longer completion"
-    return Plot(
-        png(figure),
-        "Accuracy by length difference",
-        f"{count(sum(b.n for b in curve), 'pair')}, {told}.",
-    )
+    return Plot(png(figure), "Accuracy by length difference", caption)
 
 
-# ----------------------------------------------------------------------------------------------- Rewards and lengths
+# --- Rewards and lengths --------------------------------------------------------------------------
 
 
 def rewards_plot(rewards: np.ndarray) -> Plot:
-    """`rewards`: (2, n) of chosen, rejected."""
+    """The two histograms of the rewards (2, pairs), of chosen and rejected."""
     figure, axes = new_figure("reward", "completions")
     bins = shared_bins(rewards)
-    for side, hatch, style in ((1, "///", "--"), (0, "", "-")):
-        name, colour, _ = SIDES[side]
-        bars(axes, rewards[side], bins, colour, hatch, style, name, fill=0.25)
+    chosen, rejected = rewards
+    draw_bars(axes, rejected, bins, Bars(ORANGE, "///", "--", fill=0.25, name="rejected"))
+    draw_bars(axes, chosen, bins, Bars(BLUE, fill=0.25, name="chosen"))
     axes.legend(frameon=False)
-    auc = short(distribution_check.auc(*rewards))
+    auc = short(distribution.auc(chosen, rejected))
     caption = (
         f"A chosen completion of one pair beats a rejected one of any pair {auc} of the time (AUC)."
     )
@@ -183,57 +217,116 @@ def rewards_plot(rewards: np.ndarray) -> Plot:
 
 
 def length_plot(lengths: np.ndarray, rewards: np.ndarray, unit: str) -> Plot:
-    """Both (2, n) of chosen, rejected."""
+    """The reward over the length; both are (2, pairs), of chosen and rejected."""
     figure, axes = new_figure(f"completion length, {unit}", "reward")
-    for x, y, side in zip(lengths, rewards, SIDES, strict=True):
-        scatter(axes, x, y, *side)
-    r_text = fitted_line(axes, lengths.ravel(), rewards.ravel())
+    draw_dots(axes, lengths[0], rewards[0], CHOSEN_DOTS)
+    draw_dots(axes, lengths[1], rewards[1], REJECTED_DOTS)
+    correlation = draw_fitted_line(axes, lengths.ravel(), rewards.ravel())
     axes.legend(frameon=False, handletextpad=0.2, markerscale=2)
-    return Plot(png(figure), "Reward against length", f"All completions. {r_text}")
+    return Plot(png(figure), "Reward against length", f"All completions. {correlation}")
 
 
 def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -> Plot:
-    figure, axes = new_figure(f"length difference, {unit} (chosen \u2212 rejected)", "margin")
-    for line in (axes.axhline, axes.axvline):
-        line(0, color=GREY, linewidth=1)
-    scatter(axes, differences, margins, None, BLUE, "o")
-    caption = f"Within pairs. {fitted_line(axes, differences, margins)}"
+    """The margin over the length difference; both are (pairs,)."""
+    figure, axes = new_figure(length_difference_label(unit), "margin")
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.axvline(0, color=GREY, linewidth=1)
+    draw_dots(axes, differences, margins, replace(CHOSEN_DOTS, name=None))
+    caption = f"Within pairs. {draw_fitted_line(axes, differences, margins)}"
     return Plot(png(figure), "Margin against length difference", caption)
 
 
-def best_of_n_plot(curve: list[BestOfN], unit: str) -> Plot:
-    """One panel a measured quantity, over the same axis: their units differ."""
-    known = [
-        c for c in CURVES if any(getattr(point, c[0]) is not None for point in curve)
-    ] or CURVES[:1]
-    figure = new_canvas(0.9 + 1.3 * len(known))
-    panels = np.atleast_1d(figure.subplots(len(known), sharex=True))
-    for axes, (key, name, colour, marker, style) in zip(panels, known, strict=True):
-        points = [
-            (point.kl, getattr(point, key)) for point in curve if getattr(point, key) is not None
-        ]
-        axes.plot(
-            *zip(*points, strict=True), color=colour, marker=marker, linestyle=style
-        ) if points else None
-        axes.set_ylabel(f"{name},\n{unit}" if key == "length" else name)
-        calm(axes)
-        axes.locator_params(axis="y", nbins=4)
-    panels[-1].set_xlabel("KL from the policy, nats: ln n \u2212 (n \u2212 1)/n")
-    largest = curve[-1].n
-    caption = f"Means over prompts of the completion with the highest reward among n, for n up to {largest:,}."
+# --- Best of n ------------------------------------------------------------------------------------
+
+
+def best_of_n_plot(points: list[BestOfN]) -> Plot:
+    """One panel for each measured quantity over the same axis, because their units differ."""
+    curves = [curve for curve in CURVES if is_measured(points, curve)]
+    curves = curves or list(CURVES[:1])
+    figure = new_canvas(0.9 + 1.3 * len(curves))
+    panels = np.atleast_1d(figure.subplots(len(curves), sharex=True))
+    for axes, curve in zip(panels, curves, strict=True):
+        draw_curve(axes, points, curve)
+    panels[-1].set_xlabel(f"KL from the policy, nats: ln n {MINUS} (n {MINUS} 1)/n")
+    caption = (
+        "Means over prompts of the completion with the highest reward among n, "
+        f"for n up to {points[-1].n:,}."
+    )
     return Plot(png(figure), "Best of n", caption)
 
 
-# ------------------------------------------------------------------------------------------------------ Small helpers
+def is_measured(points: list[BestOfN], curve: Curve) -> bool:
+    """Whether a quantity is known at any n."""
+    return any(getattr(point, curve.quantity) is not None for point in points)
+
+
+def draw_curve(axes, points: list[BestOfN], curve: Curve) -> None:
+    """Draw one quantity of the best of n over the KL from the policy."""
+    seen = [point for point in points if getattr(point, curve.quantity) is not None]
+    if seen:
+        axes.plot(
+            [point.kl for point in seen],
+            [getattr(point, curve.quantity) for point in seen],
+            color=curve.colour,
+            marker=curve.marker,
+            linestyle=curve.line,
+        )
+    axes.set_ylabel(curve.label)
+    calm(axes)
+    axes.locator_params(axis="y", nbins=4)
+
+
+# --- Words and numbers ----------------------------------------------------------------------------
+
+
+def length_difference_label(unit: str) -> str:
+    """What the axis of length differences is called."""
+    return f"length difference, {unit} (chosen {MINUS} rejected)"
+
+
+def edge(value: float | None) -> str:
+    """The edge of a class of length differences in words; nothing where the class is open."""
+    if value is None or not np.isfinite(value):
+        return ""
+    return f"{value:,.0f}".replace("-", MINUS)
+
+
+def column(curve: list, name: str) -> np.ndarray:
+    """One field of all points of a curve, (points,)."""
+    return np.array([getattr(point, name) for point in curve], float)
+
+
+def shared_bins(values: np.ndarray) -> np.ndarray:
+    """The rising edges of bins that hold every value.
+
+    0 is one of them where it lies inside, so that no bar mixes both signs.
+    """
+    low, high = 0.0, 1.0
+    if values.size:
+        low, high = float(values.min()), float(values.max())
+    largest = max(abs(low), abs(high))
+    if high - low <= 1e-9 * max(largest, 1e-9):  # equal but for rounding: one bar in the middle
+        pad = 0.5 * max(abs(low), 1.0)
+        return np.linspace(low - pad, high + pad, MOST_BINS)
+    width = high / MOST_BINS - low / MOST_BINS  # the difference first could overflow
+    edges = np.arange(np.floor(low / width), np.floor(high / width) + 2) * width
+    edges[0] = min(edges[0], low)
+    edges[-1] = max(edges[-1], high)
+    return edges
+
+
+# --- Drawing --------------------------------------------------------------------------------------
 
 
 def new_canvas(height: float):
+    """An empty figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def new_figure(x_label: str, y_label: str):
+    """A figure with one pair of axes."""
     figure = new_canvas(HEIGHT)
     axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
     calm(axes)
@@ -242,36 +335,57 @@ def new_figure(x_label: str, y_label: str):
 
 
 def calm(axes) -> None:
+    """Take away the lines that say nothing."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.grid(axis="y", color=LIGHT_GREY, linewidth=0.8)
     axes.tick_params(color=GREY)
 
 
-def bars(
-    axes,
-    values,
-    bins,
-    colour: str,
-    hatch: str,
-    line: str = "-",
-    name: str | None = None,
-    fill: float = 0.4,
-):
+def write_inside(axes, x: float, y: float, text: str, **style) -> None:
+    """Write a text inside the axes, at shares of their width and height."""
+    axes.text(x, y, text, transform=axes.transAxes, **style)
+
+
+def draw_bars(axes, values: np.ndarray, bins: np.ndarray, bars: Bars) -> None:
+    """Draw a histogram, filled and with an outline. Without values nothing is drawn."""
     if not len(values):
         return
-    axes.hist(values, bins, color=colour, alpha=fill, hatch=hatch, edgecolor=colour, linewidth=0)
     axes.hist(
-        values, bins, histtype="step", color=colour, linewidth=1.8, linestyle=line, label=name
+        values,
+        bins,
+        color=bars.colour,
+        alpha=bars.fill,
+        hatch=bars.hatch,
+        edgecolor=bars.colour,
+        linewidth=0,
+    )
+    axes.hist(
+        values,
+        bins,
+        histtype="step",
+        color=bars.colour,
+        linewidth=1.8,
+        linestyle=bars.line,
+        label=bars.name,
     )
 
 
-def intervals(axes, x, y, low, high, label: str | None = None) -> None:
-    """Points with their 95% intervals, joined by a thin line."""
-    reach = np.abs(np.stack([y - low, high - y]))
+def draw_intervals(
+    axes, x: np.ndarray, y: np.ndarray, reach: np.ndarray, label: str | None = None
+) -> None:
+    """Draw points with their 95% intervals, joined by a thin line.
+
+    Args:
+        axes: Where to draw.
+        x: (points,)
+        y: (points,)
+        reach: (2, points), how far the interval goes below and above y.
+        label: In the legend.
+    """
     axes.errorbar(
         x,
         y,
-        reach,
+        np.abs(reach),
         color=BLUE,
         marker="o",
         markersize=6,
@@ -282,24 +396,32 @@ def intervals(axes, x, y, low, high, label: str | None = None) -> None:
     )
 
 
-def scatter(axes, x: np.ndarray, y: np.ndarray, side: str | None, colour: str, marker: str) -> None:
+def draw_dots(axes, x: np.ndarray, y: np.ndarray, dots: Dots) -> None:
+    """Draw a cloud of points, at most SCATTER_POINTS of them."""
     if len(x) > SCATTER_POINTS:
         kept = np.random.default_rng(0).choice(len(x), SCATTER_POINTS, replace=False)
         x, y = x[kept], y[kept]
+    area = 36
+    if len(x) > 100:
+        area = 14
     axes.scatter(
         x,
         y,
-        s=14 if len(x) > 100 else 36,
+        s=area,
         alpha=0.45,
-        color=colour,
-        marker=marker,
+        color=dots.colour,
+        marker=dots.marker,
         linewidths=0,
-        label=side,
+        label=dots.name,
     )
 
 
-def fitted_line(axes, x: np.ndarray, y: np.ndarray) -> str:
-    """Least squares over all points, also those that the scatter leaves out; returns r in words."""
+def draw_fitted_line(axes, x: np.ndarray, y: np.ndarray) -> str:
+    """Draw the least-squares line over all points, also those that the cloud leaves out.
+
+    Returns:
+        The correlation in words.
+    """
     r = stats.pearson(x, y)
     if r is None:
         return "No correlation: lengths or rewards do not vary."
@@ -309,29 +431,13 @@ def fitted_line(axes, x: np.ndarray, y: np.ndarray) -> str:
     return f"r = {short(r)}, r squared = {short(r * r)}; the line is least squares."
 
 
-def edge(value: float | None) -> str:
-    """Of a class of length differences; nothing where it is open."""
-    return "" if value is None or not np.isfinite(value) else f"{value:,.0f}".replace("-", "\u2212")
-
-
-def shared_bins(values: np.ndarray) -> np.ndarray:
-    """Edges that hold every value, 0 among them where it lies inside: no bar mixes both signs."""
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    if high - low <= 1e-9 * max(
-        abs(low), abs(high), 1e-9
-    ):  # equal but for rounding: one bar in the middle
-        pad = 0.5 * max(abs(low), 1.0)
-        return np.linspace(low - pad, high + pad, MOST_BINS)
-    width = high / MOST_BINS - low / MOST_BINS  # the difference first could overflow
-    edges = np.arange(np.floor(low / width), np.floor(high / width) + 2) * width
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
-    return edges
-
-
 def png(figure) -> bytes:
+    """The bytes of a figure as a small PNG."""
     from PIL import Image
 
-    figure.savefig(drawn := io.BytesIO(), format="png", dpi=DPI)
-    image = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    image.save(small := io.BytesIO(), format="png", optimize=True)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    image = Image.open(drawn).convert("RGB").quantize(PNG_COLOURS, dither=Image.Dither.NONE)
+    small = io.BytesIO()
+    image.save(small, format="png", optimize=True)
     return small.getvalue()

@@ -1,157 +1,238 @@
-"""Wording: how the report's pages name, order and format what the checks found."""
+"""Wording: how the report's pages and the terminal name, order and format what the checks found."""
 
 import math
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
-from auditing.result import Audit
+from auditing.result import Audit, ProbeResult
 from auditing.verdicts import VERDICTS, Check, short
 
-CLIP = 600  # characters of a completion in the page
-
+CLIP = 600  # characters of a text that a page shows
 
 SECTIONS = (  # in the order to print; a section that is not named here comes last
-    "accuracy", "distribution", "length and style", "calibration", "transfer", "comparison", "probes", "best-of-n",
-    "integrity", "leakage", "labels",
-)  # fmt: skip
-
+    "accuracy",
+    "distribution",
+    "length and style",
+    "calibration",
+    "transfer",
+    "comparison",
+    "probes",
+    "best-of-n",
+    "integrity",
+    "leakage",
+    "labels",
+)
 
 SURENESS = "95% interval"
 
+DASH = "\u2013"  # where a number is missing
+MINUS = "\u2212"
+ELLIPSIS = "\u2026"
 
-# ------------------------------------------------------------------------------------------------- Text and numbers
-
-# Control characters but tab and newline, those that reorder text, and lone surrogates, which no file can hold.
+# Control characters but tab and newline, those that reorder text, and lone surrogates, which no
+# file can hold.
 UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
+# --- Text -----------------------------------------------------------------------------------------
+
+
 def clip(text: str, characters: int = CLIP) -> str:
-    """The first characters and how many more there are; characters that nobody sees, or that reorder text, as <U+XXXX>."""
-    more = len(text) - characters
-    text = UNSEEN.sub(
-        lambda match: f"<U+{ord(match.group()):04X}>", text[:characters].replace("\r\n", "\n")
-    )
-    return f"{text}\u2026 ({more:,} more characters)" if more > 0 else text
+    """Shorten a text, say how much was left out, and make characters visible that nobody sees.
+
+    Args:
+        text: Somebody's text, of any length.
+        characters: How many of its first characters are kept.
+
+    Returns:
+        The text with <U+XXXX> in place of control characters, characters that reorder text, and
+        lone surrogates. Nothing is escaped.
+    """
+    text = str(text)
+    left_out = len(text) - characters
+    kept = text[:characters].replace("\r\n", "\n")
+    kept = UNSEEN.sub(lambda match: f"<U+{ord(match.group()):04X}>", kept)
+    if left_out > 0:
+        return f"{kept}{ELLIPSIS} ({left_out:,} more characters)"
+    return kept
 
 
 def one_line(text: str, characters: int) -> str:
-    text = re.sub(r"\s+", " ", clip(text))
-    return text if len(text) <= characters else text[: characters - 1] + "\u2026"
+    """Clip a text to one line of at most so many characters."""
+    line = re.sub(r"\s+", " ", clip(text))
+    if len(line) <= characters:
+        return line
+    return line[: characters - 1] + ELLIPSIS
+
+
+def title_of(name: str) -> str:
+    """A name as a heading: its first letter is a capital."""
+    return name[:1].upper() + name[1:]
 
 
 def label(check: Check) -> str:
-    return check.name if check.subset is None else f"{check.name}: {check.subset}"
+    """The name of a check, with its subset where it has one."""
+    if check.subset is None:
+        return check.name
+    return f"{check.name}: {check.subset}"
+
+
+# --- Numbers --------------------------------------------------------------------------------------
 
 
 def fixed(value: float | None) -> str:
-    """Three decimals, so that a column of measured numbers lines up; a dash for None, a true minus."""
+    """A number with three decimals, so that a column of them lines up.
+
+    None, NaN and infinity are a dash. The minus is a true one.
+    """
     if value is None or not math.isfinite(value):
-        return "\u2013"
+        return DASH
     if abs(value) >= 1000:
         text = short(value)
     elif 0 < abs(value) < 0.0005:
-        text = f"{value:.0e}"  # not .000: it is not nothing
+        text = f"{value:.0e}"  # not .000, because it is not nothing
+    elif abs(value) < 1:
+        text = f"{value:z.3f}".replace("0.", ".", 1)
     else:
-        text = f"{value:z.3f}".replace("0.", ".", 1 if abs(value) < 1 else 0)
-    return text.replace("-", "\u2212")
-
-
-def interval_text(low: float | None, high: float | None) -> str:
-    return "\u2013" if low is None or high is None else f"{fixed(low)} to {fixed(high)}"
-
-
-def blind_spot(check: Check) -> str:
-    """A sentence for a check that n was too small for, or that had nothing to measure."""
-    seen = (
-        ""
-        if check.detectable is None
-        else f", too few to be sure of anything below {short(check.detectable)}"
-    )
-    return f"{label(check)}: n = {check.n:,}{seen}" + (f"; {check.note}." if check.note else ".")
-
-
-# ------------------------------------------------------------------------------- What the pages and the table share
-
-
-def by_section(checks: list[Check]) -> dict[str, list[Check]]:
-    names = dict.fromkeys([*SECTIONS, *(check.section for check in checks)])
-    found = {name: [check for check in checks if check.section == name] for name in names}
-    return {name: there for name, there in found.items() if there}
-
-
-def worst_first(checks: list[Check]) -> list[Check]:
-    return sorted(checks, key=lambda check: VERDICTS.index(check.verdict))
-
-
-def alarms(checks: list[Check]) -> list[Check]:
-    return worst_first([check for check in checks if check.verdict in ("fail", "warn")])
-
-
-def blind_spots(audit: Audit) -> list[str]:
-    """What this audit could not have seen: what was not measured, then what n was too small for."""
-    return [
-        *audit.not_measured,
-        *(blind_spot(check) for check in audit.checks if check.verdict == "not measurable"),
-    ]
-
-
-def tally(checks: list[Check]) -> str:
-    found = [check.verdict for check in checks]
-    return ", ".join(
-        f"{found.count(verdict):,} {verdict}" for verdict in VERDICTS if verdict in found
-    )
-
-
-def title_of(section: str) -> str:
-    return section[:1].upper() + section[1:]
-
-
-def overall_accuracy(checks: list[Check]) -> Check | None:
-    return next(
-        (check for check in checks if check.name == "accuracy" and check.subset is None), None
-    )
-
-
-def headline(audit: Audit) -> list[tuple[str, str, str]]:
-    """(name, number, the doubt or the bound that belongs to it): the numbers to read first."""
-    check, facts = overall_accuracy(audit.checks), []
-    if check and check.value is not None:
-        facts.append(
-            ("Accuracy", fixed(check.value), f"{SURENESS} {interval_text(check.low, check.high)}")
-        )
-    if audit.baselines:
-        rule, best = max(audit.baselines.items(), key=lambda item: item[1])
-        facts.append(("To beat", fixed(best), f"\u201c{rule}\u201d on the same pairs"))
-    noise = next((c for c in audit.checks if c.name == "label noise" and c.value is not None), None)
-    if check and check.ceiling is not None:
-        facts.append(("Ceiling", fixed(check.ceiling), "what the true utilities would score"))
-    if noise:
-        facts.append(("Label noise", fixed(noise.value), "how often a rater errs"))
-    ties = next(
-        (
-            c
-            for c in audit.checks
-            if c.name == "tie rate" and c.subset is None and c.value is not None
-        ),
-        None,
-    )
-    known = int(np.isfinite(audit.pairs.rewards).all(axis=0).sum())
-    doubts = [f"tie rate {fixed(ties.value)}"] if ties else []
-    doubts += (
-        [f"{len(audit.pairs) - known:,} without a finite reward left out"]
-        if known < len(audit.pairs)
-        else []
-    )
-    facts.append(("Pairs", f"{known:,}", ", ".join(doubts)))
-    if audit.temperature is not None:
-        facts.append(
-            ("Temperature", fixed(audit.temperature), "divides margins, to calibrate them")
-        )
-    return facts
+        text = f"{value:z.3f}"
+    return text.replace("-", MINUS)
 
 
 def signed(value: float) -> str:
-    return f"+{fixed(value)}" if value > 0 else fixed(value)
+    """A number with three decimals and its sign."""
+    if value > 0:
+        return f"+{fixed(value)}"
+    return fixed(value)
+
+
+def interval(measured: Check | ProbeResult) -> str:
+    """The 95% interval of a check or of a probe's change; a dash where it was not measured."""
+    if measured.low is None or measured.high is None:
+        return DASH
+    return f"{fixed(measured.low)} to {fixed(measured.high)}"
+
+
+def thousands(n: int) -> str:
+    """A whole number with commas."""
+    return f"{n:,}"
+
+
+def detectable(check: Check) -> str:
+    """The smallest effect that a check of this n shows with 80% power."""
+    if check.detectable is None:
+        return DASH
+    return short(check.detectable)
+
+
+# --- Which checks, and in which order -------------------------------------------------------------
+
+
+def by_section(checks: list[Check]) -> dict[str, list[Check]]:
+    """The checks of each section that has any, in the order to print."""
+    sections: dict[str, list[Check]] = {name: [] for name in SECTIONS}
+    for check in checks:
+        sections.setdefault(check.section, []).append(check)
+    return {name: members for name, members in sections.items() if members}
+
+
+def worst_first(checks: Iterable[Check]) -> list[Check]:
+    """The checks by their verdict; of one verdict, in the order given."""
+    return sorted(checks, key=lambda check: VERDICTS.index(check.verdict))
+
+
+def is_alarm(check: Check) -> bool:
+    """Whether a check failed or warns."""
+    return check.verdict in ("fail", "warn")
+
+
+def alarms(checks: list[Check]) -> list[Check]:
+    """The checks that failed, then those that warn."""
+    return worst_first(filter(is_alarm, checks))
+
+
+def tally(checks: list[Check]) -> str:
+    """How many checks there are of each verdict, in words."""
+    verdicts = [check.verdict for check in checks]
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+    return ", ".join(f"{n:,} {verdict}" for verdict, n in counts.items() if n)
+
+
+def overall(checks: list[Check], name: str) -> Check | None:
+    """The check of this name over all pairs; None where there is none."""
+    for check in checks:
+        if check.name == name and check.subset is None:
+            return check
+    return None
+
+
+def measured(check: Check | None) -> bool:
+    """Whether there is such a check, and it has a value."""
+    return check is not None and check.value is not None
+
+
+# --- The first screen -----------------------------------------------------------------------------
+
+
+def blind_spots(audit: Audit) -> list[str]:
+    """What this audit could not see: what was not measured, then what n was too small for."""
+    unmeasurable = [check for check in audit.checks if check.verdict == "not measurable"]
+    return [*audit.not_measured, *map(blind_spot, unmeasurable)]
+
+
+def blind_spot(check: Check) -> str:
+    """A sentence on a check that n was too small for, or that had nothing to measure."""
+    sentence = f"{label(check)}: n = {check.n:,}"
+    if check.detectable is not None:
+        sentence += f", too few to be sure of anything below {short(check.detectable)}"
+    if check.note:
+        sentence += f"; {check.note}"
+    return f"{sentence}."
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One of the numbers to read first."""
+
+    name: str
+    number: str
+    doubt: str  # the interval or the bound that belongs to it
+
+
+def headline(audit: Audit) -> list[Fact]:
+    """The numbers to read first."""
+    facts = []
+    accuracy = overall(audit.checks, "accuracy")
+    if measured(accuracy):
+        facts.append(Fact("Accuracy", fixed(accuracy.value), f"{SURENESS} {interval(accuracy)}"))
+    if audit.baselines:
+        rule, best = max(audit.baselines.items(), key=lambda item: item[1])
+        facts.append(Fact("To beat", fixed(best), f"\u201c{rule}\u201d on the same pairs"))
+    if accuracy is not None and accuracy.ceiling is not None:
+        ceiling = fixed(accuracy.ceiling)
+        facts.append(Fact("Ceiling", ceiling, "what the true utilities would score"))
+    noise = overall(audit.checks, "label noise")
+    if measured(noise):
+        facts.append(Fact("Label noise", fixed(noise.value), "how often a rater errs"))
+    facts.append(number_of_pairs(audit))
+    if audit.temperature is not None:
+        temperature = fixed(audit.temperature)
+        facts.append(Fact("Temperature", temperature, "divides margins, to calibrate them"))
+    return facts
+
+
+def number_of_pairs(audit: Audit) -> Fact:
+    """How many pairs have finite rewards, how many of them tie, and how many were left out."""
+    finite = int(np.isfinite(audit.pairs.rewards).all(axis=0).sum())
+    left_out = len(audit.pairs) - finite
+    doubts = []
+    ties = overall(audit.checks, "tie rate")
+    if measured(ties):
+        doubts.append(f"tie rate {fixed(ties.value)}")
+    if left_out:
+        doubts.append(f"{left_out:,} without a finite reward left out")
+    return Fact("Pairs", f"{finite:,}", ", ".join(doubts))

@@ -1,0 +1,312 @@
+"""report.html and report.md: what their templates are filled with.
+
+report.html is one file that loads nothing and runs nothing. Jinja escapes whatever a template
+prints into it. Text that comes from data goes through `clip` besides, which shortens it and makes
+visible what nobody would see. report.md has no escaping of its own: there it goes through `plain`
+or `quoted`.
+"""
+
+import base64
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from os.path import commonprefix
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from auditing.report import wording
+from auditing.report.plots import Plot
+from auditing.result import Audit, BestOfN, ProbeResult, Side, Strip
+from auditing.verdicts import Check, count, short
+from reward.data.transcripts import text_of
+
+MARKDOWN_CLIP = 400  # characters of a text that report.md shows
+
+STRIP_TOKENS = 160  # of a completion, half from its start and half from its end
+
+STYLES = ("concise", "detailed", "markdown")  # of RM-Bench, in the order of its files
+
+
+@dataclass(frozen=True)
+class VerdictLook:
+    """How a verdict is shown: the sign and the word say the same as the colour."""
+
+    sign: str
+    colour: str  # of the ground under black text: tints of Okabe and Ito's palette
+
+
+VERDICT_LOOKS = {
+    "fail": VerdictLook("\u2717", "#F0A080"),
+    "warn": VerdictLook("!", "#F3C25C"),
+    "not measurable": VerdictLook("?", "#B5DCF3"),
+    "pass": VerdictLook("\u2713", "#8FD6BF"),
+    "not applicable": VerdictLook("\u2013", "#E2E2E2"),
+}
+
+
+def html_page(audit: Audit, plots: dict[str, Plot]) -> str:
+    """The page for a browser."""
+    return TEMPLATES.get_template("report.html.j2").render(audit=audit, plots=plots)
+
+
+def markdown_page(audit: Audit, plots: dict[str, Plot]) -> str:
+    """The page for whoever reads text: the same numbers, without the probes' examples and the
+    reward after each token."""
+    return TEMPLATES.get_template("report.md.j2").render(audit=audit, plots=plots)
+
+
+def subject(audit: Audit) -> str:
+    """The name of what was audited."""
+    identity = audit.identity
+    return identity.get("model") or identity.get("scores") or "reward model"
+
+
+# --- Intervals as pictures ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class IntervalBar:
+    """An interval to draw, from left to right in the pixels of a picture that is 160 wide."""
+
+    low: float
+    high: float
+    value: float
+    mark: float  # the dashed tick
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers at the left and at the right end of a column of interval bars."""
+
+    start: float
+    end: float
+
+    def bar(
+        self, value: float | None, low: float | None, high: float | None, mark: float
+    ) -> IntervalBar | None:
+        """The bar of a value with its interval; None where a number is missing."""
+        if not all(map(is_number, (value, low, high))) or self.start >= self.end:
+            return None
+        left, right = self.position(low), self.position(high)
+        return IntervalBar(left, max(right, left + 1), self.position(value), self.position(mark))
+
+    def position(self, number: float) -> float:
+        """Where a number stands in the picture; what is beyond an end stands at it."""
+        inside = min(max(number, self.start), self.end)
+        return 4 + 152 * (inside - self.start) / (self.end - self.start)
+
+    def in_words(self) -> str:
+        """The two ends, as the head of the column of bars."""
+        return f"{short(self.start)} to {short(self.end)}".replace("-", wording.MINUS)
+
+
+def scale_of(measured: Iterable[Check | ProbeResult]) -> Scale:
+    """A scale that holds all intervals and 0, and reaches as far to both sides."""
+    ends = [abs(end) for one in measured for end in (one.low, one.high) if is_number(end)]
+    farthest = max(ends, default=0.0)
+    reach = float(f"{farthest or 1.0:.1g}")
+    if reach < farthest:  # it was rounded down
+        reach *= 1.5
+    return Scale(-reach, reach)
+
+
+def is_number(value: float | None) -> bool:
+    """Whether a value is there and finite."""
+    return value is not None and math.isfinite(value)
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+def anchor(section: str) -> str:
+    """The id of a section's table, which the strip of verdicts links to."""
+    return "checks-" + re.sub(r"[^a-z0-9]+", "-", section.lower())
+
+
+@dataclass(frozen=True)
+class SubsetTable:
+    """One check that was made on each subset."""
+
+    name: str
+    checks: list[Check]  # the worst subset first
+    is_share: bool  # a number between 0 and 1, not a difference
+    scale: Scale
+
+    @property
+    def has_notes(self) -> bool:
+        return any(check.note for check in self.checks)
+
+    def mark(self, check: Check) -> float:
+        """Where the dashed tick stands: at what the best rule that does not read scores there."""
+        if check.baseline is not None:
+            return check.baseline
+        if self.is_share:
+            return 0.5
+        return 0.0
+
+
+def subset_tables(checks: list[Check]) -> list[SubsetTable]:
+    """One table for each check that looks at subsets."""
+    by_name: dict[str, list[Check]] = {}
+    for check in checks:
+        if check.subset is not None:
+            by_name.setdefault(check.name, []).append(check)
+    tables = []
+    for name, members in by_name.items():
+        is_share = "accuracy" in name or all(map(lies_in_unit_interval, members))
+        scale = Scale(0.0, 1.0) if is_share else scale_of(members)
+        tables.append(SubsetTable(name, wording.worst_first(members), is_share, scale))
+    return tables
+
+
+def lies_in_unit_interval(check: Check) -> bool:
+    """Whether nothing says that a check's number is no share."""
+    return check.low is None or (check.low >= 0 and check.high <= 1)
+
+
+def measured_values(curve: list[BestOfN]) -> list[str]:
+    """The names of what is known of the best of n, in the order to print."""
+    names = ("reward", "gold", "length", "hedges", "markdown")
+    return [name for name in names if any(getattr(point, name) is not None for point in curve)]
+
+
+def style_means(matrix: list[list[float]]) -> dict[str, float]:
+    """RM-Bench's accuracies where the chosen completion has the showier style, the same, and the
+    plainer one (arXiv 2410.16184): below the diagonal, on it, and above it."""
+    values = np.array(matrix, dtype=float)  # (chosen style, rejected style)
+    places = {
+        "easy": np.tril_indices(3, -1),
+        "normal": np.diag_indices(3),
+        "hard": np.triu_indices(3, 1),
+    }
+    return {name: float(values[place].mean()) for name, place in places.items()}
+
+
+def cell_depth(share: float) -> str:
+    """How opaque the blue of a cell of the style matrix is."""
+    return f"{0.45 * max(min(share, 1), 0):.2f}"
+
+
+# --- Texts ----------------------------------------------------------------------------------------
+
+
+def ending(prompt: Side, characters: int = 300) -> str:
+    """The last characters of a prompt, which the completion answers."""
+    text = text_of(prompt)
+    if len(text) <= characters:
+        return text
+    return f"\u2026 {text[-characters:]}"
+
+
+@dataclass(frozen=True)
+class ExampleSide:
+    """A completion before or after an edit."""
+
+    name: str  # "before" or "after"
+    reward: float | None
+    text: str
+    is_cut: bool  # the beginning, which both sides share, is left out
+
+
+def probe_example(probe: ProbeResult) -> list[ExampleSide]:
+    """The completion that gained most by the edit, from shortly before where the sides differ.
+
+    Returns:
+        Two sides, or none where no completion was edited.
+    """
+    if probe.before is None or probe.after is None:
+        return []
+    before, after = text_of(probe.before), text_of(probe.after)
+    start = max(0, len(commonprefix([before, after])) - 150)
+    return [
+        ExampleSide("before", probe.reward_before, before[start:], start > 0),
+        ExampleSide("after", probe.reward_after, after[start:], start > 0),
+    ]
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a completion, with the reward after it."""
+
+    text: str
+    reward: str
+    shade: str  # the CSS class: p1 to p4 above zero, n1 to n4 below, the deeper the further
+
+
+def token_strip(strip: Strip) -> list[Token]:
+    """The tokens of a completion as they are shown."""
+    finite = [abs(reward) for _, reward in strip if math.isfinite(reward)]
+    farthest = max(finite, default=0.0) or 1.0
+    return [shown_token(token, reward, farthest) for token, reward in strip]
+
+
+def shown_token(token: str, reward: float, farthest: float) -> Token:
+    """A token with its white space made visible, on a shade out of four."""
+    text = wording.clip(token, 40).replace("\n", "\u21b5").replace("\t", "\u21e5") or "\u2205"
+    if text.startswith(" "):
+        text = "\u00b7" + text[1:]
+    depth = math.ceil(4 * abs(reward) / farthest) if math.isfinite(reward) else 0
+    if depth == 0:
+        return Token(text, "0", "z")
+    if reward > 0:
+        return Token(text, wording.signed(reward), f"p{depth}")
+    return Token(text, wording.signed(reward), f"n{depth}")
+
+
+# --- Markdown -------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """A text on one line that Markdown shows as it is."""
+    line = escape(wording.one_line(str(text), MARKDOWN_CLIP), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
+
+
+def quoted(side: Side) -> str:
+    """Somebody's text as an indented block, in which Markdown reads nothing."""
+    return "    " + wording.one_line(text_of(side), MARKDOWN_CLIP)
+
+
+# --- The templates --------------------------------------------------------------------------------
+
+
+def base64_of(image: bytes) -> str:
+    """The bytes of an image as text, for a data URI."""
+    return base64.b64encode(image).decode()
+
+
+def load_templates() -> Environment:
+    """The templates of this folder with their filters.
+
+    Autoescape is on for HTML. A name that a template misspells raises jinja2.UndefinedError.
+    """
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = [
+        *(wording.clip, wording.title_of, wording.label, wording.fixed, wording.signed),
+        *(wording.interval, wording.thousands, wording.detectable, wording.by_section),
+        *(wording.worst_first, wording.alarms, wording.tally, wording.blind_spots),
+        *(wording.headline, subject, scale_of, anchor, subset_tables, measured_values),
+        *(style_means, cell_depth, ending, probe_example, token_strip, plain, quoted),
+        *(base64_of, text_of, count),
+    ]
+    templates.filters |= {function.__name__: function for function in filters}
+    templates.globals |= {
+        "verdict_looks": VERDICT_LOOKS,
+        "sureness": wording.SURENESS,
+        "styles": STYLES,
+        "strip_tokens": STRIP_TOKENS,
+    }
+    return templates
+
+
+TEMPLATES = load_templates()

@@ -1,0 +1,203 @@
+"""report.html and report.md: what they show, and nothing that a browser would run or load."""
+
+import json
+import math
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+from audits import ATTACK, full_audit, report
+
+import auditing.report
+from auditing.report import pages
+from auditing.report.pages import VERDICT_LOOKS, html_page, markdown_page
+from auditing.report.plots import Plot
+from auditing.result import WorstError
+from auditing.verdicts import VERDICTS, Check
+
+FOLDER = Path(auditing.report.__file__).parent
+
+
+def test_the_first_screen(whole):
+    html = whole[1]
+    order = [
+        '<ul class="strip">',
+        "<dt>Accuracy</dt><dd>.750<small>95% interval .600 to .860",
+        "<dt>To beat</dt><dd>.550",
+        "<dt>Ceiling</dt><dd>.900",
+        "<dt>Pairs</dt><dd>40<small>tie rate .000",
+        "<dt>Temperature</dt><dd>1.250",
+        "<h2>Alarms</h2>",
+        "<bdi>accuracy: safety</bdi>",
+        "<bdi>length excess</bdi></b> .200 <span>(.100 to .300)",
+        "<h2>What this audit could not detect</h2>",
+        "Leakage: no training data is recorded.",
+        "tie rate: n = 40, too few to be sure of anything below .039; may well show none.",
+        "<b>Margins.</b>",
+        "<b>Reliability.</b>",
+        "<b>Accuracy by length difference.</b>",
+        "<h2>Rewards and lengths</h2>",
+        "<h2>Subsets</h2>",
+        "<h2>Probes",
+        "<h2>Best of n</h2>",
+        "<h2>Style matrix</h2>",
+        "<h2>The most confident errors</h2>",
+        "<h2>The highest rewards</h2>",
+        "<h2>The lowest rewards</h2>",
+        "<h2>All checks</h2>",
+        "<h2>This run</h2>",
+    ]
+    places = [html.find(text) for text in order]
+    assert [text for text, place in zip(order, places, strict=True) if place < 0] == []
+    assert places == sorted(places)
+    strip = html[places[0] : places[1]]
+    sections = re.findall(r">([^<]+)</a> <span.*?&nbsp;([a-z ]+)</span><small>([^<]*)", strip)
+    assert sections == [
+        ("Accuracy", "fail", "1 fail, 2 pass"),
+        ("Distribution", "not measurable", "1 not measurable"),
+        ("Length and style", "warn", "1 warn"),
+    ]
+    for target in re.findall(r'href="#([^"]*)"', strip):
+        assert html.count(f'id="{target}"') == 1
+
+
+def test_the_parts_of_the_page(whole):
+    html = whole[1]
+    for text in (
+        "Great question! Because.",
+        "easy .833, normal .500, hard .167",
+        "margin \u22122.500",
+        "reward +3.500",
+        "markdown: 1 list item",
+        "no marks of style",
+        "Only the last value was trained.",
+        '<span class="n1"><bdi>cause</bdi><small>\u2212.250</small></span>',
+        '<span class="p4"><bdi>.</bdi><small>+1.500',
+    ):
+        assert text in html, text
+    # Each check stands in one table: by subset, or in its section.
+    assert html.count('<td data-label="Verdict"') == 5
+    assert html.index("<bdi>safety</bdi>") < html.index("<bdi>chat</bdi>")  # the worst subset first
+
+
+def tokens_shown(strip):
+    """What the page shows of the reward after each token, of a completion that has no other."""
+    audit = full_audit(worst=[], bottom=[])
+    audit.top[0].strip = strip
+    return re.findall(r'<div class="tokens">(.*?)</div>', html_page(audit, {}), re.DOTALL)
+
+
+def test_a_long_strip_keeps_its_ends():
+    (strip,) = tokens_shown([(f"t{i}", float(i)) for i in range(500)])
+    assert strip.count("<bdi>") == pages.STRIP_TOKENS and "\u2026 340 more tokens \u2026" in strip
+    assert "<bdi>t0</bdi><small>0</small>" in strip and "<bdi>t499</bdi>" in strip
+    assert tokens_shown(None) == [] and tokens_shown([]) == []  # an encoder has none
+    assert "<bdi>\u21b5</bdi>" in tokens_shown([("\n", math.nan)])[0]
+
+
+def test_the_page_runs_and_loads_nothing(tmp_path):
+    audit = full_audit(
+        identity={"model": ATTACK, ATTACK: ATTACK}, not_measured=[ATTACK], baselines={ATTACK: 0.5}
+    )
+    audit.checks = [
+        replace(check, note=ATTACK, subset=check.subset and ATTACK) for check in audit.checks
+    ]
+    audit.checks.append(Check(ATTACK, None, 0.5, 0.4, 0.6, 9, "fail", ATTACK, 0.1, ATTACK, ATTACK))
+    audit.worst[0] = WorstError(
+        prompt=ATTACK,
+        chosen=ATTACK,
+        rejected=ATTACK,
+        margin=-2.5,
+        subset=ATTACK,
+        chosen_strip=[(ATTACK, 1.0)],
+        rejected_strip=[(ATTACK, -1.0)],
+    )
+    audit.top[0] = replace(
+        audit.top[0],
+        prompt=ATTACK,
+        completion=ATTACK,
+        subset=ATTACK,
+        side=ATTACK,
+        marks=[ATTACK],
+    )
+    audit.probes[0] = replace(
+        audit.probes[0],
+        probe=ATTACK,
+        before=ATTACK,
+        after=ATTACK + "!",
+        kind=ATTACK,
+        imitates=ATTACK,
+    )
+    html = report(audit, tmp_path)
+    assert "<script" not in html and "<img src" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 20
+    tags = re.findall(r"<[a-zA-Z][^>]*>", re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
+    assert not [
+        tag for tag in tags if re.search(r"\son\w+\s*=", tag) or "http:" in tag or "https:" in tag
+    ]
+    assert all(re.search(r'href="#checks-[a-z0-9-]*"', tag) for tag in tags if "href" in tag)
+    assert all('src="data:image/png;base64,' in tag for tag in tags if "src=" in tag)
+    assert "url(" not in html and "@import" not in html
+    assert "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in html
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", html)
+    for shown in ("&lt;U+202E&gt;", "&lt;U+0000&gt;", "&lt;U+001B&gt;", "&lt;U+D800&gt;"):
+        assert shown in html
+    schema = json.loads((FOLDER / "audit.schema.json").read_text())
+    jsonschema.validate(json.loads((tmp_path / "audit.json").read_text()), schema)
+
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", text)
+    shown = [
+        line for line in text.split("\n") if not line.startswith("    ")
+    ]  # a block of code is not read as HTML
+    assert not [line for line in shown if "<script" in line or "<img" in line]
+
+
+def test_markdown():
+    audit = full_audit(identity={"model": "a|b `c` [d](http://e) #f"})
+    audit.worst[0].chosen = "```\n# Loud\n| a |"
+    text = markdown_page(audit, {"margins": Plot(b"", "Margins", "All of them.")})
+    assert text.startswith("# Reward model audit: a\\|b \\`c\\` \\[d\\](http://e) \\#f\n")
+    assert "| accuracy: safety | fail | .500 | .300 to .700 | 20 | .75 | above .5 |\n" in text
+    assert "| flattery | .500 | .250 to .750 | .875 | .125 | 24 |\n" in text
+    assert "![Margins](margins.png)" in text
+    assert "\n\n    ``` # Loud | a |\n" in text
+    tables = [line for line in text.split("\n") if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 7, 8) for line in tables)
+
+
+def test_emoji_and_right_to_left_text_stay():
+    audit = full_audit()
+    text = "\u0645\u0631\u062d\u0628\u0627 \U0001f469\u200d\U0001f467 \u65e5\u672c"
+    audit.top[0].completion = text
+    assert f'<pre dir="auto">{text}</pre>' in html_page(audit, {})
+
+
+def test_a_ten_megabyte_completion_is_clipped():
+    audit, text = full_audit(), "- **may** " * 1_000_000
+    audit.top[0].completion = [{"role": "assistant", "content": text}]
+    audit.probes[0] = replace(audit.probes[0], before=text, after=text + "!")
+    audit.identity["model"] = text
+    start = time.monotonic()
+    html = html_page(audit, {})
+    assert len(markdown_page(audit, {})) < 20_000
+    assert time.monotonic() - start < 60  # searching the whole text would take minutes
+    assert "\u2026 (9,999,400 more characters)" in html
+    assert len(html) < 100_000
+
+
+def test_every_verdict_has_a_colour_that_black_text_is_readable_on():
+    def luminance(colour):
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    assert list(VERDICT_LOOKS) == list(VERDICTS)
+    css = (FOLDER / "report.css").read_text()
+    shades = re.findall(r"\.[pn][1-4]\{background:(#[0-9a-f]{6})\}", css)
+    assert len(shades) == 8
+    colours = [*(look.colour for look in VERDICT_LOOKS.values()), *shades]
+    assert all((luminance(c) + 0.05) / 0.05 > 7 for c in colours)  # WCAG's AAA

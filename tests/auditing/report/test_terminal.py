@@ -1,0 +1,86 @@
+"""The table of checks: its columns, what it folds, and when it is in colour."""
+
+from auditing.report.terminal import terminal_table
+from auditing.verdicts import Check
+
+
+def test_terminal_table():
+    checks = [
+        Check("accuracy", None, 0.7134, 0.668, 0.7549, 1412, "pass", "t", 0.6),
+        Check("accuracy", "a\x1b[31m\n" + "long " * 30, 0.5, 0.4, 0.6, 9, "fail", "t", 0.6),
+        Check(
+            "mean margin",
+            None,
+            None,
+            None,
+            None,
+            1,
+            "not measurable",
+            "t",
+            None,
+            section="distribution",
+        ),
+        Check("spillover", None, -0.1, -0.2, 0.0, 100, "warn", "t", 0.1, section="transfer"),
+    ]
+    assert terminal_table(checks).plain.split("\n") == [
+        "verdict         check                                   value   95% interval      n",
+        "fail            accuracy: a<U+001B>[31m long long lon…   .500   .400 to .600      9",
+        "warn            spillover                               -.100  -.200 to .000    100",
+        "Accuracy",
+        "pass            accuracy                                 .713   .668 to .755  1,412",
+        "Distribution",
+        "not measurable  mean margin                                 –              –      1",
+    ]
+    known = Check(
+        "accuracy", None, 0.72, 0.68, 0.757, 500, "pass", "t", 0.6, baseline=0.5021, ceiling=0.958
+    )
+    assert terminal_table([known]).plain.split("\n")[-2:] == [
+        "",
+        "accuracy .720 of a ceiling of .958; the best rule that does not read scores .502",
+    ]
+    wide = Check(
+        "x" * 99,
+        "y" * 99,
+        -12345.678,
+        -12345.678,
+        -12345.678,
+        1_000_000,
+        "not measurable",
+        "t",
+        None,
+    )
+    assert max(map(len, terminal_table([*checks, wide]).plain.split("\n"))) <= 100
+
+
+def test_the_terminal_table_folds_what_is_no_alarm():
+    def many(n, verdict, section, subset=None):
+        return [
+            Check(
+                f"{verdict} {i}",
+                subset and f"s{i}",
+                0.5,
+                0.4,
+                0.6,
+                9,
+                verdict,
+                "t",
+                None,
+                section=section,
+            )
+            for i in range(n)
+        ]
+
+    few = [*many(2, "fail", "labels"), *many(12, "pass", "accuracy"), *many(5, "pass", "probes")]
+    assert len(terminal_table(few).plain.split("\n")) == 1 + 2 + 1 + 12 + 1 + 5
+    subsets = [*many(200, "pass", "accuracy", "s"), *many(30, "not measurable", "accuracy", "s")]
+    lines = terminal_table([*subsets, *few]).plain.split("\n")
+    assert (
+        len(lines) <= 41
+        and "  more: 30 not measurable, 200 pass" in lines
+        and "pass 11" in "\n".join(lines)
+    )
+    alarmed = terminal_table([*subsets, *few, *many(60, "warn", "probes")]).plain.split("\n")
+    assert [line.split()[0] for line in alarmed[1:63]] == ["fail"] * 2 + [
+        "warn"
+    ] * 60  # all, and first
+    assert alarmed[63:] == ["Accuracy", "  30 not measurable, 212 pass", "Probes", "  5 pass"]
