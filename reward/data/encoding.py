@@ -1,11 +1,14 @@
 """The one way from text to token ids: `ids = encode(tokenizer, prompt, completion)`.
 
-Encode = the checkpoint's chat template rendered to text, then tokenised with `add_special_tokens=False`, exactly as
-TRL's RL trainers do it (`GRPOTrainer._calculate_rewards`). Whatever must hold for a reward to mean the same thing at
-training, scoring and serving time is therefore written into the template that is saved with the model
-(`prepare_tokenizer`): the end token comes last, at most one BOS comes first, and user text that looks like a control
-token stays text.
+The chat template of the checkpoint renders a conversation to text, and the text is tokenised with
+`add_special_tokens=False`, exactly as TRL's RL trainers do it (`GRPOTrainer._calculate_rewards`).
+Whatever must hold for a reward to mean the same thing at training, scoring and serving time is
+therefore written into the template that is saved with the model (`prepare_tokenizer`): the end
+token comes last, at most one BOS comes first, and user text that looks like a control token stays
+text.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -14,9 +17,18 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from itertools import islice
+from typing import TYPE_CHECKING, TypedDict
 
-# Wrapped around the base model's own template. `rm_control` lists the tokenizer's control tokens.
+from reward.data.transcripts import Messages, Side
+
+if TYPE_CHECKING:  # only for the annotations: the import takes seconds
+    from transformers import PreTrainedTokenizerBase
+
+# --- The templates --------------------------------------------------------------------------------
+
+# The saved template is WRAPPER_HEAD, the base model's own template and WRAPPER_TAIL. These texts
+# must stay byte for byte: a checkpoint is known by the hash of its template. `rm_control` lists the
+# tokenizer's control tokens. The head parts each of them in two in the text of every message.
 WRAPPER_HEAD = """\
 {%- set rm_control = CONTROL_TOKENS -%}
 {%- set rm_ns = namespace(messages=[], text='') -%}
@@ -36,30 +48,32 @@ WRAPPER_HEAD = """\
 {%- set messages = rm_ns.messages -%}
 {%- set rm_text -%}{{ '' }}"""
 
-
+# A prompt for generation is left as the base model's template renders it. Of a whole conversation
+# the trailing whitespace is cut (templates end in a newline), and the end token is added where the
+# template does not end in a control token already.
 WRAPPER_TAIL = """\
 {%- endset -%}
-{%- if add_generation_prompt -%}{{ rm_text }}{%- else -%}{{ rm_text.rstrip() }}END_TOKEN{%- endif -%}"""
+{%- if add_generation_prompt -%}{{ rm_text }}{%- else -%}\
+{{ rm_text.rstrip() }}END_TOKEN{%- endif -%}"""
 
-
-# Models without a template. Encoders: [CLS] turn [SEP] turn [SEP] ... answer [SEP], the sentence-pair layout they were
-# pretrained on. Decoders: the HH-RLHF transcript (arXiv 2204.05862).
+# For encoders without a template: [CLS] turn [SEP] turn [SEP] ... answer [SEP], the sentence-pair
+# layout that they were pretrained on.
 ENCODER_TEMPLATE = "CLS_TOKEN{% for m in messages %}{{ m.content }}SEP_TOKEN{% endfor %}"
 
-
+# For causal models without a template: the transcripts of HH-RLHF (arXiv 2204.05862).
 TRANSCRIPT_TEMPLATE = (
     "BOS_TOKEN{% for m in messages %}"
-    "{{ '\\n\\n' ~ {'user': 'Human', 'assistant': 'Assistant', 'system': 'System'}.get(m.role, m.role) ~ ': ' }}"
+    "{{ '\\n\\n' ~ {'user': 'Human', 'assistant': 'Assistant', 'system': 'System'}"
+    ".get(m.role, m.role) ~ ': ' }}"
     "{{ m.content }}{% endfor %}"
 )
 
-
+# Llama 3.2 and gpt-oss write today's date into the prompt, and rewards would change from day to
+# day. The saved template has a fixed date instead: the one that Llama 3.1's template falls back to.
 TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+FROZEN_DATE = date(2024, 7, 26)
 
-
-FROZEN_DATE = date(2024, 7, 26)  # what Llama 3.1's template falls back to
-
-
+# The conversation that a template is tried out on, and whose ids stand in the manifest.
 PROBE = [
     {"role": "user", "content": "What is two and two?"},
     {"role": "assistant", "content": "Four."},
@@ -67,28 +81,48 @@ PROBE = [
 
 
 class EncodingError(ValueError):
-    """The tokenizer or its template cannot give a well-formed encoding; the message says what to change."""
+    """The tokenizer or its template gives no well-formed encoding; the message says the mend."""
 
 
-# ---------------------------------------------------------------------------------------------- the saved tokenizer
+class EncoderFacts(TypedDict):
+    """What decides an encoding. The manifest of a checkpoint stores it."""
+
+    tokenizer_class: str
+    vocab_size: int  # with the added tokens
+    chat_template_sha256: str  # hexadecimal; of the empty string where there is no template
+    end_token: str | None  # the last token of PROBE; None where there is no template
+    end_token_id: int | None
+    pad_token: str | None
+    pad_token_id: int | None
+    bos_token: str | None
+    probe_ids: list[int]  # PROBE encoded; empty where there is no template
 
 
-def prepare_tokenizer(tokenizer, is_encoder: bool) -> None:
-    """Write into `tokenizer` (in place) the chat template and the pad token that the reward model is saved with.
+# --- The saved tokenizer --------------------------------------------------------------------------
 
-    `is_encoder`: a BERT-like model read at [CLS]. Repeating the call changes nothing. Raises EncodingError where the
-    template renders no end token and the tokenizer has none, or where it starts with two BOS tokens.
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> None:
+    """Set the chat template and the pad token that the reward model is saved with.
+
+    Repeating the call changes nothing.
+
+    Args:
+        tokenizer: The base model's tokenizer; it is changed in place.
+        is_encoder: Whether the model is BERT-like and read at [CLS].
+
+    Raises:
+        EncodingError: The tokenizer is a slow one, its template starts with two BOS tokens, or the
+            template renders no end token and the tokenizer has none.
     """
     if not tokenizer.is_fast:
         raise EncodingError(
-            f"{tokenizer.name_or_path}: a slow tokenizer ({type(tokenizer).__name__}) was loaded; a fast one "
-            "(tokenizer.json) is needed to count and cut tokens. Install the package that converts it (sentencepiece) "
-            "or pick a checkpoint that ships tokenizer.json."
+            f"{tokenizer.name_or_path}: a slow tokenizer ({type(tokenizer).__name__}) was loaded; "
+            "a fast one (tokenizer.json) is needed to count and cut tokens. Install the package "
+            "that converts it (sentencepiece) or pick a checkpoint that ships tokenizer.json."
         )
     template = tokenizer.chat_template
-    if isinstance(
-        template, dict
-    ):  # several named templates: the default one is what an RL trainer will use
+    if isinstance(template, dict):
+        # Of several named templates the default one is what an RL trainer will use.
         template = template.get("default")
     if not template:
         template = _default_template(tokenizer, is_encoder)
@@ -96,69 +130,101 @@ def prepare_tokenizer(tokenizer, is_encoder: bool) -> None:
         template = _wrap(tokenizer, template)
     tokenizer.chat_template = template
 
-    ids = _tokenise(tokenizer, tokenizer.apply_chat_template(PROBE, tokenize=False))
-    if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+    ids = _probe_ids(tokenizer)
+    if _starts_with_two_bos(tokenizer, ids):
         raise EncodingError(
-            f"{tokenizer.name_or_path}: the chat template renders two BOS tokens ({tokenizer.bos_token!r}); remove one "
-            "from the template and name the mended file as chat_template_path."
+            f"{tokenizer.name_or_path}: the chat template renders two BOS tokens "
+            f"({tokenizer.bos_token!r}); remove one from the template and name the mended file as "
+            "chat_template_path."
         )
     tokenizer.pad_token = choose_pad_token(tokenizer, end_id=ids[-1])
     tokenizer.padding_side = "right"
 
 
-def choose_pad_token(tokenizer, end_id: int) -> str:
-    """An existing token that never comes last, so that no pooling by "last token that is not pad" reads one too early.
+def choose_pad_token(tokenizer: PreTrainedTokenizerBase, end_id: int) -> str:
+    """Choose an existing token that never comes last in an encoding.
 
-    With pad = eos (TRL's fallback, and the usual tutorial line) the reward is read one token before the end and the
-    end token is never seen: RLHFlow/RLHF-Reward-Modeling#49, huggingface/transformers#35352. The embedding matrix is
-    never resized: under LoRA that would put all of it into the adapter.
+    Stock models read the reward at the last token that is not the pad token. With pad = eos (TRL's
+    fallback, and the usual line of tutorials) that is one token before the end, and the end token
+    is never seen: RLHFlow/RLHF-Reward-Modeling#49, huggingface/transformers#35352. No token is
+    added, since the embedding matrix is never resized: under LoRA that would put all of it into the
+    adapter.
+
+    Args:
+        tokenizer: The tokenizer to choose from.
+        end_id: The id of the token that ends every encoding.
+
+    Raises:
+        EncodingError: Every candidate is also the end or BOS token.
     """
-    never = {end_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    candidates = [tokenizer.pad_token] if tokenizer.pad_token else []
-    candidates += [
-        t for t in special if "pad" in t.lower() and "vision" not in t and "fim" not in t
-    ]
-    candidates += [t for t in special if "reserved" in t] + [
-        t for t in special if "pad" in t.lower()
-    ]
-    candidates += [tokenizer.unk_token] if tokenizer.unk_token else []
-    # GPT-2 has one special token for everything. An ordinary token will do, for the end token always comes last; it is
-    # one that starts with a space (written as a mark), for from_pretrained will cut it out of text that looks like it.
-    ordinary = (tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer) - 1, -1, -1))
-    candidates += special + list(islice((token for token in ordinary if token[0] in "Ġ▁"), 4))
-    for token in candidates:
-        if tokenizer.convert_tokens_to_ids(token) not in never:
+    never_pad = {end_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
+    for token in _pad_candidates(tokenizer):
+        if tokenizer.convert_tokens_to_ids(token) not in never_pad:
             return token
     raise EncodingError(
         f"{tokenizer.name_or_path}: every candidate for a pad token is also the end or BOS token."
     )
 
 
-def control_tokens(tokenizer) -> list[str]:
+def _pad_candidates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Tokens that could be the pad token, the best one first."""
+    special = _special_tokens(tokenizer)
+    named_pad = [token for token in special if "pad" in token.lower()]
+    candidates = []
+    if tokenizer.pad_token:
+        candidates.append(tokenizer.pad_token)
+    # The pads of images and of fill-in-the-middle have a use of their own, so they come later.
+    candidates += [token for token in named_pad if "vision" not in token and "fim" not in token]
+    candidates += [token for token in special if "reserved" in token]
+    candidates += named_pad
+    if tokenizer.unk_token:
+        candidates.append(tokenizer.unk_token)
+    candidates += special
+    candidates += _last_words(tokenizer, count=4)
+    return candidates
+
+
+def _last_words(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
+    """The last tokens of the vocabulary that start with a space, which is written as Ġ or ▁.
+
+    GPT-2 has one special token for everything. An ordinary token can pad as well, since the end
+    token always comes last. It is one that starts with a space, because a pad token is a control
+    token once it is saved and loaded, and text that looks like one is cut apart.
+    """
+    words: list[str] = []
+    for token_id in range(len(tokenizer) - 1, -1, -1):
+        if len(words) == count:
+            break
+        token = tokenizer.convert_ids_to_tokens(token_id)
+        if token[0] in "Ġ▁":
+            words.append(token)
+    return words
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The strings that the tokenizer reads as control tokens, longest first."""
-    tokens = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    tokens |= (
-        {tokenizer.pad_token} if tokenizer.pad_token else set()
-    )  # becomes one when it is saved and loaded
-    return sorted((t for t in tokens if len(t) > 1), key=lambda t: (-len(t), t))
+    tokens = set(_special_tokens(tokenizer))
+    if tokenizer.pad_token:
+        tokens.add(tokenizer.pad_token)  # becomes one when the tokenizer is saved and loaded
+    return _longest_first(tokens)
 
 
-def encoder_facts(tokenizer) -> dict:
-    """What decides an encoding, for the manifest: template hash, end, pad and BOS tokens, vocabulary size."""
-    ids = (
-        _tokenise(tokenizer, tokenizer.apply_chat_template(PROBE, tokenize=False))
-        if tokenizer.chat_template
-        else []
-    )
+def encoder_facts(tokenizer: PreTrainedTokenizerBase) -> EncoderFacts:
+    """What decides an encoding, for the manifest."""
+    template = tokenizer.chat_template or ""
+    ids: list[int] = []
+    end_token = end_token_id = None
+    if template:
+        ids = _probe_ids(tokenizer)
+    if ids:
+        end_token_id = ids[-1]
+        end_token = tokenizer.convert_ids_to_tokens(end_token_id)
     return {
         "tokenizer_class": type(tokenizer).__name__,
         "vocab_size": len(tokenizer),
-        "chat_template_sha256": hashlib.sha256(
-            (tokenizer.chat_template or "").encode()
-        ).hexdigest(),
-        "end_token": tokenizer.convert_ids_to_tokens(ids[-1]) if ids else None,
-        "end_token_id": ids[-1] if ids else None,
+        "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "end_token": end_token,
+        "end_token_id": end_token_id,
         "pad_token": tokenizer.pad_token,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token": tokenizer.bos_token,
@@ -166,211 +232,317 @@ def encoder_facts(tokenizer) -> dict:
     }
 
 
-def _default_template(tokenizer, is_encoder: bool) -> str:
-    if is_encoder:
-        if tokenizer.cls_token is None or tokenizer.sep_token is None:
-            raise EncodingError(
-                f"{tokenizer.name_or_path}: an encoder without a chat template, and its tokenizer has no [CLS] and "
-                "[SEP] tokens. Name a template of your own as chat_template_path."
-            )
-        return ENCODER_TEMPLATE.replace("CLS_TOKEN", tokenizer.cls_token).replace(
-            "SEP_TOKEN", tokenizer.sep_token
+def _default_template(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> str:
+    """The template for a model that has none."""
+    if not is_encoder:
+        return TRANSCRIPT_TEMPLATE.replace("BOS_TOKEN", _first_token(tokenizer))
+    if tokenizer.cls_token is None or tokenizer.sep_token is None:
+        raise EncodingError(
+            f"{tokenizer.name_or_path}: an encoder without a chat template, and its tokenizer has "
+            "no [CLS] and [SEP] tokens. Name a template of your own as chat_template_path."
         )
-    return TRANSCRIPT_TEMPLATE.replace("BOS_TOKEN", _first_token(tokenizer))
+    template = ENCODER_TEMPLATE.replace("CLS_TOKEN", tokenizer.cls_token)
+    return template.replace("SEP_TOKEN", tokenizer.sep_token)
 
 
-def _wrap(tokenizer, template: str) -> str:
-    """The template with control tokens in user text defused, its trailing whitespace cut and the end token last."""
-    # Llama 3.2 and gpt-oss write today's date into the prompt, and rewards would change from day to day.
-    template = TODAY.sub(lambda call: json.dumps(FROZEN_DATE.strftime(call[2])), template)
+def _wrap(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """The template with the promises of this module written into it.
+
+    Control tokens in user text are parted, trailing whitespace is cut, and the end token comes
+    last. The tokenizer's own template and pad token are set on the way.
+    """
+    template = TODAY.sub(_frozen_date, template)
     tokenizer.chat_template = template
-    before = tokenizer.apply_chat_template(PROBE, tokenize=False).rstrip()
-    last = _tokenise(tokenizer, before)[-1]
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    end = "" if last in special else tokenizer.eos_token
-    if end is None:
+    rendered = _render_probe(tokenizer).rstrip()
+    end_id = _tokenise(tokenizer, rendered)[-1]
+    added_end = ""
+    last_token = tokenizer.added_tokens_decoder.get(end_id)
+    if last_token is None or not last_token.special:
+        added_end = tokenizer.eos_token
+        if added_end is None:
+            raise EncodingError(
+                f"{tokenizer.name_or_path}: the chat template does not end a turn with a control "
+                "token, and the tokenizer has no eos token to end it with. Set eos_token in the "
+                "recipe to a token that ends an answer."
+            )
+        end_id = tokenizer.convert_tokens_to_ids(added_end)
+
+    # The pad token comes before the list of control tokens, because it is one of them.
+    tokenizer.pad_token = choose_pad_token(tokenizer, end_id)
+    listed = json.dumps(control_tokens(tokenizer), ensure_ascii=False)
+    head = WRAPPER_HEAD.replace("CONTROL_TOKENS", listed)
+    tail = WRAPPER_TAIL.replace("END_TOKEN", added_end)
+    tokenizer.chat_template = head + template + tail
+
+    rendered_wrapped = _render_probe(tokenizer)
+    if rendered_wrapped != rendered + added_end:
         raise EncodingError(
-            f"{tokenizer.name_or_path}: the chat template does not end a turn with a control token, and the tokenizer "
-            "has no eos token to end it with. Set eos_token in the recipe to a token that ends an answer."
-        )
-    end_id = tokenizer.convert_tokens_to_ids(end) if end else last
-    tokenizer.pad_token = choose_pad_token(
-        tokenizer, end_id
-    )  # before the control tokens are listed: it is one
-    head = WRAPPER_HEAD.replace(
-        "CONTROL_TOKENS", json.dumps(control_tokens(tokenizer), ensure_ascii=False)
-    )
-    tokenizer.chat_template = head + template + WRAPPER_TAIL.replace("END_TOKEN", end)
-    after = tokenizer.apply_chat_template(PROBE, tokenize=False)
-    if after != before + end:
-        raise EncodingError(
-            f"{tokenizer.name_or_path}: the chat template renders differently once wrapped ({after!r} instead of "
-            f"{before + end!r}). Name a plainer template as chat_template_path."
+            f"{tokenizer.name_or_path}: the chat template renders differently once wrapped "
+            f"({rendered_wrapped!r} instead of {rendered + added_end!r}). Name a plainer template "
+            "as chat_template_path."
         )
     return tokenizer.chat_template
 
 
-def _first_token(tokenizer) -> str:
+def _frozen_date(call: re.Match) -> str:
+    """FROZEN_DATE in the format that a call to `strftime_now` asks for, as a string of Jinja."""
+    return json.dumps(FROZEN_DATE.strftime(call[2]))
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """The BOS or [CLS] that the tokenizer puts in front by itself; "" where it does not."""
-    first = tokenizer("a")["input_ids"][0]
-    return next(
-        (
-            token
-            for token in (tokenizer.bos_token, tokenizer.cls_token)
-            if token and tokenizer.convert_tokens_to_ids(token) == first
-        ),
-        "",
-    )
+    first_id = tokenizer("a")["input_ids"][0]
+    for token in (tokenizer.bos_token, tokenizer.cls_token):
+        if token and tokenizer.convert_tokens_to_ids(token) == first_id:
+            return token
+    return ""
 
 
-def _tokenise(tokenizer, text: str) -> list[int]:
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The control tokens that the tokenizer lists as special, in the order of their ids."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def _longest_first(tokens: set[str]) -> list[str]:
+    """The tokens of more than one letter, so that none is found inside a longer one first."""
+    in_order = sorted(token for token in tokens if len(token) > 1)
+    return sorted(in_order, key=len, reverse=True)
+
+
+def _starts_with_two_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:
+    bos = tokenizer.bos_token_id
+    return bos is not None and ids[:2] == [bos, bos]
+
+
+def _render_probe(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.apply_chat_template(PROBE, tokenize=False)
+
+
+def _probe_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return _tokenise(tokenizer, _render_probe(tokenizer))
+
+
+def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-# ------------------------------------------------------------------------------------------------ text -> token ids
+# --- Text -> token ids ----------------------------------------------------------------------------
 
 
-def render(tokenizer, prompt, completion, tools=None) -> str:
-    """The text that is tokenised. Messages go through the chat template; plain strings are kept as they are, with one
-    BOS (or [CLS]) in front where the tokenizer adds one, and the eos token (or [SEP]) at the end."""
-    if isinstance(prompt, str):
-        text = prompt + completion
-        for token in control_tokens(tokenizer):
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return _first_token(tokenizer) + text + (tokenizer.eos_token or tokenizer.sep_token or "")
-    return tokenizer.apply_chat_template(prompt + completion, tools=tools or None, tokenize=False)
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Side,
+    completion: Side,
+    tools: list[dict] | None = None,
+) -> str:
+    """The text that is tokenised.
+
+    Messages go through the chat template. Plain strings are kept as they are, with one BOS (or
+    [CLS]) in front where the tokenizer adds one, and the eos token (or [SEP]) at the end.
+
+    Args:
+        tokenizer: The reward model's tokenizer, as `prepare_tokenizer` leaves it.
+        prompt: Messages or a string.
+        completion: In the form of the prompt.
+        tools: The functions that the assistant may call, for the chat template.
+    """
+    if not isinstance(prompt, str):
+        return tokenizer.apply_chat_template(
+            prompt + completion, tools=tools or None, tokenize=False
+        )
+    text = prompt + completion
+    for token in control_tokens(tokenizer):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    end = tokenizer.eos_token or tokenizer.sep_token or ""
+    return _first_token(tokenizer) + text + end
 
 
-def encode(tokenizer, prompt, completion, tools=None) -> list[int]:
-    """Token ids of `prompt + completion` (two message lists, or two strings). Raises EncodingError on a double BOS."""
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Side,
+    completion: Side,
+    tools: list[dict] | None = None,
+) -> list[int]:
+    """Token ids of `prompt + completion`; the arguments are those of `render`.
+
+    Raises:
+        EncodingError: The encoding starts with two BOS tokens.
+    """
     return encode_each(tokenizer, prompt, [completion], tools)[0]
 
 
-def encode_each(tokenizer, prompt, completions, tools=None) -> list[list[int]]:
-    """`encode` of every completion; what they share up to the last control token is tokenised once."""
+def encode_each(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Side,
+    completions: list[Side],
+    tools: list[dict] | None = None,
+) -> list[list[int]]:
+    """`encode` of every completion; what the texts share is tokenised once.
+
+    Tokenizers cut a text at control tokens first. What stands before one, and what begins with one,
+    is therefore tokenised alike alone and together, and the texts may be cut at the last control
+    token of the part that they share.
+    """
     texts = [render(tokenizer, prompt, completion, tools) for completion in completions]
-    start = _last_control_token(tokenizer, os.path.commonprefix(texts)) if len(texts) > 1 else 0
-    head = [texts[0][:start]] if start else []
-    pieces = tokenizer(head + [text[start:] for text in texts], add_special_tokens=False)[
-        "input_ids"
-    ]
-    encoded = [pieces[0] + rest for rest in pieces[1:]] if start else pieces
-    if tokenizer.bos_token_id is not None and any(
-        ids[:2] == [tokenizer.bos_token_id] * 2 for ids in encoded
-    ):
+    cut = 0
+    if len(texts) > 1:
+        cut = _last_control_token(tokenizer, os.path.commonprefix(texts))
+    if cut:
+        pieces = [texts[0][:cut]] + [text[cut:] for text in texts]
+        shared_ids, *own_ids = tokenizer(pieces, add_special_tokens=False)["input_ids"]
+        encodings = [shared_ids + ids for ids in own_ids]
+    else:
+        encodings = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    if any(_starts_with_two_bos(tokenizer, ids) for ids in encodings):
         raise EncodingError(
             f"two BOS tokens ({tokenizer.bos_token!r}) at the start of an encoding; one is needed"
         )
-    return encoded
+    return encodings
 
 
-def _last_control_token(tokenizer, text: str) -> int:
-    """Where the last control token of a text begins; 0 where it has none. Tokenizers cut a text at control tokens first, so
-    that what stands before one and what begins with it are tokenised alike alone and together."""
-    starts = [match.start() for match in _control_pattern(tokenizer).finditer(text)]
-    return starts[-1] if starts else 0
+def _last_control_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Where the last control token of a text begins; 0 where it has none."""
+    last = 0
+    for match in _control_pattern(tokenizer).finditer(text):
+        last = match.start()
+    return last
 
 
 @lru_cache(maxsize=8)
-def _control_pattern(tokenizer) -> re.Pattern:
-    # One with `lstrip` ([MASK]) takes the spaces before it along.
-    tokens = {
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.special and not token.lstrip
-    }
-    longest_first = sorted(
-        (token for token in tokens if len(token) > 1), key=lambda token: (-len(token), token)
-    )
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    """A pattern for the control tokens that a text may be cut at.
+
+    One with `lstrip` ([MASK]) takes the spaces before it along, so a cut would change what is
+    before.
+    """
+    tokens = set()
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special and not token.lstrip:
+            tokens.add(token.content)
+    escaped = [re.escape(token) for token in _longest_first(tokens)]
+    matches_nothing = r"(?!)"
+    return re.compile("|".join(escaped) or matches_nothing)
+
+
+# --- A limit on the length ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """The completions of one prompt, encoded under a length limit; one entry a completion in each list."""
+    """The completions of one prompt, encoded under a length limit; one entry a completion."""
 
     ids: list[list[int]]  # token ids of prompt + completion
     too_long: list[
         bool
-    ]  # longer than the limit, under truncate_prompt also without any prompt left to cut
-    prompt_cut: (
-        bool  # whether the oldest part of the prompt was left out, for all completions alike
-    )
+    ]  # longer than the limit (under truncate_prompt: with no prompt left to cut)
+    prompt_cut: bool  # whether the oldest part of the prompt is left out
 
 
 def encode_within(
-    tokenizer,
-    prompt: str | list[dict],
-    completions: list,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Side,
+    completions: list[Side],
     max_length: int | None,
     overlong: str,
-    tools: list | None = None,
+    tools: list[dict] | None = None,
 ) -> EncodedPrompt:
     """Encode every completion of one prompt under a length limit.
 
     Args:
-        tokenizer: The reward model's tokenizer, as prepare_tokenizer leaves it.
+        tokenizer: The reward model's tokenizer, as `prepare_tokenizer` leaves it.
         prompt: Messages or a string.
-        completions: Each one in the form of the prompt.
+        completions: Each in the form of the prompt. None is ever cut.
         max_length: The limit in tokens; None for no limit.
-        overlong: `truncate_prompt` leaves out the oldest part of the prompt, the same for all completions. With `drop`
-            and `error` nothing is cut. A completion is never cut.
-        tools: What the template shows the model of its tools.
+        overlong: With `truncate_prompt` the oldest part of the prompt is left out, the same for all
+            completions. With `drop` and `error` nothing is cut.
+        tools: The functions that the assistant may call, for the chat template.
     """
     ids = encode_each(tokenizer, prompt, completions, tools)
-    over = [max_length is not None and len(i) > max_length for i in ids]
-    if not any(over) or overlong != "truncate_prompt":
-        return EncodedPrompt(ids, over, prompt_cut=False)
-    shorter = prompt
-    while (excess := max(map(len, ids)) - max_length) > 0:
+    too_long = _longer_than(max_length, ids)
+    if not any(too_long) or overlong != "truncate_prompt":
+        return EncodedPrompt(ids, too_long, prompt_cut=False)
+    shorter: Side | None = prompt
+    while any(_longer_than(max_length, ids)):
+        excess = max(map(len, ids)) - max_length
         shorter = _cut_oldest(tokenizer, shorter, excess)
-        if (
-            shorter is None
-        ):  # a completion alone is too long; the others keep as much of the prompt as fits them
-            over = [len(i) > max_length for i in ids]
-            fit = [
-                completion
-                for completion, too_long in zip(completions, over, strict=True)
-                if not too_long
-            ]
-            if not fit:
-                return EncodedPrompt(ids, over, prompt_cut=False)
-            fitted = encode_within(tokenizer, prompt, fit, max_length, overlong, tools)
-            rest = iter(fitted.ids)
-            return EncodedPrompt(
-                [i if too_long else next(rest) for i, too_long in zip(ids, over, strict=True)],
-                over,
-                fitted.prompt_cut,
-            )
+        if shorter is None:
+            return _encode_those_that_fit(tokenizer, prompt, completions, ids, max_length, tools)
         ids = encode_each(tokenizer, shorter, completions, tools)
-    return EncodedPrompt(ids, [False] * len(ids), prompt_cut=True)
+    return EncodedPrompt(ids, _longer_than(max_length, ids), prompt_cut=True)
 
 
-def _cut_oldest(tokenizer, prompt, excess: int):
-    """`prompt` without its oldest `excess` tokens or oldest exchange; None where nothing is left to cut."""
+def _longer_than(max_length: int | None, ids: list[list[int]]) -> list[bool]:
+    if max_length is None:
+        return [False] * len(ids)
+    return [len(encoding) > max_length for encoding in ids]
+
+
+def _encode_those_that_fit(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Side,
+    completions: list[Side],
+    shortest: list[list[int]],
+    max_length: int,
+    tools: list[dict] | None,
+) -> EncodedPrompt:
+    """Encode a prompt some of whose completions are too long by themselves.
+
+    The others keep as much of the prompt as fits them, as if they were alone.
+
+    Args:
+        shortest: The ids of every completion with no prompt left to cut.
+    """
+    too_long = _longer_than(max_length, shortest)
+    fitting = [i for i, is_too_long in enumerate(too_long) if not is_too_long]
+    if not fitting:
+        return EncodedPrompt(shortest, too_long, prompt_cut=False)
+    encoded = encode_within(
+        tokenizer, prompt, [completions[i] for i in fitting], max_length, "truncate_prompt", tools
+    )
+    ids = list(shortest)
+    for i, fitting_ids in zip(fitting, encoded.ids, strict=True):
+        ids[i] = fitting_ids
+    return EncodedPrompt(ids, too_long, encoded.prompt_cut)
+
+
+def _cut_oldest(tokenizer: PreTrainedTokenizerBase, prompt: Side, excess: int) -> Side | None:
+    """The prompt without its oldest `excess` tokens or its oldest exchange.
+
+    System messages stay. None where nothing is left to cut.
+    """
     if isinstance(prompt, str):
-        return _cut_text(tokenizer, prompt, excess) if prompt else None
-    first = next((i for i, m in enumerate(prompt) if m["role"] != "system"), None)
-    if first is None:
+        if not prompt:
+            return None
+        return _cut_text(tokenizer, prompt, excess)
+    roles = [message["role"] for message in prompt]
+    oldest = 0
+    while oldest < len(roles) and roles[oldest] == "system":
+        oldest += 1
+    if oldest == len(roles):
         return None
-    rest = _cut_text(tokenizer, prompt[first].get("content") or "", excess)
+    message = prompt[oldest]
+    rest = _cut_text(tokenizer, message.get("content") or "", excess)
     if rest:
-        return [*prompt[:first], {**prompt[first], "content": rest}, *prompt[first + 1 :]]
-    # The message is used up: go on with the next user turn, so that roles still alternate.
-    following = next(
-        (i for i in range(first + 1, len(prompt)) if prompt[i]["role"] == "user"), None
-    )
-    if following is not None:
-        return prompt[:first] + prompt[following:]
-    return None
+        shortened: Messages = [{**message, "content": rest}]
+        return prompt[:oldest] + shortened + prompt[oldest + 1 :]
+    # The message is used up. Go on with the next user turn, so that roles still alternate.
+    if "user" not in roles[oldest + 1 :]:
+        return None
+    next_user_turn = roles.index("user", oldest + 1)
+    return prompt[:oldest] + prompt[next_user_turn:]
 
 
-def _cut_text(tokenizer, text: str, excess: int) -> str:
-    """`text` without its first `excess` tokens; a character of several tokens (an emoji) goes as a whole."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
-    cut = next(
-        (start for start, _ in offsets[excess:] if start >= offsets[excess - 1][1]), len(text)
-    )
-    return text[cut:]
+def _cut_text(tokenizer: PreTrainedTokenizerBase, text: str, excess: int) -> str:
+    """The text without its first `excess` tokens.
+
+    A character of several tokens (an emoji) goes as a whole.
+    """
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = encoding["offset_mapping"]  # (start, end) of each token in the text
+    if excess >= len(offsets):
+        return ""
+    _, end_of_cut = offsets[excess - 1]
+    for start, _ in offsets[excess:]:
+        if start >= end_of_cut:
+            return text[start:]
+    return ""
