@@ -52,6 +52,8 @@ def held(weight) -> int:
 
 
 def noted_step(self, model, inputs, *args, **kwargs):
+    if not os.environ.get("SEEN"):
+        return training_step(self, model, inputs, *args, **kwargs)
     texts = [text for part in inputs["micro_batches"] for text in part["seen"]]
     batches.append(texts)
     if os.environ.get("DIES") == str(self.accelerator.process_index) and len(batches) == 3:
@@ -80,6 +82,9 @@ def state_bytes(optimizer) -> int:
 
 
 def seen(self, *args, **kwargs):
+    if not os.environ.get("SEEN"):  # tests/several.py: nobody asked
+        return train(self, *args, **kwargs)
+    batches.clear()
     micro_batch = self.data_collator.micro_batch
 
     def with_pairs(pairs):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,55 @@ def read_seen(folder: Path) -> list[dict]:
 
 def read_json(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+# ------------------------------------------------------------------ several runs in one process
+
+
+@dataclass
+class FinishedRun:
+    """One run of `train_several`: its exit status, and what all of its processes wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def train_several(
+    command_lines: list[list],
+    folder: Path,
+    processes: int = 1,
+    env: dict | None = None,
+    seen: list[Path] | None = None,
+) -> list[FinishedRun]:
+    """Run train_rm.py once for each command line, one after another in the same processes.
+
+    `seen` names a folder for each run, in which tests/driver.py writes what the processes saw.
+
+    The imports take longer than a run of a few steps, so this is several times faster than a
+    process for each. `processes` above 1 launches them under accelerate_configs/ddp.yaml. A run
+    that was not reached, because an earlier one ended its process, raises AssertionError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = [
+        {"argv": list(map(str, line)), "port": free_port(), "seen": None} for line in command_lines
+    ]
+    for run, seen_folder in zip(runs, seen or (), strict=False):
+        seen_folder.mkdir(parents=True)
+        run["seen"] = str(seen_folder)
+    runs_file = folder / "runs.json"
+    runs_file.write_text(json.dumps(runs), encoding="utf-8")
+    launch_prefix = launcher("ddp", processes) if processes > 1 else []
+    script = REPO / "tests" / "several.py"
+    done = run_script(*launch_prefix, script, runs_file, env=env or CPU, timeout=1500, check=False)
+    finished = []
+    for number in range(len(runs)):
+        statuses = sorted(folder.glob(f"{number}-*.status"))
+        outputs = {
+            kind: "".join(path.read_text() for path in sorted(folder.glob(f"{number}-*.{kind}")))
+            for kind in ("out", "err")
+        }
+        assert len(statuses) == processes, done.stderr[-3000:] + outputs["err"][-3000:]
+        status = max(int(path.read_text()) for path in statuses)
+        finished.append(FinishedRun(status, outputs["out"], outputs["err"]))
+    return finished

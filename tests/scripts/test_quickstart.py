@@ -12,15 +12,13 @@ from conftest import REPO, run_script
 @pytest.mark.slow
 def test_the_audit_finds_what_was_planted(tmp_path):
     run_script("data/quickstart/make.py", "--model")
-    out, threads = tmp_path / "rm-out", {"OMP_NUM_THREADS": "2"}
+    out = tmp_path / "rm-out"
     recipe = ["--recipe", "recipes/quickstart.yaml", "--output_dir", out]
-    trained = run_script(
-        "-m", "accelerate.commands.launch", "train_rm.py", *recipe, timeout=900, env=threads
-    )
+    trained = run_script("-m", "accelerate.commands.launch", "train_rm.py", *recipe, timeout=900)
     assert (
         "machine: " in trained.stdout and "a fresh process gives the same rewards" in trained.stdout
     )
-    audited = run_script("audit.py", "--ckpt", out, timeout=300, env=threads)
+    audited = run_script("audit.py", "--ckpt", out, timeout=300)
     assert f"open {out}/audit/report.html" in audited.stdout
 
     checks = json.loads((out / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
@@ -44,10 +42,8 @@ def test_the_audit_finds_what_was_planted(tmp_path):
 
     # A recipe against length turns the verdict, and gains accuracy; less than half of the excess is left.
     debiased = tmp_path / "debiased"
-    run_script(
-        "train_rm.py", *recipe[:3], debiased, "--length_head", "true", timeout=900, env=threads
-    )
-    run_script("audit.py", "--ckpt", debiased, "--quick", timeout=300, env=threads)
+    run_script("train_rm.py", *recipe[:3], debiased, "--length_head", "true", timeout=900)
+    run_script("audit.py", "--ckpt", debiased, "--quick", timeout=300)
     checks = json.loads((debiased / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
     length = {check["name"]: check for check in checks if check["section"] == "length and style"}
     assert "fail" not in {check["verdict"] for check in length.values()}

@@ -2,21 +2,20 @@
 real names; only steps and the output folder are limited, on the command line."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPO, run_script, write_rows
 from hub import commit_of, hub_environment, serve
-from launched import LAUNCH, read_json
+from launched import LAUNCH, read_json, train_several
 from standins import hh_rows, make_model
 
 from reward.data.ledger import NO_RIGHT_SIDE, TIE
 from reward.data.transcripts import assistant, parse_transcript, user
+
+pytestmark = pytest.mark.slow
 
 RECIPES = sorted((REPO / "recipes").glob("*.yaml"), key=lambda path: path.stem)
 MODELS = {  # real name -> stand-in, and the length limit in its real tokenizer_config.json
@@ -130,21 +129,48 @@ def hub(hub_root):
         yield url
 
 
-# ------------------------------------------------------------------------------------------------ every recipe file
+# ----------------------------------------------------------------------- every recipe file
+
+
+@pytest.fixture(scope="module")
+def recipe_runs(hub, tmp_path_factory):
+    """recipe's name -> (output folder, what was printed, environment), of every recipe, run once.
+
+    The quickstart's and one of the Hub's have an accelerate launch of their own, as their headers
+    say; the others are run one after another in one process.
+    """
+    run_script("data/quickstart/make.py")
+    home = tmp_path_factory.mktemp("recipes")
+    environment = hub_environment(hub, home / "home")
+    launches = {
+        "quickstart": [*LAUNCH],
+        "qwen-0.5b": [*LAUNCH, "--config_file", "accelerate_configs/single.yaml"],
+    }
+    runs = {}
+    for name, launch_prefix in launches.items():
+        options = [f"--recipe=recipes/{name}.yaml", *FEW_STEPS, "--output_dir", home / name]
+        done = run_script(*launch_prefix, "train_rm.py", *options, env=environment)
+        runs[name] = (home / name, done.stdout, environment)
+    others = [recipe.stem for recipe in RECIPES if recipe.stem not in launches]
+    lines = [
+        ["--recipe", f"recipes/{name}.yaml", *FEW_STEPS, "--output_dir", home / name]
+        for name in others
+    ]
+    finished = train_several(lines, home / "launch", env=environment)
+    for name, run in zip(others, finished, strict=True):
+        assert run.status == 0, f"{name}: {run.stderr[-3000:]}"
+        runs[name] = (home / name, run.stdout, environment)
+    return runs
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
+def test_recipe_runs_unmodified(recipe, recipe_runs, hub_root):
     keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     name = keys["model_name_or_path"]
     assert name in MODELS or name.startswith("data/"), (
         f"{name}: add a stand-in to MODELS, under its real name"
     )
-    if name == "data/quickstart/model":
-        run_script("data/quickstart/make.py")
-    out, env = tmp_path / "out", hub_environment(hub, tmp_path / "home")
-
-    done = run_script(*command(recipe), *FEW_STEPS, "--output_dir", out, env=env)
+    out, printed, env = recipe_runs[recipe.stem]
 
     manifest = read_json(out / "manifest.json")
     on_hub = name in MODELS
@@ -199,7 +225,7 @@ def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
     rewards = [row["reward"] for row in golden]
     assert max(rewards) - min(rewards) > 100 * verified["max_difference"]
     assert not (out / "unverified").exists()
-    assert f"saved {out}: a fresh process gives the same rewards" in done.stdout
+    assert f"saved {out}: a fresh process gives the same rewards" in printed
 
     # -- what was saved
     adapter = keys.get("use_peft", False)
@@ -247,31 +273,7 @@ def test_recipe_runs_unmodified(recipe, hub, hub_root, tmp_path):
         assert "P(A beats B) = " in scored and "A, reward after each token" in scored
 
 
-def command(recipe: Path) -> list:
-    """The launch line of a recipe's header. The quickstart's and one of the Hub's go through `accelerate launch`."""
-    file = recipe.relative_to(REPO)
-    if recipe.stem == "quickstart":
-        return [*LAUNCH, "train_rm.py", "--recipe", file]
-    if recipe.stem == "qwen-0.5b":
-        return [
-            *LAUNCH,
-            "--config_file",
-            "accelerate_configs/single.yaml",
-            "train_rm.py",
-            f"--recipe={file}",
-        ]
-    return ["train_rm.py", "--recipe", file]
-
-
 # ----------------------------------------------------------------------------------------- what cannot be had from it
-
-# Several commands in one process, which saves the imports: prints `status N` after each one's messages.
-SEVERAL = """
-import json, sys
-import train_rm
-for argv in json.load(sys.stdin):
-    print("status", train_rm.main(argv), file=sys.stderr, flush=True)
-"""
 
 
 def test_what_the_hub_lacks_is_a_fault_in_one_sentence(hub, tmp_path):
@@ -297,19 +299,16 @@ def test_what_the_hub_lacks_is_a_fault_in_one_sentence(hub, tmp_path):
         "--check-data",
     ]  # the line that the last answer names
 
-    done = subprocess.run(
-        [sys.executable, "-c", SEVERAL], input=json.dumps([recipe + case for case in [c for c, _ in cases] + [mended]]),
-        env={**os.environ, **hub_environment(hub, tmp_path / "home")}, cwd=REPO, timeout=300,
-        capture_output=True, text=True,
-    )  # fmt: skip
+    lines = [[*recipe, *case] for case in [*(case for case, _ in cases), mended]]
+    environment = hub_environment(hub, tmp_path / "home")
+    *answers, mended_run = train_several(lines, tmp_path / "launch", env=environment)
 
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-5000:]
-    *answers, rest = re.split(r"^status (?=\d+$)", done.stderr, flags=re.MULTILINE)
-    assert len(answers) == len(cases) + 1
-    statuses = [int(answer.split("\n")[0]) for answer in [*answers[1:], rest]]
-    assert statuses == [2] * len(cases) + [0], done.stderr[-5000:]
-    for (_, needed), answer in zip(cases, answers[:-1], strict=True):
-        message = answer[answer.index("train_rm.py: ") :].strip()
+    assert [answer.status for answer in answers] == [2] * len(cases)
+    assert mended_run.status == 0, mended_run.stderr[-5000:]
+    for (_, needed), answer in zip(cases, answers, strict=True):
+        assert "Traceback" not in answer.stderr
+        message = answer.stderr[answer.stderr.index("train_rm.py: ") :].strip()
         assert message.startswith(f"train_rm.py: {needed}") and "\n" not in message, message
-    assert "test_fraction: 0.1" in answers[3]
+    assert "Traceback" not in mended_run.stderr
+    assert "test_fraction: 0.1" in answers[3].stderr
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import run_script, write_rows
 from datasets import Dataset
-from launched import CPU, launcher
+from launched import CPU, launcher, train_several
 from peft import AutoPeftModelForSequenceClassification
 from standins import hh_rows, make_config, make_tokenizer
 from transformers import (
@@ -77,21 +77,23 @@ def conversational(row: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def trained(standin, data, tmp_path_factory, train_options):
-    """`trained("full")` -> (checkpoint folder, what the run printed), trained once."""
-    made = {}
+    """`trained("full")` -> (checkpoint folder, what the run printed); one process trains all kinds."""
+    folders, lines = {}, []
+    for kind, (base, extra) in KINDS.items():
+        home = folders[kind] = tmp_path_factory.mktemp(kind)
+        model = wide_model(home / "base") if base == "wide" else standin(base)
+        (home / "recipe.yaml").write_text(
+            f"model_name_or_path: {model}\ndtype: float32\ndataset_name: {data}\nmax_length: 256\n"
+            f"validation_fraction: 0.2\noutput_dir: {home / 'rm'}\n{extra}"
+        )
+        lines.append(["--recipe", home / "recipe.yaml", *train_options])
+    env = {"OMP_NUM_THREADS": "1"}
+    finished = train_several(lines, tmp_path_factory.mktemp("launch"), env=env)
+    runs = dict(zip(KINDS, finished, strict=True))
 
     def get(kind):
-        if kind not in made:
-            base, extra = KINDS[kind]
-            home = tmp_path_factory.mktemp(kind)
-            model = wide_model(home / "base") if base == "wide" else standin(base)
-            (home / "recipe.yaml").write_text(
-                f"model_name_or_path: {model}\ndtype: float32\ndataset_name: {data}\nmax_length: 256\n"
-                f"validation_fraction: 0.2\noutput_dir: {home / 'rm'}\n{extra}"
-            )
-            command = ["train_rm.py", "--recipe", home / "recipe.yaml", *train_options]
-            made[kind] = home / "rm", run_script(*command, env={"OMP_NUM_THREADS": "1"}).stdout
-        return made[kind]
+        assert runs[kind].status == 0, runs[kind].stderr[-3000:]
+        return folders[kind] / "rm", runs[kind].stdout
 
     return get
 

@@ -5,15 +5,28 @@ fewer processes or to another engine in silence, and exits 0. $ENGINES_TABLE nam
 docs/launch.md has them.
 """
 
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from launched import DRIVER, ENGINES, PACKED, launch, needs_compiler, read_json
+from launched import (
+    DRIVER,
+    ENGINES,
+    PACKED,
+    launch,
+    needs_compiler,
+    read_json,
+    read_seen,
+    train_several,
+)
 from safetensors.torch import load_file
 
 from reward.checkpoint.golden import read_golden
+
+# Every test here but the last launches an engine.
+pytestmark = pytest.mark.slow
 
 LORA = "--use_peft true --lora_r 4 --lora_alpha 8 --lora_target_modules all-linear".split()
 NF4 = "--load_in_4bit true --bnb_4bit_quant_type nf4 --use_bnb_nested_quant true --dtype bfloat16".split()
@@ -53,38 +66,63 @@ BUDGET = (
 
 
 @pytest.fixture(scope="module")
-def engine_run(hh_options, standin, tmp_path_factory):
-    """`engine_run("ddp", 2, "LoRA", *options)` -> (finished process, output folder, what each process saw)."""
-    folder, made = tmp_path_factory.mktemp("engines"), {}
+def command_line(hh_options, standin, tmp_path_factory):
+    """`command_line(config, processes, method, *options)` -> (output folder, train_rm.py's words)."""
+    folder = tmp_path_factory.mktemp("engines")
+
+    def get(config: str, processes: int, method: str = "full", *more, batch: int = 8):
+        words = (str(option).strip("-").replace("/", "_")[-40:] for option in more)
+        name = "-".join([config, method.replace(", ", "_").replace(" ", "_"), *words])
+        kind, options = METHODS[method]
+        if (config, method) == ("fsdp2", "QLoRA"):
+            options = [*options, *SHARDED_NF4]
+        out = folder / name
+        line = [*hh_options, *SHORT, "--output_dir", out, "--model_name_or_path", standin(kind)]
+        line += ["--per_device_train_batch_size", batch // processes]
+        line += ["--per_device_eval_batch_size", 5, *options, *more]
+        return out, line
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def engine_run(command_line):
+    """`engine_run("ddp", 2, "LoRA", *options)` -> (what was printed, output folder, what each
+    process saw)."""
+    made = {}
 
     def run(config: str, processes: int, method: str = "full", *more, batch: int = 8):
         needs_compiler(config)
-        words = (str(option).strip("-").replace("/", "_")[-40:] for option in more)
-        name = "-".join([config, method.replace(", ", "_").replace(" ", "_"), *words])
-        if name in made:
-            return made[name]
-        kind, options = METHODS[method]
-        options = [*options, *SHARDED_NF4] if (config, method) == ("fsdp2", "QLoRA") else options
-        done, seen = launch(
-            config, processes, DRIVER, *hh_options, *SHORT, "--output_dir", folder / name,
-            *["--model_name_or_path", standin(kind), "--per_device_train_batch_size", batch // processes],
-            *["--per_device_eval_batch_size", 5, *options, *more], seen=folder / f"{name}-seen",
-        )  # fmt: skip
-        made[name] = done, folder / name, seen
-        return made[name]
+        out, line = command_line(config, processes, method, *more, batch=batch)
+        if out not in made:
+            seen = out.with_name(f"{out.name}-seen")
+            done, facts = launch(config, processes, DRIVER, *line, seen=seen)
+            made[out] = done.stdout, out, facts
+        return made[out]
 
     return run
 
 
 @pytest.fixture(scope="module")
-def one_process(engine_run):
-    """`one_process("LoRA")`: one process that sees in each step the pairs that two see together; run once a method."""
+def one_process(command_line, tmp_path_factory):
+    """`one_process("LoRA")`: one process that sees in each step the pairs that two see together.
+
+    All methods are trained at the first call, one after another in the same process.
+    """
+    made = {}
 
     def get(method: str):
-        run = engine_run("single", 1, method)
-        (facts,) = run[2]
+        if not made:
+            runs = {name: command_line("single", 1, name) for name in METHODS}
+            seen = [out.with_name(f"{out.name}-seen") for out, _ in runs.values()]
+            launch_folder = tmp_path_factory.mktemp("one_process")
+            finished = train_several([line for _, line in runs.values()], launch_folder, seen=seen)
+            for name, run, folder in zip(METHODS, finished, seen, strict=True):
+                assert run.status == 0, f"{name}: {run.stderr[-3000:]}"
+                made[name] = run.stdout, runs[name][0], read_seen(folder)
+        (facts,) = made[method][2]
         assert (facts["num_processes"], facts["distributed_type"]) == (1, "NO")
-        return run
+        return made[method]
 
     return get
 
@@ -129,21 +167,35 @@ def apart(out: Path, expected: Path) -> tuple[float, float]:
     )
 
 
-CELLS = [
-    pytest.param(
-        config, method, marks=[] if (config, method) == ("ddp", "full") else pytest.mark.slow
-    )
-    for config in ENGINES
-    for method in METHODS
-    if (config, method) not in REFUSED
-]
+# What `make test` runs: every engine and every method at least once. `make engines` runs all.
+COVERING = {
+    ("ddp", "full"),
+    ("fsdp2", "padded, checkpointing"),
+    ("fsdp2", "LoRA"),
+    ("zero2", "8-bit Adam"),
+    ("zero3", "full"),
+    ("zero3", "QLoRA"),
+    ("zero3-offload", "last layers"),
+}
+CELLS = []
+for cell in itertools.product(ENGINES, METHODS):
+    if cell not in REFUSED:
+        marks = [] if cell in COVERING else pytest.mark.engines
+        CELLS.append(pytest.param(*cell, marks=marks))
+ONE_ENGINE = ["ddp", pytest.param("zero3", marks=pytest.mark.engines)]
+
+
+def test_the_covering_selection_has_every_engine_and_every_method():
+    engines, methods = zip(*COVERING, strict=True)
+    assert set(engines) == set(ENGINES) and set(methods) == set(METHODS)
 
 
 @pytest.mark.parametrize(("config", "method"), CELLS)
 def test_it_gives_what_one_process_gives(config, method, engine_run, one_process, standin, table):
     kind, wrapped, zero_stage, share = ENGINES[config]
-    done, out, seen = engine_run(config, 2, method, *(BUDGET if method == "full" else ()))
-    done_one, out_one, (one,) = one_process(method)
+    budget = BUDGET if method == "full" else ()
+    printed, out, seen = engine_run(config, 2, method, *budget)
+    printed_one, out_one, (one,) = one_process(method)
 
     # -- the engine that really ran
     assert [(facts["num_processes"], facts["distributed_type"]) for facts in seen] == [
@@ -205,7 +257,7 @@ def test_it_gives_what_one_process_gives(config, method, engine_run, one_process
     ] * 2 or limit is not None
 
     # -- what is printed: once, although two processes ran
-    printed, printed_one = f"\n{done.stdout}", f"\n{done_one.stdout}"
+    printed, printed_one = f"\n{printed}", f"\n{printed_one}"
     assert "\nmachine: CPU, 1 threads; " in printed and ", 2 processes\n" in printed
     for start_of_line, times in (
         ("machine: ", 1), ("data:\n", 1), ("batches: ", 1), ("{'loss'", 4), ("{'eval_loss'", 2), ("{'train_runtime'", 1),
@@ -225,8 +277,7 @@ def test_padded_gives_what_packed_does(one_process):
         torch.testing.assert_close(found[key], expected[key], atol=2e-5, rtol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("config", ["ddp", "zero3"])
+@pytest.mark.parametrize("config", ONE_ENGINE)
 def test_the_end_of_an_epoch_counts_no_pair_twice(config, engine_run):
     """Two processes get batches of equal size, so accelerate fills the last ones up with the epoch's first pairs. Also of
     an epoch that a resumed run finishes, in which accelerate does not say how many are real."""
@@ -257,8 +308,7 @@ def test_the_end_of_an_epoch_counts_no_pair_twice(config, engine_run):
         assert apart(resumed, two)[0] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("config", ["ddp", "zero3"])
+@pytest.mark.parametrize("config", ONE_ENGINE)
 def test_all_processes_stop_early_and_choose_the_best_alike(config, engine_run):
     steep = [
         "--max_steps",

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPO, run_script
-from launched import CPU, LAUNCH, read_json
+from launched import CPU, LAUNCH, read_json, train_several
 from safetensors.torch import load_file
 
 from reward.checkpoint.manifest import hash_files
 from reward.checkpoint.resume import checkpoint_fault
+
+# Every test here runs train_rm.py in a process of its own.
+pytestmark = pytest.mark.slow
 
 LONG = "--max_steps 40 --eval_steps 20 --save_steps 20 --logging_steps 1 --gradient_accumulation_steps 1".split()
 SIGNAL_AFTER = 23  # steps: past the first checkpoint, and well before the next evaluation
@@ -82,7 +85,6 @@ def assert_same_weights(out: Path, expected: Path) -> None:
     assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
 
 
-@pytest.mark.slow
 def test_interrupted_run_goes_on_bit_for_bit(hh_options, uninterrupted, tmp_path):
     out, torn = tmp_path / "out", tmp_path / "torn" / "out"
     command = ["train_rm.py", *hh_options, *LONG]
@@ -95,9 +97,17 @@ def test_interrupted_run_goes_on_bit_for_bit(hh_options, uninterrupted, tmp_path
     )
     shutil.copytree(out, torn)
 
+    # Torn: the newest has a cut file, a newer one no manifest.
+    cut = torn / newest.name / "optimizer.pt"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    shutil.copytree(torn / newest.name, torn / "checkpoint-39")
+    (torn / "checkpoint-39" / "manifest.json").unlink()
+    lines = [[*hh_options, *LONG, "--output_dir", at, "--resume", "auto"] for at in (out, torn)]
+    whole_run, torn_run = train_several(lines, tmp_path / "launch")
+    assert (whole_run.status, torn_run.status) == (0, 0), torn_run.stderr[-3000:]
+
     # -- as it is: from the newest
-    done = run_script(*command, "--output_dir", out, "--resume", "auto", env=CPU)
-    assert f"resume: from {newest}\n" in done.stdout
+    assert f"resume: from {newest}\n" in whole_run.stdout
     assert_same_weights(out, uninterrupted)
     manifest, expected = (
         read_json(out / "manifest.json"),
@@ -106,13 +116,8 @@ def test_interrupted_run_goes_on_bit_for_bit(hh_options, uninterrupted, tmp_path
     for key in ("loss", "accuracy", "tie_rate", "n", "margin"):
         assert manifest["validation"][key] == expected["validation"][key]
 
-    # -- torn: the newest has a cut file, a newer one no manifest; from the last good one, and a line about each other
-    cut = torn / newest.name / "optimizer.pt"
-    cut.write_bytes(cut.read_bytes()[:-200])
-    shutil.copytree(torn / newest.name, torn / "checkpoint-39")
-    (torn / "checkpoint-39" / "manifest.json").unlink()
-    done = run_script(*command, "--output_dir", torn, "--resume", "auto", env=CPU)
-    assert [line for line in done.stdout.splitlines() if line.startswith("resume: ")] == [
+    # -- torn: from the last good one, and a line about each other
+    assert [line for line in torn_run.stdout.splitlines() if line.startswith("resume: ")] == [
         f"resume: not from {torn / 'checkpoint-39'}: no manifest.json, so saving it was interrupted",
         f"resume: not from {torn / newest.name}: optimizer.pt missing or changed since it was saved",
         f"resume: from {torn / 'checkpoint-20'}",

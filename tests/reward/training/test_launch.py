@@ -105,7 +105,11 @@ def two_hosts(hh_options, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "wrapped"), [("multi-node", "DistributedDataParallel"), ("zero3", "DeepSpeedEngine")]
+    ("name", "wrapped"),
+    [
+        ("multi-node", "DistributedDataParallel"),
+        pytest.param("zero3", "DeepSpeedEngine", marks=pytest.mark.engines),
+    ],
 )
 def test_two_hosts_give_what_one_process_gives(name, wrapped, two_hosts, one_process, tmp_path):
     needs_compiler(name)
@@ -258,10 +262,11 @@ def test_slurm_script(hh_options, one_process, tmp_path):
             "raises",
             "train_rm.py (process 1 of 2): RuntimeError: this process has had enough",
         ),
-        (
+        pytest.param(
             "zero3",
             "memory",
             "train_rm.py (process 1 of 2): this process has had enough\nOut of memory.",
+            marks=pytest.mark.engines,
         ),
         ("ddp", "killed", None),
     ],
@@ -314,6 +319,7 @@ def config_file(folder: Path, name: str, section: str, **changes) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "section", "changes", "sentence"),
     [

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import run_script, write_rows
-from launched import CPU, read_json
+from conftest import write_rows
+from launched import read_json, train_several
 from safetensors.torch import load_file
 from standins import hh_rows
 
@@ -45,6 +45,7 @@ def test_pairs_of_equal_lengths_say_nothing():
     assert head.coefficient == 0.0
 
 
+@pytest.mark.slow
 def test_it_changes_the_weights_is_restored_and_not_saved(standin, tmp_path):
     rows = hh_rows(60, seed=1)
     for row in rows[::2]:
@@ -52,26 +53,22 @@ def test_it_changes_the_weights_is_restored_and_not_saved(standin, tmp_path):
     write_rows(tmp_path / "train.jsonl", rows)
     write_rows(tmp_path / "test.jsonl", hh_rows(10, seed=2))
 
-    def train(out: str, *more):
-        options = f"--max_steps 6 --save_steps 3 --learning_rate 3e-3 --output_dir {tmp_path / out} --eval_strategy no"
-        options += (
-            f" --model_name_or_path {standin('qwen')} --dataset_name {tmp_path} --max_length 256"
-        )
-        run_script(
-            "train_rm.py",
-            *options.split(),
-            "--logging_steps",
-            1,
-            "--use_cpu",
-            "true",
-            "--activation_checkpointing",
-            "false",
-            *more,
-            env=CPU,
-        )
-        return load_file(tmp_path / out / "model.safetensors")
+    options = "--max_steps 6 --save_steps 3 --learning_rate 3e-3 --eval_strategy no --use_cpu true"
+    options += f" --model_name_or_path {standin('qwen')} --dataset_name {tmp_path}"
+    options += " --max_length 256 --logging_steps 1 --activation_checkpointing false"
 
-    plain, once = train("plain"), train("once", "--length_head", "true")
+    def train(lines: dict[str, list]) -> list[dict]:
+        """The weights of one run for each output folder and its further options."""
+        command_lines = [
+            [*options.split(), "--output_dir", tmp_path / name, *more]
+            for name, more in lines.items()
+        ]
+        for run in train_several(command_lines, tmp_path / f"launch-{next(iter(lines))}"):
+            assert run.status == 0, run.stderr[-3000:]
+        return [load_file(tmp_path / name / "model.safetensors") for name in lines]
+
+    with_head = ["--length_head", "true"]
+    plain, once = train({"plain": [], "once": with_head})
     assert plain.keys() == once.keys()
     assert any(not torch.equal(plain[key], once[key]) for key in plain)
     state = read_json(tmp_path / "once" / "checkpoint-6" / "trainer_state.json")
@@ -81,7 +78,7 @@ def test_it_changes_the_weights_is_restored_and_not_saved(standin, tmp_path):
     assert len(coefficients) == 6 and coefficients[-1] > 0.001
 
     shutil.copytree(tmp_path / "once" / "checkpoint-3", tmp_path / "again" / "checkpoint-3")
-    again = train("again", "--length_head", "true", "--resume", "auto")
+    (again,) = train({"again": [*with_head, "--resume", "auto"]})
     assert all(torch.equal(once[key], again[key]) for key in once)
     resumed = read_json(tmp_path / "again" / "checkpoint-6" / "trainer_state.json")
     assert resumed["stateful_callbacks"]["LengthHead"] == state["stateful_callbacks"]["LengthHead"]

@@ -1,12 +1,16 @@
-"""Every objective and head, through train_rm.py: it saves, verifies in a fresh process and scores equal, under LoRA with
-accumulation, and on two processes where it gives the weights of one."""
+"""Every objective and head, through train_rm.py.
+
+Each saves, verifies in a fresh process and scores equal, under LoRA with accumulation, and on two
+processes, where it gives the weights of one.
+"""
 
 import json
 import random
+from pathlib import Path
 
 import pytest
-from conftest import run_script, write_rows
-from launched import CPU, launcher, read_json
+from conftest import write_rows
+from launched import read_json, train_several
 from safetensors.torch import load_file
 from standins import WORDS
 
@@ -30,6 +34,9 @@ OBJECTIVES = {  # name -> recipe keys
     },
 }  # fmt: skip
 LAST_LAYERS = {"train_last_layers": 1}
+# Every run here is a launch: a minute for all of them.
+pytestmark = pytest.mark.slow
+
 STEPS = "--max_steps 3 --eval_steps 3 --save_steps 3 --logging_steps 1 --learning_rate 3e-3 --warmup_steps 0".split()
 
 
@@ -86,81 +93,127 @@ def data(tmp_path_factory):
     return folder
 
 
+def recipe_of(keys: dict, data: Path, base: Path, folder: Path, processes: int) -> Path:
+    """Write the recipe of one run into `folder`; the same pairs a step for any number of processes."""
+    kind = "rated" if keys.get("loss_type") == "rating_mse" else "mixed"
+    recipe = {
+        "model_name_or_path": str(base),
+        "dataset_name": str(data / kind),
+        "output_dir": str(folder / "rm"),
+        "validation_fraction": 0.2,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "max_length": 256,
+        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 4 // processes,
+        "use_cpu": True,
+        "activation_checkpointing": False,
+        "max_dropped": 0.5,
+        **keys,
+    }
+    folder.mkdir(parents=True)
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    return path
+
+
 @pytest.fixture(scope="module")
-def train(data, standin, tmp_path_factory):
-    """`train(keys, processes)` -> the saved folder, once it has been checked."""
+def runs(data, standin, tmp_path_factory):
+    """`runs(processes)` -> {name: (saved folder, what was printed)}: one launch trains all of them.
 
-    def run(keys: dict, processes: int = 1):
-        folder = tmp_path_factory.mktemp("objective")
-        kind = "rated" if keys.get("loss_type") == "rating_mse" else "mixed"
-        keys = {
-            "model_name_or_path": str(standin("qwen")), "dataset_name": str(data / kind), "output_dir": str(folder / "rm"),
-            "validation_fraction": 0.2, "eval_strategy": "steps", "save_strategy": "steps", "max_length": 256,
-            "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4 // processes, "use_cpu": True,
-            "activation_checkpointing": False, "max_dropped": 0.5, **keys,
-        }  # fmt: skip
-        recipe = folder / "recipe.yaml"
-        recipe.write_text(json.dumps(keys), encoding="utf-8")  # JSON is YAML
-        launch = launcher("ddp", processes) if processes > 1 else []
-        done = run_script(*launch, "train_rm.py", "--recipe", recipe, *STEPS, env=CPU, timeout=400)
-        out = folder / "rm"
-        assert f"saved {out}: a fresh process gives the same rewards" in done.stdout
+    One process also trains the adapters ("LoRA, NAME") and the last layers with checkpointing.
+    """
+    made = {}
 
+    def of(processes: int) -> dict:
+        if processes not in made:
+            home = tmp_path_factory.mktemp("objectives")
+            recipes = {
+                name: recipe_of(keys, data, standin("qwen"), home / f"run-{number}", processes)
+                for number, (name, keys) in enumerate(keys_by_run(processes).items())
+            }
+            lines = [["--recipe", recipe, *STEPS] for recipe in recipes.values()]
+            finished = train_several(lines, home / "launch", processes)
+            made[processes] = {
+                name: (recipe.parent / "rm", run)
+                for (name, recipe), run in zip(recipes.items(), finished, strict=True)
+            }
+        return made[processes]
+
+    return of
+
+
+def keys_by_run(processes: int) -> dict[str, dict]:
+    """The recipe keys of every run with so many processes, by name."""
+    keys = {name: keys | {"head_dropout": 0.0} for name, keys in OBJECTIVES.items()}
+    keys["last layers"] = LAST_LAYERS | {"head_dropout": 0.0}
+    if processes == 1:
+        adapter = {"use_peft": True, "lora_r": 4, "lora_target_modules": "all-linear"}
+        keys |= {f"LoRA, {name}": more | adapter for name, more in OBJECTIVES.items()}
+        keys["last layers, checkpointing"] = LAST_LAYERS | {"activation_checkpointing": True}
+    return keys
+
+
+@pytest.fixture(scope="module")
+def trained(runs):
+    """`trained(name, processes)` -> (the saved folder, what was printed), once the run is checked."""
+
+    def get(name: str, processes: int = 1):
+        out, run = runs(processes)[name]
+        assert run.status == 0, run.stderr[-3000:]
+        assert f"saved {out}: a fresh process gives the same rewards" in run.stdout
         golden = [row for row in read_golden(out) if row["text"] is not None]
         texts = [(row["text"]["prompt"], row["text"]["completion"]) for row in golden]
         rewards = [row["reward"] for row in golden]
         assert max(rewards) - min(rewards) > 1e-2
         assert Scorer(str(out)).rewards(texts) == pytest.approx(rewards, abs=1e-4)
         manifest = read_json(out / "manifest.json")
-        assert manifest["labels"] == (2 if keys.get("head") == "two_logit" else 1)
-        assert (
-            manifest["verified"]["max_difference"]
-            <= manifest["verified"]["tolerance"]
-            == pytest.approx(1e-4)
-        )
-        return out, done.stdout
+        two_logits = keys_by_run(processes)[name].get("head") == "two_logit"
+        assert manifest["labels"] == (2 if two_logits else 1)
+        verified = manifest["verified"]
+        assert verified["max_difference"] <= verified["tolerance"] == pytest.approx(1e-4)
+        return out, run.stdout
 
-    return run
+    return get
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_it_saves_and_scores_equal_under_lora_and_accumulation(name, train):
-    adapter = {"use_peft": True, "lora_r": 4, "lora_target_modules": "all-linear"}
-    out, _ = train(OBJECTIVES[name] | adapter)
-    assert (out / "adapter_model.safetensors").exists() and (
-        out / "merged" / "model.safetensors"
-    ).exists()
+def test_it_saves_and_scores_equal_under_lora_and_accumulation(name, trained):
+    out, _ = trained(f"LoRA, {name}")
+    assert (out / "adapter_model.safetensors").exists()
+    assert (out / "merged" / "model.safetensors").exists()
     golden = read_golden(out / "merged")
-    assert Scorer(str(out / "merged")).rewards_of_ids(
-        [row["ids"] for row in golden]
-    ) == pytest.approx([row["reward"] for row in read_golden(out)], abs=1e-4)
+    merged_rewards = Scorer(str(out / "merged")).rewards_of_ids([row["ids"] for row in golden])
+    expected = [row["reward"] for row in read_golden(out)]
+    assert merged_rewards == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", [*OBJECTIVES, "last layers"])
-def test_two_processes_give_the_weights_of_one(name, train, standin):
-    """Rankings stay whole, ties and unequal weights count the same, wherever the pairs of a step are computed."""
-    keys = {"last layers": LAST_LAYERS, **OBJECTIVES}[name] | {"head_dropout": 0.0}
-    (one, _), (two, said) = train(keys), train(keys, 2)
-    assert "2 processes" in said
-    found, expected = (load_file(folder / "model.safetensors") for folder in (two, one))
+def test_two_processes_give_the_weights_of_one(name, trained, standin):
+    """Rankings stay whole, ties and unequal weights count the same, wherever a pair is computed."""
+    (one, _), (two, printed) = trained(name), trained(name, 2)
+    assert "2 processes" in printed
+    weights = load_file(two / "model.safetensors")
+    expected = load_file(one / "model.safetensors")
     start = load_file(standin("qwen") / "model.safetensors")
     for key in expected:
-        moved = (expected[key] - start[key] if key in start else expected[key]).norm().item()
+        step = expected[key] - start[key] if key in start else expected[key]
+        difference = weights[key] - expected[key]
         # The order of a sum differs, and Adam divides by the root of a small number.
-        assert (found[key] - expected[key]).norm().item() <= 1e-3 * moved, key
+        assert difference.norm().item() <= 1e-3 * step.norm().item(), key
     evaluations = [read_json(folder / "manifest.json")["validation"] for folder in (one, two)]
     for key in ("loss", "accuracy", "margin", "n"):
         assert evaluations[0][key] == pytest.approx(evaluations[1][key], abs=1e-5), key
     ledger = read_json(one / "ledger.json")
     assert ledger == read_json(two / "ledger.json")
-    unused = f"target margin, which loss_type: {keys.get('loss_type')} does not use"
-    assert (unused in ledger["train"]["noted"]) is (
-        keys.get("loss_type") in ("rao_kupper", "mse", "classification")
-    )
+    loss_type = OBJECTIVES.get(name, {}).get("loss_type")
+    unused = f"target margin, which loss_type: {loss_type} does not use"
+    reads_no_margin = loss_type in ("rao_kupper", "mse", "classification")
+    assert (unused in ledger["train"]["noted"]) is reads_no_margin
 
 
-def test_the_last_layers_alone_are_trained_and_said(train, standin):
-    out, said = train(LAST_LAYERS | {"activation_checkpointing": True})
+def test_the_last_layers_alone_are_trained_and_said(trained, standin):
+    out, printed = trained("last layers, checkpointing")
     before, after = (
         load_file(standin("qwen") / "model.safetensors"),
         load_file(out / "model.safetensors"),
@@ -172,4 +225,4 @@ def test_the_last_layers_alone_are_trained_and_said(train, standin):
         sum(after[key].numel() for key in after if key.startswith(("model.layers.1.", "score")))
         / total
     )
-    assert f"{total:,} parameters, {share:.1%} trained" in said
+    assert f"{total:,} parameters, {share:.1%} trained" in printed

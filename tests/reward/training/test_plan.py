@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import REPO, run_script
 from datasets import Dataset, IterableDataset
-from launched import CPU, launcher, read_json
+from launched import CPU, launcher, read_json, train_several
 from peft import LoraConfig
 from transformers import AutoConfig, Qwen2Config
 
@@ -262,43 +262,45 @@ def plan_of(printed: str) -> list[str]:
 def test_plan_command(hh_options, tmp_path):
     out = tmp_path / "out"
     options = [*hh_options, "--output_dir", out, "--use_cpu", "false"]
-    done = run_script("train_rm.py", *options, "--plan", "accelerate_configs/zero3.yaml", env=CPU)
-    lines = plan_of(done.stdout)
-    assert lines[0] == "plan of recipes/qwen-0.5b.yaml: DeepSpeed ZeRO-3, 8 processes"
-    assert "data:\n" in done.stdout and "167" in done.stdout
-    steps = "steps   2: 128 pairs a step (8 processes x 4 x 4 accumulated), 2 in the epoch of 167"
-    assert lines[2] == steps
-    assert lines[3].startswith("tokens  ") and "each shared prefix once, no padding" in lines[3]
-    deepspeeds = "by DeepSpeed's own estimator, activations left out"
-    assert any(line.endswith(deepspeeds) for line in lines)
-    assert not out.exists()
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("distributed_typ: NO\n")
+    files = ["accelerate_configs/zero3.yaml", "absent.yaml", wrong]
+    lines = [[*options, "--plan", file] for file in files]
+    zero3, absent, unread = train_several(lines, tmp_path / "launch")
 
-    # under a launcher one process says what it was launched with, and the others are gone
+    assert zero3.status == 0, zero3.stderr[-3000:]
+    lines = plan_of(zero3.stdout)
+    assert lines[0] == "plan of recipes/qwen-0.5b.yaml: DeepSpeed ZeRO-3, 8 processes"
+    assert "data:\n" in zero3.stdout and "167" in zero3.stdout
+    assert lines[2] == (
+        "steps   2: 128 pairs a step (8 processes x 4 x 4 accumulated), 2 in the epoch of 167"
+    )
+    assert lines[3].startswith("tokens  ") and "each shared prefix once, no padding" in lines[3]
+    estimator = "by DeepSpeed's own estimator, activations left out"
+    assert any(line.endswith(estimator) for line in lines)
+    assert not out.exists()
+    assert absent.status == 2 and "found no accelerate config absent.yaml" in absent.stderr
+    assert unread.status == 2 and "no accelerate config" in unread.stderr
+    assert "Traceback" not in unread.stderr
+
+    # Under a launcher one process says what it was launched with, and the others are gone.
     done = run_script(*launcher("ddp"), "train_rm.py", *options, "--plan", env=CPU)
     assert done.stdout.count("plan of ") == 1
     assert plan_of(done.stdout)[0].endswith("data parallel (DDP), 2 processes")
 
-    done = run_script("train_rm.py", *options, "--plan", "absent.yaml", env=CPU, check=False)
-    assert done.returncode == 2 and "found no accelerate config absent.yaml" in done.stderr
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text("distributed_typ: NO\n")
-    done = run_script("train_rm.py", *options, "--plan", wrong, env=CPU, check=False)
-    assert done.returncode == 2
-    assert "no accelerate config" in done.stderr and "Traceback" not in done.stderr
-
 
 @pytest.mark.slow
 def test_a_plan_counts_what_the_run_does(hh_options, tmp_path):
-    options = [*hh_options, "--output_dir", tmp_path / "out", "--eval_steps", 1000]
-    options += ["--save_steps", 1000, "--gradient_accumulation_steps", 1]
-    options += ["--per_device_train_batch_size", 8]
-    planned = plan_of(run_script("train_rm.py", *options, "--plan", env=CPU).stdout)
-    done = run_script("train_rm.py", *options, env=CPU)
+    options = [*hh_options, "--output_dir", tmp_path / "out", "--per_device_train_batch_size", 8]
+    options += ["--eval_steps", 1000, "--save_steps", 1000, "--gradient_accumulation_steps", 1]
+    plan_run, run = train_several([[*options, "--plan"], options], tmp_path / "launch")
+    assert (plan_run.status, run.status) == (0, 0), run.stderr[-3000:]
+    planned = plan_of(plan_run.stdout)
     assert "21 in the epoch of 167" in planned[2]
     assert read_json(tmp_path / "out" / "manifest.json")["steps"] == 21
     counted = planned[1].split(" parameters")[0].split(": ")[1]
-    assert f"{counted} parameters, 100.0% trained" in done.stdout
-    read = planned[3].split(" read in an epoch")[0].split()[1]
-    logged = re.findall(r"'num_tokens': '?([0-9]+)", done.stdout)
-    logged_tokens = int(logged[-1])  # at step 20 of 21
-    assert logged_tokens <= int(read.replace(",", "")) < 1.1 * logged_tokens
+    assert f"{counted} parameters, 100.0% trained" in run.stdout
+    tokens_planned = int(planned[3].split(" read in an epoch")[0].split()[1].replace(",", ""))
+    tokens_logged = int(re.findall(r"'num_tokens': '?([0-9]+)", run.stdout)[-1])
+    # The last log is at step 20 of 21.
+    assert tokens_logged <= tokens_planned < 1.1 * tokens_logged
