@@ -1,7 +1,12 @@
 # make quickstart   a virtual environment, a trained reward model, its audit; a few minutes
-# make test         the tests, all of them          make fast    without the slowest
-# make lint         ruff                            make clean   remove what the above made
-# VENV=/some/folder puts the virtual environment elsewhere; PYTHON=python3.11 names the interpreter.
+# make fast         the tests without the slow ones: what to run while you work
+# make test         the tests: what has to pass before a change lands
+# make engines      every engine with every method; nightly, and before a release. It prints the
+#                   table of docs/launch.md
+# make lint         ruff, and the layers of the packages (import-linter)
+# make clean        remove what the above made
+# VENV=/some/folder puts the virtual environment elsewhere; PYTHON=python3.11 names the interpreter;
+# WORKERS=4 runs the tests in four processes of one thread each.
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,9 +15,11 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
 QUICKSTART_MODEL := data/quickstart/model/model.safetensors
-PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 2
+# A file's tests share what its fixtures trained, so that they stay in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart setup test fast lint clean
+.PHONY: quickstart setup test fast engines lint clean
 
 quickstart: setup
 	$(BIN)/accelerate launch train_rm.py --recipe recipes/quickstart.yaml --overwrite
@@ -45,7 +52,12 @@ test: setup $(VENV)/.test-installed
 	$(PYTEST) --durations=15
 
 fast: setup $(VENV)/.test-installed
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not engines"
+
+engines: setup $(VENV)/.test-installed
+	ENGINES_TABLE=$(abspath $(VENV))/engines.md $(PYTEST) -m "engines or not engines" --durations=15 \
+	  tests/reward/training/test_engines.py tests/reward/training/test_launch.py
+	@cat $(VENV)/engines.md
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
