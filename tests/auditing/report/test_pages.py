@@ -201,3 +201,10 @@ def test_every_verdict_has_a_colour_that_black_text_is_readable_on():
     assert len(shades) == 8
     colours = [*(look.colour for look in VERDICT_LOOKS.values()), *shades]
     assert all((luminance(c) + 0.05) / 0.05 > 7 for c in colours)  # WCAG's AAA
+
+
+def test_the_templates_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    templates = pages.load_templates()
+    for name in ("report.html.j2", "report.md.j2"):
+        assert Path(templates.get_template(name).filename) == FOLDER / name

@@ -1,7 +1,12 @@
 """The table of checks: its columns, what it folds, and when it is in colour."""
 
-from auditing.report.terminal import terminal_table
-from auditing.verdicts import Check
+import io
+import re
+
+import pytest
+
+from auditing.report.terminal import COLOURS, print_checks, terminal_table
+from auditing.verdicts import VERDICTS, Check
 
 
 def test_terminal_table():
@@ -84,3 +89,52 @@ def test_the_terminal_table_folds_what_is_no_alarm():
         "warn"
     ] * 60  # all, and first
     assert alarmed[63:] == ["Accuracy", "  30 not measurable, 212 pass", "Probes", "  5 pass"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+CHECKS = [
+    Check("accuracy", "s" * 99, -12345.678, -12345.678, -12345.678, 9, "fail", "t", 0.6),
+    Check("accuracy", None, 0.7, 0.6, 0.8, 1412, "pass", "t", 0.6),
+    Check("mean margin", None, None, None, None, 1, "not measurable", "t", None),
+]
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """What print_checks writes to a terminal, or to a pipe, with NO_COLOR set or not."""
+
+    def call(stream, no_color=False):
+        for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        if no_color:
+            monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setattr("sys.stdout", stream)
+        print_checks(CHECKS)
+        return stream.getvalue()
+
+    return call
+
+
+def test_a_pipe_gets_plain_text_that_is_not_wrapped(printed):
+    text = printed(io.StringIO())
+    assert text == terminal_table(CHECKS).plain + "\n"
+    assert 80 < max(map(len, text.split("\n"))) <= 100  # rich takes a pipe for 80 columns wide
+
+
+def test_a_terminal_gets_colours_by_verdict(printed):
+    text = printed(Terminal())
+    assert "\x1b[1;31mfail\x1b[0m" in text
+    assert "\x1b[32mpass\x1b[0m" in text and "\x1b[36mnot measurable\x1b[0m" in text
+    assert re.sub(r"\x1b\[[0-9;]*m", "", text) == terminal_table(CHECKS).plain + "\n"
+    assert set(COLOURS) == set(VERDICTS)
+
+
+def test_no_color_is_honoured(printed):
+    text = printed(Terminal(), no_color=True)
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", text)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", text) == terminal_table(CHECKS).plain + "\n"
