@@ -184,8 +184,8 @@ def _numbers_of(pair: ScoredPair) -> _PairNumbers:
     start_of_chosen, start_of_rejected = chosen[:LONGEST_TEXT], rejected[:LONGEST_TEXT]
     votes_chosen, votes_rejected = pair.get("votes") or (np.nan, np.nan)
     return _PairNumbers(
-        reward_chosen=_nan_for_none(pair["reward_chosen"]),
-        reward_rejected=_nan_for_none(pair["reward_rejected"]),
+        reward_chosen=nan_for_none(pair["reward_chosen"]),
+        reward_rejected=nan_for_none(pair["reward_rejected"]),
         length_chosen=pair.get("chosen_tokens", len(chosen)),
         length_rejected=pair.get("rejected_tokens", len(rejected)),
         characters_chosen=len(chosen),
@@ -196,11 +196,12 @@ def _numbers_of(pair: ScoredPair) -> _PairNumbers:
         hedges_rejected=hedges(start_of_rejected),
         votes_chosen=votes_chosen,
         votes_rejected=votes_rejected,
-        bayes_accuracy=_nan_for_none(pair.get("bayes_accuracy")),
+        bayes_accuracy=nan_for_none(pair.get("bayes_accuracy")),
     )
 
 
-def _nan_for_none(value: float | None) -> float:
+def nan_for_none(value: float | None) -> float:
+    """The number, and NaN where there is none."""
     if value is None:
         return float("nan")
     return float(value)

@@ -12,9 +12,22 @@ from dataclasses import dataclass
 from reward.data.formats import RowError, to_pairs
 from reward.data.transcripts import Messages, Side, assistant, is_messages, is_texts, user
 
+# Columns of the formats that do not name a chosen side. `row_to_score` names it in their rows.
+NAMELESS_SIDES = {
+    "response_a",
+    "response_A",
+    "response_1",
+    "response1",
+    "conversation_a",
+    "winner_model_a",
+    "output_1",
+}
+
 
 @dataclass(frozen=True)
 class RowToScore:
+    """What is scored of a row, and the row to write."""
+
     prompt: Side | None  # None where the two sides have different ones: nothing can be compared
     completions: list[Side]  # the completion; chosen, rejected; or all chosen, then all rejected
     tools: list[dict] | None  # the functions that the assistant may call, for the chat template
@@ -105,8 +118,21 @@ def with_rewards(row: dict, rewards: list[float | None]) -> dict:
     }
 
 
+def row_without_rewards(row: dict) -> dict:
+    """A row of `with_rewards` as its own format has it, for reward.data.formats.
+
+    `margin` is then the difference of the rewards and not the raters' target margin. Where
+    `row_to_score` named the sides, also of a tie, the format's own columns say it better: the
+    `votes` of such a row are still for its first and second completion.
+    """
+    added = {"margin"}
+    if NAMELESS_SIDES & row.keys():
+        added |= {"chosen", "rejected"}
+    return {column: value for column, value in row.items() if column not in added}
+
+
 def _benchmark_scores(row: dict, rewards: list[float | None]) -> dict:
-    """The lists of scores of RM-Bench or RewardBench 2, named as each benchmark's own scripts do."""
+    """The lists of scores of RM-Bench or RewardBench 2, named as in the benchmarks' own scripts."""
     chosen_count = len(row["chosen"])
     three_styles = chosen_count == len(row["rejected"]) == 3
     is_rm_bench = "num_correct" not in row and ("domain" in row or three_styles)

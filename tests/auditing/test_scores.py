@@ -23,7 +23,8 @@ from auditing.benchmarks import (
     ties_score,
 )
 from auditing.pairs import LONGEST_TEXT, Pairs
-from auditing.scores import read_scores, split_prompt, write_scores
+from auditing.score_formats import split_prompt
+from auditing.scores import read_scores, write_scores
 from reward.data.files import DataError
 from reward.data.transcripts import assistant, user
 

@@ -1,0 +1,369 @@
+"""One row of a file of scores -> scored pairs, or one scored completion.
+
+    score_row = parse_score_row(row)
+
+A format is recognised by the names of its columns: score.py's own, RewardBench 1 and 2, RM-Bench,
+JudgeBench, LLMBar. What a row holds beside its scores is read by reward.data.formats.
+"""
+
+import itertools
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from auditing.benchmarks import RM_BENCH_DOMAINS, RewardBench2Prompt, RmBenchPrompt, domain_of
+from auditing.pairs import LONGEST_TEXT, ScoredPair, nan_for_none
+from auditing.style import hedges, markdown
+from reward.data.formats import PreferencePair, RowError, is_judgebench, is_llmbar, to_pairs
+from reward.data.rows_to_score import row_without_rewards
+from reward.data.transcripts import is_messages, is_side, is_texts, text_of
+
+# The names of the formats, as reports print them.
+PREFERENCES = "preference pairs with rewards"
+COMPLETIONS = "completions with rewards"
+REWARDBENCH_1 = "RewardBench 1 scores"
+REWARDBENCH_2 = "RewardBench 2 scores"
+RM_BENCH = "RM-Bench scores"
+JUDGEBENCH = "JudgeBench judgments"
+LLMBAR = "LLMBar with rewards"
+
+READ_HERE = (
+    "a preference row with `reward_chosen, reward_rejected`; `prompt, completion, reward`; "
+    "`text_chosen, text_rejected, scores_chosen, scores_rejected` (RewardBench 1); "
+    "`chosen[], rejected[], scores_chosen[], scores_rejected[]` or "
+    "`text[], scores[], num_correct` (RewardBench 2); "
+    "`chosen[3], rejected[3], score_chosen[3], score_rejected[3]` (RM-Bench); "
+    "`response_A, response_B, label, judgments` (JudgeBench); "
+    "`output_1, output_2, label, reward_1, reward_2` (LLMBar)"
+)
+SCORE_FIRST = "score it first: python score.py --ckpt CKPT --input FILE --output scored.jsonl"
+
+Reward = float | None  # None where there is none; NaN and infinity are kept
+
+
+class ScoredCompletion(NamedTuple):
+    """What is kept of a scored completion; NaN where a number is missing."""
+
+    prompt: int  # a hash: completions of one prompt share it
+    reward: float
+    length: int  # characters
+    hedges: int
+    markdown: int
+    gold: float  # the reward of a model that was not optimised against
+    rating: float  # of a human
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """What one row of a file of scores holds."""
+
+    format_name: str
+    pairs: list[ScoredPair]  # none where the row is a completion
+    human_labels: bool  # whether humans said which side is chosen
+    completion: ScoredCompletion | None = None
+    benchmark_prompt: RewardBench2Prompt | RmBenchPrompt | None = None  # for the benchmark's rule
+
+
+def parse_score_row(row: dict) -> ScoreRow:
+    """The first format whose columns the row has, read by its function. The order counts.
+
+    Raises:
+        RowError: the row has no scores that are read here, or a value is malformed.
+    """
+    # What score.py adds comes first: it is newer than scores that a row may have brought with it.
+    if "reward_chosen" in row or "reward_rejected" in row:
+        return _scored_by_score_py(row)
+    if "judgments" in row:
+        return ScoreRow(JUDGEBENCH, [_judgebench_pair(row)], human_labels=False)
+    if "reward_1" in row or "reward_2" in row:
+        return ScoreRow(LLMBAR, [_llmbar_pair(row)], human_labels=False)
+    lists_of_sides = is_texts(row.get("chosen"))
+    if "score_chosen" in row and lists_of_sides:
+        return _rm_bench(row)
+    if "scores_chosen" in row and lists_of_sides:
+        return _rewardbench2(row)
+    if "scores" in row and "num_correct" in row:
+        return _rewardbench2(row)
+    if "scores_chosen" in row or "scores_rejected" in row:
+        human_labels = row.get("human_labels") is True
+        return ScoreRow(REWARDBENCH_1, [_rewardbench1_pair(row)], human_labels)
+    if "reward" in row:
+        return ScoreRow(COMPLETIONS, [], human_labels=False, completion=_completion(row))
+    raise RowError(_why_no_scores(row))
+
+
+def _why_no_scores(row: dict) -> str:
+    if "completion" in row or "response" in row:
+        return f"a completion without its `reward`; {SCORE_FIRST}"
+    try:
+        to_pairs(row)
+    except RowError:
+        return f"columns {sorted(row)} are no scores that are read here; needed is {READ_HERE}"
+    return f"preference pairs without rewards; {SCORE_FIRST}"
+
+
+# --- The formats ----------------------------------------------------------------------------------
+
+
+def _scored_by_score_py(row: dict) -> ScoreRow:
+    """A preference row of any format with the rewards of its sides."""
+    _need(row, "reward_chosen", "reward_rejected")
+    transcript = "messages"
+    if "text_chosen" in row:
+        transcript = "raw"
+    pairs = to_pairs(row_without_rewards(row), transcript)
+    if len(pairs) != 1:
+        raise RowError(f"{len(pairs)} pairs but one `reward_chosen`; one pair a row is needed")
+    pair = _scored(pairs[0], row, _reward(row, "reward_chosen"), _reward(row, "reward_rejected"))
+    # The labels of these benchmarks are right by construction.
+    is_benchmark = is_judgebench(row) or is_llmbar(row)
+    human_labels = not is_benchmark and row.get("human_labels") is not False
+    return ScoreRow(PREFERENCES, [pair], human_labels)
+
+
+def _rewardbench1_pair(row: dict) -> ScoredPair:
+    """One pair a row; the texts are whole conversations, with the prompt beside them or not."""
+    _need(row, "scores_chosen", "scores_rejected", "text_chosen", "text_rejected")
+    preference_row = _without(row, "chosen", "rejected", "margin")
+    if row.get("prompt") is None:
+        preference_row |= _sides_of_conversations(row["text_chosen"], row["text_rejected"])
+    (pair,) = to_pairs(preference_row, "raw")  # the texts as they are
+    return _scored(pair, row, _reward(row, "scores_chosen"), _reward(row, "scores_rejected"))
+
+
+def _sides_of_conversations(chosen: object, rejected: object) -> dict:
+    """The columns that say what the prompt is of two conversations without one beside them."""
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        prompt, completions = split_prompt([chosen, rejected])
+        return {"prompt": prompt, "text_chosen": completions[0], "text_rejected": completions[1]}
+    if is_messages(chosen) and is_messages(rejected):
+        return {"chosen": chosen, "rejected": rejected}
+    raise RowError(
+        "`text_chosen` and `text_rejected` must both be strings, or both lists of messages"
+    )
+
+
+def _rewardbench2(row: dict) -> ScoreRow:
+    """Every right completion of a prompt against every wrong one."""
+    right, wrong, scores = _completions_and_scores(row)
+    num_correct = len(right)
+    if row.get("num_correct", num_correct) != num_correct:
+        raise RowError(
+            f"{num_correct} completions in `chosen`, but `num_correct` is another number; "
+            "they must agree"
+        )
+    prompt = row.get("prompt")
+    if prompt is None:
+        prompt, completions = split_prompt(right + wrong)
+        right, wrong = completions[:num_correct], completions[num_correct:]
+    sides = {"prompt": prompt, "chosen": right, "rejected": wrong}
+    pairs = _crossed(row | sides, scores[:num_correct], scores[num_correct:])
+    subset = row.get("subset")
+    if not isinstance(subset, str):
+        subset = None
+    benchmark_prompt = RewardBench2Prompt(subset, row.get("id"), scores, num_correct)
+    return ScoreRow(REWARDBENCH_2, pairs, human_labels=False, benchmark_prompt=benchmark_prompt)
+
+
+def _completions_and_scores(row: dict) -> tuple[list[str], list[str], list[Reward]]:
+    """The right completions, the wrong ones, and the scores of both, the right ones' first."""
+    if "scores_chosen" in row:
+        _need(row, "chosen", "rejected", "scores_rejected")
+        right, wrong = _texts(row, "chosen"), _texts(row, "rejected")
+        scores = _rewards(row, "scores_chosen", len(right), "completions in `chosen`")
+        scores += _rewards(row, "scores_rejected", len(wrong), "completions in `rejected`")
+        return right, wrong, scores
+    if "text" in row:
+        texts = _texts(row, "text")
+    else:
+        texts = _texts(row, "chosen") + _texts(row, "rejected")
+    scores, num_correct = _rewards(row, "scores", len(texts), "completions"), row["num_correct"]
+    is_count = isinstance(num_correct, int) and not isinstance(num_correct, bool)
+    if not is_count or not 0 < num_correct < len(texts):
+        raise RowError(
+            f"`num_correct` must be a count from 1 to {len(texts) - 1}, "
+            f"for {len(texts)} completions"
+        )
+    return texts[:num_correct], texts[num_correct:], scores
+
+
+def _rm_bench(row: dict) -> ScoreRow:
+    """Three styles a side: every chosen completion against every rejected one."""
+    _need(row, "chosen", "rejected", "score_chosen", "score_rejected")
+    for side in ("chosen", "rejected"):
+        if len(_texts(row, side)) != 3:
+            raise RowError(
+                f"{len(row[side])} completions in `{side}`; "
+                "RM-Bench has 3: concise, detailed, with markdown"
+            )
+    chosen = _rewards(row, "score_chosen", 3, "completions in `chosen`")
+    rejected = _rewards(row, "score_rejected", 3, "completions in `rejected`")
+    prompt = row.get("prompt")
+    if prompt is None:
+        prompt = ""
+    pairs = _crossed(row | {"prompt": prompt}, chosen, rejected)
+    benchmark_prompt = RmBenchPrompt(_rm_bench_domain(row), chosen, rejected)
+    return ScoreRow(RM_BENCH, pairs, human_labels=False, benchmark_prompt=benchmark_prompt)
+
+
+def _rm_bench_domain(row: dict) -> str | None:
+    """The domain that a row names; the published files of one domain only have a `subset`."""
+    if isinstance(row.get("domain"), str):
+        return row["domain"]
+    subset = row.get("subset")
+    if "domain" in row or not isinstance(subset, str):
+        return None
+    if domain_of(subset) in RM_BENCH_DOMAINS:
+        return subset
+    return None
+
+
+def _judgebench_pair(row: dict) -> ScoredPair:
+    """A judge's output file: scores [of A, of B] of its first judgment, made in the order A, B."""
+    _need(row, "question", "response_A", "response_B", "label", "judgments")
+    if row["label"] not in ("A>B", "B>A"):
+        raise RowError('`label` must be "A>B" or "B>A"')
+    chosen, rejected = _scores_of_judgment(row["judgments"])
+    if row["label"] == "B>A":
+        chosen, rejected = rejected, chosen
+    (pair,) = to_pairs(_without(row, "chosen", "rejected", "votes"))
+    return _scored(pair, row, chosen, rejected)
+
+
+def _scores_of_judgment(judgments: object) -> list[Reward]:
+    judgment = {}
+    if isinstance(judgments, list) and judgments:
+        judgment = judgments[0]
+    if judgment is None:  # the judge failed
+        return [None, None]
+    try:
+        scores = judgment["judgment"]["scores"]
+    except (KeyError, TypeError):
+        raise RowError(
+            "`judgments[0].judgment.scores` is missing; two numbers [of A, of B] are needed: "
+            "a judge that writes no scores cannot be audited"
+        ) from None
+    return _rewards({"scores": scores}, "scores", 2, "responses, A and B")
+
+
+def _llmbar_pair(row: dict) -> ScoredPair:
+    """One reward for each of the two outputs; the label says which output is better."""
+    _need(row, "input", "output_1", "output_2", "label", "reward_1", "reward_2")
+    (pair,) = to_pairs(_without(row, "chosen", "rejected"))
+    chosen, rejected = _reward(row, "reward_1"), _reward(row, "reward_2")
+    if float(row["label"]) == 2:
+        chosen, rejected = rejected, chosen
+    return _scored(pair, row, chosen, rejected)
+
+
+def _completion(row: dict) -> ScoredCompletion:
+    if "response" in row:
+        _need(row, "prompt", "response")
+    else:
+        _need(row, "prompt", "completion")
+    prompt, completion = row["prompt"], row.get("completion", row.get("response"))
+    for name, value in (("prompt", prompt), ("completion", completion)):
+        if not is_side(value):
+            raise RowError(f"`{name}` must be a string or a list of messages (role, content)")
+    text = text_of(completion)
+    rating = "rating"
+    if "rating" not in row:
+        rating = "helpfulness"  # HelpSteer2's main table
+    return ScoredCompletion(
+        prompt=hash(text_of(prompt)),
+        reward=nan_for_none(_reward(row, "reward")),
+        length=len(text),
+        hedges=hedges(text[:LONGEST_TEXT]),
+        markdown=markdown(text[:LONGEST_TEXT]),
+        gold=nan_for_none(_reward(row, "gold")),
+        rating=nan_for_none(_reward(row, rating)),
+    )
+
+
+# --- Pairs and their rewards ----------------------------------------------------------------------
+
+
+def _scored(
+    pair: PreferencePair, row: dict, reward_chosen: Reward, reward_rejected: Reward
+) -> ScoredPair:
+    """A canonical pair with its rewards, and its lengths in tokens where the row has them."""
+    tokens = {}
+    for column in ("chosen_tokens", "rejected_tokens"):
+        if column in row:
+            tokens[column] = _reward(row, column)
+    if len(tokens) == 1 or None in tokens.values():
+        raise RowError("`chosen_tokens` and `rejected_tokens` must both be numbers")
+    return pair | {"reward_chosen": reward_chosen, "reward_rejected": reward_rejected} | tokens
+
+
+def _crossed(row: dict, chosen: list[Reward], rejected: list[Reward]) -> list[ScoredPair]:
+    """Every chosen completion against every rejected one, the rejected ones running fastest."""
+    pairs = to_pairs(_without(row, "margin"))
+    rewards = itertools.product(chosen, rejected)
+    return [_scored(pair, {}, *both) for pair, both in zip(pairs, rewards, strict=True)]
+
+
+def split_prompt(texts: list[str]) -> tuple[str, list[str]]:
+    """The prompt and the completions of conversations that are one text each.
+
+    The prompt is what they share, back to the end of a line. It is empty where a completion would
+    be left empty.
+    """
+    shared = len(os.path.commonprefix(texts))
+    cut = texts[0].rfind("\n", 0, shared) + 1
+    if any(not text[cut:].strip() for text in texts):
+        cut = 0
+    return texts[0][:cut], [text[cut:] for text in texts]
+
+
+# --- Cells of a row -------------------------------------------------------------------------------
+
+
+def _without(row: dict, *columns: str) -> dict:
+    return {column: value for column, value in row.items() if column not in columns}
+
+
+def _need(row: dict, *columns: str) -> None:
+    missing = [f"`{column}`" for column in columns if column not in row]
+    if missing:
+        raise RowError(f"{', '.join(missing)} missing; needed are {', '.join(columns)}")
+
+
+def _texts(row: dict, column: str) -> list[str]:
+    if not is_texts(row.get(column)):
+        raise RowError(f"`{column}` must be a list of one string or more")
+    return row[column]
+
+
+def _rewards(row: dict, column: str, n: int, what: str) -> list[Reward]:
+    values = row.get(column)
+    if not isinstance(values, list):
+        raise RowError(f"`{column}` holds no list for {n} {what}; one number each is needed")
+    if len(values) != n:
+        raise RowError(
+            f"`{column}` holds {len(values)} numbers for {n} {what}; one number each is needed"
+        )
+    return [_as_reward(value, column) for value in values]
+
+
+def _reward(row: dict, column: str) -> Reward:
+    return _as_reward(row.get(column), column)
+
+
+def _as_reward(value: object, column: str) -> Reward:
+    """A number, text of one (a CSV cell), a list of one (RewardBench), or None."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        return float(value)
+    except OverflowError:
+        return float("inf")
+    except ValueError:
+        raise RowError(
+            f"`{column}` is no number; a number is needed, or null where there is none: "
+            "mend the value, or leave the row out"
+        ) from None
