@@ -1,4 +1,4 @@
-"""Length and style: does the model prefer longer answers, or answers with more marks of style, than its raters do?"""
+"""Length and style: does the model like longer answers, or marks of style, more than its raters do?"""
 
 import math
 from dataclasses import replace
@@ -10,116 +10,22 @@ from auditing import stats
 from auditing.checks.accuracy import accuracy
 from auditing.pairs import Pairs
 from auditing.result import LengthClass
-from auditing.stats import (
-    Z_95,
-    Estimate,
-    equal_mass,
-    logistic,
-    pair_credit,
-    paired_interval,
-    widened,
-)
+from auditing.stats import Z_95, Estimate, equal_mass, pair_credit
 from auditing.verdicts import Check, Finding, count, judge, short
 
+SECTION = "length and style"
 ABOUT_EQUAL = 0.1  # of the longer side
 
 
-def length_excess(
-    margins: np.ndarray, length_differences: np.ndarray, prompts: np.ndarray | None = None
-) -> Estimate | None:
-    """P(model prefers the longer) - P(raters prefer the longer), over pairs of unequal length.
-
-    Paired: d = credit(model) - credit(raters) for each pair, its interval by paired_interval, over prompts where they repeat.
-    Positive also for a perfect model of raters who prefer longer answers more often than not: raters are noisy, it is not.
-    """
-    unequal = length_differences != 0
-    m, longer = (
-        margins[unequal],
-        np.sign(length_differences[unequal]),
-    )  # chosen longer: +1, rejected longer: -1
-    if len(m) == 0:
-        return None
-    d = pair_credit(m * longer) - pair_credit(longer)  # in {-1, -.5, 0, .5, 1}
-    found = paired_interval(d)
-    return found if prompts is None else widened(found, d - d.mean(), prompts[unequal])
-
-
-def length_controlled_accuracy(
-    margins: np.ndarray, length_differences: np.ndarray, prompts: np.ndarray | None = None
-) -> Estimate | None:
-    """sigmoid(a) of the fit P(model right) = sigmoid(a + b dl / sd(dl)): what the accuracy would be at equal lengths.
-
-    The idea is Dubois et al. 2024 (arXiv 2404.04475), who do so for win rates. Ties count one half; the interval is
-    sigmoid(a +- z se(a)), over prompts where they repeat. None where lengths or answers do not vary.
-    """
-    spread = float(np.std(length_differences)) if len(margins) else 0.0
-    if spread == 0:
-        return None
-    X = np.stack(
-        [np.ones(len(margins)), length_differences / spread], axis=1
-    )  # (n, 2), not centred: 0 is equal length
-    found = logistic(X, pair_credit(margins))
-    if found is None:
-        return None
-    a, half = found[0][0], Z_95 * math.sqrt(found[1][0, 0])
-    at_zero = Estimate(a, a - half, a + half)
-    if prompts is not None:
-        at_zero = widened(
-            at_zero, (pair_credit(margins) - expit(X @ found[0])) * (X @ found[1])[:, 0], prompts
-        )
-    return None if at_zero is None else Estimate(*(float(expit(x)) for x in at_zero))
-
-
-def accuracy_by_length(
-    margins: np.ndarray,
-    chosen_lengths: np.ndarray,
-    rejected_lengths: np.ndarray,
-    prompts: np.ndarray | None = None,
-) -> dict[str, tuple[Estimate | None, int]]:
-    """(accuracy, n) where the chosen side is shorter, longer, and about as long: within 10% of the longer one."""
-    dl = chosen_lengths - rejected_lengths
-    about_equal = np.abs(dl) <= ABOUT_EQUAL * np.maximum(chosen_lengths, rejected_lengths)
-    classes = {
-        "chosen shorter": ~about_equal & (dl < 0),
-        "about equal": about_equal,
-        "chosen longer": ~about_equal & (dl > 0),
-    }
-    return {
-        name: (accuracy(margins[mask], None if prompts is None else prompts[mask]), int(mask.sum()))
-        for name, mask in classes.items()
-    }
-
-
-def accuracy_curve(
-    margins: np.ndarray, length_differences: np.ndarray, bins: int = 9
-) -> list[LengthClass]:
-    """Accuracy over up to 9 classes of the length difference with about equally many pairs (10 at least), for a plot."""
-    curve = []
-    for index in equal_mass(length_differences, min(bins, max(1, len(margins) // 10))):
-        dl, found = length_differences[index], accuracy(margins[index])
-        curve.append(
-            LengthClass(start=float(dl.min()), end=float(dl.max()), **found._asdict(), n=len(index))
-        )
-    return curve
-
-
-# --------------------------------------------------------------------------------------------------------------- Length
-
-
 def length_checks(known: Pairs) -> list[Check]:
-    difference, n = known.length_differences, len(known)
-    checks = [
-        # Pooled also carries what differs between prompts, and can have the other sign than within pairs.
-        correlation_check(
-            "length correlation, pooled",
-            known.lengths.ravel(),
-            known.rewards.ravel(),
-            np.tile(known.prompt, 2),
-            n,
-        ),
-        correlation_check(
-            "length correlation, within pairs", difference, known.margins, known.prompt, n
-        ),
+    """The checks of this section.
+
+    Args:
+        known: The pairs whose two rewards are finite.
+    """
+    return [
+        pooled_correlation_check(known),
+        correlation_within_pairs_check(known),
         excess_check("length excess", known.lengths, known, "longer", "shorter"),
         excess_check(
             "markdown excess",
@@ -129,92 +35,270 @@ def length_checks(known: Pairs) -> list[Check]:
             "side with less markdown",
         ),
         excess_check(
-            "hedge excess", known.hedges, known, "side with more hedges", "side with fewer hedges"
+            "hedge excess",
+            known.hedges,
+            known,
+            "side with more hedges",
+            "side with fewer hedges",
         ),
+        controlled_check(known),
+        *by_length_checks(known),
     ]
-    controlled = length_controlled_accuracy(known.margins, difference, known.prompt)
-    note = "logistic fit of the model's accuracy on the length difference, read at 0 (as arXiv 2404.04475 does for win rates)"
-    why = "too few pairs, or lengths or answers that do not vary"
-    checks.append(
-        judge(
-            Finding(
-                "accuracy, length-controlled",
-                controlled,
-                n,
-                "length and style",
-                note=note,
-                unmeasured=why,
-            )
-        )
+
+
+# --- Correlation of reward and length -------------------------------------------------------------
+
+
+def pooled_correlation_check(known: Pairs) -> Check:
+    """Reward against length, over all completions.
+
+    It also carries what differs between prompts, and can have the other sign than within pairs.
+    """
+    return correlation_check(
+        "length correlation, pooled",
+        known.lengths.ravel(),
+        known.rewards.ravel(),
+        np.tile(known.prompt, 2),
+        len(known),
     )
-    for where, (estimate, k) in accuracy_by_length(
-        known.margins, *known.lengths, known.prompt
-    ).items():
-        detectable = stats.detectable_accuracy(k, 0.5) if k else None
-        checks.append(
-            judge(
-                Finding(
-                    f"accuracy, {where}",
-                    estimate,
-                    k,
-                    "length and style",
-                    rule="accuracy by length",
-                    detectable=detectable,
-                )
-            )
-        )
-    return checks
+
+
+def correlation_within_pairs_check(known: Pairs) -> Check:
+    """Margin against length difference."""
+    return correlation_check(
+        "length correlation, within pairs",
+        known.length_differences,
+        known.margins,
+        known.prompt,
+        len(known),
+    )
 
 
 def correlation_check(
     name: str, x: np.ndarray, y: np.ndarray, prompts: np.ndarray, n: int
 ) -> Check:
-    """Reward against length (2 x pairs,), or margin against length difference (pairs,)."""
+    """A correlation that should be small.
+
+    Args:
+        name: Of the check.
+        x: (points,) lengths or their differences.
+        y: (points,) rewards or margins.
+        prompts: (points,) the prompt of each point.
+        n: Number of pairs.
+    """
+    finding = Finding(
+        name,
+        None,
+        n,
+        SECTION,
+        rule="length correlation",
+        detectable=stats.detectable_correlation(n),
+        unmeasured="lengths or rewards do not vary",
+    )
+    if n < 4:
+        return judge(replace(finding, unmeasured="an interval needs four pairs"))
     r = stats.pearson(x, y)
-    estimate = None if r is None or n < 4 else Estimate(r, *stats.fisher_interval(r, len(x)))
-    if estimate is not None:
-        estimate = stats.widened(estimate, stats.correlation_influence(x, y), prompts)
-    note = (
-        ""
-        if estimate is None
-        else f"Spearman {short(stats.spearman(x, y))}, r squared {short(r * r)}"
-    )
-    detectable = stats.detectable_correlation(n)
-    return judge(
-        Finding(
-            name,
-            estimate,
-            n,
-            "length and style",
-            rule="length correlation",
-            detectable=detectable,
-            note=note,
-            unmeasured="an interval needs four pairs"
-            if n < 4
-            else "lengths or rewards do not vary",
-        )
-    )
+    if r is None:
+        return judge(finding)
+    independent = Estimate(r, *stats.fisher_interval(r, len(x)))
+    estimate = stats.widened(independent, stats.correlation_influence(x, y), prompts)
+    note = f"Spearman {short(stats.spearman(x, y))}, r squared {short(r * r)}"
+    return judge(replace(finding, estimate=estimate, note=note))
+
+
+# --- How much more often than the raters ----------------------------------------------------------
+
+
+def length_excess(
+    margins: np.ndarray, length_differences: np.ndarray, prompts: np.ndarray | None = None
+) -> Estimate | None:
+    """P(model prefers the longer) - P(raters prefer the longer), over pairs of unequal length.
+
+    It is paired: d = credit(model) - credit(raters) for each pair, with paired_interval. It is
+    positive also for a perfect model of raters who prefer longer answers more often than not:
+    raters are noisy, the model is not.
+
+    Args:
+        margins: (n,) reward(chosen) - reward(rejected).
+        length_differences: (n,) of the chosen side minus of the rejected one, or of a mark of style.
+        prompts: (n,) the prompt of each pair; None: no prompt repeats.
+
+    Returns:
+        None where no pair has sides of unequal length.
+    """
+    unequal = length_differences != 0
+    longer = np.sign(length_differences[unequal])  # +1 where the chosen side is longer, else -1
+    if len(longer) == 0:
+        return None
+    for_longer = pair_credit(margins[unequal] * longer)
+    differences = for_longer - pair_credit(longer)  # in {-1, -.5, 0, .5, 1}
+    estimate = stats.paired_interval(differences)
+    if prompts is None:
+        return estimate
+    return stats.widened(estimate, differences - differences.mean(), prompts[unequal])
 
 
 def excess_check(name: str, feature: np.ndarray, known: Pairs, more: str, less: str) -> Check:
-    """How much more often than the raters does the model prefer the side with more of a feature (2, n); negative: less?"""
+    """How much more often than the raters does the model prefer the side with more of a feature?
+
+    Args:
+        name: Of the check.
+        feature: (2, n) of the chosen and of the rejected sides.
+        known: The pairs whose two rewards are finite.
+        more: What to call the side with more of it.
+        less: What to call the other side.
+    """
     difference = feature[0] - feature[1]
-    n, estimate = (
-        int(np.count_nonzero(difference)),
-        length_excess(known.margins, difference, known.prompt),
-    )
+    n = int(np.count_nonzero(difference))
+    estimate = length_excess(known.margins, difference, known.prompt)
     if estimate is None:
-        return judge(
-            Finding(
-                name, None, 0, "length and style", unmeasured="no pair has sides that differ in it"
-            )
-        )
+        why = "no pair has sides that differ in it"
+        return judge(Finding(name, None, 0, SECTION, unmeasured=why))
     note = f"{count(n, 'pair')} whose sides differ"
     detectable = stats.detectable_mean(estimate)
-    check = judge(Finding(name, estimate, n, "length and style", note=note, detectable=detectable))
-    if check.verdict == "warn":
-        towards = more if estimate.value > 0 else less
-        check = replace(
-            check, note=f"{note}; the model prefers the {towards} more often than its raters"
+    check = judge(Finding(name, estimate, n, SECTION, note=note, detectable=detectable))
+    if check.verdict != "warn":
+        return check
+    preferred = more
+    if estimate.value <= 0:
+        preferred = less
+    note = f"{note}; the model prefers the {preferred} more often than its raters"
+    return replace(check, note=note)
+
+
+# --- Accuracy at equal lengths --------------------------------------------------------------------
+
+
+def length_controlled_accuracy(
+    margins: np.ndarray, length_differences: np.ndarray, prompts: np.ndarray | None = None
+) -> Estimate | None:
+    """What the accuracy would be at equal lengths.
+
+    sigmoid(a) of the fit P(model right) = sigmoid(a + b dl / sd(dl)). The idea is Dubois et al.
+    2024 (arXiv 2404.04475), who do so for win rates. Ties count one half; the interval is
+    sigmoid(a +- z se(a)).
+
+    Args:
+        margins: (n,) reward(chosen) - reward(rejected).
+        length_differences: (n,) dl, of the chosen side minus of the rejected one.
+        prompts: (n,) the prompt of each pair; None: no prompt repeats.
+
+    Returns:
+        None where lengths or answers do not vary.
+    """
+    if len(margins) == 0:
+        return None
+    spread = float(np.std(length_differences))
+    if spread == 0:
+        return None
+    # (n, 2), not centred: 0 is equal length.
+    X = np.stack([np.ones(len(margins)), length_differences / spread], axis=1)
+    credit = pair_credit(margins)
+    fit = stats.logistic(X, credit)
+    if fit is None:
+        return None
+    a = fit.coefficients[0]
+    half = Z_95 * math.sqrt(fit.covariance[0, 0])
+    at_zero = Estimate(a, a - half, a + half)
+    if prompts is not None:
+        residual = credit - expit(X @ fit.coefficients)
+        influence = residual * (X @ fit.covariance)[:, 0]
+        at_zero = stats.widened(at_zero, influence, prompts)
+    if at_zero is None:
+        return None
+    return Estimate(*(float(expit(bound)) for bound in at_zero))
+
+
+def controlled_check(known: Pairs) -> Check:
+    """Whether the model is better than a coin at equal lengths."""
+    estimate = length_controlled_accuracy(known.margins, known.length_differences, known.prompt)
+    finding = Finding(
+        "accuracy, length-controlled",
+        estimate,
+        len(known),
+        SECTION,
+        note="logistic fit of the model's accuracy on the length difference, read at 0 "
+        "(as arXiv 2404.04475 does for win rates)",
+        unmeasured="too few pairs, or lengths or answers that do not vary",
+    )
+    return judge(finding)
+
+
+# --- Accuracy by length ---------------------------------------------------------------------------
+
+
+def accuracy_by_length(
+    margins: np.ndarray,
+    chosen_lengths: np.ndarray,
+    rejected_lengths: np.ndarray,
+    prompts: np.ndarray | None = None,
+) -> dict[str, tuple[Estimate | None, int]]:
+    """Accuracy and n where the chosen side is shorter, about as long, and longer, by name.
+
+    Args:
+        margins: (n,) reward(chosen) - reward(rejected).
+        chosen_lengths: (n,)
+        rejected_lengths: (n,) About equal are lengths that differ by 10% of the longer one at most.
+        prompts: (n,) the prompt of each pair; None: no prompt repeats.
+    """
+    difference = chosen_lengths - rejected_lengths
+    longest = np.maximum(chosen_lengths, rejected_lengths)
+    about_equal = np.abs(difference) <= ABOUT_EQUAL * longest
+    classes = {
+        "chosen shorter": ~about_equal & (difference < 0),
+        "about equal": about_equal,
+        "chosen longer": ~about_equal & (difference > 0),
+    }
+    accuracies = {}
+    for name, mask in classes.items():
+        of_class = None
+        if prompts is not None:
+            of_class = prompts[mask]
+        accuracies[name] = accuracy(margins[mask], of_class), int(mask.sum())
+    return accuracies
+
+
+def by_length_checks(known: Pairs) -> list[Check]:
+    """Whether the model is better than a coin whichever side is longer."""
+    accuracies = accuracy_by_length(known.margins, *known.lengths, known.prompt)
+    checks = []
+    for where, (estimate, n) in accuracies.items():
+        detectable = None
+        if n:
+            detectable = stats.detectable_accuracy(n, 0.5)
+        finding = Finding(
+            f"accuracy, {where}",
+            estimate,
+            n,
+            SECTION,
+            rule="accuracy by length",
+            detectable=detectable,
         )
-    return check
+        checks.append(judge(finding))
+    return checks
+
+
+def accuracy_curve(
+    margins: np.ndarray, length_differences: np.ndarray, bins: int = 9
+) -> list[LengthClass]:
+    """Accuracy over classes of the length difference with about equally many pairs, for a plot.
+
+    Args:
+        margins: (n,) reward(chosen) - reward(rejected).
+        length_differences: (n,) of the chosen side minus of the rejected one.
+        bins: The largest number of classes, which hold 10 pairs at least.
+    """
+    curve = []
+    for index in equal_mass(length_differences, min(bins, max(1, len(margins) // 10))):
+        differences = length_differences[index]
+        estimate = accuracy(margins[index])
+        length_class = LengthClass(
+            start=float(differences.min()),
+            end=float(differences.max()),
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            n=len(index),
+        )
+        curve.append(length_class)
+    return curve
