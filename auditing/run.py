@@ -181,9 +181,9 @@ def summary(
     if bradley_terry is not False:
         found.reliability = calibration.reliability(margins, votes) or []
     if bradley_terry:
-        found.temperature = (calibration.temperature_on_folds(margins, votes) or {}).get(
-            "temperature"
-        )
+        gain = calibration.temperature_on_folds(margins, votes)
+        if gain is not None:
+            found.temperature = gain.temperature
     identity |= {"date": time.strftime("%Y-%m-%d")}
     return found
 

@@ -1,4 +1,4 @@
-"""Best-of-n: what happens to quality and length when the answer with the highest reward is picked out of n."""
+"""Best-of-n: what happens to quality and length when the highest reward picks one answer of n."""
 
 import math
 
@@ -6,106 +6,147 @@ import numpy as np
 
 from auditing import stats
 from auditing.result import BestOfN
+from auditing.scores import Completions
 from auditing.verdicts import Check, Finding, judge
 
-# ------------------------------------------------------------------------------------------------------------ Best-of-n
+SECTION = "best-of-n"
+MOST = 64  # completions a prompt that the curve goes up to
+
+
+# --- The curve ------------------------------------------------------------------------------------
 
 
 def best_of_n(rewards: np.ndarray, values: np.ndarray | None, n: int) -> float | None:
-    """What is expected of the highest-reward completion of n drawn from N: its value, or its reward where values is None.
+    """What is expected of the highest-reward completion of n drawn from N.
 
-    sum_i C(i - 1, n - 1) / C(N, n) v_(i), v in the order of rewards: the mean over all subsets of n. Nakano et al. 2021
-    (arXiv 2112.09332). Equal rewards share the mean of their values. None for n > N.
+    sum_i C(i - 1, n - 1) / C(N, n) v_(i), v in the order of rewards: the mean over all subsets of
+    n. Nakano et al. 2021 (arXiv 2112.09332). Equal rewards share the mean of their values.
+
+    Args:
+        rewards: (N,)
+        values: (N,) what is expected of; None: the rewards themselves.
+        n: How many are drawn.
+
+    Returns:
+        None for n > N.
     """
-    values, total = rewards if values is None else values, len(rewards)
+    if values is None:
+        values = rewards
+    total = len(rewards)
     if not 1 <= n <= total:
         return None
     _, level, counts = np.unique(rewards, return_inverse=True, return_counts=True)
-    mean = np.bincount(level, values) / counts  # (levels,)
-    i = np.arange(
-        total, n, -1
-    )  # C(i - 2, n - 1) / C(i - 1, n - 1) = (i - n) / (i - 1), from C(N - 1, n - 1) / C(N, n) = n / N
-    weights = (
-        n / total * np.concatenate([[1.0], np.cumprod((i - n) / (i - 1))])[::-1]
-    )  # of ranks n ... N
-    return float(weights @ np.repeat(mean, counts)[n - 1 :])
+    means = np.bincount(level, values) / counts  # (levels,)
+    # The weights of ranks n ... N, from the last, C(N - 1, n - 1) / C(N, n) = n / N, down by
+    # C(i - 2, n - 1) / C(i - 1, n - 1) = (i - n) / (i - 1).
+    i = np.arange(total, n, -1)
+    weights = n / total * np.concatenate([[1.0], np.cumprod((i - n) / (i - 1))])[::-1]
+    in_order = np.repeat(means, counts)  # (N,)
+    return float(weights @ in_order[n - 1 :])
 
 
 def kl_best_of_n(n: int) -> float:
-    """ln n - (n - 1) / n, in nats: Stiennon et al. 2020 (arXiv 2009.01325). An upper bound: Beirami et al. (2401.01879)."""
+    """The KL divergence of the best of n from the policy, in nats: ln n - (n - 1) / n.
+
+    Stiennon et al. 2020 (arXiv 2009.01325). It is an upper bound: Beirami et al. (2401.01879).
+    """
     return math.log(n) - (n - 1) / n
 
 
-# ------------------------------------------------------------------------------------------------------------ Best-of-n
+def best_of_n_curve(completions: Completions) -> list[BestOfN]:
+    """What is expected of the best of n by reward: means over prompts that have so many.
 
-
-def best_of_n_curve(completions, most: int = 64) -> list[BestOfN]:
-    """What is expected of the best of n by reward, for n = 1, 2, 4, ... and the number that half of the prompts have: means
-    over prompts that have so many, with KL = ln n - (n - 1) / n; None where a value is not known for any."""
+    It is for n = 1, 2, 4, ... and for the number that half of the prompts have, MOST at most. A
+    value is None where it is not known for any prompt.
+    """
     counts = [len(group) for group in by_prompt(completions)]
-    largest = min(most, int(np.median(counts))) if counts else 0
-    sizes = [2**k for k in range(10) if 2**k < largest] + [largest] if largest > 1 else []
-    curve = [BestOfN(n=n, kl=kl_best_of_n(n)) for n in sizes]
+    if not counts:
+        return []
+    largest = min(MOST, int(np.median(counts)))
+    curve = [BestOfN(n=n, kl=kl_best_of_n(n)) for n in sizes_up_to(largest)]
     for name in ("reward", "gold", "length", "hedges", "markdown"):
         values = getattr(completions, name)
-        groups = (
-            []
-            if values is None
-            else [g for g in by_prompt(completions, values) if len(g) >= largest]
-        )
+        if values is None:
+            continue
+        groups = [group for group in by_prompt(completions, values) if len(group) >= largest]
+        if not groups:
+            continue
         for point in curve:
-            found = [best_of_n(completions.reward[g], values[g], point.n) for g in groups]
-            if found:
-                setattr(point, name, float(np.mean(found)))
+            expected = [best_of_n(completions.reward[g], values[g], point.n) for g in groups]
+            setattr(point, name, float(np.mean(expected)))
     return curve
 
 
-def best_of_n_checks(completions) -> list[Check]:
-    """What selecting the best by reward does to the gold reward and to length, from one answer to the best of all."""
+def sizes_up_to(largest: int) -> list[int]:
+    """1, 2, 4, ... and the largest; none where there is nothing to choose from."""
+    if largest <= 1:
+        return []
+    sizes = []
+    size = 1
+    while size < largest:
+        sizes.append(size)
+        size *= 2
+    return [*sizes, largest]
+
+
+# --- The checks -----------------------------------------------------------------------------------
+
+
+def best_of_n_checks(completions: Completions) -> list[Check]:
+    """What picking the best of all does to the gold reward and to length, against a random one."""
     checks = []
-    wanted = (
-        ("best-of-n, gold", completions.gold, False),
-        ("best-of-n, length", completions.length, True),
-    )
-    for rule, values, relative in wanted:
-        if values is None:
-            continue
-        groups = [g for g in by_prompt(completions, values) if len(g) > 1]
-        drift = [
-            best_of_n(completions.reward[g], values[g], len(g)) - values[g].mean() for g in groups
-        ]
-        scale = (
-            max(float(np.mean(np.concatenate([values[g] for g in groups]))), 1.0)
-            if relative and groups
-            else 1.0
-        )
-        estimate = stats.mean_interval(np.array(drift) / scale)
-        size = np.mean([len(g) for g in groups]) if groups else 0
-        note = f"the best of {size:.0f} completions a prompt against the mean one"
-        detectable = stats.detectable_mean(estimate) if estimate else None
-        checks.append(
-            judge(
-                Finding(
-                    rule,
-                    estimate,
-                    len(groups),
-                    "best-of-n",
-                    note=note,
-                    detectable=detectable,
-                    unmeasured="fewer than five prompts with several completions",
-                )
-            )
-        )
+    if completions.gold is not None:
+        checks.append(drift_check("best-of-n, gold", completions, completions.gold, relative=False))
+    if completions.length is not None:
+        length = completions.length
+        checks.append(drift_check("best-of-n, length", completions, length, relative=True))
     return checks
 
 
-def by_prompt(completions, values: np.ndarray | None = None) -> list[np.ndarray]:
-    """The indices of each prompt's completions that have a finite reward (and value)."""
-    values = completions.reward if values is None else values
-    known = np.flatnonzero(np.isfinite(completions.reward) & np.isfinite(values))
-    order = known[np.argsort(completions.prompt[known], kind="stable")]
-    return (
-        np.split(order, np.flatnonzero(np.diff(completions.prompt[order])) + 1)
-        if len(order)
-        else []
+def drift_check(name: str, completions: Completions, values: np.ndarray, relative: bool) -> Check:
+    """By how much the best of a prompt's completions differs from their mean.
+
+    Args:
+        name: Of the check.
+        completions: Scored ones, several a prompt.
+        values: (completions,) what is compared.
+        relative: Whether as a share of the mean value.
+    """
+    groups = [group for group in by_prompt(completions, values) if len(group) > 1]
+    drift = []
+    for group in groups:
+        best = best_of_n(completions.reward[group], values[group], len(group))
+        drift.append(best - values[group].mean())
+    scale = 1.0
+    size = 0.0
+    if groups:
+        size = np.mean([len(group) for group in groups])
+        if relative:
+            scale = max(float(np.mean(values[np.concatenate(groups)])), 1.0)
+    estimate = stats.mean_interval(np.array(drift) / scale)
+    detectable = None
+    if estimate is not None:
+        detectable = stats.detectable_mean(estimate)
+    finding = Finding(
+        name,
+        estimate,
+        len(groups),
+        SECTION,
+        note=f"the best of {size:.0f} completions a prompt against the mean one",
+        detectable=detectable,
+        unmeasured="fewer than five prompts with several completions",
     )
+    return judge(finding)
+
+
+def by_prompt(completions: Completions, values: np.ndarray | None = None) -> list[np.ndarray]:
+    """The indices of each prompt's completions that have a finite reward, and a finite value."""
+    usable = np.isfinite(completions.reward)
+    if values is not None:
+        usable = usable & np.isfinite(values)
+    known = np.flatnonzero(usable)
+    if not len(known):
+        return []
+    order = known[np.argsort(completions.prompt[known], kind="stable")]
+    starts = np.flatnonzero(np.diff(completions.prompt[order])) + 1
+    return np.split(order, starts)

@@ -1,4 +1,4 @@
-"""Length and style: does the model like longer answers, or marks of style, more than its raters do?"""
+"""Length and style: does the model like length, or marks of style, more than its raters do?"""
 
 import math
 from dataclasses import replace
@@ -120,7 +120,7 @@ def length_excess(
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
-        length_differences: (n,) of the chosen side minus of the rejected one, or of a mark of style.
+        length_differences: (n,) of the chosen side minus of the rejected one; or of any feature.
         prompts: (n,) the prompt of each pair; None: no prompt repeats.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Raters: how often two of them agree, and how often one of them errs, from the votes of each pair."""
+"""Raters: how often two of them agree, and how often one errs, from the votes on each pair."""
 
 import math
 
@@ -6,56 +6,88 @@ import numpy as np
 
 from auditing.stats import Estimate, share_interval
 
+# A thousand votes decide as well as more.
+MOST_VOTES = 1000
+
 
 def pair_agreement(votes: np.ndarray) -> np.ndarray:
-    """[C(a,2) + C(b,2)] / C(a+b,2) of each pair with two votes or more; votes: (n, 2) for chosen, for rejected."""
+    """How often two different votes on a pair agree: [C(a,2) + C(b,2)] / C(a+b,2).
+
+    Args:
+        votes: (n, 2) a for the chosen side, b for the rejected one.
+
+    Returns:
+        One number for each pair with two votes or more.
+    """
     a, b = votes[votes.sum(axis=1) >= 2].astype(float).T
     return (a * (a - 1) + b * (b - 1)) / ((a + b) * (a + b - 1))
 
 
 def rater_agreement(votes: np.ndarray) -> float | None:
-    """The mean of pair_agreement over pairs: how often two different votes on one pair agree.
+    """The mean of pair_agreement over pairs: Fleiss, Psychological Bulletin 76 (1971).
 
-    Fleiss, Psychological Bulletin 76 (1971), P-bar with two categories. Pairs with fewer than two votes say nothing.
+    It is his P-bar with two categories. Pairs with fewer than two votes say nothing; None where all
+    are such.
     """
     agreement = pair_agreement(votes)
-    return float(agreement.mean()) if len(agreement) else None
-
-
-# --------------------------------------------------------------------------------------------------------------- Raters
+    if not len(agreement):
+        return None
+    return float(agreement.mean())
 
 
 def noise_from_votes(votes: np.ndarray) -> Estimate | None:
-    """One rater's error rate e, from how often two votes on a pair agree: a = 1 - 2 e (1 - e), e = (1 - sqrt(2 a - 1)) / 2.
+    """One rater's error rate e, from the share a of votes on a pair that agree.
 
-    For raters who err independently and equally often on every pair: pairs without a right answer count as errors. Interval:
-    the bootstrap of a over pairs. Raters who agree less than a coin (a < 1/2) have e = 1/2; None without a pair with two votes.
+    a = 1 - 2 e (1 - e), so e = (1 - sqrt(2 a - 1)) / 2, for raters who err independently and
+    equally often on every pair: pairs without a right answer count as errors. Raters who agree less
+    than a coin (a < 1/2) have e = 1/2. The interval is that of a.
+
+    Args:
+        votes: (n, 2) for the chosen side, for the rejected one.
+
+    Returns:
+        None without a pair with two votes.
     """
     agreement = share_interval(pair_agreement(votes))
     if agreement is None:
         return None
-    value, high, low = (
-        (1 - math.sqrt(max(0.0, 2 * a - 1))) / 2 for a in agreement
-    )  # more agreement, fewer errors
-    return Estimate(value, low, high)
+    return Estimate(
+        error_rate(agreement.value),
+        error_rate(agreement.high),  # The more agreement, the fewer errors.
+        error_rate(agreement.low),
+    )
+
+
+def error_rate(agreement: float) -> float:
+    return (1 - math.sqrt(max(0.0, 2 * agreement - 1))) / 2
 
 
 def majority_error(e: float, k: int) -> float:
-    """How often the majority of k independent votes with error rate e is wrong, a draw one half: Condorcet (1785)."""
+    """How often a majority of votes is wrong, where a draw counts one half. Condorcet (1785).
+
+    Args:
+        e: The error rate of one vote.
+        k: The number of independent votes.
+    """
     if e in (0.0, 1.0):
         return e
-    log_choose = [
-        math.lgamma(k + 1) - math.lgamma(j + 1) - math.lgamma(k - j + 1) for j in range(k + 1)
-    ]
-    terms = [
-        math.exp(c + j * math.log(e) + (k - j) * math.log(1 - e)) for j, c in enumerate(log_choose)
-    ]
-    return sum(terms[k // 2 + 1 :]) + (terms[k // 2] / 2 if k % 2 == 0 else 0.0)
+    terms = []  # P(j of k votes are wrong)
+    for j in range(k + 1):
+        log_choose = math.lgamma(k + 1) - math.lgamma(j + 1) - math.lgamma(k - j + 1)
+        terms.append(math.exp(log_choose + j * math.log(e) + (k - j) * math.log(1 - e)))
+    error = sum(terms[k // 2 + 1 :])
+    if k % 2 == 0:
+        error += terms[k // 2] / 2
+    return error
 
 
 def label_accuracy(votes: np.ndarray, noise: float) -> float:
-    """Mean over pairs with `votes` (n,) votes each of P(the majority is right), a draw one half, at the error rate `noise`."""
-    # A thousand votes decide as well as more.
-    sizes, pairs = np.unique(np.minimum(votes.astype(int), 1000), return_counts=True)
-    wrong = [majority_error(noise, v) for v in sizes.tolist()]
+    """How often majorities are right, a draw one half: the mean over pairs.
+
+    Args:
+        votes: (n,) how many votes decide each label.
+        noise: The error rate of one vote.
+    """
+    numbers, pairs = np.unique(np.minimum(votes.astype(int), MOST_VOTES), return_counts=True)
+    wrong = [majority_error(noise, number) for number in numbers.tolist()]
     return 1 - float(np.dot(wrong, pairs) / pairs.sum())

@@ -1,110 +1,141 @@
-"""Transfer: other data (--ood), human ratings of completions, and a second model on the same pairs (--compare)."""
+"""Transfer: other data (--ood), human ratings, and a second model on the same pairs (--compare)."""
 
 import numpy as np
 
 from auditing import stats
-from auditing.checks.accuracy import NO_PAIR, accuracy, baselines
+from auditing.checks.accuracy import NO_PAIR, accuracy, best_baseline
 from auditing.pairs import Pairs
+from auditing.scores import Completions
+from auditing.stats import Estimate
 from auditing.verdicts import Check, Finding, judge, short
 
-# ------------------------------------------------------------------------------------------------- Transfer, comparison
+SECTION = "transfer"
+COMPARISON_SECTION = "comparison"
+
+
+# --- Other data -----------------------------------------------------------------------------------
 
 
 def spillover_checks(home: Pairs, away: Pairs, name: str) -> list[Check]:
-    """Accuracy on other data, and what it loses against the model's own."""
-    home, away = home.finite(), away.finite()
-    n, there = len(away), accuracy(away.margins, away.prompt)
-    here = accuracy(home.margins, home.prompt)
-    if there is None or here is None:
-        return [judge(Finding("spillover", None, n, "transfer", unmeasured=NO_PAIR))]
-    detectable = stats.detectable_accuracy(n, 0.5)
-    rule, best = max(baselines(away).items(), key=lambda item: item[1])
-    note = f"{name}; {rule} scores {short(best)}"
-    checks = [
-        judge(Finding("spillover accuracy", there, n, "transfer", note=note, detectable=detectable))
-    ]
-    difference, p = stats.difference_of_proportions(there, here)
-    note = f"{short(there.value)} there, {short(here.value)} on its own test pairs"
-    detectable = stats.detectable_mean(difference)
-    return [
-        *checks,
-        judge(
-            Finding("spillover", difference, n, "transfer", p=p, note=note, detectable=detectable)
-        ),
-    ]
+    """Accuracy on other data, and what it loses against the model's own.
+
+    Args:
+        home: The audited pairs.
+        away: Pairs of the other data, scored by the same model.
+        name: Of the other data.
+    """
+    home = home.finite()
+    away = away.finite()
+    n = len(away)
+    accuracy_away = accuracy(away.margins, away.prompt)
+    accuracy_home = accuracy(home.margins, home.prompt)
+    if accuracy_away is None or accuracy_home is None:
+        return [judge(Finding("spillover", None, n, SECTION, unmeasured=NO_PAIR))]
+    rule, baseline = best_baseline(away)
+    level = Finding(
+        "spillover accuracy",
+        accuracy_away,
+        n,
+        SECTION,
+        note=f"{name}; {rule} scores {short(baseline)}",
+        detectable=stats.detectable_accuracy(n, 0.5),
+    )
+    difference, p = stats.difference_of_proportions(accuracy_away, accuracy_home)
+    loss = Finding(
+        "spillover",
+        difference,
+        n,
+        SECTION,
+        p=p,
+        note=f"{short(accuracy_away.value)} there, "
+        f"{short(accuracy_home.value)} on its own test pairs",
+        detectable=stats.detectable_mean(difference),
+    )
+    return [judge(level), judge(loss)]
 
 
-def rating_checks(completions) -> list[Check]:
-    """Spearman of reward and human rating, over completions and within prompts (auditing.scores.Completions)."""
+# --- Human ratings --------------------------------------------------------------------------------
+
+
+def rating_checks(completions: Completions) -> list[Check]:
+    """Spearman's correlation of reward and human rating, over completions and within prompts."""
     rated = np.isfinite(completions.rating) & np.isfinite(completions.reward)
-    reward, rating, prompt = (
-        completions.reward[rated],
-        completions.rating[rated],
-        completions.prompt[rated],
-    )
-    overall, within = (
-        stats.spearman_interval(reward, rating),
-        stats.within_groups_spearman(reward, rating, prompt),
-    )
-    why = "too few rated completions, or they do not vary"
+    reward = completions.reward[rated]
+    rating = completions.rating[rated]
+    prompt = completions.prompt[rated]
+    overall = stats.spearman_interval(reward, rating)
+    within = stats.within_groups_spearman(reward, rating, prompt)
     return [
-        judge(
-            Finding(
-                f"human ratings, {where}",
-                found,
-                n,
-                "transfer",
-                rule="human ratings",
-                unmeasured=why,
-            )
-        )
-        for where, found, n in (
-            ("all completions", overall, len(reward)),
-            ("within prompts", within, len(np.unique(prompt))),
-        )
+        rating_check("all completions", overall, len(reward)),
+        rating_check("within prompts", within, len(np.unique(prompt))),
     ]
+
+
+def rating_check(where: str, correlation: Estimate | None, n: int) -> Check:
+    finding = Finding(
+        f"human ratings, {where}",
+        correlation,
+        n,
+        SECTION,
+        rule="human ratings",
+        unmeasured="too few rated completions, or they do not vary",
+    )
+    return judge(finding)
+
+
+# --- A second model -------------------------------------------------------------------------------
 
 
 def compare_checks(ours: Pairs, theirs: Pairs, name: str) -> list[Check]:
-    """Ours against another model on the same pairs in the same order: overall and per subset. Positive: ours is better."""
+    """Our model against another one, overall and per subset. Positive: ours is better.
+
+    Args:
+        ours: Scored by our model.
+        theirs: The same pairs in the same order, scored by the other one.
+        name: Of the other model.
+    """
     both = np.isfinite(ours.rewards).all(axis=0) & np.isfinite(theirs.rewards).all(axis=0)
-    ours, theirs = ours.take(both), theirs.take(both)
+    ours = ours.take(both)
+    theirs = theirs.take(both)
+    checks = [compare_check(ours, theirs, None, name)]
     subsets = list(dict.fromkeys(ours.subset))
-    return [
-        compare_check(ours.take(mask), theirs.take(mask), subset, name)
-        for subset, mask in [
-            (None, np.ones(len(ours), dtype=bool)),
-            *([(s, ours.subset == s) for s in subsets] if len(subsets) > 1 else []),
-        ]
-    ]
+    if len(subsets) > 1:
+        for subset in subsets:
+            mask = ours.subset == subset
+            checks.append(compare_check(ours.take(mask), theirs.take(mask), subset, name))
+    return checks
 
 
 def compare_check(ours: Pairs, theirs: Pairs, subset: str | None, name: str) -> Check:
-    credit, other = stats.pair_credit(ours.margins), stats.pair_credit(theirs.margins)
-    if not len(credit):
-        return judge(
-            Finding("comparison", None, 0, "comparison", subset=subset, unmeasured=NO_PAIR)
+    """The difference in accuracy between two models on the same pairs."""
+    credit = stats.pair_credit(ours.margins)
+    other = stats.pair_credit(theirs.margins)
+    n = len(credit)
+    if not n:
+        nothing = Finding(
+            "comparison", None, 0, COMPARISON_SECTION, subset=subset, unmeasured=NO_PAIR
         )
+        return judge(nothing)
     only_ours, only_theirs, p = stats.mcnemar_exact(credit, other)
     difference = stats.paired_bootstrap_difference(credit, other, ours.prompt)
     test = "McNemar's exact"
-    if len(np.unique(ours.prompt)) < len(ours):  # McNemar takes pairs as independent
-        p, test = stats.two_sided_p(difference), "clustered by prompt,"
-    detectable = stats.detectable_mcnemar(len(credit), float(np.mean(credit != other)))
-    said = "no difference was seen" if p > 0.05 else "better" if difference.value > 0 else "worse"
-    note = (
-        f"against {name}: {said}; {short(credit.mean())} and {short(other.mean())}, right alone {only_ours:,} and "
-        f"{only_theirs:,}, {test} p = {p:.2g}"
+    if len(np.unique(ours.prompt)) < n:  # McNemar takes pairs as independent.
+        p = stats.two_sided_p(difference)
+        test = "clustered by prompt,"
+    outcome = "worse"
+    if p > 0.05:
+        outcome = "no difference was seen"
+    elif difference.value > 0:
+        outcome = "better"
+    finding = Finding(
+        "comparison",
+        difference,
+        n,
+        COMPARISON_SECTION,
+        subset=subset,
+        p=p,
+        note=f"against {name}: {outcome}; {short(credit.mean())} and {short(other.mean())}, "
+        f"right alone {only_ours:,} and {only_theirs:,}, {test} p = {p:.2g}",
+        detectable=stats.detectable_mcnemar(n, float(np.mean(credit != other))),
     )
-    return judge(
-        Finding(
-            "comparison",
-            difference,
-            len(credit),
-            "comparison",
-            subset=subset,
-            p=p,
-            note=note,
-            detectable=detectable,
-        )
-    )
+    return judge(finding)

@@ -837,12 +837,12 @@ def test_fit_temperature():
 def test_temperature_on_folds():
     rng = np.random.default_rng(0)
     found = calibration.temperature_on_folds(scored(rng, 5000, 3.0))
-    assert found["temperature"] == pytest.approx(3, abs=0.3)
-    assert found["ece_before"] > 0.1 > 0.05 > found["ece_after"]
-    assert found["nll_before"] > found["nll_after"] + 0.1
+    assert found.temperature == pytest.approx(3, abs=0.3)
+    assert found.error_before > 0.1 > 0.05 > found.error_after
+    assert found.nll_before > found.nll_after + 0.1
     calm = calibration.temperature_on_folds(scored(rng, 1000))
     assert (
-        calm["nll_after"] > calm["nll_before"] - 0.002
+        calm.nll_after > calm.nll_before - 0.002
     )  # nothing to gain on pairs that it was not fitted on
     assert calibration.temperature_on_folds(np.ones(100)) is None
 
@@ -852,7 +852,7 @@ def test_temperature_after_numbers_are_held_out():
         [scored(np.random.default_rng(0), 60, 2.0), [-40.0]]
     )  # one pair decides the temperature
     found = calibration.temperature_on_folds(margins)
-    assert found["nll_after"] > calibration.nll(margins / found["temperature"]) + 0.1
+    assert found.nll_after > calibration.nll(margins / found.temperature) + 0.1
 
 
 # --- raters ----------------------------------------------------------------------------------------------------------
@@ -889,6 +889,7 @@ def everything(margins, lengths, rewards, subsets, prompts, votes):
     """Every number that an audit asks for, by name."""
     credit = ours.pair_credit(margins)
     labels, twice, dl = np.tile(subsets, 2), np.tile(prompts, 2), lengths[0] - lengths[1]
+    gain = calibration.temperature_on_folds(margins, votes)
     return {
         "accuracy": accuracy(margins),
         "clustered": accuracy(margins, prompts),
@@ -911,7 +912,7 @@ def everything(margins, lengths, rewards, subsets, prompts, votes):
         "reliability": [astuple(point) for point in calibration.reliability(margins, votes)],
         "calibration": calibration.calibration_error(margins, votes),
         "scores": (calibration.brier(margins, votes), calibration.nll(margins, votes)),
-        "temperature": list((calibration.temperature_on_folds(margins, votes) or {}).values()),
+        "temperature": gain and astuple(gain),
         "noise": noise_from_votes(votes),
     }
 
