@@ -1,12 +1,14 @@
 """Train a reward model: recipe -> preferences -> token ids -> RewardTrainer -> verified checkpoint.
 
     accelerate launch train_rm.py --recipe recipes/quickstart.yaml
-    accelerate launch train_rm.py --recipe recipes/qwen-0.5b.yaml --learning_rate 1e-5 --output_dir rm-lr1e-5
-    python train_rm.py --recipe recipes/qwen-0.5b.yaml --check-data      # the ledger of the data, no training
-    python train_rm.py --recipe recipes/qwen-7b-zero3.yaml --plan accelerate_configs/zero3.yaml    # memory, tokens, steps
+    accelerate launch train_rm.py --recipe recipes/qwen-0.5b.yaml --learning_rate 1e-5 \\
+        --output_dir rm-lr1e-5
+    python train_rm.py --recipe recipes/qwen-0.5b.yaml --check-data    # the ledger of the data
+    python train_rm.py --recipe recipes/qwen-7b-zero3.yaml \\
+        --plan accelerate_configs/zero3.yaml                           # memory, tokens, steps
 
-Exit statuses of this process: 0, 2 bad input, 3 non-finite loss or gradient, 75 interrupted and resumable;
-1 a save that failed its verification.
+The last two train nothing. Exit statuses of this process: 0 all is well, 2 bad input, 3 non-finite
+loss or gradient, 75 interrupted and resumable, 1 a save that failed its verification.
 """
 
 import os
@@ -17,6 +19,7 @@ from reward.recipe.recipe import RecipeError
 
 
 def main(argv: list[str]) -> int:
+    """Read the recipe and train; returns the exit status."""
     try:
         recipe = parse_command_line(argv)
     except RecipeError as error:
@@ -26,14 +29,18 @@ def main(argv: list[str]) -> int:
     if recipe.plan is not None and os.environ.get("RANK", "0") != "0":
         return 0  # one process is enough to plan for all
 
-    from reward.training.run import run  # torch and the rest, only now that the recipe is sound
+    # Imports torch and the rest, which takes seconds: only now that the recipe is sound.
+    from reward.training.run import run
 
     return run(recipe)
 
 
 def leave(status: int) -> None:
-    """Exit. In a launched run at once, without Python's clean-up: DeepSpeed's threads at times abort there, and the
-    launcher would then end the process that is still verifying the model."""
+    """Exit with a status; in a launched run at once, without Python's clean-up.
+
+    DeepSpeed's threads at times abort in that clean-up, and the launcher would then end the process
+    that is still verifying the model.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -1,4 +1,4 @@
-"""Rewrite reward/recipe/recipe_keys.json, the keys that a recipe may hold, from the installed TRL and transformers.
+"""Rewrite reward/recipe/recipe_keys.json, TRL's and transformers' keys, from what is installed.
 
 python tests/make_recipe_keys.py
 """
@@ -22,45 +22,61 @@ if __name__ == "__main__":
 from reward.recipe.keys import CLASSES, KINDS
 
 
-def describe(hint) -> tuple[list, list]:
-    """The types and choices of an annotation; an object that YAML cannot write has no type."""
+def types_and_choices(hint: object) -> tuple[list[str], list[str]]:
+    """What an annotation allows.
+
+    Args:
+        hint: the annotation of a field, such as `str | None`.
+
+    Returns:
+        The names of its types, and the texts that it lists. An object that YAML cannot write has a
+        name that KINDS does not hold.
+    """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        kinds, choices = zip(*map(describe, parts), strict=True)
-        return sum(kinds, []), sum(choices, [])
+        names, choices = [], []
+        for part in parts:
+            part_names, part_choices = types_and_choices(part)
+            names += part_names
+            choices += part_choices
+        return names, choices
     if origin is typing.Literal:
-        return [type(part).__name__ for part in parts], [
-            part for part in parts if isinstance(part, str)
-        ]
+        names = [type(part).__name__ for part in parts]
+        return names, [part for part in parts if isinstance(part, str)]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ["str"], [member.value for member in hint]
-    return ["null" if hint is type(None) else getattr(origin or hint, "__name__", "")], []
+    if hint is type(None):
+        return ["null"], []
+    return [getattr(origin or hint, "__name__", "")], []
+
+
+def describe(field: dataclasses.Field, hint: object) -> dict:
+    """The entry of one key: its types; its choices and its default, where it has them."""
+    names, choices = types_and_choices(hint)
+    choices = list(field.metadata.get("choices") or choices)
+    entry = {"types": [kind for kind in KINDS if kind in names]}
+    if choices:
+        entry["choices"] = choices
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if default is not dataclasses.MISSING:
+        entry["default"] = getattr(default, "value", default)  # the value of an Enum's member
+    return entry
 
 
 def installed_keys() -> str:
-    """recipe_keys.json as the installed TRL has it: class -> key -> types, choices and default, one key a line."""
-    blocks = [
-        f'"versions": {json.dumps({"trl": trl.__version__, "transformers": transformers.__version__})}'
-    ]
-    for cls in (*(getattr(trl, name) for name in CLASSES[:-1]), DatasetConfig):
-        hints, rows = typing.get_type_hints(cls), []
-        for item in dataclasses.fields(cls):
-            kinds, choices = describe(hints[item.name])
-            spec = {"types": [kind for kind in KINDS if kind in kinds]}
-            if choices := list(item.metadata.get("choices") or choices):
-                spec["choices"] = choices
-            default = (
-                item.default
-                if item.default_factory is dataclasses.MISSING
-                else item.default_factory()
-            )
-            spec |= (
-                {}
-                if default is dataclasses.MISSING
-                else {"default": getattr(default, "value", default)}
-            )
-            rows.append(f"  {json.dumps(item.name)}: {json.dumps(spec)}")
-        blocks.append(f'"{cls.__name__}": {{\n' + ",\n".join(rows) + "\n }")
+    """recipe_keys.json as the installed TRL has it: class -> key -> its entry, one key a line."""
+    versions = {"trl": trl.__version__, "transformers": transformers.__version__}
+    blocks = [f'"versions": {json.dumps(versions)}']
+    for name in CLASSES:
+        cls = getattr(trl, name, DatasetConfig)
+        hints = typing.get_type_hints(cls)
+        lines = []
+        for field in dataclasses.fields(cls):
+            entry = describe(field, hints[field.name])
+            lines.append(f"  {json.dumps(field.name)}: {json.dumps(entry)}")
+        blocks.append(f'"{name}": {{\n' + ",\n".join(lines) + "\n }")
     return "{\n " + ",\n ".join(blocks) + "\n}\n"
 
 

@@ -5,38 +5,16 @@
 argparse has no part in this: it stops at the first fault, and knows no lines of a file.
 """
 
-import difflib
-import os
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
 from reward.recipe.checks import check_recipe
-from reward.recipe.keys import (
-    CLI,
-    ENTRY,
-    EXAMPLES,
-    FLAGS,
-    KEYS,
-    KINDS,
-    OWN_KEYS,
-    PATHS,
-    REFUSED,
-    Key,
-)
+from reward.recipe.keys import CLI, ENTRY, FLAGS, KEYS, OWN_KEYS, REFUSED, Key
 from reward.recipe.recipe import Recipe, RecipeError
-from reward.recipe.yaml_text import (
-    YamlText,
-    kind_in_words,
-    kind_of,
-    not_valid_yaml,
-    parse_yaml,
-    read_recipe_file,
-    to_yaml,
-)
+from reward.recipe.values import as_meant, fault_of, unknown_key
+from reward.recipe.yaml_text import YamlText, not_valid_yaml, parse_yaml, read_recipe_file, to_yaml
 
 
 @dataclass
@@ -248,97 +226,22 @@ def _sound_keys(
     """
     sound = {}
     for name, value in values.items():
-        path, where = str(name), ""
+        path, prefix = str(name), ""
         if entry:
-            path, where = f"{entry}.{name}", f"{entry}: "
+            path, prefix = f"{entry}.{name}", f"{entry}: "
         place = source.place_of(path)
         draft.recipe.places[path] = place
         if name in REFUSED and not entry:
             fault = f"`{name}` is refused: {REFUSED[name]}"
         elif name not in keys:
-            fault = _unknown_key(name, keys, place)
+            fault = unknown_key(name, keys, place)
         else:
-            value = _as_meant(keys[name], value)
-            fault = _fault_of(keys[name], value, place)
+            value = as_meant(keys[name], value)
+            fault = fault_of(keys[name], value, place)
         if fault is None:
             sound[name] = value
             draft.faulty_keys.discard(path)
         else:
-            draft.faults.append(f"{place}: {where}{fault}")
+            draft.faults.append(f"{place}: {prefix}{fault}")
             draft.faulty_keys.add(path)
     return sound
-
-
-def _unknown_key(name: object, keys: dict[str, Key], place: str) -> str:
-    names = list(keys)
-    if place == CLI:
-        names += FLAGS
-    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    if nearest:
-        return f"unknown key `{name}`; did you mean `{nearest[0]}`?"
-    return f"unknown key `{name}`; `python train_rm.py --help` says which there are"
-
-
-def _as_meant(key: Key, value: object) -> object:
-    """The value without the liberties that people take: `yes`, one item for a list, `~/folder`."""
-    if not isinstance(value, str):
-        return value
-    if "str" not in key.types and "list" in key.types:
-        return [value]  # `lora_target_modules: all-linear`
-    if "str" not in key.types and "bool" in key.types:
-        return {"yes": True, "on": True, "no": False, "off": False}.get(value, value)
-    if key.name in PATHS:
-        return os.path.expanduser(value)
-    return value
-
-
-class Mend(NamedTuple):
-    """What a faulty value should have been."""
-
-    needed: str  # in words
-    value: object  # a value that is good
-
-
-def _fault_of(key: Key, value: object, place: str) -> str | None:
-    """What was found for a key, what is needed and the line that mends it; None: all is well."""
-    mend = _mend_type(key, value) or _mend_choice(key, value) or _mend_range(key, value)
-    if mend is None:
-        return None
-    found, better = _line(key, value, place), _line(key, mend.value, place)
-    return f"found {found}; needed is {mend.needed}: {better}"
-
-
-def _line(key: Key, value: object, place: str) -> str:
-    """The key with a value, as its place would have it."""
-    if place == CLI:
-        return f"`--{key.name} {shlex.quote(to_yaml(value))}`"
-    return f"`{key.name}: {to_yaml(value)}`"
-
-
-def _mend_type(key: Key, value: object) -> Mend | None:
-    kind = kind_of(value)
-    if kind in key.types or (kind == "int" and "float" in key.types):
-        return None
-    better = key.default
-    if better is None:
-        better = EXAMPLES.get(key.types[0])
-    if isinstance(value, float) and value.is_integer() and "int" in key.types:
-        better = int(value)
-    elif isinstance(value, int | float) and "str" in key.types and not key.choices:
-        better = str(value)  # `run_name: '7'`
-    needed = " or ".join(KINDS[kind] for kind in key.types)
-    return Mend(f"{needed}, not {kind_in_words(value)}", better)
-
-
-def _mend_choice(key: Key, value: object) -> Mend | None:
-    if not isinstance(value, str) or not key.choices or value in key.choices:
-        return None
-    nearest = difflib.get_close_matches(value, key.choices, n=1, cutoff=0.4)
-    better = (nearest or key.choices)[0]
-    return Mend("one of " + ", ".join(key.choices), better)
-
-
-def _mend_range(key: Key, value: object) -> Mend | None:
-    if value is None or key.range is None or value in key.range:
-        return None
-    return Mend(str(key.range), key.range.example)
