@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(Path(item.path).stem, len(rank)))
 
 
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The test runs in an empty folder, as rank 0."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def standin(tmp_path_factory):
     """`standin("qwen")` -> folder of a tiny language model of that kind (tests/standins.py), made once."""

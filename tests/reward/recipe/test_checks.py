@@ -1,0 +1,198 @@
+"""Keys that contradict each other, and files that are missing."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from recipe_texts import DATA, EVALUATES, SOUND, faults, parse
+
+from reward.data.files import is_local
+from reward.recipe.recipe import RecipeError
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+KEYS_TOGETHER = [  # a line, and a part of its one fault
+    ("lora_task_type: CAUSAL_LM", "write `lora_task_type: SEQ_CLS`"),
+    (
+        "model_init_kwargs: {num_labels: 2}",
+        "num_labels follows from `head`: linear has 1, two_logit 2",
+    ),
+    ("model_init_kwargs: {dtype: bfloat16}", "dtype is a key of its own"),
+    ("model_init_kwargs: {revision: x}", "write `model_revision: ...`"),
+    ("load_in_8bit: true", "`use_peft: true`"),
+    (
+        "use_peft: true\nload_in_8bit: true\nload_in_4bit: true",
+        "found both load_in_4bit and load_in_8bit",
+    ),
+    (
+        "activation_checkpointing: true\ngradient_checkpointing: false",
+        "gradient_checkpointing is the old name",
+    ),
+    ("bf16: true\nfp16: true", "found both bf16 and fp16"),
+    ("chat_template_path: ./chat.jinja", "found no file ./chat.jinja"),
+    ("chat_template_path: chat.jinja", "found no file chat.jinja"),
+    ("streaming: true", "write dataset_streaming"),
+    ("dataset_streaming: true", "add `max_steps: 1000`"),
+    ("dataset_test_split: train", "trains and tests on the same split train"),
+    ("tie_margin: 0.5", "tie_margin belongs to `loss_type: rao_kupper`; change one of the two"),
+    ("loss_type: mse\ntie_margin: 0.5", "tie_margin belongs to `loss_type: rao_kupper`"),
+    (
+        "loss_type: rating_mse\nlabel_smoothing: 0.1",
+        "rating_mse has no labels to smooth; delete label_smoothing",
+    ),
+    ("loss_type: rating_mse\nmismatched_prompts: 0.1", "has no ratings; delete mismatched_prompts"),
+    ("train_last_layers: 2\nuse_peft: true", "delete train_last_layers or use_peft"),
+    ("train_last_layers: 0\nuse_peft: true", "delete train_last_layers or use_peft"),
+    (
+        "dataset_streaming: true\nmax_steps: 9\nmismatched_prompts: 0.1",
+        "delete mismatched_prompts, or streaming",
+    ),
+    ("load_best_model_at_end: true", "add `eval_strategy: steps`"),
+    ("load_best_model_at_end: true\neval_strategy: no", "add `eval_strategy: steps`"),
+    (EVALUATES + "save_strategy: epoch", "found save_strategy epoch and eval_strategy steps"),
+    (
+        EVALUATES + "save_steps: 75",
+        "save_steps (75) is no multiple of eval_steps (50); write `save_steps: 50`",
+    ),
+    (EVALUATES + "save_steps: 0.1", "is no multiple of eval_steps"),
+    ("eval_strategy: steps\nvalidation_fraction: 0", "write `validation_fraction: 0.1`"),
+    ("early_stopping_patience: 2\neval_strategy: steps", "`load_best_model_at_end: true`"),
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "part"), KEYS_TOGETHER, ids=[line.replace("\n", " ") for line, _ in KEYS_TOGETHER]
+)
+def test_one_fault_of_keys_together(line, part):
+    (fault,) = faults(SOUND + line + "\n")
+    assert part in fault and fault.startswith("r.yaml")
+
+
+def test_what_is_required():
+    assert [fault.split(";")[0] for fault in faults("seed: 1\n")] == [
+        "r.yaml: no model",
+        "r.yaml: no data",
+        "r.yaml: no place for the checkpoint",
+    ]
+    assert "found dataset_name and datasets" in faults(SOUND + "datasets: [{path: org/a}]\n")[0]
+    assert "no data" in faults(DATA + "datasets: []\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("entries", "part"),
+    [
+        (
+            "[{path: a/b, spilt: train}]",
+            "r.yaml:3: datasets[0]: unknown key `spilt`; did you mean `split`?",
+        ),
+        (
+            "\n- path: a/b\n- path: c/d\n  fraction: -1",
+            "r.yaml:6: datasets[1]: found `fraction: -1`; needed is x > 0",
+        ),
+        ("a/b", "r.yaml:3: datasets[0] names no source; it starts with `- path: a/b`"),
+        ("[a/b]", "r.yaml:3: datasets[0] names no source; it starts with `- path: a/b`"),
+        ("[{name: b}]", "r.yaml:3: datasets[0] names no source"),
+        ("[{path: a/b, fraction: 0.5}, {path: c/d}]", "fraction in some entries only"),
+        ("[{path: a/b, split: train, split: train}]", "found `datasets[0].split` twice"),
+        ("[{path: a/b, split: test}]", "trains and tests on the same split test"),
+        ("[{path: a/b, data_files: x.jsonl}]", "data_files names no file for the test split test"),
+        (
+            "[{path: json, data_files: {train: x.jsonl, test: https://x/y.jsonl}}]",
+            "found no data file x.jsonl",
+        ),
+        ("[{path: a/b}]\nstreaming: true", "add `max_steps: 1000`"),
+        (
+            "[{path: a/b}]\nstreaming: true\nmax_steps: 9\nmismatched_prompts: 1",
+            "a stream cannot be searched",
+        ),
+        ("[{path: a/b}]\ndataset_test_split: dev", "dataset_test_split has no effect here"),
+    ],
+)
+def test_faults_of_entries(entries, part):
+    (fault,) = faults(DATA + f"datasets: {entries}\n")
+    assert part in fault
+
+
+@pytest.mark.parametrize(
+    ("value", "local"),
+    [
+        ("org/model", False),
+        ("gpt2", False),
+        ("/data", True),
+        ("./org/model", True),
+        ("~/model", True),
+        ("a/b/c", True),
+        ("pairs.jsonl.gz", True),
+        ("org/pairs.parquet", True),
+        ("r/here", True),
+    ],
+)
+def test_is_local(value, local):
+    Path("r/here").mkdir(parents=True)
+    assert is_local(value) is local
+
+
+def test_local_sources():
+    text = DATA + "dataset_name: pairs\n"
+    hint = "add `test_fraction: 0.1`, which splits by first user turn"
+    assert "found no file or folder pairs.jsonl" in faults(DATA + "dataset_name: pairs.jsonl\n")[0]
+    assert (
+        "`python data/quickstart/make.py`"
+        in faults(DATA.replace("org/model", "data/quickstart/model"))[0]
+    )
+    assert "found no model folder a/b/c" in faults(SOUND.replace("org/model", "a/b/c"))[0]
+    Path("pairs.jsonl").write_text("{}\n")
+    (fault,) = faults(DATA + "dataset_name: pairs.jsonl\n")
+    assert "r.yaml:3: pairs.jsonl is one file, without a test split" in fault and hint in fault
+    parse(DATA + "dataset_name: pairs.jsonl\ntest_fraction: 0.1\n")
+    Path("more.jsonl").write_text("{}\n")
+    parse(DATA + "dataset_name: pairs.jsonl\ndataset_test_split: more.jsonl\n")
+    Path("pairs").mkdir()
+    assert len(faults(text)) == 2  # neither train nor test
+    gzip.open("pairs/train.jsonl.gz", "w").close()
+    assert hint in faults(text)[0]
+    parse(text + "test_fraction: 0.1\n")
+    Path("pairs/test-00000-of-00001.parquet").touch()
+    parse(text)
+    assert (
+        "data_files has no effect"
+        in faults(DATA + "datasets: [{path: pairs, data_files: a.jsonl}]\n")[0]
+    )
+    assert (
+        "found no file or folder pairs/x"
+        in faults(DATA + "datasets: [{path: pairs, data_dir: x}]\n")[0]
+    )
+    parse(DATA + "datasets: [{path: json, data_files: {train: pairs.jsonl, test: '*.jsonl'}}]\n")
+
+
+def test_output_dir(monkeypatch):
+    Path("out").mkdir()
+    parse(SOUND)
+    Path("out/file").touch()
+    (fault,) = faults(SOUND)
+    assert fault == (
+        "r.yaml:3: out is not empty; add `--overwrite`, `--resume auto` or another `--output_dir`"
+    )
+    for argv in (
+        ["--overwrite"],
+        ["--resume", "auto"],
+        ["--resume=out"],
+        ["--check-data"],
+        ["--check_data"],
+    ):
+        parse(SOUND, *argv)
+    parse(SOUND, "--output_dir", "new")
+    assert (
+        "found both --resume and --overwrite" in faults(SOUND, "--resume", "auto", "--overwrite")[0]
+    )
+    assert "found no checkpoint folder none" in faults(SOUND, "--resume", "none")[0]
+    monkeypatch.setenv("RANK", "1")
+    parse(SOUND)
+
+
+def test_merging_needs_an_adapter():
+    with pytest.raises(
+        RecipeError, match="--merge merges an adapter; there is none without `use_peft: true`"
+    ):
+        parse(SOUND, "--merge")
