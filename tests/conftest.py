@@ -1,16 +1,17 @@
-"""Fixtures: stand-in models, scripts as subprocesses, a loopback hub, real data where it lies beside the checkout."""
+"""Fixtures that the tests of several folders share: stand-in models, pairs, options of short runs.
 
-import gzip
-import json
+What is no fixture lies beside this file: support.py (scripts as subprocesses, files of rows),
+standins.py (tiny models and tokenizers), hub.py (a loopback hub), launched.py (launches with several
+processes, and several runs in one), driver.py and several.py (what those launches run).
+"""
+
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import REPO, SHARED, write_rows
 
-REPO = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("RM_SHARED", REPO.parent / "shared"))
 sys.path.insert(0, str(REPO))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only cost on models so small
@@ -78,31 +79,6 @@ def hh_options(standin, tmp_path_factory) -> list:
         *["--datasets", f"[{{path: {data}}}]", "--max_length", 512, "--validation_fraction", 0.15],
         *["--learning_rate", 1e-3, "--use_cpu", "true"],
     ]
-
-
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    """Rows as JSONL, gzipped where the name says so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return path
-
-
-def run_script(
-    *command, timeout: float = 300, env: dict | None = None, cwd: Path = REPO, check: bool = True
-):
-    """Run `python COMMAND...` in the repository; the CompletedProcess, with text output. `check`: it must exit 0."""
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    if check and done.returncode:
-        raise AssertionError(
-            f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
-        )
-    return done
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import REPO, run_script
+from support import REPO, run_script
 
 LAUNCH = ["-m", "accelerate.commands.launch"]  # `accelerate launch`, of this interpreter
 DRIVER = REPO / "tests" / "driver.py"

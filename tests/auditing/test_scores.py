@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPO, write_rows
+from support import REPO, write_rows
 
 from auditing.benchmarks import (
     RewardBench2Prompt,

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPO, run_script, write_rows
+from support import REPO, run_script, write_rows
 
 import audit
 

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import run_script, write_rows
 from hub import hub_environment, serve
+from support import run_script, write_rows
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import REPO, run_script
+from support import REPO, run_script
 
 
 @pytest.mark.slow

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPO, run_script, write_rows
 from hub import commit_of, hub_environment, serve
 from launched import LAUNCH, read_json, train_several
 from standins import hh_rows, make_model
+from support import REPO, run_script, write_rows
 
 from reward.data.ledger import NO_RIGHT_SIDE, TIE
 from reward.data.transcripts import assistant, parse_transcript, user

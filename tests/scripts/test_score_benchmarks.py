@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from conftest import write_rows
+from support import write_rows
 
 import score
 from auditing.scores import read_scores, write_scores

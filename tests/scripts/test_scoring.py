@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import run_script, write_rows
 from datasets import Dataset
 from launched import CPU, launcher, train_several
 from peft import AutoPeftModelForSequenceClassification
 from standins import hh_rows, make_config, make_tokenizer
+from support import run_script, write_rows
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,

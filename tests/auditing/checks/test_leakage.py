@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPO, write_rows
+from support import REPO, write_rows
 
 from auditing.checks.leakage import (
     KINDS,

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
-from conftest import REPO
 from hub import commit_of, serve
 from standins import make_model, make_tokenizer
+from support import REPO
 from transformers import AutoConfig, AutoTokenizer
 
 from auditing.checks.policy import RULES, policy_checks

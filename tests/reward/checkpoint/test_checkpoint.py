@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import run_script, write_rows
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from standins import hh_rows
+from support import run_script, write_rows
 
 from reward.checkpoint import contract, fresh_process
 from reward.checkpoint import verify as verify_module

@@ -12,9 +12,9 @@ from collections import Counter
 
 import datasets
 import pytest
-from conftest import REPO, write_rows
 from datasets import Dataset, IterableDataset
 from standins import hh_rows, make_tokenizer
+from support import REPO, write_rows
 from trl import DatasetMixtureConfig, get_dataset
 from trl.scripts.utils import DatasetConfig
 

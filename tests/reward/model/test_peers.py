@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from support import REPO
 
 from reward.checkpoint.convert import convert
 from reward.model.scorer import Scorer

@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from conftest import run_script
 from huggingface_hub import hf_hub_download
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support import run_script
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO, run_script
 from launched import CPU, LAUNCH, read_json, train_several
 from safetensors.torch import load_file
+from support import REPO, run_script
 
 from reward.checkpoint.manifest import hash_files
 from reward.checkpoint.resume import checkpoint_fault

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPO, run_script
 from launched import (
     CPU,
     DRIVER,
@@ -23,6 +22,7 @@ from launched import (
     read_seen,
 )
 from safetensors.torch import load_file
+from support import REPO, run_script
 
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import write_rows
 from launched import read_json, train_several
 from safetensors.torch import load_file
 from standins import hh_rows
+from support import write_rows
 
 from reward.training.length_head import LengthHead
 

@@ -9,10 +9,10 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import write_rows
 from launched import read_json, train_several
 from safetensors.torch import load_file
 from standins import WORDS
+from support import write_rows
 
 from reward.checkpoint.golden import read_golden
 from reward.model.scorer import Scorer

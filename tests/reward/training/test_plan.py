@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPO, run_script
 from datasets import Dataset, IterableDataset
 from launched import CPU, launcher, read_json, train_several
 from peft import LoraConfig
+from support import REPO, run_script
 from transformers import AutoConfig, Qwen2Config
 
 from reward.model.batches import PreferenceCollator

@@ -1,0 +1,39 @@
+"""Scripts as subprocesses, and files of rows: what tests of every folder call.
+
+`REPO` is the repository, `SHARED` a folder of real data beside it, which need not be there.
+"""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("RM_SHARED", REPO.parent / "shared"))
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    """Rows as JSONL, gzipped where the name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def run_script(
+    *command, timeout: float = 300, env: dict | None = None, cwd: Path = REPO, check: bool = True
+):
+    """Run `python COMMAND...` in the repository; the CompletedProcess, with text output. `check`: it must exit 0."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if check and done.returncode:
+        raise AssertionError(
+            f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        )
+    return done
