@@ -4,7 +4,6 @@ scores = read_scores("scored.jsonl")       # any format of auditing.score_format
 write_scores(scores.pairs, "again.jsonl")
 """
 
-import gzip
 import itertools
 import json
 import os
@@ -31,7 +30,7 @@ from auditing.score_formats import (
     ScoreRow,
     parse_score_row,
 )
-from reward.data.files import DataError, read_rows, to_json
+from reward.data.files import DataError, open_text, read_rows, to_json
 from reward.data.formats import RowError
 from reward.data.transcripts import text_of
 
@@ -228,11 +227,8 @@ def _json_columns(path: str) -> dict[str, list]:
     """
     if not path.removesuffix(".gz").endswith(".json"):
         return {}
-    opener = open
-    if path.endswith(".gz"):
-        opener = gzip.open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with open_text(path) as file:
             if not file.read(100).lstrip().startswith("{"):
                 return {}
             file.seek(0)

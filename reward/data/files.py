@@ -1,6 +1,8 @@
-"""A local file of rows -> (line, row), and text that can be stored; imports no torch.
+"""Local files: their rows with line numbers, text that can be stored, and a source's files by split.
 
-for line, row in read_rows("pairs.jsonl.gz"): ...
+    for line, row in read_rows("pairs.jsonl.gz"): ...
+
+Imports no torch.
 """
 
 import csv
@@ -10,13 +12,14 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Required, TypedDict
+from typing import Any, Required, TextIO, TypedDict
 
-CSV_TEXTS = re.compile(
-    r"chosen|rejected|response(_?[ab12])?"
-)  # an empty cell of these is an empty completion
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 
+# An empty cell of these CSV columns is an empty completion; of any other it is no value.
+CSV_TEXTS = re.compile(r"chosen|rejected|response(_?[ab12])?")
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON, but no text that can be stored
 
@@ -44,82 +47,121 @@ class Source(TypedDict, total=False):
     streaming: bool  # read the train split as a stream, without a copy on disk
 
 
-def read_rows(path: str):
-    """(physical line, row) of a local JSONL, JSON, CSV or Parquet file, plain or .gz. Raises DataError naming file and
-    line, never content."""
-    # Imported here: it takes a tenth of a second, and a recipe is checked without it.
-    from pyarrow import ArrowException, parquet
+# --- Reading rows ---------------------------------------------------------------------------------
 
-    plain = path.removesuffix(".gz")
-    opener = gzip.open if path.endswith(".gz") else open
+
+# A row's number and the row. The number is the physical line in JSONL and CSV; in JSON and Parquet
+# it counts the rows from 1. The row is a dict, unless the JSON of the file holds something else.
+NumberedRows = Iterator[tuple[int, Any]]
+
+
+def read_rows(path: str) -> NumberedRows:
+    """The rows of a local JSONL, JSON, CSV or Parquet file, plain or .gz, with their numbers.
+
+    Raises:
+        DataError: the file cannot be read. The message names file and line, never content.
+    """
+    # Imported here: it takes a tenth of a second, and a recipe is checked without it.
+    from pyarrow import ArrowException
+
     try:
-        if plain.endswith(".parquet"):
-            batches = parquet.ParquetFile(path).iter_batches(1000)
-            yield from enumerate(
-                itertools.chain.from_iterable(batch.to_pylist() for batch in batches), start=1
-            )
-        elif plain.endswith(".csv"):
-            with opener(path, "rt", encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file, strict=True)
-                for row in reader:
-                    if None in row or None in row.values():
-                        raise DataError(
-                            f"{path}:{reader.line_num}: {len(reader.fieldnames)} columns are needed"
-                        )
-                    yield (
-                        reader.line_num,
-                        {k: v for k, v in row.items() if v != "" or CSV_TEXTS.fullmatch(k)},
-                    )
-        elif plain.endswith(".json"):
-            with opener(path, "rt", encoding="utf-8") as file:
-                rows = json.load(file)
-            if not isinstance(rows, list):
-                raise DataError(
-                    f"{path}: a JSON list of rows is needed; one row a line is a .jsonl file"
-                )
-            yield from enumerate(rows, start=1)
-        else:
-            with opener(path, "rb") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        try:
-                            yield (
-                                number,
-                                json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")),
-                            )
-                        except json.JSONDecodeError as error:
-                            raise DataError(
-                                f"{path}:{number}: no valid JSON at column {error.colno}"
-                            ) from None
-                        except UnicodeDecodeError:
-                            raise DataError(f"{path}:{number}: no valid UTF-8") from None
+        yield from _rows_of(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise DataError(f"{path}: a folder; a file of rows is needed here") from None
-    except (
-        OSError,
-        EOFError,
-        UnicodeDecodeError,
-        csv.Error,
-        json.JSONDecodeError,
-        ArrowException,
-    ) as error:
-        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+    except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}: cannot be read as {plain.rsplit('.', 1)[-1]}{where} ({type(error).__name__})"
+            f"{path}: cannot be read as json at line {error.lineno} ({type(error).__name__})"
         ) from None
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ArrowException) as error:
+        suffix = path.removesuffix(".gz").rsplit(".", 1)[-1]
+        raise DataError(f"{path}: cannot be read as {suffix} ({type(error).__name__})") from None
 
 
-def to_json(side) -> str:
-    return LONE_SURROGATE.sub(
-        "\N{REPLACEMENT CHARACTER}", json.dumps(side, ensure_ascii=False, default=str)
-    )
+def _rows_of(path: str) -> NumberedRows:
+    plain = path.removesuffix(".gz")
+    if plain.endswith(".parquet"):
+        return _parquet_rows(path)
+    if plain.endswith(".csv"):
+        return _csv_rows(path)
+    if plain.endswith(".json"):
+        return _json_rows(path)
+    return _jsonl_rows(path)
 
 
-def storable(row):
-    """The row as JSON can hold it: dates and decimals as text, no lone surrogates."""
-    return json.loads(to_json(row))
+def _parquet_rows(path: str) -> NumberedRows:
+    from pyarrow import parquet
+
+    batches = parquet.ParquetFile(path).iter_batches(1000)
+    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    yield from enumerate(rows, start=1)
+
+
+def _csv_rows(path: str) -> NumberedRows:
+    with open_text(path, newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        for row in reader:
+            # DictReader puts cells beyond the header under None, and None into cells that lack.
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{path}:{reader.line_num}: {len(reader.fieldnames)} columns are needed"
+                )
+            yield reader.line_num, _csv_values(row)
+
+
+def _csv_values(row: dict[str, str]) -> dict[str, str]:
+    return {
+        column: cell for column, cell in row.items() if cell != "" or CSV_TEXTS.fullmatch(column)
+    }
+
+
+def _json_rows(path: str) -> NumberedRows:
+    with open_text(path) as file:
+        rows = json.load(file)
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: a JSON list of rows is needed; one row a line is a .jsonl file")
+    yield from enumerate(rows, start=1)
+
+
+def _jsonl_rows(path: str) -> NumberedRows:
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _json_of_line(path, number, line)
+
+
+def _json_of_line(path: str, number: int, line: bytes) -> Any:
+    encoding = "utf-8"
+    if number == 1:
+        encoding = "utf-8-sig"  # the file may start with a byte order mark
+    try:
+        return json.loads(line.decode(encoding))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{number}: no valid JSON at column {error.colno}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}:{number}: no valid UTF-8") from None
+
+
+def open_text(path: str, newline: str | None = None) -> TextIO:
+    """A text file in UTF-8, plain or .gz, opened to be read."""
+    opener = gzip.open if path.endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8", newline=newline)
+
+
+# --- Text that can be stored ----------------------------------------------------------------------
+
+
+def to_json(value: Any) -> str:
+    """The JSON of a value: dates and decimals as text, a lone surrogate as U+FFFD."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def storable(value: Any) -> Any:
+    """A row as JSON can hold it: dates and decimals as text, no lone surrogates."""
+    return json.loads(to_json(value))
 
 
 # --- Files that are written whole or not at all ---------------------------------------------------
@@ -143,41 +185,55 @@ def write_json(path: str | Path, value: dict | list) -> None:
     replace_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-# --- Local files of a source -----------------------------------------------------------------------
+# --- Local files of a source ----------------------------------------------------------------------
 
 
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
-
-
-def is_local(value: str) -> bool:
-    """A file or folder, not a Hub id: those have one or two parts."""
-    known = (
-        value.startswith(("/", ".", "~")) or value.endswith(DATA_SUFFIXES) or os.path.exists(value)
-    )
-    return known or value.count("/") > 1
+def is_local(path: str) -> bool:
+    """Whether a source's path is a file or folder and no Hub id, which has one or two parts."""
+    if path.startswith(("/", ".", "~")) or path.endswith(DATA_SUFFIXES):
+        return True
+    return os.path.exists(path) or path.count("/") > 1
 
 
 def local_files(source: Source, split: str | None) -> list[str] | None:
-    """The local files of one split of a source; None for a Hub dataset, [] where the source has no such split."""
-    path, files = os.path.expanduser(source["path"]), source.get("data_files")
-    if files and path in ("json", "csv", "parquet"):
-        if not isinstance(files, dict):
-            files = {source["split"]: files}
-        listed = files.get(split, [])
-        listed = [
-            os.path.expanduser(file) for file in ([listed] if isinstance(listed, str) else listed)
-        ]
-        return [name for pattern in listed for name in sorted(glob.glob(pattern)) or [pattern]]
+    """The local files of one split of a source.
+
+    Returns:
+        The paths in order; none where the source has no such split; None for a Hub data set.
+    """
+    path = os.path.expanduser(source["path"])
+    if source.get("data_files") and path in ("json", "csv", "parquet"):
+        return _listed_files(source, split)
     if path.endswith(DATA_SUFFIXES):
-        second = [split] if split and split.endswith(DATA_SUFFIXES) else []
-        return [path] if split == source["split"] else second
+        if split == source["split"]:
+            return [path]
+        if split and split.endswith(DATA_SUFFIXES):  # a test split that is a file of its own
+            return [split]
+        return []
     if not os.path.isdir(path):
         return None
-    folder = os.path.join(glob.escape(path), source.get("data_dir") or "")
-    patterns = [f"{split}{suffix}" for suffix in DATA_SUFFIXES] + [
-        f"{split}-*.parquet",
-        f"{split}/*",
-    ]
-    return [
-        name for pattern in patterns for name in sorted(glob.glob(os.path.join(folder, pattern)))
-    ]
+    return _files_in_folder(os.path.join(glob.escape(path), source.get("data_dir") or ""), split)
+
+
+def _listed_files(source: Source, split: str | None) -> list[str]:
+    """The files that `data_files` lists for a split; a pattern stands for every file it matches."""
+    files_by_split = source["data_files"]
+    if not isinstance(files_by_split, dict):
+        files_by_split = {source["split"]: files_by_split}
+    patterns = files_by_split.get(split, [])
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    paths = []
+    for pattern in patterns:
+        pattern = os.path.expanduser(pattern)
+        paths += sorted(glob.glob(pattern)) or [pattern]
+    return paths
+
+
+def _files_in_folder(folder: str, split: str | None) -> list[str]:
+    patterns = [f"{split}{suffix}" for suffix in DATA_SUFFIXES]
+    patterns += [f"{split}-*.parquet", f"{split}/*"]
+    paths = []
+    for pattern in patterns:
+        paths += sorted(glob.glob(os.path.join(folder, pattern)))
+    return paths
