@@ -1,4 +1,4 @@
-"""Local files: their rows with line numbers, text that can be stored, and a source's files by split.
+"""Local files: their rows with line numbers, text that can be stored, the files of a source.
 
     for line, row in read_rows("pairs.jsonl.gz"): ...
 

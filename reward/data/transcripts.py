@@ -1,6 +1,6 @@
 """Prompts and completions, as messages or as text, and published transcripts -> messages.
 
-`parse_transcript("\\n\\nHuman: Hi\\n\\nAssistant: Hello!")` gives a user message and an assistant message.
+`parse_transcript("\\n\\nHuman: Hi\\n\\nAssistant: Hello!")` gives two messages.
 """
 
 import os
@@ -59,7 +59,10 @@ def _content(message: Message) -> str:
 
 
 def is_messages(value: object) -> bool:
-    """Whether `value` is a list of messages (role, and text or no content); the empty list is one."""
+    """Whether `value` is a list of messages: a role, and text or no content.
+
+    The empty list is one.
+    """
     return isinstance(value, list) and all(_is_message(item) for item in value)
 
 

@@ -1,11 +1,13 @@
-"""Files of scores: rows as each benchmark publishes them give literal pairs and numbers; a malformed row is a sentence."""
+"""Files of scores: rows as each benchmark publishes them give literal pairs and numbers.
+
+A malformed row is refused with a sentence.
+"""
 
 import gzip
 import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,20 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from support import REPO, write_rows
 
-from auditing.benchmarks import (
-    RewardBench2Prompt,
-    RmBenchPrompt,
-    benchmark_checks,
-    best_of_n_credit,
-    rewardbench2_score,
-    rm_bench_matrix,
-    ties_score,
-)
+from auditing.benchmarks import benchmark_checks
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.score_formats import split_prompt
 from auditing.scores import read_scores, write_scores
 from reward.data.files import DataError
-from reward.data.transcripts import assistant, user
+from reward.data.transcripts import assistant, text_of, user
 
 SECRET = "hunter2"  # stands in every malformed row, and never in a message
 PLAIN = {
@@ -60,23 +54,21 @@ def refused(tmp_path):
 
 def words(pairs: Pairs, i: int = 0) -> tuple:
     """Prompt, chosen, rejected as text."""
-    from reward.data.transcripts import text_of
-
     return tuple(text_of(side) for side in pairs.text(i).values())
 
 
-# ------------------------------------------------------------------------------------------------------------ score.py's
+# --- score.py's -----------------------------------------------------------------------------------
 
 
 def test_preference_rows(read):
-    found = read(
+    scores = read(
         [
             {**PLAIN, "subset": "sky", "votes": [3, 1]},
             {**PLAIN, "reward_chosen": "0.25", "reward_rejected": 1},
         ]
     )
-    pairs = found.pairs
-    assert (found.kind, found.completions, found.benchmark) == (
+    pairs = scores.pairs
+    assert (scores.kind, scores.completions, scores.benchmark) == (
         "preference pairs with rewards",
         None,
         None,
@@ -96,12 +88,10 @@ def test_preference_rows(read):
 def test_a_reward_that_is_missing_or_not_finite_is_nan(tmp_path):
     path = tmp_path / "scored.jsonl"
     values = ["null", "NaN", "Infinity", "1e999", "9" * 400, "2"]
-    path.write_text(
-        "".join(
-            f'{{"prompt": "p", "chosen": "a", "rejected": "b", "reward_chosen": {v}, "reward_rejected": 0}}\n'
-            for v in values
-        )
+    start = (
+        '{"prompt": "p", "chosen": "a", "rejected": "b", "reward_rejected": 0, "reward_chosen": '
     )
+    path.write_text("".join(f"{start}{value}}}\n" for value in values))
     pairs = read_scores(path).pairs
     assert np.isnan(pairs.rewards[0]).tolist() == [True, True, True, True, True, False]
     assert len(pairs.finite()) == 1
@@ -133,9 +123,9 @@ def test_votes_of_another_format_follow_the_chosen_side(read):
 
 
 def test_pairs_whose_raters_tie_are_left_out_and_counted(read, refused):
-    found = read([{**PLAIN, "votes": [1, 1]}, PLAIN, {**PLAIN, "chosen_probability": 0.5}])
-    assert len(found.pairs) == 1
-    assert found.kind == "preference pairs with rewards; 2 left out because their raters tie"
+    scores = read([{**PLAIN, "votes": [1, 1]}, PLAIN, {**PLAIN, "chosen_probability": 0.5}])
+    assert len(scores.pairs) == 1
+    assert scores.kind == "preference pairs with rewards; 2 left out because their raters tie"
     assert (
         refused([{**PLAIN, "votes": [1, 1]}])
         == ": no pair with a right side is left; 1 left out because their raters tie"
@@ -153,19 +143,13 @@ def test_other_kinds_of_file(tmp_path, name):
     if name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist([PLAIN, {**PLAIN, "reward_chosen": None}]), path)
     elif name.endswith(".csv"):
-        path.write_text(
-            "prompt,chosen,rejected,reward_chosen,reward_rejected\nSky?,Blue.,Green.,1.5,-0.5\nSky?,a,b,nan,0\n"
-        )
+        header = "prompt,chosen,rejected,reward_chosen,reward_rejected\n"
+        path.write_text(header + "Sky?,Blue.,Green.,1.5,-0.5\nSky?,a,b,nan,0\n")
     elif name.endswith(".json"):
         path.write_text(json.dumps([PLAIN, {**PLAIN, "reward_chosen": None}]))
     else:
-        path.write_bytes(
-            gzip.compress(
-                "".join(
-                    json.dumps(r) + "\n" for r in (PLAIN, {**PLAIN, "reward_chosen": None})
-                ).encode()
-            )
-        )
+        rows = (PLAIN, {**PLAIN, "reward_chosen": None})
+        path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
     pairs = read_scores(path).pairs
     assert pairs.rewards[:, 0].tolist() == [1.5, -0.5] and np.isnan(pairs.rewards[0, 1])
 
@@ -189,21 +173,23 @@ def test_completions(read):
         {"prompt": "q", "completion": "perhaps", "reward": None, "gold": 0.25, "rating": None},
         {"prompt": user("p"), "completion": assistant("no"), "reward": -1.5, "gold": 1},
     ]
-    found = read(rows)
-    known = found.completions
+    scores = read(rows)
+    completions = scores.completions
     assert (
-        found.pairs is None and found.benchmark is None and found.kind == "completions with rewards"
+        scores.pairs is None
+        and scores.benchmark is None
+        and scores.kind == "completions with rewards"
     )
-    assert known.prompt.tolist() == [0, 1, 0] and known.length.tolist() == [11, 7, 2]
-    assert known.hedges.tolist() == [0, 1, 0] and known.markdown.tolist() == [2, 0, 0]
-    assert known.reward[[0, 2]].tolist() == [2, -1.5] and np.isnan(known.reward[1])
-    assert known.gold.tolist() == [0.5, 0.25, 1]
-    assert known.rating[0] == 4 and np.isnan(known.rating[1:]).all()
+    assert completions.prompt.tolist() == [0, 1, 0] and completions.length.tolist() == [11, 7, 2]
+    assert completions.hedges.tolist() == [0, 1, 0] and completions.markdown.tolist() == [2, 0, 0]
+    assert completions.reward[[0, 2]].tolist() == [2, -1.5] and np.isnan(completions.reward[1])
+    assert completions.gold.tolist() == [0.5, 0.25, 1]
+    assert completions.rating[0] == 4 and np.isnan(completions.rating[1:]).all()
     bare = read([{"prompt": "p", "response": "a", "reward": 1}]).completions
     assert bare.gold is None and bare.rating is None
 
 
-# -------------------------------------------------------------------------------------------------------- RewardBench 1
+# --- RewardBench 1 --------------------------------------------------------------------------------
 
 RB1 = {"id": 3, "subset": "donotanswer", "scores_chosen": [2.5], "scores_rejected": 1}
 RB1 |= {
@@ -213,9 +199,9 @@ RB1 |= {
 
 
 def test_rewardbench_1(read):
-    found = read([RB1, {**RB1, "text_chosen": "a", "text_rejected": "bcd"}])
-    pairs = found.pairs
-    assert (found.kind, pairs.human_labels) == ("RewardBench 1 scores", False)
+    scores = read([RB1, {**RB1, "text_chosen": "a", "text_rejected": "bcd"}])
+    pairs = scores.pairs
+    assert (scores.kind, pairs.human_labels) == ("RewardBench 1 scores", False)
     assert (
         pairs.rewards.tolist() == [[2.5, 2.5], [1, 1]]
         and pairs.subset.tolist() == ["donotanswer"] * 2
@@ -315,7 +301,7 @@ def test_what_is_written_reads_back_equal(tmp_path, tokens):
     assert json.loads(path.read_text().splitlines()[1])["scores_chosen"] is None
 
 
-# -------------------------------------------------------------------------------------------------------- RewardBench 2
+# --- RewardBench 2 --------------------------------------------------------------------------------
 
 RB2 = {
     "id": "1",
@@ -329,16 +315,16 @@ RB2 |= {"scores_chosen": [1.0], "scores_rejected": [0.0, 2.0, -1.0]}
 
 
 def test_rewardbench_2(read):
-    found = read([RB2])
-    assert (found.kind, found.pairs.human_labels) == ("RewardBench 2 scores", False)
-    assert found.pairs.rewards.tolist() == [
+    scores = read([RB2])
+    assert (scores.kind, scores.pairs.human_labels) == ("RewardBench 2 scores", False)
+    assert scores.pairs.rewards.tolist() == [
         [1, 1, 1],
         [0, 2, -1],
-    ] and found.pairs.prompt.tolist() == [0, 0, 0]
-    assert [words(found.pairs, i) for i in range(3)] == [
+    ] and scores.pairs.prompt.tolist() == [0, 0, 0]
+    assert [words(scores.pairs, i) for i in range(3)] == [
         ("2+2?", "4", wrong) for wrong in ("5", "6", "22")
     ]
-    overall, math = found.benchmark.numbers
+    overall, math = scores.benchmark.numbers
     assert (math.subset, math.value, math.n, overall.value) == ("Math", 0.0, 1, 0.0)
 
 
@@ -372,96 +358,11 @@ def test_rewardbench_2_as_its_script_writes_it(read):
         "num_correct": 1,
         "subset": "Focus",
     }
-    found = read([flat])
-    assert found.pairs.rewards[0].tolist() == [1] and found.benchmark.numbers[1].value == 0
+    scores = read([flat])
+    assert scores.pairs.rewards[0].tolist() == [1] and scores.benchmark.numbers[1].value == 0
 
 
-def test_best_of_n_credit():
-    assert best_of_n_credit([2, 1, 1, 1]) == 1 and best_of_n_credit([1, 2, 0, 0]) == 0
-    assert best_of_n_credit([2, 2, 1, 1]) == 0.5 and best_of_n_credit([1, 1, 1, 1]) == 0.25
-    assert best_of_n_credit([1, math.nan, 0, 0]) == 0
-
-
-def ties_row(name: str, right: list, wrong: list) -> RewardBench2Prompt:
-    return RewardBench2Prompt("Ties", name, right + wrong, num_correct=len(right))
-
-
-def test_the_ties_score_by_hand():
-    """Prompt 1: gaps 4 (ref) and 2 (tied), spread 1. Prompt 2: gaps -1 and 1, spread 2. Prompt 3: gaps 4 and 1, spread 2.
-
-    Accuracy: tied 1, ref 2/3. Tied gap > spread: 1/3, and both gaps: 1/3. Margins: tanh(2/1 - 1), tanh(-1/2 - 1),
-    tanh(1/2 - 1).
-    """
-    rows = [
-        ties_row("ref:1", [5.0], [1.0, 0.0]), ties_row("tied:1", [4.0, 5.0], [2.0, -1.0]),
-        ties_row("ref:2", [0.0], [1.0]), ties_row("tied:2", [3.0, 1.0, 2.0], [0.0]),
-        ties_row("ref:3", [5.0], [1.0]), ties_row("tied:3", [1.0, 3.0], [0.0]),
-    ]  # fmt: skip
-    estimate, note = ties_score(rows)
-    expected = (
-        0.3
-        + 0.3 * 2 / 3
-        + 0.2 / 3
-        + 0.2 / 3
-        + 0.01 * (math.tanh(1) + math.tanh(-1.5) + math.tanh(-0.5)) / 3
-    )
-    assert estimate.value == pytest.approx(expected, abs=1e-12) and expected == pytest.approx(
-        0.6313144, abs=1e-7
-    )
-    assert estimate.low < expected < estimate.high and note == ""
-
-
-def test_the_ties_score_at_its_edges():
-    perfect = [
-        ties_row("ref:1", [5.0], [0.0]),
-        ties_row("tied:1", [5.0, 5.0], [0.0]),
-    ]  # spread 0: tanh(inf) = 1
-    assert ties_score(perfect)[0].value == pytest.approx(1.01)
-    flat = [ties_row("ref:1", [0.0], [0.0]), ties_row("tied:1", [0.0, 0.0], [0.0])]  # 0/0 counts 0
-    assert ties_score(flat) == ((0.0, None, None), "one prompt has no interval")
-    lost = [
-        ties_row("ref:1", [math.nan], [0.0]),
-        ties_row("tied:1", [5.0, 5.0], [0.0]),
-    ]  # a missing reward is an error
-    assert ties_score(lost)[0].value == pytest.approx(0.3 + 0.2)
-    alone = perfect + [ties_row("ref:2", [0.0], [1.0])]  # counts in the accuracy of ref rows only
-    assert ties_score(alone)[0].value == pytest.approx(1.01 - 0.15)
-    assert ties_score(perfect[:1]) == (None, "no prompt has both its ref row and its tied row")
-    assert ties_score([replace(perfect[0], id=None)]) == (
-        None,
-        "the Ties score needs `id` in its published form, ref:3 or tied:3",
-    )
-
-
-def test_rewardbench_2_is_the_mean_of_its_subsets():
-    def row(subset, scores):
-        return RewardBench2Prompt(subset, None, scores, num_correct=1)
-
-    rows = [
-        row("Math", [1, 0, 0, 0]),
-        row("Math", [0, 1, 0, 0]),
-        row("Math", [1, 1, 0, 0]),
-        row("Focus", [1, 0, 0, 0]),
-    ]
-    rows += [
-        ties_row("ref:1", [5.0], [0.0]),
-        ties_row("tied:1", [5.0, 5.0], [0.0]),
-        ties_row("ref:2", [5.0], [0.0]),
-    ]
-    numbers = rewardbench2_score(rows).numbers
-    assert [(x.subset, x.n) for x in numbers] == [
-        (None, 7),
-        ("Math", 3),
-        ("Focus", 1),
-        ("Ties", 3),
-    ]
-    assert [x.value for x in numbers] == pytest.approx([(0.5 + 1 + 1.01) / 3, 0.5, 1.0, 1.01])
-    assert numbers[0].note == "mean of 3 subsets; the leaderboard's is of 6"
-    assert numbers[2].low == pytest.approx(1 / (1 + 1.959964**2), abs=1e-6)  # Wilson, 1 of 1
-    assert numbers[0].low is None  # Ties has none
-
-
-# ------------------------------------------------------------------------------------------------------------- RM-Bench
+# --- RM-Bench -------------------------------------------------------------------------------------
 
 RM = {
     "id": 1,
@@ -475,10 +376,10 @@ RM |= {"score_chosen": [0.0, 1.0, 2.0], "score_rejected": [-1.0, 0.0, [1.5]]}
 
 def test_rm_bench_by_hand(read):
     """Wins: c1 beats r1 alone (0 > 0 is none), c2 beats r1 and r2, c3 beats all."""
-    found = read([RM])
-    assert (found.kind, found.pairs.human_labels) == ("RM-Bench scores", False)
-    assert found.benchmark.style_matrix == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    values = {x.name: x.value for x in found.benchmark.numbers}
+    scores = read([RM])
+    assert (scores.kind, scores.pairs.human_labels) == ("RM-Bench scores", False)
+    assert scores.benchmark.style_matrix == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    values = {x.name: x.value for x in scores.benchmark.numbers}
     expected = {
         "RM-Bench": 6 / 9,
         "RM-Bench, easy": 1.0,
@@ -487,37 +388,10 @@ def test_rm_bench_by_hand(read):
     }
     assert values == pytest.approx(expected)
     assert (
-        found.pairs.rewards[:, :4].tolist() == [[0, 0, 0, 1], [-1, 0, 1.5, -1]]
-        and len(found.pairs) == 9
+        scores.pairs.rewards[:, :4].tolist() == [[0, 0, 0, 1], [-1, 0, 1.5, -1]]
+        and len(scores.pairs) == 9
     )
-    assert words(found.pairs, 5) == ("Cat?", "c2", "r3") and found.pairs.subset[0] == "chat"
-
-
-def test_rm_bench_is_the_mean_of_its_domains():
-    def row(domain, chosen, rejected):
-        return RmBenchPrompt(domain, chosen, rejected)
-
-    rows = [
-        row("chat", [1, 1, 1], [0, 0, 0]),
-        row("safety-refuse", [0, 0, 0], [1, 1, 1]),
-        row("safety-response", [1, 2, 3], [1, 2, 3]),
-    ]
-    rows += [row("safety-response", [0, 0, math.nan], [-1, 1, 1])]
-    found = rm_bench_matrix(rows)
-    value = {(x.name, x.subset): x.value for x in found.numbers}
-    # safety: nothing; the three cells below the diagonal; the first two cells of the first column
-    assert value["RM-Bench", "chat"] == 1 and value["RM-Bench", "safety"] == pytest.approx(
-        (0 + 3 / 9 + 2 / 9) / 3
-    )
-    assert value["RM-Bench, easy", "safety"] == pytest.approx((0 + 1 + 1 / 3) / 3)
-    assert value["RM-Bench, normal", "safety"] == pytest.approx((0 + 0 + 1 / 3) / 3)
-    assert value["RM-Bench, hard", "safety"] == 0
-    assert value["RM-Bench, hard", None] == 0.5 and value["RM-Bench", None] == pytest.approx(
-        (1 + 5 / 27) / 2
-    )
-    assert found.style_matrix[1] == pytest.approx([(1 + 2 / 3) / 2, 0.5, 0.5])
-    assert len(found.numbers) == 4 + 2 * 4
-    assert next(x for x in found.numbers if x.subset is None).note == "mean of 2 domains"
+    assert words(scores.pairs, 5) == ("Cat?", "c2", "r3") and scores.pairs.subset[0] == "chat"
 
 
 def test_a_file_of_one_rm_bench_domain_is_one_table(read):
@@ -538,7 +412,7 @@ def test_benchmark_numbers_become_checks_without_a_verdict(read):
     assert benchmark_checks(None) == []
 
 
-# ---------------------------------------------------------------------------------------------------- JudgeBench, LLMBar
+# --- JudgeBench, LLMBar ---------------------------------------------------------------------------
 
 JUDGE = {
     "question": "Q?",
@@ -564,20 +438,20 @@ LLM = {
 
 
 def test_judgebench(read):
-    found = read([JUDGE, {**JUDGE, "label": "A>B"}, {**JUDGE, "judgments": [None, None]}])
-    assert (found.kind, found.pairs.human_labels) == ("JudgeBench judgments", False)
-    assert words(found.pairs) == ("Q?", "b", "a") and words(found.pairs, 1) == ("Q?", "a", "b")
+    scores = read([JUDGE, {**JUDGE, "label": "A>B"}, {**JUDGE, "judgments": [None, None]}])
+    assert (scores.kind, scores.pairs.human_labels) == ("JudgeBench judgments", False)
+    assert words(scores.pairs) == ("Q?", "b", "a") and words(scores.pairs, 1) == ("Q?", "a", "b")
     assert (
-        found.pairs.rewards[:, :2].tolist() == [[1.25, 1.5], [1.5, 1.25]]
-        and np.isnan(found.pairs.rewards[:, 2]).all()
+        scores.pairs.rewards[:, :2].tolist() == [[1.25, 1.5], [1.5, 1.25]]
+        and np.isnan(scores.pairs.rewards[:, 2]).all()
     )
-    assert found.pairs.subset[0] == "livecodebench"
+    assert scores.pairs.subset[0] == "livecodebench"
 
 
 def test_llmbar(read):
-    found = read([LLM, {**LLM, "label": 1}])
-    assert (found.kind, found.pairs.human_labels) == ("LLMBar with rewards", False)
-    assert found.pairs.rewards.tolist() == [[0.75, 0.5], [0.5, 0.75]] and words(found.pairs) == (
+    scores = read([LLM, {**LLM, "label": 1}])
+    assert (scores.kind, scores.pairs.human_labels) == ("LLMBar with rewards", False)
+    assert scores.pairs.rewards.tolist() == [[0.75, 0.5], [0.5, 0.75]] and words(scores.pairs) == (
         "I",
         "two",
         "one",
@@ -593,55 +467,98 @@ def test_benchmarks_that_score_py_scored_are_right_by_construction(read):
         "reward_rejected": 0,
     }
     for row in (JUDGE, {name: LLM[name] for name in ("input", "output_1", "output_2", "label")}):
-        found = read([{**row, **sides}])
-        assert found.kind == "preference pairs with rewards" and not found.pairs.human_labels
+        scores = read([{**row, **sides}])
+        assert scores.kind == "preference pairs with rewards" and not scores.pairs.human_labels
 
 
-# ------------------------------------------------------------------------------------------------------------- bad input
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "row, message",
     [
-        ({**PLAIN, "reward_chosen": SECRET}, "`reward_chosen` is no number; a number is needed, or null where"),
+        (
+            {**PLAIN, "reward_chosen": SECRET},
+            "`reward_chosen` is no number; a number is needed, or null where",
+        ),
         ({**PLAIN, "reward_chosen": True}, "`reward_chosen` is no number"),
         ({**PLAIN, "reward_chosen": [1, 2]}, "`reward_chosen` is no number"),
-        ({k: PLAIN[k] for k in PLAIN if k != "reward_rejected"}, "`reward_rejected` missing; needed are reward_chosen, re"),
-        ({"prompt": SECRET, "chosen": "a", "rejected": "b"}, "preference pairs without rewards; score it first: python score."),
-        ({"prompt": SECRET, "completion": "a"}, "a completion without its `reward`; score it first: python score.py"),
-        ({"input": SECRET, "output_1": "a", "output_2": "b", "label": 1}, "preference pairs without rewards; score it first"),
-        ({"question": SECRET}, "columns ['question'] are no scores that are read here; needed is a preference row with"),
+        (
+            {k: PLAIN[k] for k in PLAIN if k != "reward_rejected"},
+            "`reward_rejected` missing; needed are reward_chosen, re",
+        ),
+        (
+            {"prompt": SECRET, "chosen": "a", "rejected": "b"},
+            "preference pairs without rewards; score it first: python score.",
+        ),
+        (
+            {"prompt": SECRET, "completion": "a"},
+            "a completion without its `reward`; score it first: python score.py",
+        ),
+        (
+            {"input": SECRET, "output_1": "a", "output_2": "b", "label": 1},
+            "preference pairs without rewards; score it first",
+        ),
+        (
+            {"question": SECRET},
+            "columns ['question'] are no scores that are read here; "
+            "needed is a preference row with",
+        ),
         ([SECRET], "a row is a JSON object with named columns"),
         ({**PLAIN, "chosen": 7}, "`chosen` is a number; a string or a list of messages"),
         ({**RB1, "scores_chosen": SECRET}, "`scores_chosen` is no number"),
-        ({**RB1, "text_chosen": 7}, "`text_chosen` and `text_rejected` must both be strings, or both lists of messages"),
-        ({k: RB1[k] for k in RB1 if k != "text_chosen"}, "`text_chosen` missing; needed are scores_chosen, scores_re"),
-        ({**RB2, "scores_rejected": [1, 2]}, "`scores_rejected` holds 2 numbers for 3 completions in `rejected`; one"),
+        (
+            {**RB1, "text_chosen": 7},
+            "`text_chosen` and `text_rejected` must both be strings, or both lists of messages",
+        ),
+        (
+            {k: RB1[k] for k in RB1 if k != "text_chosen"},
+            "`text_chosen` missing; needed are scores_chosen, scores_re",
+        ),
+        (
+            {**RB2, "scores_rejected": [1, 2]},
+            "`scores_rejected` holds 2 numbers for 3 completions in `rejected`; one",
+        ),
         ({**RB2, "scores_rejected": 1}, "`scores_rejected` holds no list for 3 completions"),
-        ({**RB2, "num_correct": 2}, "1 completions in `chosen`, but `num_correct` is another number"),
+        (
+            {**RB2, "num_correct": 2},
+            "1 completions in `chosen`, but `num_correct` is another number",
+        ),
         ({**RB2, "rejected": []}, "`rejected` must be a list of one string or more"),
-        ({"text": [SECRET, "b"], "scores": [1, 2], "num_correct": 2}, "`num_correct` must be a count from 1 to 1, for 2"),
+        (
+            {"text": [SECRET, "b"], "scores": [1, 2], "num_correct": 2},
+            "`num_correct` must be a count from 1 to 1, for 2",
+        ),
         ({**RM, "rejected": ["a", "b"]}, "2 completions in `rejected`; RM-Bench has 3"),
-        ({**RM, "score_chosen": [1, 2]}, "`score_chosen` holds 2 numbers for 3 completions in `chosen`"),
+        (
+            {**RM, "score_chosen": [1, 2]},
+            "`score_chosen` holds 2 numbers for 3 completions in `chosen`",
+        ),
         ({**RM, "score_chosen": [1, 2, SECRET]}, "`score_chosen` is no number"),
         ({**JUDGE, "label": SECRET}, '`label` must be "A>B" or "B>A"'),
-        ({**JUDGE, "judgments": [{"judgment": {"response": SECRET}}]}, "`judgments[0].judgment.scores` is missing; two"),
+        (
+            {**JUDGE, "judgments": [{"judgment": {"response": SECRET}}]},
+            "`judgments[0].judgment.scores` is missing; two",
+        ),
         ({**JUDGE, "judgments": []}, "`judgments[0].judgment.scores` is missing"),
         ({**LLM, "label": 3}, "`label` is outside [1, 2]"),
         ({"prompt": "p", "completion": SECRET, "reward": "high"}, "`reward` is no number"),
-        ({"prompt": 3, "completion": SECRET, "reward": 1}, "`prompt` must be a string or a list of messages"),
+        (
+            {"prompt": 3, "completion": SECRET, "reward": 1},
+            "`prompt` must be a string or a list of messages",
+        ),
         ({"completion": SECRET, "reward": 1}, "`prompt` missing; needed are prompt, completion"),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_row_says_what_mends_it(refused, row, message):
     assert refused([row]).startswith(f":1: {message}")
 
 
 def test_a_row_of_another_format_than_the_first(refused):
     said = refused([PLAIN, {**RB1, "text_chosen": SECRET}])
-    assert (
-        said
-        == ":2: RewardBench 1 scores, after preference pairs with rewards; one format a file is needed: split the file"
+    assert said == (
+        ":2: RewardBench 1 scores, after preference pairs with rewards; "
+        "one format a file is needed: split the file"
     )
     assert refused([PLAIN, PLAIN, {"prompt": "p", "chosen": "a", "rejected": "b"}]).startswith(
         ":3: preference pairs without"

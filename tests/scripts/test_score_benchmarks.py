@@ -1,4 +1,7 @@
-"""score.py on benchmark files: every row comes back with its own format's scores, which audit.py --scores reads."""
+"""score.py on benchmark files: every row comes back with its own format's scores.
+
+audit.py --scores reads them.
+"""
 
 import json
 import sys

@@ -1,4 +1,7 @@
-"""Formats: a row shaped as its dataset publishes it gives literal pairs; a malformed row is refused without its content."""
+"""Formats: a row shaped as its dataset publishes it gives literal pairs.
+
+A malformed row is refused without its content.
+"""
 
 import json
 import math
@@ -8,8 +11,6 @@ import pytest
 from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs
 from reward.data.transcripts import (
     assistant,
-    first_user_turn,
-    is_messages,
     is_texts,
     parse_transcript,
     text_of,
@@ -47,7 +48,7 @@ def refused(row: dict, transcript: str = "messages") -> str:
     return str(caught.value)
 
 
-# --------------------------------------------------------------------------------------------- TRL's preference format
+# --- TRL's preference format ----------------------------------------------------------------------
 
 
 def test_explicit_prompt_strings():
@@ -180,7 +181,7 @@ def test_equal_ratings_are_a_tie_unless_there_are_votes():
     assert to_pairs(voted) == [pair("p", "a", "b", votes=[3, 1], chosen_probability=0.75, **rated)]
 
 
-# ----------------------------------------------------------------------------------------------- HH-RLHF transcripts
+# --- HH-RLHF transcripts --------------------------------------------------------------------------
 
 TALK = "\n\nHuman: Hi\n\nAssistant: Hello! How can I help?\n\nHuman: Name a river.\n\nAssistant:"
 TURNS = user("Hi") + assistant("Hello! How can I help?") + user("Name a river.")
@@ -249,19 +250,27 @@ def test_parse_transcript_splits_at_marks_only():
     )
 
 
-# ------------------------------------------------------------------------------------------- the published datasets
+# --- the published datasets -----------------------------------------------------------------------
 
 
 def test_ultrafeedback_binarized():
-    """HuggingFaceH4/ultrafeedback_binarized, train_prefs: both sides carry the prompt, which is a string as well."""
+    """HuggingFaceH4/ultrafeedback_binarized, train_prefs: both sides carry the prompt.
+
+    It is a string beside them as well.
+    """
     chosen, rejected = (
         user("Name a river.") + assistant("The Rhine."),
         user("Name a river.") + assistant("No."),
     )
     row = {
-        "prompt": "Name a river.", "prompt_id": "f0e37e9f", "chosen": chosen, "rejected": rejected, "messages": chosen,
-        "score_chosen": 6.0, "score_rejected": 4.0,
-    }  # fmt: skip
+        "prompt": "Name a river.",
+        "prompt_id": "f0e37e9f",
+        "chosen": chosen,
+        "rejected": rejected,
+        "messages": chosen,
+        "score_chosen": 6.0,
+        "score_rejected": 4.0,
+    }
     assert to_pairs(row) == [
         pair("Name a river.", "The Rhine.", "No.", rating_chosen=6.0, rating_rejected=4.0)
     ]
@@ -334,18 +343,29 @@ def test_helpsteer2_multi_turn_prompt():
 def test_helpsteer2_preference(strength, expected):
     """preference/preference.jsonl.gz: negative, the first response is better."""
     row = {
-        "split": "train", "prompt": "p", "response_1": "first", "response_2": "second",
-        "preference_strength": strength, "preference_statement": "...", "preference_elaboration": "...",
-        "three_most_similar_preferences": [], "all_preferences_unprocessed": [],
-    }  # fmt: skip
+        "split": "train",
+        "prompt": "p",
+        "response_1": "first",
+        "response_2": "second",
+        "preference_strength": strength,
+        "preference_statement": "...",
+        "preference_elaboration": "...",
+        "three_most_similar_preferences": [],
+        "all_preferences_unprocessed": [],
+    }
     assert to_pairs(row) == [expected]
 
 
 def test_helpsteer3():
     row = {
-        "domain": "code", "language": "python", "context": user("Sort a list."), "response1": "sorted(x)",
-        "response2": "x.sort()", "overall_preference": -1, "individual_preference": [],
-    }  # fmt: skip
+        "domain": "code",
+        "language": "python",
+        "context": user("Sort a list."),
+        "response1": "sorted(x)",
+        "response2": "x.sort()",
+        "overall_preference": -1,
+        "individual_preference": [],
+    }
     assert to_pairs(row) == [
         pair("Sort a list.", "sorted(x)", "x.sort()", subset="code", strength=1)
     ]
@@ -358,9 +378,13 @@ def test_nectar():
         for text, rank in (("b", 2.0), ("a", 1.0), ("c", 2.0))
     ]
     row = {
-        "prompt": "\n\nHuman: Hi\n\nAssistant: ", "answers": answers, "turns": 1, "num_responses": 3,
-        "source": ["lmsys-chat-1m"], "good_natured": True,
-    }  # fmt: skip
+        "prompt": "\n\nHuman: Hi\n\nAssistant: ",
+        "answers": answers,
+        "turns": 1,
+        "num_responses": 3,
+        "source": ["lmsys-chat-1m"],
+        "good_natured": True,
+    }
     tie = pair("Hi", "b", "c", chosen_probability=0.5)
     assert to_pairs(row) == [pair("Hi", "a", "b"), tie, pair("Hi", "a", "c")]
 
@@ -383,10 +407,19 @@ def test_ranks_beside_completions():
 )
 def test_chatbot_arena_conversations(winner, expected):
     row = {
-        "question_id": "58210e39", "model_a": "alpaca-13b", "model_b": "koala-13b", "winner": winner, "judge": "arena_1",
-        "conversation_a": user("Hi") + assistant("A"), "conversation_b": user("Hi") + assistant("B"), "turn": 1,
-        "anony": True, "language": "English", "tstamp": 1682351591.1322, "toxic_chat_tag": {},
-    }  # fmt: skip
+        "question_id": "58210e39",
+        "model_a": "alpaca-13b",
+        "model_b": "koala-13b",
+        "winner": winner,
+        "judge": "arena_1",
+        "conversation_a": user("Hi") + assistant("A"),
+        "conversation_b": user("Hi") + assistant("B"),
+        "turn": 1,
+        "anony": True,
+        "language": "English",
+        "tstamp": 1682351591.1322,
+        "toxic_chat_tag": {},
+    }
     assert to_pairs(row) == [expected]
 
 
@@ -399,7 +432,7 @@ def test_chatbot_arena_conversations_that_diverge():
 
 
 def arena_55k(prompt, response_a, response_b, winner: str) -> dict:
-    """A row of lmsys/lmsys-arena-human-preference-55k: JSON lists in strings, one-hot winner columns."""
+    """A row of lmsys/lmsys-arena-human-preference-55k: JSON lists in strings, one-hot winners."""
     texts = {"prompt": prompt, "response_a": response_a, "response_b": response_b}
     one_hot = {f"winner_{name}": int(winner == name) for name in ("model_a", "model_b", "tie")}
     names = {"id": 30192, "model_a": "gpt-4-1106-preview", "model_b": "gpt-4-0613"}
@@ -445,18 +478,28 @@ def test_a_plain_prompt_with_brackets_is_no_list():
     assert to_pairs(row) == [pair('["Hi"]', "[1]", "[2]")]
 
 
-# ------------------------------------------------------------------------------------ response_a, response_b, a label
+# --- response_a, response_b, a label --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("column", "label", "chosen"),
     [
-        ("label", "a", "A"), ("label", "B", "B"), ("label", "response_b", "B"), ("winner", "model_a", "A"),
-        ("label", "A>B", "A"), ("label", "tie", ""), ("label", "a=b", ""), ("preference", "neither", ""),
-        ("label", 0, "A"), ("label", 1, "B"), ("label", 0.5, ""),
-        ("label", "0", "A"), ("label", "1", "B"), ("label", "0.5", ""),  # the cells of a CSV file
+        ("label", "a", "A"),
+        ("label", "B", "B"),
+        ("label", "response_b", "B"),
+        ("winner", "model_a", "A"),
+        ("label", "A>B", "A"),
+        ("label", "tie", ""),
+        ("label", "a=b", ""),
+        ("preference", "neither", ""),
+        ("label", 0, "A"),
+        ("label", 1, "B"),
+        ("label", 0.5, ""),
+        ("label", "0", "A"),
+        ("label", "1", "B"),
+        ("label", "0.5", ""),  # the cells of a CSV file
     ],
-)  # fmt: skip
+)
 def test_labels_of_two_responses(column, label, chosen):
     tie = pair("p", "A", "B", chosen_probability=0.5)
     expected = {"A": pair("p", "A", "B"), "B": pair("p", "B", "A"), "": tie}[chosen]
@@ -482,7 +525,7 @@ def test_a_label_that_is_none(label):
     assert refused(row).startswith("no label: `label` (or `winner`) must be a, b or tie")
 
 
-# --------------------------------------------------------------------------------------------- pairs without a lesson
+# --- pairs without a lesson -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
@@ -509,7 +552,7 @@ def test_messages_whose_prompts_differ():
     assert only(row) == pair("p", "a", "b", drop="prompts differ")
 
 
-# ----------------------------------------------------------------------------------------------------- malformed rows
+# --- malformed rows -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -701,7 +744,7 @@ def test_malformed_ratings():
         assert str(caught.value).startswith(message) and SECRET not in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------- benchmarks
+# --- benchmarks -----------------------------------------------------------------------------------
 
 
 def test_lists_of_completions_are_every_pair():
@@ -802,42 +845,10 @@ def test_rewardbench_scores_repeat_the_prompt():
     )  # a conversation as one text: no pair
 
 
-# ------------------------------------------------------------------------------------------------------- small helpers
-
-
-def test_first_user_turn_is_the_same_in_every_form():
-    """Case and spaces don't count: one question is in one split, however its rows are written."""
-    prompts = [
-        TURNS,
-        TALK,
-        [{"role": "system", "content": "Be kind."}, *user(" HI ")],
-        "hi",
-        user("Hi"),
-    ]
-    assert {first_user_turn(prompt) for prompt in prompts} == {"hi"}
-    assert first_user_turn([]) == "" and first_user_turn(assistant("Hello  there")) == "hello there"
-
-
-def test_text_of():
-    assert text_of("a") == "a" and text_of(TURNS) == "Hi\n\nHello! How can I help?\n\nName a river."
-    assert text_of([{"role": "assistant", "content": None, "tool_calls": [1]}]) == ""
-
-
-def test_is_messages():
-    assert (
-        is_messages([])
-        and is_messages(TURNS)
-        and is_messages([{"role": "assistant", "tool_calls": []}])
-    )
-    assert not any(
-        is_messages(value)
-        for value in ("a", None, ["a"], [{"content": "a"}], [{"role": 1, "content": "a"}])
-    )
+# --- Rated completions ----------------------------------------------------------------------------
 
 
 def test_a_single_rated_completion_is_dropped_not_an_error():
-    from reward.data.formats import rating_pairs
-
     (found,) = rating_pairs([{"prompt": "p", "response": "a", "helpfulness": 3}])
     assert found["drop"] == "one rated completion"
 
@@ -845,5 +856,7 @@ def test_a_single_rated_completion_is_dropped_not_an_error():
 def test_every_pair_of_a_rated_prompt_keeps_both_ratings():
     found = rating_pairs([rating("p", "a", 2), rating("p", "b", 4), rating("p", "c", 0)])
     assert [(text_of(p["chosen"]), p["rating_chosen"], p["rating_rejected"]) for p in found] == [
-        ("b", 4, 2), ("a", 2, 0), ("b", 4, 0),
-    ]  # fmt: skip
+        ("b", 4, 2),
+        ("a", 2, 0),
+        ("b", 4, 0),
+    ]
