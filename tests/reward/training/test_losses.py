@@ -30,25 +30,40 @@ RATINGS = {
 }
 
 
-@pytest.mark.parametrize(("loss", "labels", "expected"), [
-    (bradley_terry, {}, [0.2633, 0.1269, 0.5981, 0.1678]),
-    # Margins less the targets: .7, 0, .2, -1.3; a target of 0 changes nothing.
-    (bradley_terry, {"target_margin": TARGETS}, [0.4032, 0.6931, 0.5981, 1.5410]),
-    # Each is the first line's plus (1 - p) margins: .36, 1.4, .1, 0.
-    (bradley_terry, {"chosen_probability": P}, [0.6233, 1.5269, 0.6981, 0.1678]),
-    (bradley_terry, {"chosen_probability": P, "target_margin": TARGETS}, [0.8426, 3.0206, 0.6981, 1.5410]),
-    # ln(1 + e^(.5 - d)): win; the others .7 win + .3 loss, .3 win + .7 loss, tie, win.
-    (rao_kupper, {}, [0.4032, 0.2014, 0.8544, 0.2633]),
-    (rao_kupper, {"chosen_probability": P}, [0.8426, 1.8656, 1.4162, 0.2633]),
-    (rao_kupper, {"chosen_probability": P, "tie_margin": 1.0}, [1.1102, 2.2280, 0.7798, 0.4032]),
-    (rao_kupper, {"chosen_probability": torch.full((4,), 0.5)}, [1.7296, 2.2390, 1.4162, 2.0270]),
-    (mse, {}, [1.21 + 0.81, 0.04 + 1.44, 1.69 + 0.25, 0.25 + 0.04]),
-    (mse, {"chosen_probability": P}, [1.96 + 0.36, 0.25 + 3.61, 0.64 + 1.0, 0.25 + 0.04]),
-    (rating_mse, RATINGS, [3.61 + 0.01, 4.84 + 1.44, 5.29 + 6.25, 0.25 + 0.49]),
-    (classification, {}, [0.1155 + 1.2411, 0.3711 + 0.2633, 0.8544 + 0.4741, 0.2014 + 0.5981]),
-    (classification, {"chosen_probability": P}, [1.7167, 2.0344, 1.4284, 0.7996]),
-    (centering, {}, [9.0, 0.16, 0.64, 1.69]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("loss", "labels", "expected"),
+    [
+        (bradley_terry, {}, [0.2633, 0.1269, 0.5981, 0.1678]),
+        # Margins less the targets: .7, 0, .2, -1.3; a target of 0 changes nothing.
+        (bradley_terry, {"target_margin": TARGETS}, [0.4032, 0.6931, 0.5981, 1.5410]),
+        # Each is the first line's plus (1 - p) margins: .36, 1.4, .1, 0.
+        (bradley_terry, {"chosen_probability": P}, [0.6233, 1.5269, 0.6981, 0.1678]),
+        (
+            bradley_terry,
+            {"chosen_probability": P, "target_margin": TARGETS},
+            [0.8426, 3.0206, 0.6981, 1.5410],
+        ),
+        # ln(1 + e^(.5 - d)): win; the others .7 win + .3 loss, .3 win + .7 loss, tie, win.
+        (rao_kupper, {}, [0.4032, 0.2014, 0.8544, 0.2633]),
+        (rao_kupper, {"chosen_probability": P}, [0.8426, 1.8656, 1.4162, 0.2633]),
+        (
+            rao_kupper,
+            {"chosen_probability": P, "tie_margin": 1.0},
+            [1.1102, 2.2280, 0.7798, 0.4032],
+        ),
+        (
+            rao_kupper,
+            {"chosen_probability": torch.full((4,), 0.5)},
+            [1.7296, 2.2390, 1.4162, 2.0270],
+        ),
+        (mse, {}, [1.21 + 0.81, 0.04 + 1.44, 1.69 + 0.25, 0.25 + 0.04]),
+        (mse, {"chosen_probability": P}, [1.96 + 0.36, 0.25 + 3.61, 0.64 + 1.0, 0.25 + 0.04]),
+        (rating_mse, RATINGS, [3.61 + 0.01, 4.84 + 1.44, 5.29 + 6.25, 0.25 + 0.49]),
+        (classification, {}, [0.1155 + 1.2411, 0.3711 + 0.2633, 0.8544 + 0.4741, 0.2014 + 0.5981]),
+        (classification, {"chosen_probability": P}, [1.7167, 2.0344, 1.4284, 0.7996]),
+        (centering, {}, [9.0, 0.16, 0.64, 1.69]),
+    ],
+)
 def test_literal_values(loss, labels, expected):
     torch.testing.assert_close(
         loss(CHOSEN, REJECTED, **labels), torch.tensor(expected), atol=1e-4, rtol=0
@@ -68,10 +83,10 @@ def test_bradley_terry_of_equal_rewards_is_ln_2():
 
 
 def test_bradley_terry_with_p_is_the_swapped_pair_with_1_minus_p():
-    there = bradley_terry(CHOSEN, REJECTED, TARGETS, P)
-    back = bradley_terry(REJECTED, CHOSEN, TARGETS, 1 - P)
-    torch.testing.assert_close(there, back)
-    assert (there - bradley_terry(REJECTED, CHOSEN, TARGETS, P)).abs().max() > 0.1
+    loss = bradley_terry(CHOSEN, REJECTED, TARGETS, P)
+    swapped = bradley_terry(REJECTED, CHOSEN, TARGETS, 1 - P)
+    torch.testing.assert_close(loss, swapped)
+    assert (loss - bradley_terry(REJECTED, CHOSEN, TARGETS, P)).abs().max() > 0.1
 
 
 def test_bradley_terry_is_least_where_the_model_says_p():
@@ -119,38 +134,41 @@ def test_a_smoothed_tie_stays_exactly_a_tie():
 def test_classification_of_two_logits_is_the_softmax_cross_entropy():
     torch.manual_seed(0)
     chosen, rejected = torch.randn(6, 2), torch.randn(6, 2)
-    found = classification(chosen[:, 1] - chosen[:, 0], rejected[:, 1] - rejected[:, 0])
+    odds = (chosen[:, 1] - chosen[:, 0], rejected[:, 1] - rejected[:, 0])
     preferred, not_preferred = torch.ones(6, dtype=torch.long), torch.zeros(6, dtype=torch.long)
     expected = F.cross_entropy(chosen, preferred, reduction="none")
     expected += F.cross_entropy(rejected, not_preferred, reduction="none")
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(classification(*odds), expected)
     p = torch.rand(6)
     soft = F.cross_entropy(chosen, torch.stack([1 - p, p], 1), reduction="none")
     soft += F.cross_entropy(rejected, torch.stack([p, 1 - p], 1), reduction="none")
-    odds = (chosen[:, 1] - chosen[:, 0], rejected[:, 1] - rejected[:, 0])
     torch.testing.assert_close(classification(*odds, p), soft)
 
 
-# ------------------------------------------------------------------------------------------------- of every objective
+# --- Of every objective --------------------------------------------------------------------------
 
 
-def labels_of(name: str, n: int, p=None) -> dict:
-    """What LOSSES says that the objective takes, as random numbers; `p` for the chosen probability."""
+def labels_of(name: str, pairs: int, p: float | None = None) -> dict[str, torch.Tensor]:
+    """Random labels for an objective, (pairs,) each; `p` instead for the chosen probability."""
     generator = torch.Generator().manual_seed(3)
-    labels = {
-        key: torch.rand(n, dtype=torch.float64, generator=generator) for key in LOSSES[name].labels
-    }
+    labels = {}
+    for label in LOSSES[name].labels:
+        labels[label] = torch.rand(pairs, dtype=torch.float64, generator=generator)
     if p is not None and "chosen_probability" in labels:
-        labels["chosen_probability"] = torch.full((n,), p, dtype=torch.float64)
+        labels["chosen_probability"] = torch.full((pairs,), p, dtype=torch.float64)
     return labels
 
 
 def test_losses_are_those_of_the_recipe_and_name_what_they_take():
     assert list(LOSSES) == OWN["loss_type"].choices
     for name, loss in LOSSES.items():
-        assert set(loss.labels) == set(inspect.signature(loss.function).parameters) - {
-            "rewards_chosen", "rewards_rejected", "log_odds_chosen", "log_odds_rejected", "tie_margin",
-        }, name  # fmt: skip
+        parameters = list(inspect.signature(loss.function).parameters)
+        rewards, others = parameters[:2], parameters[2:]
+        assert rewards in (
+            ["rewards_chosen", "rewards_rejected"],
+            ["log_odds_chosen", "log_odds_rejected"],
+        )
+        assert set(loss.labels) == set(others) - {"tie_margin"}, name
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -163,11 +181,9 @@ def test_every_loss_gives_one_value_a_pair(name):
 def test_gradients_in_float64(name, p):
     torch.manual_seed(0)
     chosen, rejected = (torch.randn(6, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    loss = (
-        centering
-        if name == "centering"
-        else partial(LOSSES[name].function, **labels_of(name, 6, p))
-    )
+    loss = centering
+    if name != "centering":
+        loss = partial(LOSSES[name].function, **labels_of(name, 6, p))
     assert torch.autograd.gradcheck(loss, (chosen, rejected))
 
 
@@ -175,27 +191,29 @@ def test_gradients_in_float64(name, p):
 @pytest.mark.parametrize("margin", [1e4, -1e4])
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_and_gradient_are_finite_at_huge_margins(name, margin, p):
-    chosen, rejected = (
-        torch.tensor([margin], requires_grad=True),
-        torch.zeros(1, requires_grad=True),
-    )
+    chosen = torch.tensor([margin], requires_grad=True)
+    rejected = torch.zeros(1, requires_grad=True)
     labels = {key: value.float() for key, value in labels_of(name, 1, p).items()}
     value = LOSSES[name].function(chosen, rejected, **labels)
     value.sum().backward()
     assert all(torch.isfinite(tensor).all() for tensor in (value, chosen.grad, rejected.grad))
 
 
-@pytest.mark.parametrize(("loss", "margin", "value", "slope"), [
-    (bradley_terry, 1e4, 0.0, 0.0),
-    (bradley_terry, -1e4, 1e4, -1.0),
-    (rao_kupper, 1e4, 0.0, 0.0),
-    (rao_kupper, -1e4, 10000.5, -1.0),
-    (classification, 1e4, math.log(2), 0.0),
-    (classification, -1e4, 1e4 + math.log(2), -1.0),
-    (mse, 1e4, 9999.0**2, 2 * 9999.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("loss", "margin", "value", "slope"),
+    [
+        (bradley_terry, 1e4, 0.0, 0.0),
+        (bradley_terry, -1e4, 1e4, -1.0),
+        (rao_kupper, 1e4, 0.0, 0.0),
+        (rao_kupper, -1e4, 10000.5, -1.0),
+        (classification, 1e4, math.log(2), 0.0),
+        (classification, -1e4, 1e4 + math.log(2), -1.0),
+        (mse, 1e4, 9999.0**2, 2 * 9999.0),
+    ],
+)
 def test_what_is_lost_at_huge_margins(loss, margin, value, slope):
     chosen = torch.tensor([margin], dtype=torch.float64, requires_grad=True)
-    found = loss(chosen, torch.zeros(1, dtype=torch.float64))
-    found.sum().backward()
-    assert (found.item(), chosen.grad.item()) == (pytest.approx(value), pytest.approx(slope))
+    pair_loss = loss(chosen, torch.zeros(1, dtype=torch.float64))
+    pair_loss.sum().backward()
+    assert pair_loss.item() == pytest.approx(value)
+    assert chosen.grad.item() == pytest.approx(slope)
