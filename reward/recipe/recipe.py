@@ -8,6 +8,7 @@ Imports the standard library and yaml only, so that a faulty recipe is answered 
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reward.data.files import Source
 from reward.recipe.keys import DEFAULTS, ENTRY, GROUPS, KEYS, OWN_KEYS, TRL
@@ -40,7 +41,7 @@ class Recipe:
     resume: str | None = None  # "auto" or a checkpoint's folder
     places: dict[str, str] = field(default_factory=dict, repr=False)  # key -> where it stands
 
-    def get(self, key: str):
+    def get(self, key: str) -> Any:
         """The value of a key, as `recipe["max_length"]`: the given one, ours, or TRL's default."""
         if key in self.values:
             return self.values[key]

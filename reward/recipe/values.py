@@ -27,7 +27,12 @@ def unknown_key(name: object, keys: dict[str, Key], place: str) -> str:
 
 
 def as_meant(key: Key, value: object) -> object:
-    """The value without the liberties that people take: `yes`, one item for a list, `~/folder`."""
+    """The value that was meant, where people take liberties: `yes`, `~/folder`, a list of one item.
+
+    Args:
+        key: the key that has the value.
+        value: as it was read from YAML.
+    """
     if not isinstance(value, str):
         return value
     if "str" not in key.types and "list" in key.types:
@@ -60,7 +65,8 @@ def fault_of(key: Key, value: object, place: str) -> str | None:
     mend = _mend_type(key, value) or _mend_choice(key, value) or _mend_range(key, value)
     if mend is None:
         return None
-    found, better = _line(key, value, place), _line(key, mend.value, place)
+    found = _line(key, value, place)
+    better = _line(key, mend.value, place)
     return f"found {found}; needed is {mend.needed}: {better}"
 
 
@@ -72,6 +78,11 @@ def _line(key: Key, value: object, place: str) -> str:
 
 
 def _mend_type(key: Key, value: object) -> Mend | None:
+    """What a value of a wrong type should have been; None for a value of a right one.
+
+    An integer is a number. What is proposed is the value itself in the right type where it has one,
+    or else the key's default.
+    """
     kind = kind_of(value)
     if kind in key.types or (kind == "int" and "float" in key.types):
         return None
@@ -87,6 +98,7 @@ def _mend_type(key: Key, value: object) -> Mend | None:
 
 
 def _mend_choice(key: Key, value: object) -> Mend | None:
+    """What a text that is none of the choices should have been: the one that is spelt alike."""
     if not isinstance(value, str) or not key.choices or value in key.choices:
         return None
     nearest = difflib.get_close_matches(value, key.choices, n=1, cutoff=0.4)
@@ -95,6 +107,7 @@ def _mend_choice(key: Key, value: object) -> Mend | None:
 
 
 def _mend_range(key: Key, value: object) -> Mend | None:
+    """What a number outside the range should have been: the example of the range."""
     if value is None or key.range is None or value in key.range:
         return None
     return Mend(str(key.range), key.range.example)

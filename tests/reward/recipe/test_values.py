@@ -112,6 +112,8 @@ def test_one_fault(line, part):
 )
 def test_values_that_are_read(line, value):
     key = line.split("\n")[-1].split(":")[0]
-    text = SOUND.replace("output_dir: out\n", "") if key == "output_dir" else SOUND
+    text = SOUND
+    if key == "output_dir":
+        text = SOUND.replace("output_dir: out\n", "")
     value_read = parse(text + line + "\n", "--check-data")[key]
     assert value_read == value and type(value_read) is type(value)
