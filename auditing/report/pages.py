@@ -28,6 +28,8 @@ MARKDOWN_CLIP = 400  # characters of a text that report.md shows
 
 STRIP_TOKENS = 160  # of a completion, half from its start and half from its end
 
+EXAMPLE_LEAD = 150  # characters of a probe's example before the place where its sides differ
+
 STYLES = ("concise", "detailed", "markdown")  # of RM-Bench, in the order of its files
 
 
@@ -49,14 +51,27 @@ VERDICT_LOOKS = {
 
 
 def html_page(audit: Audit, plots: dict[str, Plot]) -> str:
-    """The page for a browser."""
-    return TEMPLATES.get_template("report.html.j2").render(audit=audit, plots=plots)
+    """The page for a browser.
+
+    Args:
+        audit: What was found.
+        plots: auditing.report.plots.draw_plots of the same audit.
+    """
+    template = TEMPLATES.get_template("report.html.j2")
+    return template.render(audit=audit, plots=plots)
 
 
 def markdown_page(audit: Audit, plots: dict[str, Plot]) -> str:
-    """The page for whoever reads text: the same numbers, without the probes' examples and the
-    reward after each token."""
-    return TEMPLATES.get_template("report.md.j2").render(audit=audit, plots=plots)
+    """The page for whoever reads text.
+
+    It has the numbers of report.html, without the probes' examples and the reward after each token.
+
+    Args:
+        audit: What was found.
+        plots: Whose pictures lie beside the page, as name.png.
+    """
+    template = TEMPLATES.get_template("report.md.j2")
+    return template.render(audit=audit, plots=plots)
 
 
 def subject(audit: Audit) -> str:
@@ -68,9 +83,13 @@ def subject(audit: Audit) -> str:
 # --- Intervals as pictures ------------------------------------------------------------------------
 
 
+LEFT_END = 4  # pixels from the left of a picture that is 160 wide
+LINE_LENGTH = 152  # pixels
+
+
 @dataclass(frozen=True)
 class IntervalBar:
-    """An interval to draw, from left to right in the pixels of a picture that is 160 wide."""
+    """An interval to draw; all numbers are pixels from the left of the picture."""
 
     low: float
     high: float
@@ -80,7 +99,7 @@ class IntervalBar:
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers at the left and at the right end of a column of interval bars."""
+    """The numbers at the left and at the right end of the interval bars of a column."""
 
     start: float
     end: float
@@ -88,16 +107,36 @@ class Scale:
     def bar(
         self, value: float | None, low: float | None, high: float | None, mark: float
     ) -> IntervalBar | None:
-        """The bar of a value with its interval; None where a number is missing."""
-        if not all(map(is_number, (value, low, high))) or self.start >= self.end:
+        """Place a value and its interval in the picture.
+
+        Args:
+            value: The number that was measured.
+            low: The lower end of its 95% interval.
+            high: The upper end.
+            mark: Where the dashed tick goes.
+
+        Returns:
+            The bar, at least a pixel long; None where a number is missing.
+        """
+        for number in (value, low, high):
+            if number is None or not math.isfinite(number):
+                return None
+        if self.start >= self.end:
             return None
-        left, right = self.position(low), self.position(high)
-        return IntervalBar(left, max(right, left + 1), self.position(value), self.position(mark))
+        left = self.position(low)
+        right = self.position(high)
+        return IntervalBar(
+            low=left,
+            high=max(right, left + 1),
+            value=self.position(value),
+            mark=self.position(mark),
+        )
 
     def position(self, number: float) -> float:
         """Where a number stands in the picture; what is beyond an end stands at it."""
-        inside = min(max(number, self.start), self.end)
-        return 4 + 152 * (inside - self.start) / (self.end - self.start)
+        inside = max(number, self.start)
+        inside = min(inside, self.end)
+        return LEFT_END + LINE_LENGTH * (inside - self.start) / (self.end - self.start)
 
     def in_words(self) -> str:
         """The two ends, as the head of the column of bars."""
@@ -106,17 +145,17 @@ class Scale:
 
 def scale_of(measured: Iterable[Check | ProbeResult]) -> Scale:
     """A scale that holds all intervals and 0, and reaches as far to both sides."""
-    ends = [abs(end) for one in measured for end in (one.low, one.high) if is_number(end)]
-    farthest = max(ends, default=0.0)
-    reach = float(f"{farthest or 1.0:.1g}")
+    farthest = 0.0
+    for one in measured:
+        for end in (one.low, one.high):
+            if end is not None and math.isfinite(end):
+                farthest = max(farthest, abs(end))
+    if farthest == 0:
+        return Scale(-1.0, 1.0)
+    reach = float(f"{farthest:.1g}")
     if reach < farthest:  # it was rounded down
         reach *= 1.5
     return Scale(-reach, reach)
-
-
-def is_number(value: float | None) -> bool:
-    """Whether a value is there and finite."""
-    return value is not None and math.isfinite(value)
 
 
 # --- Tables ---------------------------------------------------------------------------------------
@@ -151,16 +190,21 @@ class SubsetTable:
 
 def subset_tables(checks: list[Check]) -> list[SubsetTable]:
     """One table for each check that looks at subsets."""
-    by_name: dict[str, list[Check]] = {}
+    members: dict[str, list[Check]] = {}
     for check in checks:
         if check.subset is not None:
-            by_name.setdefault(check.name, []).append(check)
-    tables = []
-    for name, members in by_name.items():
-        is_share = "accuracy" in name or all(map(lies_in_unit_interval, members))
-        scale = Scale(0.0, 1.0) if is_share else scale_of(members)
-        tables.append(SubsetTable(name, wording.worst_first(members), is_share, scale))
-    return tables
+            members.setdefault(check.name, [])
+            members[check.name].append(check)
+    return [subset_table(name, of_name) for name, of_name in members.items()]
+
+
+def subset_table(name: str, checks: list[Check]) -> SubsetTable:
+    """The table of one check, and the scale of its bars."""
+    is_share = "accuracy" in name or all(map(lies_in_unit_interval, checks))
+    scale = scale_of(checks)
+    if is_share:
+        scale = Scale(0.0, 1.0)
+    return SubsetTable(name, wording.worst_first(checks), is_share, scale)
 
 
 def lies_in_unit_interval(check: Check) -> bool:
@@ -170,8 +214,12 @@ def lies_in_unit_interval(check: Check) -> bool:
 
 def measured_values(curve: list[BestOfN]) -> list[str]:
     """The names of what is known of the best of n, in the order to print."""
-    names = ("reward", "gold", "length", "hedges", "markdown")
-    return [name for name in names if any(getattr(point, name) is not None for point in curve)]
+    names = []
+    for name in ("reward", "gold", "length", "hedges", "markdown"):
+        values = [getattr(point, name) for point in curve]
+        if any(value is not None for value in values):
+            names.append(name)
+    return names
 
 
 def style_means(matrix: list[list[float]]) -> dict[str, float]:
@@ -188,7 +236,8 @@ def style_means(matrix: list[list[float]]) -> dict[str, float]:
 
 def cell_depth(share: float) -> str:
     """How opaque the blue of a cell of the style matrix is."""
-    return f"{0.45 * max(min(share, 1), 0):.2f}"
+    share = max(min(share, 1), 0)
+    return f"{0.45 * share:.2f}"
 
 
 # --- Texts ----------------------------------------------------------------------------------------
@@ -220,11 +269,14 @@ def probe_example(probe: ProbeResult) -> list[ExampleSide]:
     """
     if probe.before is None or probe.after is None:
         return []
-    before, after = text_of(probe.before), text_of(probe.after)
-    start = max(0, len(commonprefix([before, after])) - 150)
+    before = text_of(probe.before)
+    after = text_of(probe.after)
+    shared = commonprefix([before, after])
+    start = max(0, len(shared) - EXAMPLE_LEAD)
+    is_cut = start > 0
     return [
-        ExampleSide("before", probe.reward_before, before[start:], start > 0),
-        ExampleSide("after", probe.reward_after, after[start:], start > 0),
+        ExampleSide("before", probe.reward_before, before[start:], is_cut),
+        ExampleSide("after", probe.reward_after, after[start:], is_cut),
     ]
 
 
@@ -238,23 +290,40 @@ class Token:
 
 
 def token_strip(strip: Strip) -> list[Token]:
-    """The tokens of a completion as they are shown."""
-    finite = [abs(reward) for _, reward in strip if math.isfinite(reward)]
-    farthest = max(finite, default=0.0) or 1.0
+    """The tokens of a completion as they are shown, the deepest shade at the largest reward."""
+    farthest = 0.0
+    for _, reward in strip:
+        if math.isfinite(reward):
+            farthest = max(farthest, abs(reward))
     return [shown_token(token, reward, farthest) for token, reward in strip]
 
 
 def shown_token(token: str, reward: float, farthest: float) -> Token:
-    """A token with its white space made visible, on a shade out of four."""
-    text = wording.clip(token, 40).replace("\n", "\u21b5").replace("\t", "\u21e5") or "\u2205"
-    if text.startswith(" "):
-        text = "\u00b7" + text[1:]
-    depth = math.ceil(4 * abs(reward) / farthest) if math.isfinite(reward) else 0
-    if depth == 0:
+    """A token as it is shown.
+
+    Args:
+        token: Its text.
+        reward: The reward after it; NaN is shown as 0.
+        farthest: The largest absolute reward of the completion.
+    """
+    text = visible_spaces(wording.clip(token, 40))
+    if reward == 0 or not math.isfinite(reward):
         return Token(text, "0", "z")
+    depth = math.ceil(4 * abs(reward) / farthest)
     if reward > 0:
         return Token(text, wording.signed(reward), f"p{depth}")
     return Token(text, wording.signed(reward), f"n{depth}")
+
+
+def visible_spaces(token: str) -> str:
+    """A token with signs for what would not be seen: line ends, tabs, the space before a word."""
+    if not token:
+        return "\u2205"
+    token = token.replace("\n", "\u21b5")
+    token = token.replace("\t", "\u21e5")
+    if token.startswith(" "):
+        return "\u00b7" + token[1:]
+    return token
 
 
 # --- Markdown -------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ matplotlib is used without pyplot, so that nothing global changes. The colours a
 """
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from auditing.checks import distribution
 from auditing.report.wording import MINUS
 from auditing.result import Audit, BestOfN, LengthClass, ReliabilityBin
 from auditing.verdicts import count, short
+
+if TYPE_CHECKING:  # matplotlib is slow to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLUE = "#0072B2"
 ORANGE = "#E69F00"
@@ -92,6 +97,7 @@ CURVES = (
 
 CHOSEN_DOTS = Dots(BLUE, "o", "chosen")
 REJECTED_DOTS = Dots(ORANGE, "^", "rejected")
+PAIR_DOTS = Dots(BLUE, "o")
 
 
 def draw_plots(audit: Audit) -> dict[str, Plot]:
@@ -129,20 +135,26 @@ def draw_plots(audit: Audit) -> dict[str, Plot]:
 def margins_plot(margins: np.ndarray) -> Plot:
     """The histogram of the margins (pairs,): right, wrong, and ties."""
     figure, axes = new_figure(f"margin = reward(chosen) {MINUS} reward(rejected)", "pairs")
-    bins = shared_bins(np.append(margins, 0.0))
     n = len(margins)
-    wrong = int(np.sum(margins < 0))
-    ties = int(np.sum(margins == 0))
-    draw_bars(axes, margins[margins > 0], bins, Bars(BLUE))
-    draw_bars(axes, margins[margins < 0], bins, Bars(ORANGE, hatch="///"))
+    right = margins[margins > 0]
+    wrong = margins[margins < 0]
+    ties = n - len(right) - len(wrong)
+    wrong_share = len(wrong) / n
+    right_share = len(right) / n
+
+    bins = shared_bins(np.append(margins, 0.0))
+    draw_bars(axes, right, bins, Bars(BLUE))
+    draw_bars(axes, wrong, bins, Bars(ORANGE, hatch="///"))
     if ties:
         axes.plot([0, 0], [0, ties], color=BLACK, linewidth=5, solid_capstyle="butt")
     axes.axvline(0, color=BLACK, linewidth=1.5, linestyle="--")
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)  # room for the two shares
-    write_inside(axes, 0.02, 0.98, f"wrong {wrong / n:.0%}", va="top")
-    write_inside(axes, 0.98, 0.98, f"right {(n - wrong - ties) / n:.0%}", va="top", ha="right")
+    _, top = axes.get_ylim()
+    axes.set_ylim(0, top * 1.15)  # room for the two shares
+    write_inside(axes, 0.02, 0.98, f"wrong {wrong_share:.0%}", va="top")
+    write_inside(axes, 0.98, 0.98, f"right {right_share:.0%}", va="top", ha="right")
+
     caption = (
-        f"Left of the dashed line, {wrong / n:.1%}: the model prefers the rejected completion."
+        f"Left of the dashed line, {wrong_share:.1%}: the model prefers the rejected completion."
     )
     if ties:
         caption += f" The black bar is {count(ties, 'tie')}."
@@ -153,49 +165,61 @@ def reliability_plot(curve: list[ReliabilityBin]) -> Plot:
     """How often the model is right, over how sure it is."""
     figure, axes = new_figure("predicted: sigmoid(margin)", "preferred by the raters")
     confidence = column(curve, "confidence")
-    low = column(curve, "low")
+    measured = intervals_of(curve, "accuracy")
     start = 0.0
     if confidence.min() >= 0.5:
         start = 0.5
-    axes.plot([start, 1], [start, 1], color=GREY, linewidth=1.5, linestyle="--", label="calibrated")
-    accuracy = column(curve, "accuracy")
-    reach = np.stack([accuracy - low, column(curve, "high") - accuracy])
-    draw_intervals(axes, confidence, accuracy, reach, label="measured, 95% interval")
+    ends = [start, 1]
+    axes.plot(ends, ends, color=GREY, linewidth=1.5, linestyle="--", label="calibrated")
+    draw_intervals(axes, confidence, measured, label="measured, 95% interval")
+    lowest = min(start, measured.lowest)
     axes.set_xlim(start - 0.02, 1.02)
-    axes.set_ylim(max(0, min(start, np.nanmin(low)) - 0.02), 1.02)
+    axes.set_ylim(max(0, lowest - 0.02), 1.02)
     axes.legend(frameon=False, loc="upper left", fontsize=12)
-    n = sum(point.n for point in curve)
-    caption = (
-        f"{count(n, 'prediction')} in {count(len(curve), 'bin')}; "
-        "below the diagonal, the model is surer than it is right."
-    )
+
+    predictions = count(total(curve), "prediction")
+    bins = count(len(curve), "bin")
+    caption = f"{predictions} in {bins}; below the diagonal, the model is surer than it is right."
     return Plot(png(figure), "Reliability", caption)
 
 
 def by_length_plot(curve: list[LengthClass], unit: str) -> Plot:
-    """Accuracy over classes of the length difference, all of them with a value."""
+    """Accuracy over classes of the length difference.
+
+    Args:
+        curve: The classes, each with a value, from the shortest chosen sides to the longest.
+        unit: What lengths are counted in.
+    """
     figure, axes = new_figure(length_difference_label(unit), "accuracy")
-    accuracy = column(curve, "value")
-    low = column(curve, "low")
-    reach = np.stack([accuracy - low, column(curve, "high") - accuracy])
+    measured = intervals_of(curve, "value")
     axes.axhline(0.5, color=GREY, linewidth=1.5, linestyle="--")
-    draw_intervals(axes, np.arange(len(curve)), accuracy, reach)
-    edges = [edge(point.start) for point in curve] + [edge(curve[-1].end)]
-    rotation = 0
-    if len(edges) * max(map(len, edges)) > 36:  # they would touch
-        rotation = 45
-    axes.set_xticks(np.arange(len(edges)) - 0.5, edges, fontsize=11, rotation=rotation)
+    draw_intervals(axes, np.arange(len(curve)), measured)
+    label_edges(axes, curve)
+    lowest = min(0.4, measured.lowest)
     axes.set_xlim(-0.5, len(curve) - 0.5)
-    axes.set_ylim(min(0.4, np.nanmin(low)) - 0.1, 1.02)  # room for the two directions
+    axes.set_ylim(lowest - 0.1, 1.02)  # room for the two directions
     small = {"fontsize": 11, "color": GREY}
     write_inside(axes, 0.01, 0.02, "\u2190 chosen is shorter", **small)
     write_inside(axes, 0.99, 0.02, "chosen is longer \u2192", ha="right", **small)
-    n = sum(point.n for point in curve)
+
+    pairs = count(total(curve), "pair")
     caption = (
-        f"{count(n, 'pair')}, with 95% intervals; dashed, a coin. "
+        f"{pairs}, with 95% intervals; dashed, a coin. "
         "Where the line rises, the model leans to the longer completion."
     )
     return Plot(png(figure), "Accuracy by length difference", caption)
+
+
+def label_edges(axes: "Axes", curve: list[LengthClass]) -> None:
+    """Write the edges of the classes between their points."""
+    edges = [edge(point.start) for point in curve]
+    edges.append(edge(curve[-1].end))
+    longest = max(map(len, edges))
+    rotation = 0
+    if len(edges) * longest > 36:  # they would touch
+        rotation = 45
+    places = np.arange(len(edges)) - 0.5
+    axes.set_xticks(places, edges, fontsize=11, rotation=rotation)
 
 
 # --- Rewards and lengths --------------------------------------------------------------------------
@@ -219,8 +243,10 @@ def rewards_plot(rewards: np.ndarray) -> Plot:
 def length_plot(lengths: np.ndarray, rewards: np.ndarray, unit: str) -> Plot:
     """The reward over the length; both are (2, pairs), of chosen and rejected."""
     figure, axes = new_figure(f"completion length, {unit}", "reward")
-    draw_dots(axes, lengths[0], rewards[0], CHOSEN_DOTS)
-    draw_dots(axes, lengths[1], rewards[1], REJECTED_DOTS)
+    chosen_lengths, rejected_lengths = lengths
+    chosen_rewards, rejected_rewards = rewards
+    draw_dots(axes, chosen_lengths, chosen_rewards, CHOSEN_DOTS)
+    draw_dots(axes, rejected_lengths, rejected_rewards, REJECTED_DOTS)
     correlation = draw_fitted_line(axes, lengths.ravel(), rewards.ravel())
     axes.legend(frameon=False, handletextpad=0.2, markerscale=2)
     return Plot(png(figure), "Reward against length", f"All completions. {correlation}")
@@ -231,9 +257,9 @@ def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -
     figure, axes = new_figure(length_difference_label(unit), "margin")
     axes.axhline(0, color=GREY, linewidth=1)
     axes.axvline(0, color=GREY, linewidth=1)
-    draw_dots(axes, differences, margins, replace(CHOSEN_DOTS, name=None))
-    caption = f"Within pairs. {draw_fitted_line(axes, differences, margins)}"
-    return Plot(png(figure), "Margin against length difference", caption)
+    draw_dots(axes, differences, margins, PAIR_DOTS)
+    correlation = draw_fitted_line(axes, differences, margins)
+    return Plot(png(figure), "Margin against length difference", f"Within pairs. {correlation}")
 
 
 # --- Best of n ------------------------------------------------------------------------------------
@@ -241,32 +267,36 @@ def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -
 
 def best_of_n_plot(points: list[BestOfN]) -> Plot:
     """One panel for each measured quantity over the same axis, because their units differ."""
-    curves = [curve for curve in CURVES if is_measured(points, curve)]
-    curves = curves or list(CURVES[:1])
-    figure = new_canvas(0.9 + 1.3 * len(curves))
-    panels = np.atleast_1d(figure.subplots(len(curves), sharex=True))
+    curves = [curve for curve in CURVES if known_values(points, curve)]
+    if not curves:
+        curves = [CURVES[0]]
+    figure = new_canvas(height=0.9 + 1.3 * len(curves))
+    panels = figure.subplots(len(curves), sharex=True)
+    panels = np.atleast_1d(panels)
     for axes, curve in zip(panels, curves, strict=True):
         draw_curve(axes, points, curve)
     panels[-1].set_xlabel(f"KL from the policy, nats: ln n {MINUS} (n {MINUS} 1)/n")
+
+    largest = points[-1].n
     caption = (
         "Means over prompts of the completion with the highest reward among n, "
-        f"for n up to {points[-1].n:,}."
+        f"for n up to {largest:,}."
     )
     return Plot(png(figure), "Best of n", caption)
 
 
-def is_measured(points: list[BestOfN], curve: Curve) -> bool:
-    """Whether a quantity is known at any n."""
-    return any(getattr(point, curve.quantity) is not None for point in points)
+def known_values(points: list[BestOfN], curve: Curve) -> list[tuple[float, float]]:
+    """(KL, value) of a quantity, where it is known."""
+    values = [(point.kl, getattr(point, curve.quantity)) for point in points]
+    return [(kl, value) for kl, value in values if value is not None]
 
 
-def draw_curve(axes, points: list[BestOfN], curve: Curve) -> None:
+def draw_curve(axes: "Axes", points: list[BestOfN], curve: Curve) -> None:
     """Draw one quantity of the best of n over the KL from the policy."""
-    seen = [point for point in points if getattr(point, curve.quantity) is not None]
-    if seen:
+    values = known_values(points, curve)
+    if values:
         axes.plot(
-            [point.kl for point in seen],
-            [getattr(point, curve.quantity) for point in seen],
+            *zip(*values, strict=True),
             color=curve.colour,
             marker=curve.marker,
             linestyle=curve.line,
@@ -296,20 +326,56 @@ def column(curve: list, name: str) -> np.ndarray:
     return np.array([getattr(point, name) for point in curve], float)
 
 
-def shared_bins(values: np.ndarray) -> np.ndarray:
-    """The rising edges of bins that hold every value.
+@dataclass(frozen=True)
+class Intervals:
+    """Measured values with their 95% intervals."""
 
-    0 is one of them where it lies inside, so that no bar mixes both signs.
+    value: np.ndarray  # (points,)
+    low: np.ndarray  # (points,)
+    high: np.ndarray  # (points,)
+
+    @property
+    def lowest(self) -> float:
+        return np.nanmin(self.low)
+
+
+def intervals_of(curve: list, name: str) -> Intervals:
+    """The values of a curve, which lie in the field of this name, with their intervals."""
+    return Intervals(
+        value=column(curve, name),
+        low=column(curve, "low"),
+        high=column(curve, "high"),
+    )
+
+
+def total(curve: list) -> int:
+    """How many pairs a curve was measured on."""
+    return sum(point.n for point in curve)
+
+
+def shared_bins(values: np.ndarray) -> np.ndarray:
+    """Cut a range into bins that hold every value.
+
+    Args:
+        values: Of any shape; there may be none.
+
+    Returns:
+        The rising edges, about 37. 0 is one of them where it lies inside, so that no bar mixes
+        both signs.
     """
-    low, high = 0.0, 1.0
+    low = 0.0
+    high = 1.0
     if values.size:
-        low, high = float(values.min()), float(values.max())
-    largest = max(abs(low), abs(high))
-    if high - low <= 1e-9 * max(largest, 1e-9):  # equal but for rounding: one bar in the middle
+        low = float(values.min())
+        high = float(values.max())
+    largest = max(abs(low), abs(high), 1e-9)
+    if high - low <= 1e-9 * largest:  # equal but for rounding: one bar in the middle
         pad = 0.5 * max(abs(low), 1.0)
         return np.linspace(low - pad, high + pad, MOST_BINS)
     width = high / MOST_BINS - low / MOST_BINS  # the difference first could overflow
-    edges = np.arange(np.floor(low / width), np.floor(high / width) + 2) * width
+    first = np.floor(low / width)
+    last = np.floor(high / width) + 1
+    edges = np.arange(first, last + 1) * width
     edges[0] = min(edges[0], low)
     edges[-1] = max(edges[-1], high)
     return edges
@@ -318,14 +384,14 @@ def shared_bins(values: np.ndarray) -> np.ndarray:
 # --- Drawing --------------------------------------------------------------------------------------
 
 
-def new_canvas(height: float):
+def new_canvas(height: float) -> "Figure":
     """An empty figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def new_figure(x_label: str, y_label: str):
+def new_figure(x_label: str, y_label: str) -> tuple["Figure", "Axes"]:
     """A figure with one pair of axes."""
     figure = new_canvas(HEIGHT)
     axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
@@ -334,19 +400,19 @@ def new_figure(x_label: str, y_label: str):
     return figure, axes
 
 
-def calm(axes) -> None:
+def calm(axes: "Axes") -> None:
     """Take away the lines that say nothing."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=LIGHT_GREY, linewidth=0.8)
     axes.tick_params(color=GREY)
 
 
-def write_inside(axes, x: float, y: float, text: str, **style) -> None:
+def write_inside(axes: "Axes", x: float, y: float, text: str, **style: object) -> None:
     """Write a text inside the axes, at shares of their width and height."""
     axes.text(x, y, text, transform=axes.transAxes, **style)
 
 
-def draw_bars(axes, values: np.ndarray, bins: np.ndarray, bars: Bars) -> None:
+def draw_bars(axes: "Axes", values: np.ndarray, bins: np.ndarray, bars: Bars) -> None:
     """Draw a histogram, filled and with an outline. Without values nothing is drawn."""
     if not len(values):
         return
@@ -371,21 +437,22 @@ def draw_bars(axes, values: np.ndarray, bins: np.ndarray, bars: Bars) -> None:
 
 
 def draw_intervals(
-    axes, x: np.ndarray, y: np.ndarray, reach: np.ndarray, label: str | None = None
+    axes: "Axes", x: np.ndarray, measured: Intervals, label: str | None = None
 ) -> None:
     """Draw points with their 95% intervals, joined by a thin line.
 
     Args:
         axes: Where to draw.
         x: (points,)
-        y: (points,)
-        reach: (2, points), how far the interval goes below and above y.
+        measured: What to draw over x.
         label: In the legend.
     """
+    below = measured.value - measured.low
+    above = measured.high - measured.value
     axes.errorbar(
         x,
-        y,
-        np.abs(reach),
+        measured.value,
+        np.abs([below, above]),
         color=BLUE,
         marker="o",
         markersize=6,
@@ -396,11 +463,12 @@ def draw_intervals(
     )
 
 
-def draw_dots(axes, x: np.ndarray, y: np.ndarray, dots: Dots) -> None:
+def draw_dots(axes: "Axes", x: np.ndarray, y: np.ndarray, dots: Dots) -> None:
     """Draw a cloud of points, at most SCATTER_POINTS of them."""
     if len(x) > SCATTER_POINTS:
         kept = np.random.default_rng(0).choice(len(x), SCATTER_POINTS, replace=False)
-        x, y = x[kept], y[kept]
+        x = x[kept]
+        y = y[kept]
     area = 36
     if len(x) > 100:
         area = 14
@@ -416,7 +484,7 @@ def draw_dots(axes, x: np.ndarray, y: np.ndarray, dots: Dots) -> None:
     )
 
 
-def draw_fitted_line(axes, x: np.ndarray, y: np.ndarray) -> str:
+def draw_fitted_line(axes: "Axes", x: np.ndarray, y: np.ndarray) -> str:
     """Draw the least-squares line over all points, also those that the cloud leaves out.
 
     Returns:
@@ -425,13 +493,15 @@ def draw_fitted_line(axes, x: np.ndarray, y: np.ndarray) -> str:
     r = stats.pearson(x, y)
     if r is None:
         return "No correlation: lengths or rewards do not vary."
+    slope = r * y.std() / x.std()
     ends = np.array([x.min(), x.max()])
-    line = y.mean() + r * y.std() / x.std() * (ends - x.mean())
+    line = y.mean() + slope * (ends - x.mean())
     axes.plot(ends, line, color=BLACK, linewidth=2)
-    return f"r = {short(r)}, r squared = {short(r * r)}; the line is least squares."
+    squared = short(r * r)
+    return f"r = {short(r)}, r squared = {squared}; the line is least squares."
 
 
-def png(figure) -> bytes:
+def png(figure: "Figure") -> bytes:
     """The bytes of a figure as a small PNG."""
     from PIL import Image
 

@@ -32,6 +32,8 @@ MOST_LINES = 40  # about a screen; what is no alarm is folded until the table is
 
 LABEL_WIDTH = 38  # characters of a check's name, so that a line has at most 100 columns
 
+HEADS = ("verdict", "check", "value", SURENESS, "n")
+
 ROW = "{:<{}}  {:<{}}  {:>{}}  {:>{}}  {:>{}}"
 
 COLOURS = {
@@ -71,27 +73,56 @@ def terminal_table(checks: list[Check]) -> Text:
     """The verdict, name, value, interval and n of each check, in at most 100 columns.
 
     The alarms come first, then the rest by section. Where that is more than about 40 lines, what
-    passed is folded, and then what is no alarm, in the longest section first.
+    passed is folded, and then what is no alarm, in the longest section first. A sentence below the
+    table compares the accuracy with what it should be compared with.
+
+    Args:
+        checks: All checks of an audit, their verdicts final.
+
+    Returns:
+        The lines with their colours; `.plain` is the same as a string.
     """
     urgent = alarms(checks)
-    sections = folded_to_fit(calm_sections(checks), MOST_LINES - 1 - len(urgent))
-    shown = urgent + [check for section in sections for check in section.shown]
-    head = ("verdict", "check", "value", SURENESS, "n")
-    widths = [max(map(len, column)) for column in zip(head, *map(cells, shown), strict=True)]
-    lines = [Text(aligned(head, widths), style="bold")]
-    lines += [check_line(check, widths) for check in urgent]
+    sections = calm_sections(checks)
+    fold_to_fit(sections, MOST_LINES - len(urgent) - 1)
+
+    shown = list(urgent)
     for section in sections:
-        lines.append(Text(section.title, style="bold"))
-        lines += [check_line(check, widths) for check in section.shown]
-        if section.folded:
-            lines.append(Text(folded_line(section)))
+        shown += section.shown
+    widths = column_widths(shown)
+    lines = [Text(aligned(HEADS, widths), style="bold")]
+    for check in urgent:
+        lines.append(check_line(check, widths))
+    for section in sections:
+        lines += section_lines(section, widths)
+
     accuracy = overall(checks, "accuracy")
     if accuracy is not None and accuracy.baseline is not None:
-        lines += [Text(), Text(comparison(accuracy, overall(checks, "label noise")))]
+        noise = overall(checks, "label noise")
+        lines.append(Text())
+        lines.append(Text(comparison(accuracy, noise)))
     return Text("\n").join(lines)
 
 
 # --- Rows -----------------------------------------------------------------------------------------
+
+
+def column_widths(shown: list[Check]) -> list[int]:
+    """How many characters each column needs."""
+    rows = [HEADS]
+    rows += map(cells, shown)
+    columns = zip(*rows, strict=True)
+    return [max(map(len, column)) for column in columns]
+
+
+def section_lines(section: Section, widths: list[int]) -> list[Text]:
+    """The title of a section, its rows, and a line that counts what is folded."""
+    lines = [Text(section.title, style="bold")]
+    for check in section.shown:
+        lines.append(check_line(check, widths))
+    if section.folded:
+        lines.append(Text(folded_line(section)))
+    return lines
 
 
 def cells(check: Check) -> tuple[str, ...]:
@@ -107,13 +138,16 @@ def cells(check: Check) -> tuple[str, ...]:
 
 def aligned(row: tuple[str, ...], widths: list[int]) -> str:
     """The cells of a row under those of the others: words to the left, numbers to the right."""
-    pairs = zip(row, widths, strict=True)
-    return ROW.format(*(part for pair in pairs for part in pair))
+    cells_and_widths = []
+    for cell, width in zip(row, widths, strict=True):
+        cells_and_widths += [cell, width]
+    return ROW.format(*cells_and_widths)
 
 
 def check_line(check: Check, widths: list[int]) -> Text:
     """A check's row, its verdict in colour."""
-    line = Text(aligned(cells(check), widths))
+    text = aligned(cells(check), widths)
+    line = Text(text)
     line.stylize(COLOURS[check.verdict], 0, len(check.verdict))
     return line
 
@@ -143,21 +177,35 @@ def calm_sections(checks: list[Check]) -> list[Section]:
     """The sections that have a check which is no alarm."""
     sections = []
     for name, members in by_section(checks).items():
-        calm = worst_first(check for check in members if not is_alarm(check))
+        calm = [check for check in members if not is_alarm(check)]
         if calm:
-            sections.append(Section(one_line(title_of(name), 60), calm))
+            title = one_line(title_of(name), 60)
+            sections.append(Section(title, shown=worst_first(calm)))
     return sections
 
 
-def folded_to_fit(sections: list[Section], most_lines: int) -> list[Section]:
-    """The sections with rows folded until they fit, or until there is nothing left to fold."""
-    while sum(section.lines() for section in sections) > most_lines:
-        open_sections = [section for section in sections if foldable(section.shown)]
-        if not open_sections:
+def fold_to_fit(sections: list[Section], most_lines: int) -> None:
+    """Fold rows until the sections fit, or until there is nothing left to fold.
+
+    Args:
+        sections: The sections, which are changed.
+        most_lines: How many lines they may take together.
+    """
+    while sections and total_lines(sections) > most_lines:
+        largest = max(sections, key=foldable_rows)
+        if not foldable(largest.shown):
             break
-        largest = max(open_sections, key=lambda one: (len(foldable(one.shown)), one.title))
         largest.fold()
-    return sections
+
+
+def total_lines(sections: list[Section]) -> int:
+    """How many lines of the table the sections take together."""
+    return sum(section.lines() for section in sections)
+
+
+def foldable_rows(section: Section) -> tuple[int, str]:
+    """How many rows could be folded next; the title decides between equal numbers."""
+    return len(foldable(section.shown)), section.title
 
 
 def foldable(shown: list[Check]) -> list[Check]:

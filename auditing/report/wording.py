@@ -134,10 +134,14 @@ def detectable(check: Check) -> str:
 
 def by_section(checks: list[Check]) -> dict[str, list[Check]]:
     """The checks of each section that has any, in the order to print."""
-    sections: dict[str, list[Check]] = {name: [] for name in SECTIONS}
+    members: dict[str, list[Check]] = {}
     for check in checks:
-        sections.setdefault(check.section, []).append(check)
-    return {name: members for name, members in sections.items() if members}
+        members.setdefault(check.section, [])
+        members[check.section].append(check)
+
+    unknown = [name for name in members if name not in SECTIONS]
+    in_order = [*SECTIONS, *unknown]
+    return {name: members[name] for name in in_order if name in members}
 
 
 def worst_first(checks: Iterable[Check]) -> list[Check]:
@@ -158,8 +162,12 @@ def alarms(checks: list[Check]) -> list[Check]:
 def tally(checks: list[Check]) -> str:
     """How many checks there are of each verdict, in words."""
     verdicts = [check.verdict for check in checks]
-    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
-    return ", ".join(f"{n:,} {verdict}" for verdict, n in counts.items() if n)
+    words = []
+    for verdict in VERDICTS:
+        n = verdicts.count(verdict)
+        if n:
+            words.append(f"{n:,} {verdict}")
+    return ", ".join(words)
 
 
 def overall(checks: list[Check], name: str) -> Check | None:
@@ -180,8 +188,11 @@ def measured(check: Check | None) -> bool:
 
 def blind_spots(audit: Audit) -> list[str]:
     """What this audit could not see: what was not measured, then what n was too small for."""
-    unmeasurable = [check for check in audit.checks if check.verdict == "not measurable"]
-    return [*audit.not_measured, *map(blind_spot, unmeasurable)]
+    sentences = list(audit.not_measured)
+    for check in audit.checks:
+        if check.verdict == "not measurable":
+            sentences.append(blind_spot(check))
+    return sentences
 
 
 def blind_spot(check: Check) -> str:
@@ -204,33 +215,44 @@ class Fact:
 
 
 def headline(audit: Audit) -> list[Fact]:
-    """The numbers to read first."""
+    """The numbers to read first, in this order; those that were not measured are left out."""
     facts = []
     accuracy = overall(audit.checks, "accuracy")
-    if measured(accuracy):
-        facts.append(Fact("Accuracy", fixed(accuracy.value), f"{SURENESS} {interval(accuracy)}"))
-    if audit.baselines:
-        rule, best = max(audit.baselines.items(), key=lambda item: item[1])
-        facts.append(Fact("To beat", fixed(best), f"\u201c{rule}\u201d on the same pairs"))
-    if accuracy is not None and accuracy.ceiling is not None:
-        ceiling = fixed(accuracy.ceiling)
-        facts.append(Fact("Ceiling", ceiling, "what the true utilities would score"))
     noise = overall(audit.checks, "label noise")
+
+    if measured(accuracy):
+        doubt = f"{SURENESS} {interval(accuracy)}"
+        facts.append(Fact("Accuracy", fixed(accuracy.value), doubt))
+
+    if audit.baselines:
+        rule = max(audit.baselines, key=audit.baselines.get)
+        doubt = f"\u201c{rule}\u201d on the same pairs"
+        facts.append(Fact("To beat", fixed(audit.baselines[rule]), doubt))
+
+    if accuracy is not None and accuracy.ceiling is not None:
+        doubt = "what the true utilities would score"
+        facts.append(Fact("Ceiling", fixed(accuracy.ceiling), doubt))
+
     if measured(noise):
-        facts.append(Fact("Label noise", fixed(noise.value), "how often a rater errs"))
+        doubt = "how often a rater errs"
+        facts.append(Fact("Label noise", fixed(noise.value), doubt))
+
     facts.append(number_of_pairs(audit))
+
     if audit.temperature is not None:
-        temperature = fixed(audit.temperature)
-        facts.append(Fact("Temperature", temperature, "divides margins, to calibrate them"))
+        doubt = "divides margins, to calibrate them"
+        facts.append(Fact("Temperature", fixed(audit.temperature), doubt))
     return facts
 
 
 def number_of_pairs(audit: Audit) -> Fact:
     """How many pairs have finite rewards, how many of them tie, and how many were left out."""
-    finite = int(np.isfinite(audit.pairs.rewards).all(axis=0).sum())
+    is_finite = np.isfinite(audit.pairs.rewards).all(axis=0)  # (pairs,)
+    finite = int(is_finite.sum())
     left_out = len(audit.pairs) - finite
-    doubts = []
     ties = overall(audit.checks, "tie rate")
+
+    doubts = []
     if measured(ties):
         doubts.append(f"tie rate {fixed(ties.value)}")
     if left_out:
