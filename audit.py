@@ -1,23 +1,50 @@
-"""Audit a reward model before anyone optimises against it: how right is it, how sure are we of that, what does it reward?
+"""Audit a reward model before anyone optimises against it.
 
-    python audit.py --ckpt rm-out                                  # on the test split that the checkpoint recorded
+How right is it, how sure are we of that, and what does it reward?
+
+    # On the test split that the checkpoint recorded:
+    python audit.py --ckpt rm-out
     python audit.py --ckpt OpenAssistant/reward-model-deberta-v3-large-v2 --data pairs.jsonl
-    python audit.py --scores scored.jsonl                          # from rewards alone: score.py's, RewardBench's, RM-Bench's
+    # From rewards alone: score.py's, RewardBench's, RM-Bench's:
+    python audit.py --scores scored.jsonl
 
-Writes report.html (one file, opens offline), report.md, audit.json, the plots and scores.jsonl to CKPT/audit, and a table to
-the terminal. Exits 0 whatever it finds, unless --fail-on warn|fail; 2 for input that it cannot use.
+Writes report.html (one file, opens offline), report.md, audit.json, the plots and scores.jsonl to
+CKPT/audit, and a table to the terminal. Exits 0 whatever it finds, unless --fail-on warn|fail; 2
+for input that it cannot use.
 """
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-FILES = (".jsonl", ".json", ".csv", ".parquet")
+from auditing.options import AuditOptions, first_fault
+
+if TYPE_CHECKING:
+    from auditing.result import Audit
 
 
 def main() -> int:
+    options = read_options()
+    start = time.monotonic()
+    refusals = errors_of_input(options)
+    main_process = is_main_process(options)
+    try:
+        audit = run_audit(options)
+    except refusals as error:
+        if main_process:
+            print(f"audit.py: {error}", file=sys.stderr)
+        return 2
+    if not main_process:
+        return 0
+    write_audit(audit, options)
+    print_audit(audit, options, seconds=time.monotonic() - start)
+    return int(any(check.verdict in options.bad_verdicts for check in audit.checks))
+
+
+def read_options() -> AuditOptions:
+    """Read the command line, and exit with a sentence where it does not fit together."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,102 +93,74 @@ def main() -> int:
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run the model's own Python code"
     )
-    args = parser.parse_args()
-    if bool(args.ckpt) == bool(args.scores):
-        parser.error("give one of --ckpt MODEL and --scores FILE")
-    needs_model = ("data", "data_dir", "ood_dir", "adversarial", "policy", "quick")
-    alone = [name for name in needs_model if args.scores and getattr(args, name)]
-    if alone:
-        parser.error(f"--{alone[0]} needs the model: give --ckpt, not --scores")
-    for name, other in (("data_dir", "data"), ("ood_dir", "ood")):
-        if getattr(args, name) and not getattr(args, other):
-            parser.error(f"--{name} needs --{other}")
-    for name in ("token_budget", "probed"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} {getattr(args, name)}: at least 1 is needed")
-    for name in ("scores", "completions", "adversarial"):
-        if getattr(args, name) and not Path(getattr(args, name)).is_file():
-            parser.error(f"--{name} {getattr(args, name)}: no such file")
-    for name in (
-        "data",
-        "ood",
-        "compare",
-    ):  # a Hub id or a folder, or a file that ought to be there
-        given = getattr(args, name)
-        if given and Path(given.removesuffix(".gz")).suffix in FILES and not Path(given).exists():
-            parser.error(f"--{name} {given}: no such file")
-    if args.scores and args.compare and not Path(args.compare).is_file():
-        parser.error(f"--compare {args.compare}: with --scores a file of scores is needed")
-    start, local = time.monotonic(), bool(args.ckpt) and Path(args.ckpt).is_dir()
-    own = (
-        local and not args.data and not args.output_dir
-    )  # the audit that belongs to the checkpoint
-    name = "-".join(
-        ["audit", *(Path(x).resolve().name.split(".")[0] for x in (args.data, args.data_dir) if x)]
-    )
-    output_dir = Path(args.output_dir or (Path(args.ckpt) / name if local else name))
-    read = [Path(f).resolve() for f in (args.scores, args.compare, args.ood, args.data) if f]
-    if (output_dir / "scores.jsonl").resolve() in read:
-        parser.error(
-            f"--output_dir {output_dir}: its scores.jsonl is read and would be overwritten; name another"
-        )
-    there = next(
-        folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists()
-    )
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        parser.error(f"--output_dir {output_dir}: no folder can be made there; name another")
+    options = AuditOptions(**vars(parser.parse_args()))
+    fault = first_fault(options)
+    if fault:
+        parser.error(fault)
+    return options
 
-    from auditing.report.report import write_model_index, write_report
-    from auditing.report.terminal import print_checks
-    from auditing.run import (
-        add_completions,
-        audit_checkpoint,
-        audit_scores,
-        read_completions,
-        settle,
-    )
-    from auditing.scores import write_scores
-    from auditing.verdicts import count
+
+# What follows imports where it is used: options are refused at once, and torch is only needed with
+# a model.
+
+
+def errors_of_input(options: AuditOptions) -> tuple[type[Exception], ...]:
+    """The errors that say what is wrong with the input, rather than with this program."""
     from reward.data.files import DataError
 
-    known, main_process = (DataError,), True
-    if args.ckpt:  # torch is only needed with a model
-        from reward.data.encoding import EncodingError
-        from reward.model.hub import ModelError
-        from reward.model.scorer import processes
-        from reward.recipe.recipe import RecipeError
+    if not options.ckpt:
+        return (DataError,)
+    from reward.data.encoding import EncodingError
+    from reward.model.hub import ModelError
+    from reward.recipe.recipe import RecipeError
 
-        known += (EncodingError, ModelError, RecipeError)
-        main_process = (
-            processes().is_main_process
-        )  # under accelerate launch each computes a share, one writes
-    try:
-        completions = read_completions(args.completions)
-        found = (
-            audit_checkpoint(args)
-            if args.ckpt
-            else audit_scores(args.scores, args.ood, args.compare)
-        )
-        add_completions(found, completions)
-    except known as error:
-        if main_process:
-            print(f"audit.py: {error}", file=sys.stderr)
-        return 2
-    if not main_process:
-        return 0
-    settle(found)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_scores(found.pairs, output_dir / "scores.jsonl")
-    write_report(found, output_dir)  # audit.json last
-    if own:
-        write_model_index(
-            Path(args.ckpt) / "README.md", found, Path(args.ckpt).name, found.identity["audited on"]
-        )
-    print_checks(found.checks)
-    print(f"\n{count(len(found.pairs), 'pair')}, {time.monotonic() - start:.0f} s")
-    print(f"open {output_dir / 'report.html'}")
-    bad = {"fail": {"fail"}, "warn": {"fail", "warn"}}.get(args.fail_on, set())
-    return int(any(check.verdict in bad for check in found.checks))
+    return (DataError, EncodingError, ModelError, RecipeError)
+
+
+def is_main_process(options: AuditOptions) -> bool:
+    """Under `accelerate launch` every process computes a share, and this one writes."""
+    if not options.ckpt:
+        return True
+    from reward.model.scorer import processes
+
+    return processes().is_main_process
+
+
+def run_audit(options: AuditOptions) -> "Audit":
+    from auditing.run import add_completions, audit_scores, read_completions, settle
+
+    completions = read_completions(options.completions)
+    if options.ckpt:
+        from auditing.run_checkpoint import audit_checkpoint
+
+        audit = audit_checkpoint(options)
+    else:
+        audit = audit_scores(options.scores, options.ood, options.compare)
+    add_completions(audit, completions)
+    settle(audit)
+    return audit
+
+
+def write_audit(audit: "Audit", options: AuditOptions) -> None:
+    from auditing.report.report import write_model_index, write_report
+    from auditing.scores import write_scores
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_scores(audit.pairs, options.folder / "scores.jsonl")
+    write_report(audit, options.folder)  # audit.json comes last.
+    if options.belongs_to_checkpoint:
+        checkpoint = Path(options.ckpt)
+        dataset = audit.identity["audited on"]
+        write_model_index(checkpoint / "README.md", audit, checkpoint.name, dataset)
+
+
+def print_audit(audit: "Audit", options: AuditOptions, seconds: float) -> None:
+    from auditing.report.terminal import print_checks
+    from auditing.verdicts import count
+
+    print_checks(audit.checks)
+    print(f"\n{count(len(audit.pairs), 'pair')}, {seconds:.0f} s")
+    print(f"open {options.folder / 'report.html'}")
 
 
 if __name__ == "__main__":

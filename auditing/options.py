@@ -1,0 +1,133 @@
+"""What audit.py was asked for, and what is wrong with it before anything slow is loaded."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+FILES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """The options of audit.py, which explains them with --help."""
+
+    ckpt: str | None = None  # one of ckpt and scores is given
+    scores: str | None = None
+    data: str | None = None
+    data_dir: str | None = None
+    split: str = "test"
+    ood: str | None = None
+    ood_dir: str | None = None
+    compare: str | None = None
+    completions: str | None = None
+    adversarial: str | None = None
+    policy: str | None = None
+    output_dir: str | None = None
+    token_budget: int = 4096
+    probed: int = 100
+    quick: bool = False
+    fail_on: str | None = None  # "warn" or "fail"
+    revision: str = "main"
+    trust_remote_code: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model is a folder on this machine."""
+        return bool(self.ckpt) and Path(self.ckpt).is_dir()
+
+    @property
+    def belongs_to_checkpoint(self) -> bool:
+        """Whether this is the audit that a checkpoint carries with it, and that its card cites."""
+        return self.is_local and not self.data and not self.output_dir
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        if self.output_dir:
+            return Path(self.output_dir)
+        parts = ["audit"]
+        for path in (self.data, self.data_dir):
+            if path:
+                parts.append(Path(path).resolve().name.split(".")[0])
+        name = "-".join(parts)
+        if self.is_local:
+            return Path(self.ckpt) / name
+        return Path(name)
+
+    @property
+    def bad_verdicts(self) -> set[str]:
+        """The verdicts that --fail-on makes an exit status of 1."""
+        if self.fail_on == "fail":
+            return {"fail"}
+        if self.fail_on == "warn":
+            return {"fail", "warn"}
+        return set()
+
+
+def first_fault(options: AuditOptions) -> str | None:
+    """The first thing that is wrong with the options, in a sentence; None where nothing is."""
+    checks = (combination_fault, number_fault, path_fault, folder_fault)
+    for check_options in checks:
+        fault = check_options(options)
+        if fault:
+            return fault
+    return None
+
+
+def combination_fault(options: AuditOptions) -> str | None:
+    if bool(options.ckpt) == bool(options.scores):
+        return "give one of --ckpt MODEL and --scores FILE"
+    if options.scores:
+        for name in ("data", "data_dir", "ood_dir", "adversarial", "policy", "quick"):
+            if getattr(options, name):
+                return f"--{name} needs the model: give --ckpt, not --scores"
+    if options.data_dir and not options.data:
+        return "--data_dir needs --data"
+    if options.ood_dir and not options.ood:
+        return "--ood_dir needs --ood"
+    return None
+
+
+def number_fault(options: AuditOptions) -> str | None:
+    for name in ("token_budget", "probed"):
+        value = getattr(options, name)
+        if value < 1:
+            return f"--{name} {value}: at least 1 is needed"
+    return None
+
+
+def path_fault(options: AuditOptions) -> str | None:
+    for name in ("scores", "completions", "adversarial"):
+        path = getattr(options, name)
+        if path and not Path(path).is_file():
+            return f"--{name} {path}: no such file"
+    # A Hub id or a folder, or a file that ought to be there.
+    for name in ("data", "ood", "compare"):
+        path = getattr(options, name)
+        if path and looks_like_a_file(path) and not Path(path).exists():
+            return f"--{name} {path}: no such file"
+    if options.scores and options.compare and not Path(options.compare).is_file():
+        return f"--compare {options.compare}: with --scores a file of scores is needed"
+    return None
+
+
+def looks_like_a_file(path: str) -> bool:
+    return Path(path.removesuffix(".gz")).suffix in FILES
+
+
+def folder_fault(options: AuditOptions) -> str | None:
+    folder = options.folder
+    written = (folder / "scores.jsonl").resolve()
+    for path in (options.scores, options.compare, options.ood, options.data):
+        if path and Path(path).resolve() == written:
+            return (
+                f"--output_dir {folder}: its scores.jsonl is read and would be overwritten; "
+                "name another"
+            )
+    # The nearest folder that exists; the others would be made in it.
+    existing = folder
+    if not existing.exists():
+        existing = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return f"--output_dir {folder}: no folder can be made there; name another"
+    return None

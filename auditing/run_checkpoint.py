@@ -1,0 +1,333 @@
+"""One audit, start to end, with the model at hand: `audit_checkpoint`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from auditing import source
+from auditing.checks.integrity import run_integrity
+from auditing.checks.leakage import Leaks, find_leaks, leak_checks, texts_of
+from auditing.checks.policy import policy_checks
+from auditing.checks.probes import adversarial_pairs, run_adversarial, run_probes
+from auditing.checks.transfer import compare_checks, spillover_checks
+from auditing.options import AuditOptions
+from auditing.pairs import Pairs
+from auditing.result import Audit, Side, Strip
+from auditing.run import NO_OTHER_DATA, matched, pairs_of, summary
+from auditing.source import EncodedPairs
+from auditing.verdicts import Check
+from reward.checkpoint.manifest import versions
+from reward.data.files import DataError, Source
+from reward.model.scorer import Scorer
+from reward.recipe.recipe import Recipe
+
+TRAIN_SAMPLE = 1000  # train pairs that are scored, to compare train and test accuracy
+STRIPS = 5  # completions of each list that get the reward after each token
+
+
+def audit_checkpoint(options: AuditOptions) -> Audit:
+    """The audit of a model, on the test split that it recorded or on --data.
+
+    Args:
+        options: What audit.py was asked for, with `ckpt`.
+
+    Raises:
+        ModelError: A model cannot be found or read.
+        DataError: Pairs cannot be read, or are not those that the checkpoint recorded.
+        EncodingError: The model's template or tokenizer cannot be used.
+        RecipeError: The recorded recipe cannot be read.
+    """
+    scorer = Scorer(
+        options.ckpt,
+        options.token_budget,
+        revision=options.revision,
+        distributed=True,
+        trust_remote_code=options.trust_remote_code,
+    )
+    recipe = source.recorded_recipe(options.ckpt, options.revision)
+
+    # Whatever can be refused is read before the first reward is computed.
+    anchor = read_anchor(options)
+    sources = sources_of(options, recipe)
+    test = load_test(options, scorer, recipe, sources)
+    if options.adversarial:
+        adversarial_pairs(options.adversarial)
+    others = read_others(options, scorer, recipe)
+
+    pairs = source.score_pairs(scorer, test.table, human_labels=not options.data)
+    training = look_at_training(options, scorer, recipe, test)
+    identity = identity_of(options, scorer, sources, test, len(pairs))
+    audit = summary(pairs, identity, is_bradley_terry(recipe), training.train)
+    audit.not_measured += training.not_measured
+    if training.leaks is not None:
+        audit.checks += leak_checks(pairs, training.leaks)
+    add_forward_checks(audit, options, scorer, test)
+    add_spillover(audit, options, scorer, others)
+    add_comparison(audit, options, test, others)
+    add_anchor(audit, anchor)
+    return audit
+
+
+# --- The pairs ------------------------------------------------------------------------------------
+
+
+def sources_of(options: AuditOptions, recipe: Recipe | None) -> list[Source]:
+    """Where the audited pairs are: --data, or what the checkpoint recorded.
+
+    Raises:
+        DataError: Neither is there.
+    """
+    if options.data:
+        return [named_source(options.data, options.data_dir, options.split)]
+    if recipe is None:
+        raise DataError(
+            f"{options.ckpt} records no test split (a checkpoint-N/, or not trained by "
+            "train_rm.py); name pairs with --data"
+        )
+    return recipe.data_sources()
+
+
+def named_source(path: str, data_dir: str | None, split: str) -> Source:
+    """A source as a recipe's `datasets:` names it."""
+    test_split = split
+    if Path(path).is_file():
+        test_split = path
+    return {"path": path, "data_dir": data_dir, "split": None, "test_split": test_split}
+
+
+def load_test(
+    options: AuditOptions, scorer: Scorer, recipe: Recipe | None, sources: list[Source]
+) -> EncodedPairs:
+    """Read the audited pairs, and see that the recorded ones are still those of the training."""
+    test = source.load_test_pairs(scorer, sources, recipe, own=not options.data)
+    if not options.data:
+        source.check_recorded(options.ckpt, options.revision, test.table)
+    return test
+
+
+def identity_of(
+    options: AuditOptions, scorer: Scorer, sources: list[Source], test: EncodedPairs, n: int
+) -> dict[str, str]:
+    """What was audited, on what, with what: printed with the report.
+
+    Args:
+        options: What audit.py was asked for.
+        scorer: The model.
+        sources: Where the pairs are.
+        test: The pairs.
+        n: How many of them were scored.
+    """
+    manifest = scorer.manifest
+    counts = test.counts
+    lost = []
+    for kind in ("dropped", "truncated"):
+        for reason, number in counts[kind].items():
+            lost.append(f"{number:,} {reason}")
+    pairs = f"{n:,} of {counts['read']:,} read"
+    if lost:
+        pairs += f" ({'; '.join(lost)})"
+    dtype = str(scorer.model.dtype).removeprefix("torch.")
+    identity = {
+        "model": options.ckpt,
+        "base model": manifest.get("base_model"),
+        "base revision": manifest.get("base_revision"),
+        "trained on": ", ".join(manifest.get("data", [])),
+        "audited on": ", ".join(name_of(entry) for entry in sources),
+        "split": None,
+        "revision": None,
+        "pairs": pairs,
+        "device and dtype": f"{scorer.model.device}, {dtype}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
+    if options.data:
+        identity["split"] = options.split
+    if options.revision != "main":
+        identity["revision"] = options.revision
+    return {key: str(value) for key, value in identity.items() if value}
+
+
+def name_of(entry: Source) -> str:
+    parts = [str(entry[key]) for key in ("path", "name", "data_dir") if entry.get(key)]
+    return " ".join(parts)
+
+
+# --- What it was trained on -----------------------------------------------------------------------
+
+
+@dataclass
+class Training:
+    """What an audit sees of the training data."""
+
+    train: Pairs | None = None  # a scored sample of the train pairs
+    leaks: Leaks | None = None  # what of the audited pairs is among the train pairs
+    not_measured: list[str] = field(default_factory=list)
+
+
+def look_at_training(
+    options: AuditOptions, scorer: Scorer, recipe: Recipe | None, test: EncodedPairs
+) -> Training:
+    """Look for the audited pairs among the train pairs, and score a sample of these.
+
+    Raises:
+        DataError: The training data cannot be read, and it is the checkpoint's own test split that
+            is audited.
+    """
+    training = Training()
+    if options.quick:
+        training.not_measured.append(
+            "Leakage, train accuracy, probes and adversarial pairs: --quick leaves them out."
+        )
+        return training
+    if recipe is None or any(entry["streaming"] for entry in recipe.data_sources()):
+        training.not_measured.append(
+            "Leakage and train accuracy: no training data that could be read again is recorded."
+        )
+        return training
+    try:
+        train = source.load_train_pairs(scorer, recipe, TRAIN_SAMPLE)
+    except DataError as error:
+        if not options.data:
+            raise
+        training.not_measured.append(f"Leakage: the training data cannot be read: {error}")
+        return training
+    training.leaks = find_leaks(texts_of(test.table), texts_of(train.texts))
+    if options.data:
+        training.not_measured.append(
+            "Train accuracy: --data has other raters than the training data."
+        )
+    elif recipe["min_rater_agreement"]:
+        training.not_measured.append(
+            "Train accuracy: min_rater_agreement left easier pairs in the train split than in "
+            "the test split."
+        )
+    else:
+        training.train = source.score_pairs(scorer, train.sample, "Scoring train pairs")
+    return training
+
+
+def is_bradley_terry(recipe: Recipe | None) -> bool | None:
+    """Whether sigmoid(margin) claims to be a probability; None where nothing says."""
+    if recipe is None:
+        return None
+    return recipe["loss_type"] == "bradley_terry"
+
+
+# --- What only a forward can show -----------------------------------------------------------------
+
+
+def add_forward_checks(
+    audit: Audit, options: AuditOptions, scorer: Scorer, test: EncodedPairs
+) -> None:
+    """Add integrity, probes, adversarial pairs, and the reward after each token."""
+    counts = test.counts
+    cut_or_dropped = sum(counts["truncated"].values())
+    for reason, number in counts["dropped"].items():
+        if reason.startswith("over-long"):
+            cut_or_dropped += number
+    audit.checks += run_integrity(scorer, audit.pairs, lost=(cut_or_dropped, counts["read"]))
+    if not options.quick:
+        probe_checks, audit.probes = run_probes(scorer, audit.pairs, options.probed)
+        audit.checks += probe_checks + run_adversarial(scorer, options.adversarial)
+    add_strips(scorer, audit)
+    with_tools = sum(tools is not None for tools in test.table["tools"])
+    if with_tools:
+        audit.not_measured.append(
+            f"Probes, integrity and strips read {with_tools:,} pairs without their tools."
+        )
+
+
+def add_strips(scorer: Scorer, audit: Audit) -> None:
+    """Add the reward after each token, for the first few of each list."""
+    for error in audit.worst[:STRIPS]:
+        error.chosen_strip = strip(scorer, error.prompt, error.chosen)
+        error.rejected_strip = strip(scorer, error.prompt, error.rejected)
+    for completion in audit.top[:STRIPS]:
+        completion.strip = strip(scorer, completion.prompt, completion.completion)
+
+
+def strip(scorer: Scorer, prompt: Side, completion: Side) -> Strip | None:
+    """The reward after each token; None also where the prompt had to be cut.
+
+    The strip would then be of another text than the reward.
+    """
+    encoded = scorer.encode(prompt, [completion])
+    if encoded.ids[0] is None or encoded.prompt_cut:
+        return None
+    return scorer.rewards_by_token(prompt, completion)
+
+
+# --- Beside others --------------------------------------------------------------------------------
+
+
+@dataclass
+class Others:
+    """What the model is set beside; None where it was not asked for."""
+
+    away: EncodedPairs | None = None  # pairs of other data
+    theirs: Pairs | None = None  # the audited pairs, scored by another model
+
+
+def read_anchor(options: AuditOptions) -> list[Check] | None:
+    """Check the policy. It is quick, and fails where the policy is not found."""
+    if not options.policy:
+        return None
+    return policy_checks(
+        options.ckpt,
+        options.policy,
+        options.revision,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def read_others(options: AuditOptions, scorer: Scorer, recipe: Recipe | None) -> Others:
+    """Read the pairs of other data, and another model's file of scores."""
+    others = Others()
+    if options.ood:
+        away = named_source(options.ood, options.ood_dir, options.split)
+        others.away = source.load_test_pairs(scorer, [away], recipe)
+    if options.compare and Path(options.compare).is_file():
+        others.theirs = pairs_of(options.compare)
+    return others
+
+
+def add_spillover(audit: Audit, options: AuditOptions, scorer: Scorer, others: Others) -> None:
+    """Add what the model is worth on other data."""
+    if others.away is None:
+        audit.not_measured.append(NO_OTHER_DATA)
+        return
+    away = source.score_pairs(scorer, others.away.table, "Scoring --ood", human_labels=False)
+    audit.checks += spillover_checks(audit.pairs, away, options.ood)
+    counts = others.away.counts
+    lost = counts["read"] - counts["kept"]
+    if lost > 0:
+        reasons = "; ".join(f"{n:,} {reason}" for reason, n in counts["dropped"].items())
+        audit.not_measured.append(
+            f"{lost:,} of {counts['read']:,} pairs of --ood were left out: {reasons}."
+        )
+
+
+def add_comparison(audit: Audit, options: AuditOptions, test: EncodedPairs, others: Others) -> None:
+    """Add how the model does against another one on the same pairs."""
+    if not options.compare:
+        return
+    theirs = others.theirs
+    if theirs is None:
+        scorer = Scorer(
+            options.compare,
+            options.token_budget,
+            distributed=True,
+            trust_remote_code=options.trust_remote_code,
+        )
+        ids = source.ids_for(scorer, test.table)
+        theirs = source.score_pairs(scorer, test.table, "Scoring --compare", ids=ids)
+    theirs = matched(audit.pairs, theirs, options.compare)
+    audit.checks += compare_checks(audit.pairs, theirs, options.compare)
+
+
+def add_anchor(audit: Audit, anchor: list[Check] | None) -> None:
+    """Add whether the policy starts from this model's base."""
+    if anchor is not None:
+        audit.checks += anchor
+        return
+    audit.not_measured.append(
+        "Whether a policy shares this model's base (its KL anchor): no --policy."
+    )
