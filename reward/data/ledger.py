@@ -1,6 +1,8 @@
 """The ledger: how many pairs were read, kept, dropped and truncated, by split and by reason."""
 
+import math
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,119 +10,173 @@ from accelerate import PartialState
 
 from reward.data.files import DataError
 
-MAX_TIES = 0.3  # ours: a larger share of ties in the train split is worth a warning
+MAX_TIES = 0.3  # a larger share of ties in the train split is worth a warning; our own choice
 
-
-TOO_LITTLE = "raters agree less than"
-
-
+# Reasons to drop a pair.
+TURN_IN_TEST = "first user turn shared with test"
+TURN_IN_VALIDATION = "first user turn shared with validation"
+DUPLICATE = "exact duplicate"
 NO_RIGHT_SIDE = "tie (no side is right)"
+TOO_LITTLE = "raters agree less than"  # the least agreement follows
 
-
+# What is noted of a pair that is kept.
 AGAINST = "votes or chosen_probability against the chosen side"
-
-
 TIE = "tie (chosen_probability .5)"
 
+KINDS = ("dropped", "truncated", "added", "noted")  # the kinds of reason, as they are printed
 
-# --------------------------------------------------------------------------------------------------------- the ledger
+
+@dataclass
+class SplitCounts:
+    """What became of the pairs of one split. Each Counter says how many pairs, by reason."""
+
+    read: int = 0  # the pairs that the source has
+    dropped: Counter = field(default_factory=Counter)  # read or added, but left out
+    truncated: Counter = field(default_factory=Counter)  # kept, but shortened
+    added: Counter = field(default_factory=Counter)  # made here, beside those that were read
+    noted: Counter = field(default_factory=Counter)  # kept, but you should know
+    by_subset: Counter = field(default_factory=Counter)  # kept, by subset; empty before encoding
+
+    @property
+    def kept(self) -> int:
+        return self.read + self.added.total() - self.dropped.total()
+
+    def as_dict(self) -> dict:
+        counts = {"read": self.read, "kept": self.kept}
+        for name in ("by_subset", *KINDS):
+            counts[name] = dict(sorted(getattr(self, name).items()))
+        return counts
 
 
 @dataclass
 class Ledger:
-    """Counts of pairs by split: `read`, `kept`, `dropped` and `truncated` by reason and side, `added` (made here), `noted`
-    (kept, but you should know)."""
+    """The counts of every split, by its name."""
 
-    splits: dict = field(default_factory=lambda: defaultdict(lambda: defaultdict(Counter)))
+    splits: defaultdict[str, SplitCounts] = field(default_factory=lambda: defaultdict(SplitCounts))
 
     def add(self, split: str, kind: str, reason: str, count: int = 1) -> None:
+        """Count pairs of a split.
+
+        Args:
+            split: The name of the split.
+            kind: One of KINDS, or `by_subset`.
+            reason: Why, in the words that are printed; the subset's name under `by_subset`.
+            count: How many pairs.
+        """
         if count:
-            self.splits[split][kind][reason] += int(count)
+            getattr(self.splits[split], kind)[reason] += int(count)
+
+    def add_read(self, split: str, drop_reasons: Iterable[str]) -> None:
+        """Count pairs that were read.
+
+        Args:
+            split: The name of the split.
+            drop_reasons: Of each pair, why it is dropped; "" where it is not. No pair at all counts
+                as well: `check` finds a split that is empty.
+        """
+        counts = Counter(drop_reasons)
+        self.splits[split].read += counts.total()
+        for reason, count in counts.items():
+            if reason:
+                self.add(split, "dropped", reason, count)
+
+    def note_doubtful_labels(self, split: str, probability: np.ndarray) -> None:
+        """Count ties, and pairs whose raters prefer the other side.
+
+        Args:
+            split: The name of the split.
+            probability: The chosen probability of each pair that is kept; NaN where it has none.
+        """
+        self.add(split, "noted", TIE, (probability == 0.5).sum())
+        self.add(split, "noted", AGAINST, (probability < 0.5).sum())
 
     def read(self, split: str) -> int:
-        return self.splits[split]["pairs"]["read"]
+        """How many pairs of a split were read."""
+        return self.splits[split].read
 
     def dropped(self, split: str) -> int:
-        return sum(self.splits[split]["dropped"].values())
+        """How many pairs of a split were dropped, for whatever reason."""
+        return self.splits[split].dropped.total()
 
-    def as_dict(self) -> dict:
-        return {
-            split: {
-                "read": counts["pairs"]["read"],
-                "kept": counts["pairs"]["read"]
-                + counts["added"].total()
-                - counts["dropped"].total(),
-                "by_subset": dict(sorted(counts["subset"].items())),
-                **{
-                    kind: dict(sorted(counts[kind].items()))
-                    for kind in ("dropped", "truncated", "added", "noted")
-                },
-            }
-            for split, counts in self.splits.items()
-        }
+    def as_dict(self) -> dict[str, dict]:
+        """The counts by split as JSON holds them, which is what `ledger.json` says."""
+        return {split: counts.as_dict() for split, counts in self.splits.items()}
 
     def __str__(self) -> str:
+        """A table of the splits, with a line for each reason."""
         lines = [f"{'':12}{'read':>9}{'kept':>9}{'dropped':>9}"]
-        for split, counts in self.as_dict().items():
-            lines.append(
-                f"{split:12}{counts['read']:>9,}{counts['kept']:>9,}{self.dropped(split):>9,}"
-            )
-            for kind in ("dropped", "truncated", "added", "noted"):
-                lines += [
-                    f"{'':12}  {kind:9} {n:>7,}  {reason}" for reason, n in counts[kind].items()
-                ]
-            if len(counts["by_subset"]) > 1:
-                lines.append(
-                    f"{'':14}"
-                    + ", ".join(f"{name} {n:,}" for name, n in counts["by_subset"].items())
-                )
+        for split, counts in self.splits.items():
+            dropped = counts.dropped.total()
+            lines.append(f"{split:12}{counts.read:>9,}{counts.kept:>9,}{dropped:>9,}")
+            for kind in KINDS:
+                for reason, count in sorted(getattr(counts, kind).items()):
+                    lines.append(f"{'':12}  {kind:9} {count:>7,}  {reason}")
+            if len(counts.by_subset) > 1:
+                subsets = [f"{name} {count:,}" for name, count in sorted(counts.by_subset.items())]
+                lines.append(f"{'':14}" + ", ".join(subsets))
         return "\n".join(lines)
 
     def check(self, max_dropped: float) -> None:
-        """Raise DataError where a split is empty, or lost more than the share `max_dropped` of its pairs (ties of an evaluation
-        split and `min_rater_agreement` do not count: nothing went wrong)."""
-        for split, counts in self.as_dict().items():
-            if not counts["kept"]:
+        """Warn of many ties in the train split, and refuse a split that is empty or lost too much.
+
+        Args:
+            max_dropped: The largest share of its pairs that a split may lose. Ties of an evaluation
+                split and what `min_rater_agreement` leaves out do not count: nothing went wrong.
+
+        Raises:
+            DataError: A split is empty, or lost a larger share.
+        """
+        for split, counts in self.splits.items():
+            if not counts.kept:
                 raise DataError(
-                    f"no pair of the {split} split is left.\n{self}\nSplits are made of whole first user turns, so few rows, "
-                    "or rows that all begin alike, may leave one empty: set another validation_fraction or test_fraction."
+                    f"no pair of the {split} split is left.\n{self}\n"
+                    "Splits are made of whole first user turns, so few rows, or rows that all "
+                    "begin alike, may leave one empty: set another validation_fraction or "
+                    "test_fraction."
                 )
-            asked_for = sum(
-                n
-                for reason, n in counts["dropped"].items()
-                if reason.startswith((NO_RIGHT_SIDE, TOO_LITTLE))
-            )
-            share = (self.dropped(split) - asked_for) / counts["read"]
-            ties = counts["noted"].get(TIE, 0) / max(
-                1, counts["kept"] - sum(counts["added"].values())
-            )
-            before_encoding = not counts["by_subset"]  # to say it once
-            if (
-                split == "train"
-                and ties > MAX_TIES
-                and before_encoding
-                and PartialState().is_main_process
-            ):
-                print(
-                    f"warning: {ties:.1%} of the train pairs are ties: the raters may lack clear guidelines, or the pairs "
-                    "differ too little. Ties are trained on as .5; loss_type: rao_kupper models them."
-                )
-            if share > max_dropped:
+            if split == "train":
+                _warn_of_ties(counts)
+            lost = _share_lost(counts)
+            if lost > max_dropped:
                 raise DataError(
-                    f"{share:.1%} of the {split} pairs were dropped; max_dropped allows {max_dropped:.1%}.\n{self}\n"
-                    f"If that is what you want, set max_dropped: {min(1.0, np.ceil(share * 100) / 100):.2f}."
+                    f"{lost:.1%} of the {split} pairs were dropped; max_dropped allows "
+                    f"{max_dropped:.1%}.\n{self}\nIf that is what you want, set max_dropped: "
+                    f"{min(1.0, math.ceil(lost * 100) / 100):.2f}."
                 )
 
 
-def _count(ledger: Ledger, split: str, drop) -> None:
-    ledger.splits[split]["pairs"]["read"] += len(
-        drop
-    )  # also 0: an empty split is found by Ledger.check
-    for reason, n in Counter(drop).items():
-        if reason:
-            ledger.add(split, "dropped", reason, n)
+def raters_disagree(probability: np.ndarray | float, minimum: float) -> np.ndarray | bool:
+    """Whether less than `minimum` of the raters agree with each other, whichever side they prefer.
+
+    Args:
+        probability: The chosen probability. Where it is NaN, nobody disagrees.
+        minimum: The least share that must agree, from .5 to 1.
+    """
+    agreement = np.maximum(probability, 1 - probability)
+    return agreement < minimum - 1e-9  # 7 votes of 10 are not less than .7
 
 
-def _note(ledger: Ledger, split: str, probability) -> None:
-    ledger.add(split, "noted", TIE, (probability == 0.5).sum())
-    ledger.add(split, "noted", AGAINST, (probability < 0.5).sum())
+def too_little_agreement(minimum: float) -> str:
+    """The reason to drop a pair whose raters disagree."""
+    return f"{TOO_LITTLE} {minimum:g}"
+
+
+def _share_lost(counts: SplitCounts) -> float:
+    """The share of the pairs read that was dropped without having been asked for."""
+    lost = 0
+    for reason, count in counts.dropped.items():
+        if not reason.startswith((NO_RIGHT_SIDE, TOO_LITTLE)):
+            lost += count
+    return lost / counts.read
+
+
+def _warn_of_ties(counts: SplitCounts) -> None:
+    kept_of_read = max(1, counts.kept - counts.added.total())
+    ties = counts.noted[TIE] / kept_of_read
+    is_encoded = bool(counts.by_subset)  # `check` runs before encoding and after it: warn once
+    if ties > MAX_TIES and not is_encoded and PartialState().is_main_process:
+        print(
+            f"warning: {ties:.1%} of the train pairs are ties: the raters may lack clear "
+            "guidelines, or the pairs differ too little. Ties are trained on as .5; "
+            "loss_type: rao_kupper models them."
+        )

@@ -1,177 +1,299 @@
-"""Files, folders and Hub datasets of preferences -> Arrow tables of canonical pairs."""
+"""Files, folders and Hub data sets of preferences -> Arrow tables of canonical pairs."""
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from reward.data.files import DataError, local_files, read_rows, to_json
-from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs
+from reward.data.files import DataError, Source, local_files, read_rows, to_json
+from reward.data.formats import PreferencePair, RowError, is_rating, rating_pairs, to_pairs
+from reward.data.hashing import text_key
 from reward.data.transcripts import first_user_turn, text_of
 
-# Part of every cache key: datasets does not see a change in a function that its generator merely calls.
-CODE = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()
+
+def _hash_of_code() -> str:
+    """A hash over every file of this package."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
-LABELS = (  # what the raters said, where a row says it
-    "target_margin", "chosen_probability", "strength", "rating_chosen", "rating_rejected", "bayes_accuracy",
-)  # fmt: skip
+# A part of every cache key. datasets keeps a table under a hash of the generator that made it, but
+# it sees no change in the functions that the generator merely calls. So any change in reward/data
+# makes all tables anew, rather than answer with one that older code made.
+CODE = _hash_of_code()
+
+# What the raters said, where a row says it.
+LABELS = (
+    "target_margin",
+    "chosen_probability",
+    "strength",
+    "rating_chosen",
+    "rating_rejected",
+    "bayes_accuracy",
+)
 
 
+def cache_key(*parts: object) -> str:
+    """The key under which datasets keeps a table that this package makes of `parts`.
+
+    Args:
+        parts: What decides the table's content, as JSON can hold it.
+    """
+    return hashlib.sha256(json.dumps([CODE, *parts]).encode()).hexdigest()[:32]
+
+
+# The columns of a table of pairs. Every pair that is read is a row of it, also one that is dropped.
 FEATURES = Features(
     {
-        **{
-            name: Value("string")
-            for name in ("prompt", "chosen", "rejected", "tools", "subset", "where", "drop")
-        },
-        # ranking: the pairs of one row (K completions of a prompt) share it
-        **{name: Value("int64") for name in ("turn_key", "pair_key", "swap_key", "ranking")},
-        **{name: Value("float64") for name in LABELS},
-        "votes": List(Value("int64")),
+        "prompt": Value("string"),  # JSON: a message list, or a string under `transcript: raw`
+        "chosen": Value("string"),  # likewise
+        "rejected": Value("string"),  # likewise
+        "tools": Value("string"),  # JSON: the functions that the assistant may call; or None
+        "subset": Value("string"),  # a named slice of evaluation
+        "where": Value("string"),  # file and line, or data set and row, for messages
+        "drop": Value("string"),  # why the pair is dropped; "" where it is not
+        "turn_key": Value("int64"),  # a hash of the first user turn: splits are disjoint by it
+        "pair_key": Value("int64"),  # a hash of prompt, chosen and rejected text
+        "swap_key": Value("int64"),  # the pair_key of the same pair the other way round
+        "ranking": Value("int64"),  # the pairs of one row (K completions of a prompt) share it
+        **{label: Value("float64") for label in LABELS},
+        "votes": List(Value("int64")),  # how many raters chose the chosen side and the rejected one
     }
 )
 
 
-# ------------------------------------------------------------------------------------------------------- reading rows
+@dataclass(frozen=True)
+class SplitReader:
+    """All that is needed to read one split of a source.
+
+    datasets hashes these fields to find the table in its cache, so they hold nothing that changes
+    from one process to the next. Tuples, not lists: a list would be spread over processes.
+    """
+
+    files: tuple[str, ...] | None  # local files; None for a Hub data set
+    stamps: tuple  # CODE, and size and time of change of each file: a change is read anew
+    dataset: Dataset | IterableDataset | None  # the split of a Hub data set; None for files
+    label: str  # what messages call this split
+    transcript: str  # `messages` or `raw`, see reward.data.formats.to_pairs
+    subset: str | None  # the subset of every pair; None: what its row says
+    columns: tuple[str, ...] | None  # the columns that are read; None for all
+
+    def pairs(self) -> Iterator[dict]:
+        """Rows of the table, with the columns of FEATURES. Raises DataError for a malformed row."""
+        for where, rows in _grouped(self._rows()):
+            if self.columns:
+                rows = [_only_columns(row, self.columns) for row in rows]
+            try:
+                pairs = _pairs_of(rows, self.transcript)
+            except RowError as error:
+                following = ""
+                if len(rows) > 1:
+                    following = f" (or the {len(rows) - 1} after it with the same prompt)"
+                raise DataError(f"{where}{following}: {error}") from None
+            for pair in pairs:
+                yield _table_row(pair, where, self.subset)
+
+    def _rows(self) -> Iterator[tuple[str, object]]:
+        """Every row, and where it stands in words."""
+        if self.files is None:
+            for index, row in enumerate(self.dataset):
+                yield f"{self.label} row {index}", row
+            return
+        for path in self.files:
+            is_by_line = path.removesuffix(".gz").endswith((".jsonl", ".csv"))
+            for position, row in read_rows(path):
+                if is_by_line:
+                    yield f"{path}:{position}", row
+                else:
+                    yield f"{path} row {position}", row
 
 
-def _hub_split(source: dict, split: str):
-    """A split of a Hub dataset; None where the dataset has no such split. Raises DataError where it is not found."""
+# --- Rows -> rows of the table --------------------------------------------------------------------
+
+
+def _grouped(rows: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[dict]]]:
+    """Groups of rows that are read together, and where the first of them stands.
+
+    Rated completions of one prompt that follow each other are one group. Any other row is a group
+    of its own.
+    """
+    group: list[dict] = []
+    where_group = ""
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{where}: a row is a JSON object with named columns; found {type(row).__name__}"
+            )
+        if group and is_rating(row) and row["prompt"] == group[0]["prompt"]:
+            group.append(row)
+            continue
+        if group:
+            yield where_group, group
+            group = []
+        if is_rating(row):
+            group = [row]
+            where_group = where
+        else:
+            yield where, [row]
+    if group:
+        yield where_group, group
+
+
+def _only_columns(row: dict, columns: tuple[str, ...]) -> dict:
+    return {name: row[name] for name in columns if name in row}
+
+
+def _pairs_of(rows: list[dict], transcript: str) -> list[PreferencePair]:
+    """The pairs of one group."""
+    if len(rows) > 1 or is_rating(rows[0]):
+        return rating_pairs(rows)
+    return to_pairs(rows[0], transcript)
+
+
+def _table_row(pair: PreferencePair, where: str, subset: str | None) -> dict:
+    """A pair as a row of the table.
+
+    Args:
+        pair: The pair.
+        where: Where its row stands, in words.
+        subset: The subset that the source gives to all its pairs; None where it gives none.
+    """
+    prompt, chosen, rejected = (text_of(pair[side]) for side in ("prompt", "chosen", "rejected"))
+    tools = pair.get("tools")
+    if tools is not None and not isinstance(tools, str):
+        tools = json.dumps(tools)
+    row = {
+        "prompt": to_json(pair["prompt"]),
+        "chosen": to_json(pair["chosen"]),
+        "rejected": to_json(pair["rejected"]),
+        "tools": tools,
+        "subset": subset or pair.get("subset") or "all",
+        "where": where,
+        "drop": pair["drop"],
+        "turn_key": text_key(first_user_turn(pair["prompt"])),
+        "pair_key": text_key(prompt, chosen, rejected),
+        "swap_key": text_key(prompt, rejected, chosen),
+        "ranking": text_key(where, prompt),
+        "votes": pair.get("votes"),
+    }
+    for label in LABELS:
+        row[label] = pair.get(label)
+    return row
+
+
+# --- Sources -> tables ----------------------------------------------------------------------------
+
+
+def split_reader(source: Source, split: str | None, transcript: str) -> SplitReader | None:
+    """The reader of one split of a source; None where the source has no such split.
+
+    Args:
+        source: The source.
+        split: The name of the split, or a local file.
+        transcript: `messages` or `raw`.
+
+    Raises:
+        DataError: A file or a Hub data set is not found.
+    """
+    files = local_files(source, split)
+    dataset = None
+    if files is None:
+        dataset = _hub_split(source, split)
+        if dataset is None:
+            return None
+    else:
+        if not files:
+            return None
+        files = tuple(files)
+    label = source["path"]
+    if source.get("data_dir"):
+        label += f"/{source['data_dir']}"
+    columns = None
+    if source.get("columns"):
+        columns = tuple(source["columns"])
+    return SplitReader(
+        files=files,
+        stamps=(CODE, *_stamps(files or ())),
+        dataset=dataset,
+        label=f"{label} [{split}]",
+        transcript=transcript,
+        subset=source.get("subset"),
+        columns=columns,
+    )
+
+
+def _stamps(files: Sequence[str]) -> list[tuple[int, int]]:
+    """Size (bytes) and time of change (nanoseconds) of each file."""
+    stamps = []
+    for path in files:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise DataError(f"{error.filename}: no such data file") from None
+        stamps.append((status.st_size, status.st_mtime_ns))
+    return stamps
+
+
+def _hub_split(source: Source, split: str | None) -> Dataset | IterableDataset | None:
+    """A split of a Hub data set; None where the data set has no such split.
+
+    Raises:
+        DataError: The data set cannot be loaded.
+    """
     options = {key: source[key] for key in ("name", "data_dir", "data_files") if source.get(key)}
+    streaming = bool(source.get("streaming"))
     try:
-        return load_dataset(
-            source["path"], split=split, streaming=bool(source.get("streaming")), **options
-        )
+        return load_dataset(source["path"], split=split, streaming=streaming, **options)
     except ValueError as error:
         if "Unknown split" in str(error) or "Bad split" in str(error):
             return None
         raise DataError(f"{source['path']}: {error}") from error
     except (OSError, DatasetGenerationError) as error:
         raise DataError(
-            f"{source['path']}: cannot be loaded ({type(error).__name__}: {error}). A Hub id needs network and, where "
-            "gated, `hf auth login`; a local path starts with ./ or ends in .jsonl, .json, .csv or .parquet."
+            f"{source['path']}: cannot be loaded ({type(error).__name__}: {error}). A Hub id needs "
+            "network and, where gated, `hf auth login`; a local path starts with ./ or ends in "
+            ".jsonl, .json, .csv or .parquet."
         ) from error
 
 
-def canonical_rows(rows, transcript: str, subset: str | None, columns: tuple | None):
-    """`(where, row)` pairs -> rows of the table (FEATURES). Raises DataError for a malformed row."""
-    rows = ((where, row) for where, row in rows)
-    for where, group in _grouped(rows):
-        try:
-            if columns:
-                group = [{name: row[name] for name in columns if name in row} for row in group]
-            pairs = (
-                rating_pairs(group)
-                if len(group) > 1 or is_rating(group[0])
-                else to_pairs(group[0], transcript)
-            )
-        except RowError as error:
-            following = (
-                f" (or the {len(group) - 1} after it with the same prompt)"
-                if len(group) > 1
-                else ""
-            )
-            raise DataError(f"{where}{following}: {error}") from None
-        for pair in pairs:
-            prompt, chosen, rejected, tools = (
-                pair.get(key) for key in ("prompt", "chosen", "rejected", "tools")
-            )
-            yield {
-                **{key: pair.get(key) for key in ("votes", *LABELS)},
-                **{side: to_json(pair[side]) for side in ("prompt", "chosen", "rejected")},
-                "tools": tools if isinstance(tools, (str, type(None))) else json.dumps(tools),
-                "subset": subset or pair.get("subset") or "all",
-                "where": where,
-                "drop": pair["drop"],
-                "ranking": _key(where, text_of(prompt)),
-                "turn_key": _key(first_user_turn(prompt)),
-                "pair_key": _key(text_of(prompt), text_of(chosen), text_of(rejected)),
-                "swap_key": _key(text_of(prompt), text_of(rejected), text_of(chosen)),
-            }
+def split_table(source: Source, split: str | None, transcript: str) -> Dataset | None:
+    """The table of one split, made or read from datasets' cache; None where there is no such split.
 
+    Args:
+        source: The source.
+        split: The name of the split, or a local file.
+        transcript: `messages` or `raw`.
 
-def _grouped(rows):
-    """One group a row; rated completions of one prompt that follow each other form one group."""
-    held, where_held = [], None
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{where}: a row is a JSON object with named columns; found {type(row).__name__}"
-            )
-        if held and not (is_rating(row) and row["prompt"] == held[0]["prompt"]):
-            yield where_held, held
-            held = []
-        if is_rating(row):
-            held, where_held = [*held, row], where_held if held else where
-        else:
-            yield where, [row]
-    if held:
-        yield where_held, held
-
-
-def _file_rows(files):
-    for path in files:
-        by_line = path.removesuffix(".gz").endswith((".jsonl", ".csv"))
-        for number, row in read_rows(path):
-            yield f"{path}:{number}" if by_line else f"{path} row {number}", row
-
-
-def _hub_rows(dataset, label: str):
-    return ((f"{label} row {number}", row) for number, row in enumerate(dataset))
-
-
-def _generate(files, stamps, dataset, label, transcript, subset, columns):
-    """The generator behind a table; `stamps` only makes datasets' cache notice a changed file or changed code."""
-    rows = _hub_rows(dataset, label) if files is None else _file_rows(files)
-    yield from canonical_rows(rows, transcript, subset, columns)
-
-
-def _generator_of(source: dict, split: str, transcript: str) -> dict | None:
-    """The arguments of `_generate` for one split of a source; None where the source has no such split."""
-    files = local_files(source, split)
-    if files == []:
-        return None
-    dataset = _hub_split(source, split) if files is None else None
-    if files is None and dataset is None:
+    Raises:
+        DataError: The split cannot be read, a row of it is malformed, or it has no rows.
+    """
+    reader = split_reader(source, split, transcript)
+    if reader is None:
         return None
     try:
-        stamps = (CODE, *((os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files or ()))
-    except OSError as error:
-        raise DataError(f"{error.filename}: no such data file") from None
-    return {
-        "files": None if files is None else tuple(files),
-        "stamps": stamps,
-        "dataset": dataset,
-        "label": f"{source['path']}{'/' + source['data_dir'] if source.get('data_dir') else ''} [{split}]",
-        "transcript": transcript,
-        "subset": source.get("subset"),
-        "columns": tuple(source["columns"]) if source.get("columns") else None,
-    }
-
-
-def _table(source: dict, split: str, transcript: str) -> Dataset | None:
-    arguments = _generator_of(source, split, transcript)
-    if arguments is None:
-        return None
-    try:
-        return Dataset.from_generator(_generate, features=FEATURES, gen_kwargs=arguments)
+        return Dataset.from_generator(_generate, features=FEATURES, gen_kwargs={"reader": reader})
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
-    except ValueError as error:  # datasets' word for a generator that yields nothing
+    except ValueError as error:
+        # This is what datasets says of a generator that yields nothing.
         if "corresponds to no data" in str(error) or "Instruction" in str(error):
-            raise DataError(f"{arguments['label']}: the {split} split has no rows") from None
+            raise DataError(f"{reader.label}: the {split} split has no rows") from None
         raise
 
 
-def _key(*texts: str) -> int:
-    digest = hashlib.blake2b(
-        "\x1e".join(texts).encode("utf-8", "surrogatepass"), digest_size=8
-    ).digest()
-    return int.from_bytes(digest, "big", signed=True)
+def _generate(reader: SplitReader) -> Iterator[dict]:
+    yield from reader.pairs()
+
+
+def no_train_split(source: Source) -> DataError:
+    """The error for a source that lacks the split to train on."""
+    return DataError(f"{source['path']}: no {source['split']!r} split to read. Name it (split).")

@@ -1,52 +1,47 @@
-"""Any preference source -> disjoint splits of canonical pairs, and a ledger of what was dropped and why.
+"""Any preference source -> disjoint splits of canonical pairs, and a ledger of what was dropped.
 
-`python train_rm.py --recipe R --check-data` prints the ledger and stops. Every pair that is read, also one that is
-dropped, is a row of an Arrow table on disk (larger than memory is fine) with the reason in its `drop` column; the ledger
-counts that column. Splits are disjoint by first user turn and decided by a hash of it, so that they do not depend on
-the order of rows, the seed, the number of processes, or rows added later.
+    splits, ledger = load_preferences(recipe.data_sources(), validation_fraction=0.1)
+
+`python train_rm.py --recipe R --check-data` prints the ledger and stops. Every pair that is read,
+also one that is dropped, is a row of an Arrow table on disk (larger than memory is fine) with the
+reason in its `drop` column; the ledger counts that column. Splits are disjoint by first user turn
+and decided by a hash of it (reward.data.hashing).
 """
 
-import hashlib
-import itertools
-import json
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 
-from reward.data.files import DataError
-from reward.data.ledger import NO_RIGHT_SIDE, TOO_LITTLE, Ledger, _count, _note
-from reward.data.sources import CODE, FEATURES, LABELS, _generate, _generator_of, _key, _table
-from reward.data.transcripts import text_of
+from reward.data.files import DataError, Source
+from reward.data.hashing import TEST_SALT, VALIDATION_SALT, hash_fraction
+from reward.data.ledger import (
+    DUPLICATE,
+    NO_RIGHT_SIDE,
+    TURN_IN_TEST,
+    Ledger,
+    raters_disagree,
+    too_little_agreement,
+)
+from reward.data.mismatched import mismatched_pairs
+from reward.data.sources import no_train_split, split_table
+from reward.data.streaming import StreamedTrain, streamed_splits
 
-TEST_SALT, VALIDATION_SALT, MISMATCH_SALT = 1, 2, 3  # a change would move rows between splits
-
-
-STREAM_HELD_OUT = 10_000  # streaming: validation pairs come from this many first rows
-
-
-def _share(keys: np.ndarray, salt: int) -> np.ndarray:
-    """A number in [0, 1) for each key, the same on every machine (splitmix64)."""
-    with np.errstate(over="ignore"):
-        z = keys.astype(np.uint64) + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (z ^ (z >> np.uint64(31))).astype(np.float64) / 2.0**64
-
-
-# --------------------------------------------------------------------------------------------------------- the splits
+CONTRADICTORY = "contradictory labels (the same pair the other way round)"
+MISMATCHED = "mismatched prompt (the rejected side is chosen for another prompt)"
 
 
 class PreferenceSplits(NamedTuple):
     """What load_preferences returns."""
 
-    tables: dict  # "train", "validation", "test" -> table of text; a generator function for a streamed train split
-    ledger: Ledger  # what became of every row that was read
+    tables: dict[str, Dataset | StreamedTrain]  # by name: train, validation, test
+    ledger: Ledger  # what became of every pair that was read
 
 
 def load_preferences(
-    sources: list[dict],
+    sources: list[Source],
     transcript: str = "messages",
     *,
     validation_fraction: float = 0.1,
@@ -56,280 +51,291 @@ def load_preferences(
 ) -> PreferenceSplits:
     """Read every source and split it.
 
-    A source's own test split is the test split; where it has none, `test_fraction` of its first user turns is. Train
-    rows whose first user turn is in the test split are dropped and counted. A tie has no right side, so only the train
-    split keeps it. `min_rater_agreement` and `mismatched_prompts` change the train split alone. With a streaming source,
-    "train" is an IterableDataset and its part of the ledger is counted as it streams. Raises DataError.
+    A source's own test split is the test split; where it has none, `test_fraction` of its first
+    user turns is. With a streaming source, "train" is read as it streams (reward.data.streaming).
+
+    Args:
+        sources: The sources, whose pairs are taken together.
+        transcript: `messages` or `raw`, see reward.data.formats.to_pairs.
+        validation_fraction: The share of first user turns, of those that are not tested on, that is
+            held out for validation. With 0 there is no such split.
+        test_fraction: The share of first user turns that is held out for the test split, of a
+        source
+            that has none.
+        min_rater_agreement: Train pairs are dropped where a smaller share of the raters agree.
+        mismatched_prompts: Pairs that are added to train, as a share of it
+        (reward.data.mismatched).
+
+    Raises:
+        DataError: A source cannot be read, or has no split that is needed.
     """
-    tests = _test_tables(sources, transcript, test_fraction)
-    test, ledger = _test_split(tests)
+    test_tables = _test_tables(sources, transcript, test_fraction)
+    test, ledger = _join_test_tables(test_tables)
     if any(source.get("streaming") for source in sources):
-        return _streamed(
-            sources, transcript, validation_fraction, test, ledger, min_rater_agreement
+        splits = streamed_splits(
+            sources,
+            transcript,
+            test,
+            ledger,
+            validation_fraction=validation_fraction,
+            min_rater_agreement=min_rater_agreement,
         )
-    with PartialState().local_main_process_first():
-        train = [_train_table(source, transcript) for source in sources]
-    rows = concatenate_datasets(train)
-    origin = np.repeat(np.arange(len(train)), [len(table) for table in train])
-    keys = {
-        name: rows.with_format("numpy")[name][:] for name in ("turn_key", "pair_key", "swap_key")
-    }
-    drop = np.array(rows["drop"][:], dtype=object)
-    in_test = np.array([carved for _, carved in tests])[origin] & (
-        _share(keys["turn_key"], TEST_SALT) < (test_fraction or 0)
-    )
-    keep = (
-        _mixture([len(table) for table in train], [source.get("fraction") for source in sources])
-        & ~in_test
-    )
+        return PreferenceSplits(splits, ledger)
 
-    test_turns = test.with_format("numpy")["turn_key"][:]
-    _mark(drop, np.isin(keys["turn_key"], test_turns) & keep, "first user turn shared with test")
-    usable = np.flatnonzero(keep & (drop == ""))
-    _, first = np.unique(keys["pair_key"][usable], return_index=True)
-    repeated = np.ones(len(usable), dtype=bool)
-    repeated[first] = False
-    drop[usable[repeated]] = "exact duplicate"
-    contradictory = np.isin(keys["swap_key"], keys["pair_key"][usable]) & keep & (drop == "")
-    validation = (_share(keys["turn_key"], VALIDATION_SALT) < validation_fraction) & keep
-    # float64, or 7 votes of 10 are less than .7; NaN where a row says nothing
-    probability = rows.with_format("numpy", dtype=float)["chosen_probability"][:]
-    _mark(drop, (probability == 0.5) & validation, NO_RIGHT_SIDE)
+    pairs = _read_train_pairs(sources, transcript)
+    _leave_out_test_pairs(pairs, test_tables, test_fraction)
+    _leave_out_beyond_mixture(pairs, [source.get("fraction") for source in sources])
+    _drop_turns_of_test(pairs, test)
+    _drop_duplicates(pairs)
+    is_contradictory = _find_contradictory(pairs)
+    is_validation = _find_validation(pairs, validation_fraction)
+    _drop_ties_of_validation(pairs, is_validation)
     if min_rater_agreement:
-        if np.isnan(probability[keep]).all():
-            raise DataError(
-                "min_rater_agreement is set, but no row of the train data has votes or chosen_probability; remove the key, "
-                "or add a column `votes` ([for chosen, for rejected]) to the rows"
-            )
-        _mark(
-            drop,
-            _disagree(probability, min_rater_agreement) & keep & ~validation,
-            _too_little(min_rater_agreement),
-        )
+        _drop_disagreements(pairs, is_validation, min_rater_agreement)
 
+    members = {"train": pairs.is_used & ~is_validation}
+    if validation_fraction:
+        members["validation"] = is_validation
     splits = {"test": test}
-    for name, mask in (("train", keep & ~validation), ("validation", validation)):
-        if name == "validation" and not validation_fraction:
-            continue
-        chosen = np.flatnonzero(mask)
-        _count(ledger, name, drop[chosen])
-        ledger.add(
-            name,
-            "noted",
-            "contradictory labels (the same pair the other way round)",
-            contradictory[chosen].sum(),
-        )
-        kept = np.flatnonzero(mask & (drop == ""))
-        splits[name] = rows.select(kept)
-        _note(ledger, name, probability[kept])
+    for name, is_member in members.items():
+        splits[name] = _take_kept(pairs, is_member)
+        _count_split(pairs, is_member, is_contradictory, ledger, name)
     if mismatched_prompts:
-        added = _mismatched(splits["train"], mismatched_prompts)
+        added = mismatched_pairs(splits["train"], mismatched_prompts)
         splits["train"] = concatenate_datasets([splits["train"], added])
-        ledger.add(
-            "train",
-            "added",
-            "mismatched prompt (the rejected side is chosen for another prompt)",
-            len(added),
-        )
+        ledger.add("train", "added", MISMATCHED, len(added))
     return PreferenceSplits(splits, ledger)
 
 
-def _disagree(probability: np.ndarray, minimum: float) -> np.ndarray:
-    return np.maximum(probability, 1 - probability) < minimum - 1e-9  # False where it is NaN
+def load_test_split(
+    sources: list[Source], transcript: str = "messages", test_fraction: float | None = None
+) -> tuple[Dataset, Ledger]:
+    """The test split alone: its table, and the ledger of what was dropped from it.
 
+    Args:
+        sources: The sources, whose test pairs are taken together. transcript: `messages` or `raw`.
+        test_fraction: The share of first user turns that is held out for the test split, of a
+        source
+            that has none.
 
-def _too_little(minimum: float) -> str:
-    return f"{TOO_LITTLE} {minimum:g}"
-
-
-def _mismatched(train: Dataset, share: float) -> Dataset:
-    """New pairs for `share` of the train pairs: the same prompt and chosen side against the chosen side of another prompt.
-
-    A good answer to another question is a bad one here, whatever its length and style: Liu et al. 2024 (RRM),
-    arXiv 2409.13156, sec. 3. Which pairs, and whose answer, is decided by hash; each has the subset of its own prompt.
+    Raises:
+        DataError: A source cannot be read, or has no test split.
     """
-    keys = {name: train.with_format("numpy")[name][:] for name in ("pair_key", "turn_key")}
-    order = np.argsort(_share(keys["pair_key"], MISMATCH_SALT), kind="stable")
-    picked = order[: round(share * len(order))]
-    donor = np.roll(order, 1)[: len(picked)]
-    same = keys["turn_key"][picked] == keys["turn_key"][donor]
-    donor[same] = np.roll(order, len(order) // 2)[: len(picked)][same]
-    differ = (
-        keys["turn_key"][picked] != keys["turn_key"][donor]
-    )  # all, unless the data has hardly any first turn
-    picked, donor = picked[differ], donor[differ]
+    return _join_test_tables(_test_tables(sources, transcript, test_fraction))
 
-    def exchange(row, number):
-        rejected = train[int(donor[number])]["chosen"]
-        if (
-            rejected[0] != row["chosen"][0]
-        ):  # a string and messages (raw transcripts beside others) are no pair
-            rejected = row["chosen"]
-        texts = [text_of(json.loads(side)) for side in (row["prompt"], row["chosen"], rejected)]
-        swapped = [texts[0], texts[2], texts[1]]
-        made = {
-            "rejected": rejected,
-            "pair_key": _key(*texts),
-            "swap_key": _key(*swapped),
-            "votes": None,
-        }
-        made["ranking"] = _key(*texts, "mismatched prompt")
-        return {**made, **dict.fromkeys(LABELS)}
 
-    known = hashlib.sha256(json.dumps([train._fingerprint, CODE, share]).encode()).hexdigest()[:32]
-    with PartialState().local_main_process_first():
-        made = train.select(picked).map(
-            exchange, with_indices=True, features=FEATURES, new_fingerprint=known
+# --- The test split -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _TestTable:
+    """The test pairs of one source."""
+
+    table: Dataset
+    is_carved: bool  # taken from the source's train split, because it has no test split
+
+
+def _test_tables(
+    sources: list[Source], transcript: str, test_fraction: float | None
+) -> list[_TestTable]:
+    """The test pairs of every source."""
+    with (
+        PartialState().local_main_process_first()
+    ):  # the other processes of the host read its cache
+        return [_test_table(source, transcript, test_fraction) for source in sources]
+
+
+def _test_table(source: Source, transcript: str, test_fraction: float | None) -> _TestTable:
+    if source.get("test_split") != source["split"]:
+        unstreamed = {**source, "streaming": False}
+        table = split_table(unstreamed, source.get("test_split"), transcript)
+        if table is not None:
+            return _TestTable(table, is_carved=False)
+    if not test_fraction or source.get("streaming"):
+        raise DataError(
+            f"{source['path']}: no {source.get('test_split')!r} split, so there would be nothing "
+            "to audit on. Name it (test_split in a datasets: entry, dataset_test_split otherwise), "
+            "or set test_fraction: 0.1 (not for a stream, which cannot be read twice)."
         )
-    keys = {name: made.with_format("numpy")[name][:] for name in ("pair_key", "swap_key")}
-    return made.select(
-        np.flatnonzero(keys["pair_key"] != keys["swap_key"])
-    )  # equal: two prompts, one good answer
+    train = _train_table(source, transcript)
+    turn_key = train.with_format("numpy")["turn_key"][:]
+    carved = np.flatnonzero(_in_carved_test(turn_key, test_fraction))
+    return _TestTable(train.select(carved), is_carved=True)
 
 
-def load_test_split(sources, transcript="messages", test_fraction=None):
-    """`(table, ledger)` of the test split alone: each source's own, or `test_fraction` of its first user turns."""
-    return _test_split(_test_tables(sources, transcript, test_fraction))
+def _in_carved_test(turn_key: np.ndarray, test_fraction: float | None) -> np.ndarray:
+    """Which pairs of a source that has no test split belong to the one that is carved from it."""
+    return hash_fraction(turn_key, TEST_SALT) < (test_fraction or 0)
 
 
-def _test_tables(sources, transcript, test_fraction) -> list[tuple[Dataset, bool]]:
-    """(test rows of a source, whether they were carved from its train split)."""
-    tables = []
-    with PartialState().local_main_process_first():  # the others of its host read its cache
-        for source in sources:
-            own = source.get("test_split") != source["split"]
-            table = (
-                _table({**source, "streaming": False}, source.get("test_split"), transcript)
-                if own
-                else None
-            )
-            carved = table is None
-            if carved and (not test_fraction or source.get("streaming")):
-                raise DataError(
-                    f"{source['path']}: no {source.get('test_split')!r} split, so there would be nothing to audit on. "
-                    "Name it (test_split in a datasets: entry, dataset_test_split otherwise), or set test_fraction: 0.1 "
-                    "(not for a stream, which cannot be read twice)."
-                )
-            if carved:
-                table = _train_table(source, transcript)
-                share = _share(table.with_format("numpy")["turn_key"][:], TEST_SALT)
-                table = table.select(np.flatnonzero(share < test_fraction))
-            tables.append((table, carved))
-    return tables
+def _join_test_tables(test_tables: list[_TestTable]) -> tuple[Dataset, Ledger]:
+    """The test split of all sources, and its part of the ledger.
 
-
-def _test_split(tables) -> tuple[Dataset, Ledger]:
+    A tie is dropped: it has no right side that accuracy could count. Exact duplicates are kept.
+    """
     ledger = Ledger()
-    table = concatenate_datasets([table for table, _ in tables])
-    drop = np.array(table["drop"][:], dtype=object)
-    probability = table.with_format("numpy", dtype=float)["chosen_probability"][:]
+    table = concatenate_datasets([test.table for test in test_tables])
+    drop = _drop_column(table)
+    probability = _chosen_probability(table)
     _mark(drop, probability == 0.5, NO_RIGHT_SIDE)
-    _count(ledger, "test", drop)
-    _note(ledger, "test", probability[drop == ""])
-    table = table.select(np.flatnonzero(drop == ""))
-    pairs = table.with_format("numpy")["pair_key"][:]
-    ledger.add("test", "noted", "exact duplicate (kept)", len(pairs) - len(np.unique(pairs)))
-    return table, ledger
+    is_kept = drop == ""
+    ledger.add_read("test", drop)
+    ledger.note_doubtful_labels("test", probability[is_kept])
+    test = table.select(np.flatnonzero(is_kept))
+    pair_key = test.with_format("numpy")["pair_key"][:]
+    ledger.add("test", "noted", f"{DUPLICATE} (kept)", len(pair_key) - len(np.unique(pair_key)))
+    return test, ledger
 
 
-def _train_table(source: dict, transcript: str) -> Dataset:
-    table = _table(source, source["split"], transcript)
+# --- The train pairs of all sources, step by step -------------------------------------------------
+
+
+@dataclass
+class _TrainPairs:
+    """Every pair of the sources' train splits. The steps below mark what becomes of each one."""
+
+    table: Dataset
+    sizes: list[int]  # how many pairs each source has, in their order in the table
+    turn_key: np.ndarray  # (n,) int64
+    pair_key: np.ndarray  # (n,) int64
+    swap_key: np.ndarray  # (n,) int64
+    chosen_probability: np.ndarray  # (n,) float64; NaN where a row says nothing
+    is_used: np.ndarray  # (n,) bool; False for pairs that are no part of train or validation
+    drop: np.ndarray  # (n,) of str: the first reason to drop the pair; "" where there is none
+
+
+def _read_train_pairs(sources: list[Source], transcript: str) -> _TrainPairs:
+    with PartialState().local_main_process_first():
+        tables = [_train_table(source, transcript) for source in sources]
+    table = concatenate_datasets(tables)
+    columns = table.with_format("numpy")
+    return _TrainPairs(
+        table=table,
+        sizes=[len(source_table) for source_table in tables],
+        turn_key=columns["turn_key"][:],
+        pair_key=columns["pair_key"][:],
+        swap_key=columns["swap_key"][:],
+        chosen_probability=_chosen_probability(table),
+        is_used=np.ones(len(table), dtype=bool),
+        drop=_drop_column(table),
+    )
+
+
+def _train_table(source: Source, transcript: str) -> Dataset:
+    table = split_table(source, source["split"], transcript)
     if table is None:
-        raise DataError(f"{source['path']}: no {source['split']!r} split to read. Name it (split).")
+        raise no_train_split(source)
     return table
 
 
+def _drop_column(table: Dataset) -> np.ndarray:
+    return np.array(table["drop"][:], dtype=object)
+
+
+def _chosen_probability(table: Dataset) -> np.ndarray:
+    """(n,) float64, since in float32 7 votes of 10 are less than .7; NaN where a row says "
+    "nothing."""
+    return table.with_format("numpy", dtype=float)["chosen_probability"][:]
+
+
 def _mark(drop: np.ndarray, mask: np.ndarray, reason: str) -> None:
+    """Give the reason to the pairs of the mask that have none yet."""
     drop[mask & (drop == "")] = reason
 
 
-def _mixture(sizes: list[int], fractions: list) -> np.ndarray:
-    """TRL's mixture rule: the first round(fraction * N) rows of each source, N the largest without oversampling."""
+def _leave_out_test_pairs(
+    pairs: _TrainPairs, test_tables: list[_TestTable], test_fraction: float | None
+) -> None:
+    """Leave out the pairs that a test split was carved of: they are counted there."""
+    from_carved = np.repeat([test.is_carved for test in test_tables], pairs.sizes)
+    pairs.is_used &= ~(from_carved & _in_carved_test(pairs.turn_key, test_fraction))
+
+
+def _leave_out_beyond_mixture(pairs: _TrainPairs, fractions: list[float | None]) -> None:
+    """Leave out what TRL's mixture rule does not take, where the sources set `fraction`.
+
+    Of each source the first round(fraction * N) rows are taken, where N is the largest number that
+    needs no row twice.
+    """
     if not any(fractions):
-        return np.ones(sum(sizes), dtype=bool)
+        return
     if not all(fractions):
         raise DataError(
-            "`fraction` is set for some entries of `datasets:` and not for others; set it for all or none"
+            "`fraction` is set for some entries of `datasets:` and not for others; set it for all "
+            "or none"
         )
-    shares = np.array(fractions) / sum(fractions)
-    total = min(size / share for size, share in zip(sizes, shares, strict=True))
-    return np.concatenate(
-        [np.arange(size) < round(share * total) for size, share in zip(sizes, shares, strict=True)]
-    )
-
-
-def _streamed(sources, transcript, validation_fraction, test, ledger, min_rater_agreement):
-    """Streaming: validation comes from the first rows, train is a generator that keeps the ledger as it goes."""
-    test_turns = set(test["turn_key"][:])
-    arguments = [_generator_of(source, source["split"], transcript) for source in sources]
-    for source, found in zip(sources, arguments, strict=True):
-        if found is None:
-            raise DataError(
-                f"{source['path']}: no {source['split']!r} split to read. Name it (split)."
-            )
-        if source.get("fraction"):
-            raise DataError(
-                "`fraction` needs the number of rows, which a stream does not tell; remove it or streaming"
-            )
-
-    def pairs():
-        """(pair, why it is dropped, whether it is a validation pair) of every row read."""
-        seen = set()
-        for number, row in enumerate(
-            itertools.chain.from_iterable(_generate(**a) for a in arguments)
-        ):
-            reason = row["drop"] or (
-                "first user turn shared with test" if row["turn_key"] in test_turns else ""
-            )
-            reason = reason or ("exact duplicate" if row["pair_key"] in seen else "")
-            seen.add(row["pair_key"])
-            share = _share(np.array([row["turn_key"]], dtype=np.int64), VALIDATION_SALT)[0]
-            held_out = share < validation_fraction and number < STREAM_HELD_OUT
-            p = row["chosen_probability"]
-            if held_out and p == 0.5:
-                reason = reason or NO_RIGHT_SIDE
-            elif (
-                not held_out
-                and p is not None
-                and min_rater_agreement
-                and _disagree(p, min_rater_agreement)
-            ):
-                reason = reason or _too_little(min_rater_agreement)
-            yield row, reason, held_out
-
-    held = [
-        (row, reason)
-        for row, reason, held_out in itertools.islice(pairs(), STREAM_HELD_OUT)
-        if held_out
+    weights = np.array(fractions) / sum(fractions)
+    total = min(size / weight for size, weight in zip(pairs.sizes, weights, strict=True))
+    is_taken = [
+        np.arange(size) < round(weight * total)
+        for size, weight in zip(pairs.sizes, weights, strict=True)
     ]
-    held_turns = {row["turn_key"] for row, _ in held}
-    counted = 0  # a second epoch, or a look at the first row, must not count a pair again
+    pairs.is_used &= np.concatenate(is_taken)
 
-    def train():
-        nonlocal counted
-        for number, (row, reason, _) in enumerate(pairs()):
-            if row["turn_key"] in held_turns:
-                if number < STREAM_HELD_OUT:
-                    continue  # in validation, and counted there
-                reason = reason or "first user turn shared with validation"
-            new = number >= counted
-            counted = max(counted, number + 1)
-            if new:
-                _count(ledger, "train", [reason])
-            if new and not reason:
-                _note(ledger, "train", np.array(row["chosen_probability"], dtype=float))
-            if not reason:
-                yield row, new
 
-    splits = {"test": test, "train": train}
-    if validation_fraction:
-        _count(ledger, "validation", [reason for _, reason in held])
-        splits["validation"] = Dataset.from_list(
-            [r for r, reason in held if not reason], features=FEATURES
+def _drop_turns_of_test(pairs: _TrainPairs, test: Dataset) -> None:
+    """Drop the pairs whose first user turn is in the test split, of whichever source."""
+    test_turns = test.with_format("numpy")["turn_key"][:]
+    is_shared = np.isin(pairs.turn_key, test_turns)
+    _mark(pairs.drop, is_shared & pairs.is_used, TURN_IN_TEST)
+
+
+def _drop_duplicates(pairs: _TrainPairs) -> None:
+    """Drop every pair whose prompt, chosen and rejected text an earlier one has."""
+    usable = np.flatnonzero(pairs.is_used & (pairs.drop == ""))
+    _, first = np.unique(pairs.pair_key[usable], return_index=True)
+    is_repeated = np.ones(len(usable), dtype=bool)
+    is_repeated[first] = False
+    pairs.drop[usable[is_repeated]] = DUPLICATE
+
+
+def _find_contradictory(pairs: _TrainPairs) -> np.ndarray:
+    """Which pairs are there the other way round as well, (n,) bool. They are kept and noted."""
+    is_kept = pairs.is_used & (pairs.drop == "")
+    return is_kept & np.isin(pairs.swap_key, pairs.pair_key[is_kept])
+
+
+def _find_validation(pairs: _TrainPairs, validation_fraction: float) -> np.ndarray:
+    """Which pairs are held out for validation, (n,) bool: a share of the first user turns."""
+    is_held_out = hash_fraction(pairs.turn_key, VALIDATION_SALT) < validation_fraction
+    return is_held_out & pairs.is_used
+
+
+def _drop_ties_of_validation(pairs: _TrainPairs, is_validation: np.ndarray) -> None:
+    """Drop the ties of the validation split: accuracy needs a right side. Train keeps its own."""
+    _mark(pairs.drop, (pairs.chosen_probability == 0.5) & is_validation, NO_RIGHT_SIDE)
+
+
+def _drop_disagreements(pairs: _TrainPairs, is_validation: np.ndarray, minimum: float) -> None:
+    """Drop the train pairs of which less than `minimum` of the raters agree.
+
+    The validation split stays as it is, so that runs with and without the filter can be compared.
+    """
+    if np.isnan(pairs.chosen_probability[pairs.is_used]).all():
+        raise DataError(
+            "min_rater_agreement is set, but no row of the train data has votes or "
+            "chosen_probability; remove the key, or add a column `votes` ([for chosen, for "
+            "rejected]) to the rows"
         )
-        _note(
-            ledger,
-            "validation",
-            np.array(splits["validation"]["chosen_probability"][:], dtype=float),
-        )
-    return PreferenceSplits(splits, ledger)
+    disagree = raters_disagree(pairs.chosen_probability, minimum)
+    is_train = pairs.is_used & ~is_validation
+    _mark(pairs.drop, disagree & is_train, too_little_agreement(minimum))
+
+
+def _take_kept(pairs: _TrainPairs, is_member: np.ndarray) -> Dataset:
+    """The table of one split: its members, (n,) bool, without those that are dropped."""
+    return pairs.table.select(np.flatnonzero(is_member & (pairs.drop == "")))
+
+
+def _count_split(
+    pairs: _TrainPairs,
+    is_member: np.ndarray,
+    is_contradictory: np.ndarray,
+    ledger: Ledger,
+    name: str,
+) -> None:
+    """Count the members of one split, (n,) bool, in the ledger."""
+    ledger.add_read(name, pairs.drop[is_member])
+    ledger.add(name, "noted", CONTRADICTORY, (is_contradictory & is_member).sum())
+    is_kept = is_member & (pairs.drop == "")
+    ledger.note_doubtful_labels(name, pairs.chosen_probability[is_kept])

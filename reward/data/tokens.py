@@ -1,11 +1,14 @@
 """Tables of text -> tables of token ids, with the labels that the losses take."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 from accelerate import PartialState
@@ -15,216 +18,364 @@ from jinja2 import TemplateError
 from reward.data.encoding import encode_within, encoder_facts
 from reward.data.files import DataError
 from reward.data.ledger import Ledger
-from reward.data.sources import CODE
+from reward.data.sources import cache_key
+from reward.data.streaming import StreamedTrain
+from reward.data.transcripts import Side
 
-ROWS_A_PROCESS = 20_000  # encoding: fewer do not pay for starting another process
+if TYPE_CHECKING:  # only for the annotations: the import takes seconds
+    from transformers import PreTrainedTokenizerBase
 
+ROWS_A_PROCESS = 20_000  # with fewer rows to encode, another process takes longer than it saves
 
-# ------------------------------------------------------------------------------------------------------- text -> ids
+# Reasons of the ledger.
+SAME_IDS = "identical sides once encoded"
+PROMPT_CUT = "prompt cut at the start"
 
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How pairs become token ids and labels. Every field but `num_proc` is part of the cache's key."""
+    """How pairs become token ids and labels. Every field but `num_proc` decides the outcome."""
 
     max_length: int | None = None  # the limit of a side in tokens; None for no limit
     overlong: str = "drop"  # what becomes of a longer pair: drop, truncate_prompt or error
-    loss_type: str = "bradley_terry"  # rating_mse needs ratings, every other loss does without
+    loss_type: str = "bradley_terry"  # rating_mse needs ratings, the other losses do without
     soft_labels: bool = True  # False: only the side that most raters chose counts
-    strength_as: str = "target_margin"  # what a preference strength becomes, or chosen_probability
-    num_proc: int | None = None  # processes; None: one for every CPU where there are many rows
+    strength_as: str = "target_margin"  # what a preference strength becomes; or chosen_probability
+    num_proc: int | None = None  # processes; None: one for every CPU, where there are many rows
+
+
+class PairTexts(NamedTuple):
+    """The texts of one pair."""
+
+    prompt: Side
+    chosen: Side
+    rejected: Side
+    tools: list[dict] | None  # the functions that the assistant may call, for the chat template
+
+
+class EncodedPair(TypedDict):
+    """The columns that encoding adds to a row, beside the labels."""
+
+    chosen_ids: list[int]  # token ids of prompt + chosen
+    rejected_ids: list[int]  # token ids of prompt + rejected
+    length: int  # tokens of the longer side
+    drop: str  # why the pair is dropped; "" where it is not
+    truncated: bool  # whether the oldest part of the prompt is left out
+
+
+class Labels(TypedDict):
+    """What the raters said of a pair, as reward.training.losses takes it."""
+
+    target_margin: float  # 0 where there is none
+    chosen_probability: float  # 1 where there is none
+    rating_chosen: float  # 0 where there is none
+    rating_rejected: float  # 0 where there is none
 
 
 class EncodedSplits(NamedTuple):
     """What encode_splits returns."""
 
-    tables: dict  # split -> table of token ids and labels; an IterableDataset for a streamed train split
-    subsets: list[
-        str
-    ]  # `subset_id` is an index into it; a stream appends the subsets that it meets
+    tables: dict[str, Dataset | IterableDataset]  # by name: train, validation, test
+    subsets: list[str]  # `subset_id` is an index here; a stream adds the subsets that it meets
 
 
-class PairTexts(NamedTuple):
-    """The texts of one pair. Each side is a message list, or a string under `transcript: raw`."""
-
-    prompt: str | list[dict]
-    chosen: str | list[dict]
-    rejected: str | list[dict]
-    tools: list | None  # what the template shows the model of its tools
+# --- One pair -------------------------------------------------------------------------------------
 
 
 def decode_sides(row: dict) -> PairTexts:
-    """The texts of a table row, which are stored as JSON."""
-    tools = json.loads(row["tools"]) if row.get("tools") else None
-    return PairTexts(*(json.loads(row[side]) for side in ("prompt", "chosen", "rejected")), tools)
+    """The texts of a row of a table, where they are JSON."""
+    tools = None
+    if row.get("tools"):
+        tools = json.loads(row["tools"])
+    return PairTexts(
+        prompt=json.loads(row["prompt"]),
+        chosen=json.loads(row["chosen"]),
+        rejected=json.loads(row["rejected"]),
+        tools=tools,
+    )
 
 
-def row_ids(table) -> list[str]:
-    """What identifies the pairs of a split, in order: 16 hexadecimal digits each, of prompt, chosen and rejected text."""
-    return [f"{key & (2**64 - 1):016x}" for key in table["pair_key"][:]]
+def row_ids(table: Dataset) -> list[str]:
+    """What identifies the pairs of a split, in order.
+
+    An id is made of 16 hexadecimal digits: a hash of prompt, chosen and rejected text.
+    """
+    return [f"{_unsigned(key):016x}" for key in table["pair_key"][:]]
 
 
-def encode_row(row: dict, tokenizer, options: EncodingOptions) -> dict:
-    """`chosen_ids`, `rejected_ids`, `length` of one pair, and in `drop` and `truncated` what the limit did to it."""
+def _unsigned(key: int) -> int:
+    return key & (2**64 - 1)
+
+
+def encode_row(
+    row: dict, tokenizer: PreTrainedTokenizerBase, options: EncodingOptions
+) -> EncodedPair:
+    """Encode both sides of a pair.
+
+    Args:
+        row: A row of the table that reward.data.splits gives.
+        tokenizer: The reward model's tokenizer.
+        options: Of these, `max_length` and `overlong`.
+
+    Raises:
+        DataError: The chat template refuses the conversation, or the pair is over-long under
+            `overlong="error"`.
+    """
     prompt, chosen, rejected, tools = decode_sides(row)
     try:
         encoded = encode_within(
             tokenizer, prompt, [chosen, rejected], options.max_length, options.overlong, tools
         )
-    except TemplateError as error:  # its own words, such as "System role not supported"
+    except TemplateError as error:  # the template's own words, as "System role not supported"
         raise DataError(
             f"{row['where']}: the chat template refuses this conversation: {error}"
         ) from None
-    drop = ""
-    ids, over = encoded.ids, encoded.too_long
-    if any(over):
-        drop = f"over-long ({'both sides' if all(over) else 'chosen' if over[0] else 'rejected'})"
-        if options.overlong == "error":
-            raise DataError(
-                f"{row['where']}: {max(map(len, ids))} tokens, max_length is {options.max_length}. Raise max_length, or set "
-                "overlong: drop (counted) or overlong: truncate_prompt."
-            )
-    elif ids[0] == ids[1]:
-        drop = "identical sides once encoded"
+    chosen_ids, rejected_ids = encoded.ids
+    length = max(len(chosen_ids), len(rejected_ids))
+    if options.overlong == "error" and any(encoded.too_long):
+        raise DataError(
+            f"{row['where']}: {length} tokens, max_length is {options.max_length}. Raise "
+            "max_length, or set overlong: drop (counted) or overlong: truncate_prompt."
+        )
+    drop = _over_long(*encoded.too_long)
+    if not drop and chosen_ids == rejected_ids:
+        drop = SAME_IDS
     return {
-        "chosen_ids": ids[0],
-        "rejected_ids": ids[1],
-        "length": max(map(len, ids)),
+        "chosen_ids": chosen_ids,
+        "rejected_ids": rejected_ids,
+        "length": length,
         "drop": drop,
         "truncated": encoded.prompt_cut,
     }
 
 
-def labels_of(row: dict, options: EncodingOptions) -> dict:
-    """What a row's raters said, as reward.training.losses takes it: every label a number.
+def _over_long(chosen_is_too_long: bool, rejected_is_too_long: bool) -> str:
+    """The reason to drop an over-long pair; "" for any other."""
+    if chosen_is_too_long and rejected_is_too_long:
+        return "over-long (both sides)"
+    if chosen_is_too_long:
+        return "over-long (chosen)"
+    if rejected_is_too_long:
+        return "over-long (rejected)"
+    return ""
 
-    `soft_labels=False`: the side that most raters chose is all that counts; a tie stays .5. A preference strength s (1 to
-    3) becomes the target margin s ("Margin BT", arXiv 2410.01257, eq. 2) or the chosen probability .5 + s/6.
+
+def labels_of(row: dict, options: EncodingOptions) -> Labels:
+    """What a row's raters said, every label a number.
+
+    A preference strength s (1 to 3) becomes the target margin s ("Margin BT", arXiv 2410.01257, eq.
+    2) or the chosen probability .5 + s/6. A target margin that the row has goes before the
+    strength.
+
+    Args:
+        row: A row of the table that reward.data.splits gives. options: Of these, `loss_type`,
+        `soft_labels` and `strength_as`. Without soft labels the side
+            that most raters chose is all that counts; a tie stays .5.
+
+    Raises:
+        DataError: The loss regresses on ratings, and the row has none.
     """
-    p, margin = row["chosen_probability"], row["target_margin"]
-    if row["strength"]:
-        if options.strength_as == "chosen_probability":
-            p = 0.5 + row["strength"] / 6
-        elif margin is None:
-            margin = row["strength"]
-    if p is None:
-        p = 1.0
-    elif not options.soft_labels and p != 0.5:
-        p = float(p > 0.5)
-    ratings = {side: row[side] for side in ("rating_chosen", "rating_rejected")}
-    if options.loss_type == "rating_mse" and None in ratings.values():
+    probability = row["chosen_probability"]
+    target_margin = row["target_margin"]
+    strength = row["strength"]
+    if strength and options.strength_as == "chosen_probability":
+        probability = 0.5 + strength / 6
+    elif strength and target_margin is None:
+        target_margin = strength
+    if probability is None:
+        probability = 1.0
+    elif not options.soft_labels and probability != 0.5:
+        probability = float(probability > 0.5)
+    rating_chosen = row["rating_chosen"]
+    rating_rejected = row["rating_rejected"]
+    if options.loss_type == "rating_mse" and None in (rating_chosen, rating_rejected):
         raise DataError(
-            f"{row['where']}: no ratings, which loss_type: rating_mse regresses on; needed are numbers in the columns "
-            "rating_chosen and rating_rejected (or score_chosen and score_rejected, or helpfulness). For pairs without "
-            "ratings: loss_type: bradley_terry, or mse"
+            f"{row['where']}: no ratings, which loss_type: rating_mse regresses on; needed are "
+            "numbers in the columns rating_chosen and rating_rejected (or score_chosen and "
+            "score_rejected, or helpfulness). For pairs without ratings: loss_type: bradley_terry, "
+            "or mse"
         )
     return {
-        "target_margin": margin or 0.0,
-        "chosen_probability": p,
-        **{side: rating or 0.0 for side, rating in ratings.items()},
+        "target_margin": target_margin or 0.0,
+        "chosen_probability": probability,
+        "rating_chosen": rating_chosen or 0.0,
+        "rating_rejected": rating_rejected or 0.0,
     }
+
+
+# --- Whole splits ---------------------------------------------------------------------------------
 
 
 def encode_splits(
-    splits: dict, ledger: Ledger, tokenizer, options: EncodingOptions
+    splits: dict[str, Dataset | StreamedTrain],
+    ledger: Ledger,
+    tokenizer: PreTrainedTokenizerBase,
+    options: EncodingOptions,
 ) -> EncodedSplits:
-    """Tokenise every split, drop and count what the length limit excludes.
+    """Tokenise every split, and drop and count what the length limit excludes.
 
-    Adds columns `chosen_ids`, `rejected_ids`, `length`, `subset_id` and the labels (labels_of), which replace what the row
-    had. Raises DataError for an empty split, and for an over-long pair under `overlong="error"`.
+    The tables get the columns of EncodedPair, `subset_id`, and the labels, which replace what the
+    row had. Of a streamed train split a row is one ranking, with a list of such rows in its column
+    `pairs`.
+
+    Args:
+        splits: The tables of reward.data.splits, by name.
+        ledger: Their ledger, which goes on counting here.
+        tokenizer: The reward model's tokenizer.
+        options: How pairs become token ids and labels.
+
+    Raises:
+        DataError: A split is empty, or a pair cannot be encoded (encode_row, labels_of).
     """
-    subsets: list[str] = []
     ledger.check(max_dropped=1.0)  # an empty split is an error
+    subsets: list[str] = []
     for table in splits.values():
-        subsets += (
-            sorted(set(table.unique("subset")) - set(subsets)) if isinstance(table, Dataset) else []
-        )
-
-    def columns(row, name="train"):
-        # Nobody computes a loss on the test split, so a row there needs no ratings.
-        labels = replace(options, loss_type="bradley_terry") if name == "test" else options
-        encoded = encode_row(row, tokenizer, options)
-        if row["subset"] not in subsets:  # streaming meets subsets as they come
-            subsets.append(row["subset"])
-        return {
-            **encoded,
-            "subset_id": subsets.index(row["subset"]),
-            **labels_of(row, labels),
-        }
-
-    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str()) | {
-        "truncation": None,
-        "padding": None,
-    }
-    facts = [encoder_facts(tokenizer), hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()]
+        if isinstance(table, Dataset):
+            subsets += sorted(set(table.unique("subset")) - set(subsets))
+    encoder = _RowEncoder(tokenizer, options, subsets)
+    tokenizer_hash = _hash_of_tokenizer(tokenizer)
     encoded = {}
     for name, table in splits.items():
-        if not isinstance(table, Dataset):
+        if isinstance(table, Dataset):
+            encoded[name] = _encode_table(table, name, encoder, tokenizer_hash, ledger)
+        else:
             encoded[name] = IterableDataset.from_generator(
-                _encoded_stream, gen_kwargs={"rows": table, "columns": columns, "ledger": ledger}
+                _encode_stream, gen_kwargs={"pairs": table, "encoder": encoder, "ledger": ledger}
             )
-            continue
-        decisive = asdict(replace(options, num_proc=None))
-        recipe = [table._fingerprint, CODE, facts, decisive, subsets]
-        with PartialState().local_main_process_first():
-            table = table.map(
-                columns,
-                fn_kwargs={"name": name},
-                num_proc=options.num_proc or _processes_for(len(table)),
-                desc=f"Encoding {name}",
-                # A tokenizer's own hash changes with use, which would encode again on every process.
-                new_fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:32],
-            )
-        drop = np.array(table["drop"][:], dtype=object)
-        for reason, n in Counter(drop).items():
-            ledger.add(name, "dropped", reason, n if reason else 0)
-        kept = np.flatnonzero(drop == "")
-        ledger.add(
-            name,
-            "truncated",
-            "prompt cut at the start",
-            np.array(table["truncated"][:])[kept].sum(),
-        )
-        encoded[name] = table.select(kept)
-        for subset, n in Counter(encoded[name]["subset"][:]).items():
-            ledger.add(name, "subset", subset, n)
     return EncodedSplits(encoded, subsets)
 
 
-def _processes_for(rows: int) -> int | None:
-    # A scheduler's quota is not seen by either: dataset_num_proc says it.
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(cpus, rows // ROWS_A_PROCESS)
-    return count if count > 1 else None
+@dataclass
+class _RowEncoder:
+    """Called with a row of a table, it gives the columns to add."""
+
+    tokenizer: PreTrainedTokenizerBase
+    options: EncodingOptions
+    subsets: list[str]  # a stream adds the subsets that it meets
+
+    def __call__(self, row: dict, split: str = "train") -> dict:
+        encoded = encode_row(row, self.tokenizer, self.options)
+        if row["subset"] not in self.subsets:
+            self.subsets.append(row["subset"])
+        label_options = self.options
+        if split == "test":
+            # Nobody computes a loss on the test split, so a row there needs no ratings.
+            label_options = replace(self.options, loss_type="bradley_terry")
+        return {
+            **encoded,
+            "subset_id": self.subsets.index(row["subset"]),
+            **labels_of(row, label_options),
+        }
 
 
-def _encoded_stream(rows, columns, ledger):
-    held = []  # the pairs of one ranking follow each other
-    for row, new in rows():
-        encoded = columns(row) | {"ranking": row["ranking"]}
-        if new:
-            ledger.add("train", "dropped", encoded["drop"], bool(encoded["drop"]))
-        if encoded["drop"]:
-            continue
-        if new:
-            ledger.add("train", "truncated", "prompt cut at the start", encoded["truncated"])
-            ledger.add("train", "subset", row["subset"])
-        if held and held[0]["ranking"] != encoded["ranking"]:
-            yield {"pairs": held}
-            held = []
-        held.append(encoded)
-    if held:
-        yield {"pairs": held}
+def _encode_table(
+    table: Dataset, name: str, encoder: _RowEncoder, tokenizer_hash: str, ledger: Ledger
+) -> Dataset:
+    """Encode one split, and count it.
+
+    Args:
+        table: The split's pairs as text.
+        name: The split's name.
+        encoder: Encodes one row.
+        tokenizer_hash: Of the encoder's tokenizer. A tokenizer's own hash changes with use, which
+            would encode again on every process.
+        ledger: Counts what is dropped, cut and kept.
+    """
+    deciding = asdict(replace(encoder.options, num_proc=None))
+    key = cache_key(table._fingerprint, tokenizer_hash, deciding, encoder.subsets)
+    with PartialState().local_main_process_first():
+        encoded = table.map(
+            encoder,
+            fn_kwargs={"split": name},
+            num_proc=encoder.options.num_proc or _processes_for(len(table)),
+            desc=f"Encoding {name}",
+            new_fingerprint=key,
+        )
+    drop = np.array(encoded["drop"][:], dtype=object)
+    for reason, count in Counter(drop).items():
+        if reason:
+            ledger.add(name, "dropped", reason, count)
+    is_kept = drop == ""
+    is_cut = np.array(encoded["truncated"][:])
+    ledger.add(name, "truncated", PROMPT_CUT, is_cut[is_kept].sum())
+    kept = encoded.select(np.flatnonzero(is_kept))
+    for subset, count in Counter(kept["subset"][:]).items():
+        ledger.add(name, "by_subset", subset, count)
+    return kept
+
+
+def _hash_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of all that decides an encoding, template and vocabulary."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Using the tokenizer changes these two, and encode_within uses neither.
+    state["truncation"] = state["padding"] = None
+    facts = json.dumps([encoder_facts(tokenizer), state])
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _processes_for(row_count: int) -> int | None:
+    """How many processes to encode with; None for this one alone.
+
+    The quota of a scheduler is not seen here: the recipe's dataset_num_proc says it.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    processes = min(cpus, row_count // ROWS_A_PROCESS)
+    if processes > 1:
+        return processes
+    return None
+
+
+def _encode_stream(
+    pairs: StreamedTrain, encoder: _RowEncoder, ledger: Ledger
+) -> Iterator[dict[str, list[dict]]]:
+    """Encode the train pairs as they stream, one row of `pairs` for each ranking."""
+    ranking: list[dict] = []
+    for encoded in _encode_streamed_pairs(pairs, encoder, ledger):
+        # The pairs of one ranking follow each other.
+        if ranking and ranking[0]["ranking"] != encoded["ranking"]:
+            yield {"pairs": ranking}
+            ranking = []
+        ranking.append(encoded)
+    if ranking:
+        yield {"pairs": ranking}
+
+
+def _encode_streamed_pairs(
+    pairs: StreamedTrain, encoder: _RowEncoder, ledger: Ledger
+) -> Iterable[dict]:
+    """Encode the train pairs, drop and count."""
+    for row, is_new in pairs:
+        encoded = encoder(row) | {"ranking": row["ranking"]}
+        if is_new and encoded["drop"]:
+            ledger.add("train", "dropped", encoded["drop"])
+        elif is_new:
+            ledger.add("train", "truncated", PROMPT_CUT, encoded["truncated"])
+            ledger.add("train", "by_subset", row["subset"])
+        if not encoded["drop"]:
+            yield encoded
 
 
 def by_ranking(table: Dataset) -> Dataset:
-    """One row a ranking: `rows` are the indices of its pairs in `table`, `length` the longest side of any. InstructGPT
-    (arXiv 2203.02155, sec. 3.5) trains on all pairs of a prompt in one step; shuffled apart, they overfit."""
-    _, group = np.unique(table.with_format("numpy")["ranking"][:], return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(group))[:-1])
-    rows.sort(key=lambda indices: indices[0])  # in the order of the table
-    lengths = np.array(table["length"][:])
-    return Dataset.from_dict(
-        {"rows": rows, "length": [int(lengths[indices].max()) for indices in rows]}
-    )
+    """One row for each ranking, in the order of the table.
+
+    InstructGPT (arXiv 2203.02155, sec. 3.5) trains on all pairs of a prompt in one step; shuffled
+    apart, they overfit.
+
+    Args:
+        table: An encoded split.
+
+    Returns:
+        A table with the columns `rows`, the indices of the ranking's pairs in `table`, and
+        `length`, the tokens of the longest side of any of them.
+    """
+    _, ranking_index = np.unique(table.with_format("numpy")["ranking"][:], return_inverse=True)
+    in_groups = np.argsort(ranking_index, kind="stable")
+    group_ends = np.cumsum(np.bincount(ranking_index))
+    groups = np.split(in_groups, group_ends[:-1])
+    groups.sort(key=lambda rows: rows[0])
+    pair_lengths = np.array(table["length"][:])
+    lengths = [int(pair_lengths[rows].max()) for rows in groups]
+    return Dataset.from_dict({"rows": groups, "length": lengths})

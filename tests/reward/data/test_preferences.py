@@ -18,7 +18,7 @@ from support import REPO, write_rows
 from trl import DatasetMixtureConfig, get_dataset
 from trl.scripts.utils import DatasetConfig
 
-from reward.data import splits as splitting
+from reward.data import streaming as streams
 from reward.data.encoding import encode, encoder_facts, prepare_tokenizer
 from reward.data.files import DataError, read_rows
 from reward.data.ledger import Ledger
@@ -1361,7 +1361,7 @@ def test_streaming_counts_a_pair_once(mixed, qwen):
 
 def test_streaming_past_the_rows_that_validation_comes_from(tmp_path, qwen, monkeypatch):
     """Only rows that share a first user turn with a validation pair are lost to train, and they are counted."""
-    monkeypatch.setattr(splitting, "STREAM_HELD_OUT", 60)
+    monkeypatch.setattr(streams, "STREAM_HELD_OUT", 60)
     rows = [row(number) for number in range(120)] + [
         row(number, "other", "no") for number in range(60)
     ]
@@ -1415,7 +1415,7 @@ def test_streaming_notes_ties_and_votes_against(tmp_path, qwen):
 
 def test_streaming_treats_rows_past_validation_as_train_rows(tmp_path, qwen, monkeypatch):
     """Their first user turn would have fallen into validation, had they come earlier; ties stay, raters are asked."""
-    monkeypatch.setattr(splitting, "STREAM_HELD_OUT", 10)
+    monkeypatch.setattr(streams, "STREAM_HELD_OUT", 10)
     late = [tie(n) for n in range(10, 50)] + [row(n, votes=[2, 1]) for n in range(50, 90)]
     folder(tmp_path, [row(n) for n in range(10)] + late)
     tables, ledger = streamed(tmp_path, qwen, validation_fraction=0.5)

@@ -1,0 +1,35 @@
+"""Hashes of texts that are the same on every machine, and numbers in [0, 1) made of them.
+
+What goes where (a split, an exchange of answers) is decided by a hash of the text. So it depends on
+neither the order of rows, the seed, the number of processes, nor rows that are added later.
+"""
+
+import hashlib
+
+import numpy as np
+
+# What a number is for. A change would move rows between splits.
+TEST_SALT = 1
+VALIDATION_SALT = 2
+MISMATCH_SALT = 3
+
+
+def text_key(*texts: str) -> int:
+    """A signed 64-bit hash of the texts."""
+    joined = "\x1e".join(texts).encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(joined, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def hash_fraction(keys: np.ndarray, salt: int) -> np.ndarray:
+    """A number in [0, 1) for each key, by splitmix64.
+
+    Args:
+        keys: (n,) int64, of `text_key`.
+        salt: What the numbers are for; other salts give numbers that have nothing to do with these.
+    """
+    with np.errstate(over="ignore"):  # the arithmetic is modulo 2^64
+        z = keys.astype(np.uint64) + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (z ^ (z >> np.uint64(31))).astype(np.float64) / 2.0**64
