@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from reward.model.batches import PackedInputs, pack
 from reward.model.build import freeze
-from reward.model.heads import head_of, no_cache
+from reward.model.heads import head_of, no_cache, without_adapter
 from reward.model.packed_attention import enable_packing
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine
@@ -270,7 +270,7 @@ def kept_bytes(
     config = _smaller_config(config, blocks)
     model = make_model(config, precision.dtype, device="cpu", **options).train()
     if paths is not None:
-        enable_packing(_without_adapter(model))
+        enable_packing(without_adapter(model))
     if checkpointing:
         model.activation_checkpointing_enable()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -305,12 +305,6 @@ def _smaller_config(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
     if getattr(text_config, "layer_types", None):
         text_config.layer_types = text_config.layer_types[:blocks]
     return config
-
-
-def _without_adapter(model: torch.nn.Module) -> torch.nn.Module:
-    if hasattr(model, "get_base_model"):
-        return model.get_base_model()
-    return model
 
 
 @dataclass

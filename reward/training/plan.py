@@ -21,7 +21,6 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import RewardConfig
 from trl.trainer.utils import disable_dropout_in_model
 
-from reward.data.tokens import by_ranking
 from reward.model.batches import PackedInputs, PaddedInputs, PreferenceCollator
 from reward.model.packed_attention import drops_out, why_not_packed
 from reward.recipe.recipe import Recipe
@@ -36,6 +35,7 @@ from reward.training.memory import (
     model_memory,
     plan_model,
 )
+from reward.training.trainer import batch_rows
 
 SAMPLED_BATCHES = 200  # tokens and the largest micro-batch are estimated from so many batches
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -115,16 +115,14 @@ def count_tokens(
 def _rows_of(
     table: Dataset | IterableDataset, collator: PreferenceCollator, rows_a_batch: int
 ) -> tuple[list[dict] | Dataset, str]:
-    """The rows that a batch is made of, as in PairTrainer, and what a row is."""
+    """The rows that PairTrainer makes batches of, or a sample of a stream, and what a row is."""
     if not isinstance(table, Dataset):
         return list(islice(table, SAMPLED_BATCHES * rows_a_batch)), "pairs"
-    if "ranking" not in table.column_names:
-        return table, "pairs"
-    rankings = by_ranking(table)
-    if len(rankings) == len(table):
+    rows = batch_rows(table)
+    if rows is table:
         return table, "pairs"
     collator.table = table
-    return rankings, "rankings"
+    return rows, "rankings"
 
 
 def _order_of(rows: list[dict] | Dataset, seed: int, rows_by_length: int | None) -> list[int]:

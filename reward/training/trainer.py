@@ -1,32 +1,58 @@
-"""The RewardTrainer subclass that train_rm.py runs: losses, metrics a pair, and guards.
+"""The `trl.RewardTrainer` subclass that train_rm.py runs.
 
-What it changes in `trl.RewardTrainer`, and why:
-- the loss of a step is the mean over the *pairs* of the step, across micro-batches and processes (TRL: mean of batch means,
-  so that a step of 4 + 2 pairs has another gradient than one of 6);
-- where the model allows it, a micro-batch has no padding and each shared prefix is computed once (reward.model.packed_attention);
-- the objectives of reward.training.losses, and rankings: all pairs of one come in one step, weigh as much as one pair together, and each
-  completion is computed once;
-- accuracy is counted a pair, ties one half, with n, and a subset (TRL: mean of batch means, ties are errors);
-- a loss or gradient that is not finite stops the run before the optimizer step (under DeepSpeed, whose engine steps in
-  `backward`, after it) and before anything is saved; transformers logs it as 0.0 and saves.
+What it changes in TRL's trainer, and why:
+- The loss of a step is the mean over the *pairs* of the step, across micro-batches and processes.
+  TRL takes the mean of batch means, so that a step of 4 + 2 pairs has another gradient than a step
+  of 6.
+- Where the model allows it, a micro-batch has no padding, and each shared prefix is computed once
+  (reward.model.packed_attention).
+- It has the objectives of reward.training.losses, and rankings: all pairs of a ranking come in one
+  step and weigh as much as one pair together, and each completion is computed once.
+- Accuracy is counted over pairs, ties as one half, with the number of pairs, and for each subset.
+  TRL takes the mean of batch means and counts ties as errors.
+- A loss or gradient that is not finite stops the run before the optimizer step and before anything
+  is saved. (DeepSpeed's engine steps in `backward`: there it stops after the step.) transformers
+  logs such a loss as 0.0, and saves.
 """
 
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from accelerate import DistributedType
-from datasets import Dataset
-from transformers import EvalPrediction, TrainerCallback
-from trl import RewardTrainer
+from datasets import Dataset, IterableDataset
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import RewardConfig, RewardTrainer
 
 from reward.data.tokens import by_ranking
-from reward.model.batches import BATCH_LABELS, LABEL_DEFAULTS, SIDES, PreferenceCollator
+from reward.model.batches import (
+    BATCH_LABELS,
+    LABEL_DEFAULTS,
+    SIDES,
+    CollatedBatch,
+    MicroBatch,
+    PreferenceCollator,
+)
 from reward.model.heads import Float32Head, head_of, no_cache, rewards_from_logits
 from reward.model.hub import ModelError
-from reward.model.packed_attention import drops_out, enable_packing, self_test, why_not_packed
+from reward.model.packed_attention import (
+    SelfTestResult,
+    drops_out,
+    enable_packing,
+    self_test,
+    why_not_packed,
+)
 from reward.training.length_head import LengthHead
 from reward.training.losses import LOSSES, centering, smooth
 
@@ -51,123 +77,179 @@ class PairOptions:
     token_budget: int | None = None  # computed tokens of a micro-batch; None sets no limit
 
 
-class SelfTest(TrainerCallback):
-    """Before the first step: whether packed batches really give what padded ones do, with the engine that will train."""
+class PairSums(NamedTuple):
+    """Sums over training pairs since the last log. Pairs that the raters tie are left out."""
 
-    def __init__(self, trainer):
+    pairs: float
+    correct: float  # pairs whose chosen side has the higher reward; equal rewards count one half
+    ties: float  # pairs with equal rewards
+    margin: float
+    reward: float  # of both sides
+    tokens: float  # that the model read, of all pairs
+
+
+class SelfTest(TrainerCallback):
+    """Compares packed batches with padded ones before the first step.
+
+    This is done with the engine that will train, because only then the model is wrapped in it.
+    """
+
+    def __init__(self, trainer: "PairTrainer"):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.test_packing()
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        self.trainer.compare_packed_with_padded()
         if state.is_world_process_zero:
             print(f"batches: {self.trainer.packing}", flush=True)
 
 
-class PairTrainer(RewardTrainer):
-    """`trl.RewardTrainer` on pairs that reward.data.splits has encoded, with the settings of PairOptions.
+def batch_rows(table: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The rows that a batch is made of: rankings where several pairs share one, otherwise pairs."""
+    if not isinstance(table, Dataset) or "ranking" not in table.column_names:
+        return table
+    rankings = by_ranking(table)
+    if len(rankings) == len(table):
+        return table
+    return rankings
 
-    Where several pairs share a `ranking`, per_device_train_batch_size counts rankings. `packing` says in words whether
-    batches are packed. Raises ModelError where `prefix_sharing="on"` and the model cannot be packed.
+
+class PairTrainer(RewardTrainer):
+    """`trl.RewardTrainer` on pairs that reward.data.splits has encoded.
+
+    Where several pairs share a `ranking`, per_device_train_batch_size counts rankings.
+
+    Args:
+        model: what reward.model.build has built.
+        args: TRL's own settings. `logging_nan_inf_filter` is turned off.
+        train_dataset: the encoded training pairs, or a stream of them.
+        processing_class: the checkpoint's tokenizer; its pad token counts.
+        options: the settings that TRL does not have.
+        **kwargs: passed on to `trl.RewardTrainer`.
+
+    Attributes:
+        packing: says in words how batches are laid out, and why.
+
+    Raises:
+        ModelError: with `prefix_sharing="on"`, where the model cannot be packed.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole step
 
-    def __init__(self, *args, train_dataset, options: PairOptions, **kwargs):
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: RewardConfig,
+        train_dataset: Dataset | IterableDataset,
+        processing_class: PreTrainedTokenizerBase,
+        options: PairOptions,
+        **kwargs,
+    ):
         self.options = options
         self.pair_loss = LOSSES[options.loss_type].function
         self.loss_labels = LOSSES[options.loss_type].labels
         if options.tie_margin is not None:
             self.pair_loss = partial(self.pair_loss, tie_margin=options.tie_margin)
-        training_args = kwargs["args"]
-        training_args.logging_nan_inf_filter = False  # it would write 0.0 for NaN
-        table = train_dataset
-        if isinstance(table, Dataset) and "ranking" in table.column_names:
-            rankings = by_ranking(table)
-            train_dataset = table if len(rankings) == len(table) else rankings
-        because = why_not_packed(kwargs["model"], training_args, options.prefix_sharing)
-        if because is None:
-            enable_packing(kwargs["model"])
-        config, head_bias = kwargs["model"].config, head_of(kwargs["model"])[1].bias
-        no_bias = head_bias is not None and not head_bias.requires_grad
-        labels = config.id2label, config.label2id
-        config.num_labels = 1  # TRL takes no other number; of two, ours reads logit 1
+        args.logging_nan_inf_filter = False  # it would write 0.0 for NaN
+        padded_because = why_not_packed(model, args, options.prefix_sharing)
+        if padded_because is None:
+            enable_packing(model)
+        head_bias = head_of(model)[1].bias
+        freezes_bias = head_bias is not None and not head_bias.requires_grad
+        label_names = (model.config.id2label, model.config.label2id)
+        model.config.num_labels = 1  # TRL takes no other number; of two logits, ours reads logit 1
         super().__init__(
-            *args,
-            train_dataset=train_dataset,
+            model=model,
+            args=args,
+            train_dataset=batch_rows(train_dataset),
+            processing_class=processing_class,
             data_collator=PreferenceCollator(
-                kwargs["processing_class"].pad_token_id,
-                training_args.pad_to_multiple_of,
-                table,
+                processing_class.pad_token_id,
+                args.pad_to_multiple_of,
+                train_dataset,
                 options.token_budget,
             ),
             compute_metrics=self.pair_metrics,
             **kwargs,
         )
-        config.id2label, config.label2id = labels
-        for module in (
-            self.model.modules()
-        ):  # peft trains the whole head, with a bias that `head_bias: false` froze
-            if no_bias and isinstance(module, Float32Head):
-                module.bias.requires_grad = False
+        model.config.id2label, model.config.label2id = label_names
+        if freezes_bias:
+            self._freeze_head_bias()
         self.no_cache = no_cache(self.model.config)
-        self._set_packing(because)
+        self._set_packing(padded_because)
         self.add_callback(SelfTest(self))
-        self._window = torch.zeros(
-            6, dtype=torch.float64
-        )  # sums since the last log, see _add_to_window
-        self.length_head = LengthHead(self.accelerator) if options.length_head else None
-        if self.length_head:
+        self._window = torch.zeros(len(PairSums._fields), dtype=torch.float64)  # as PairSums
+        self.length_head = None
+        if options.length_head:
+            self.length_head = LengthHead(self.accelerator)
             self.add_callback(self.length_head)
 
-    def _set_signature_columns_if_needed(self):
-        # `length` is here for train_sampling_strategy: group_by_length, which reads it from the dataset.
-        self._signature_columns = [
-            "chosen_ids",
-            "rejected_ids",
-            "rows",
-            "pairs",
-            "length",
-            *LABEL_DEFAULTS,
-        ]
+    def _freeze_head_bias(self) -> None:
+        """Keep `head_bias: false`: peft trains the whole head, and so would train a frozen bias."""
+        for module in self.model.modules():
+            if isinstance(module, Float32Head):
+                module.bias.requires_grad = False
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Name the columns that reach the collator. TRL: `chosen_ids`, `rejected_ids`, `margin`."""
+        own = ["chosen_ids", "rejected_ids", "rows", "pairs", *LABEL_DEFAULTS]
+        # `train_sampling_strategy: group_by_length` reads `length` from the dataset.
+        self._signature_columns = [*own, "length"]
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset  # reward.data.splits has encoded it
+        """Return the dataset as it is, for reward.data.splits has encoded it. TRL tokenises."""
+        return dataset
 
-    def create_model_card(self, *args, **kwargs):
-        pass  # reward.checkpoint.card writes it, once, when the numbers are known
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write no card. TRL writes one at each save; ours is written once, by run.py."""
 
-    # ------------------------------------------------------------------------------------------------------ the packing
+    # --- The packing ------------------------------------------------------------------------------
 
-    def _set_packing(self, because: str | None, found: str = "") -> None:
-        """Packed batches from now on, or padded ones `because` of something."""
-        if because and self.options.prefix_sharing == "on":
-            raise ModelError(f"prefix_sharing: on, but {because}; set prefix_sharing: auto")
+    def _set_packing(self, padded_because: str | None, measured: str = "") -> None:
+        """Use packed batches from now on, or padded ones.
+
+        Args:
+            padded_because: why batches are padded; None packs them.
+            measured: what the comparison with padded batches gave, to be said in `packing`.
+        """
+        must_share = self.options.prefix_sharing == "on"
+        if padded_because and must_share:
+            raise ModelError(f"prefix_sharing: on, but {padded_because}; set prefix_sharing: auto")
         collator = self.data_collator
-        collator.packed = because is None
+        collator.packed = padded_because is None
         collator.share_prefixes = collator.packed and not drops_out(self.model)
-        random = "of dropout: disable_dropout: true turns it off"
+        dropout = "of dropout: disable_dropout: true turns it off"
         if self.args.disable_dropout:
-            random = "of dropout in the model's config, which disable_dropout does not reach: set it to 0 in model_init_kwargs"
-        if because:
-            self.packing = f"padded batches, because {because}"
+            dropout = (
+                "of dropout in the model's config, which disable_dropout does not reach: set it to "
+                "0 in model_init_kwargs"
+            )
+        if padded_because:
+            self.packing = f"padded batches, because {padded_because}"
         elif collator.share_prefixes:
-            self.packing = f"each shared prefix computed once, no padding{found}"
-        elif self.options.prefix_sharing == "on":
+            self.packing = f"each shared prefix computed once, no padding{measured}"
+        elif must_share:
             raise ModelError(
-                f"prefix_sharing: on, but both sides of a pair would share their dropout, because {random}"
+                "prefix_sharing: on, but both sides of a pair would share their dropout, because "
+                f"{dropout}"
             )
         else:
-            self.packing = f"no padding{found}; prefixes are not shared, because {random}"
+            self.packing = f"no padding{measured}; prefixes are not shared, because {dropout}"
 
-    def test_packing(self) -> None:
-        """Compare packed with padded on the first two training pairs, on every process; padded batches where they differ."""
+    def compare_packed_with_padded(self) -> None:
+        """Fall back to padded batches where packed ones give something else, on any process.
+
+        The first two training pairs are compared.
+        """
         collator = self.data_collator
         if not collator.packed:
             return
-        pairs = [
-            pair for row in islice(self.train_dataset, 2) for pair in collator.pairs_of(row)[:2]
-        ]
-        texts = [pair[side] for pair in pairs for side in SIDES]
+        texts = []
+        for row in islice(self.train_dataset, 2):
+            for pair in collator.pairs_of(row)[:2]:
+                texts += [pair[side] for side in SIDES]
         result = self_test(
             self.model_wrapped,
             texts,
@@ -175,177 +257,245 @@ class PairTrainer(RewardTrainer):
             collator.share_prefixes,
             device=self.args.device,
         )
-        apart, limit = (
-            self.accelerator.gather(
-                torch.tensor([[result.difference, result.allowed]], device=self.args.device)
+        numbers = torch.tensor([[result.difference, result.allowed]], device=self.args.device)
+        largest = self.accelerator.gather(numbers).amax(0)  # of all processes
+        result = SelfTestResult(*largest.tolist())
+        padded_because = None
+        if not result.passed:
+            padded_because = (
+                f"packed differs by {result.difference:.1e} from padded, "
+                f"more than {result.allowed:.1e}"
             )
-            .amax(0)
-            .tolist()
-        )
-        because = (
-            None
-            if apart <= limit
-            else f"packed differs by {apart:.1e} from padded, more than {limit:.1e}"
-        )
-        self._set_packing(because, f", which differs by {apart:.1e} from the padded forward")
+        measured = f", which differs by {result.difference:.1e} from the padded forward"
+        self._set_packing(padded_because, measured)
 
-    # ------------------------------------------------------------------------------------------------------- the loss
+    # --- The loss ---------------------------------------------------------------------------------
 
-    def pair_logits(self, model, inputs) -> torch.Tensor:
-        """(pairs, 2, labels), float32: of the chosen and of the rejected side of a micro-batch."""
+    def pair_logits(self, model: torch.nn.Module, inputs: MicroBatch) -> torch.Tensor:
+        """The logits of the chosen and of the rejected side, float32 (pairs, 2, labels)."""
         logits = model(**inputs["texts"], **self.no_cache).logits  # (texts, labels)
         return logits.float()[inputs["sides"]]
 
-    def pair_losses(self, logits, labels: dict) -> torch.Tensor:
-        """(pairs,) of `logits` (pairs, 2, labels): what is trained on, and what evaluation reports the mean of."""
+    def pair_losses(
+        self, logits: torch.Tensor, labels: MicroBatch | dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The loss of each pair: training takes its mean, and evaluation reports its mean.
+
+        Args:
+            logits: of the chosen and of the rejected side, (pairs, 2, labels).
+            labels: the label columns BATCH_LABELS, each (pairs,).
+
+        Returns:
+            The losses, (pairs,).
+        """
         chosen, rejected = rewards_from_logits(logits).unbind(1)
-        found = {name: labels[name] for name in self.loss_labels}
-        if "chosen_probability" in found:
-            found["chosen_probability"] = smooth(
-                found["chosen_probability"], self.options.label_smoothing
+        loss_labels = {name: labels[name] for name in self.loss_labels}
+        if "chosen_probability" in loss_labels:
+            loss_labels["chosen_probability"] = smooth(
+                loss_labels["chosen_probability"], self.options.label_smoothing
             )
         if self.options.loss_type == "classification" and logits.shape[-1] == 2:
-            loss = self.pair_loss(*(logits[..., 1] - logits[..., 0]).unbind(1), **found)
+            log_odds = logits[..., 1] - logits[..., 0]  # (pairs, 2)
+            loss = self.pair_loss(*log_odds.unbind(1), **loss_labels)
         else:
-            length = (
-                self.length_head.coefficient * labels["length_difference"]
-                if self.length_head
-                else 0.0
-            )
-            loss = self.pair_loss(chosen + length, rejected, **found)
+            length_reward = 0.0
+            if self.length_head:
+                length_reward = self.length_head.coefficient * labels["length_difference"]
+            loss = self.pair_loss(chosen + length_reward, rejected, **loss_labels)
         if self.args.center_rewards_coefficient is not None:
             loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
         return loss
 
-    def micro_batches(self, batch: dict) -> list[dict]:
-        """Its micro-batches, as many as any process has: sharded engines exchange weights in each forward. A `spare` one
-        counts for nothing."""
+    def micro_batches(self, batch: CollatedBatch) -> list[MicroBatch]:
+        """Cut the batch into micro-batches, the same number on every process.
+
+        Sharded engines exchange weights in each forward, so that all processes need as many. A
+        micro-batch that fills up the number is marked `spare`, and counts for nothing.
+        """
         parts = batch["micro_batches"]
         if self.data_collator.token_budget is None or self.accelerator.num_processes == 1:
             return parts
-        most = int(
-            self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)).max()
-        )
+        count = torch.tensor([len(parts)], device=self.args.device)
+        largest_count = int(self.accelerator.gather(count).max())
         spare = parts[0] | {"weight": torch.zeros_like(parts[0]["weight"]), "spare": True}
-        return parts + [spare] * (most - len(parts))
+        return parts + [spare] * (largest_count - len(parts))
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward of a batch's micro-batches; engines exchange gradients at the last one, as Trainer's loop
-        has it for gradient accumulation."""
-        parts, sync = self.micro_batches(inputs), self.accelerator.sync_gradients
-        # DeepSpeed knows by sync_gradients; FSDP would keep whole gradients on every process until the last.
-        each = self.accelerator.distributed_type in (
-            DistributedType.DEEPSPEED,
-            DistributedType.FSDP,
-        )
-        each = each or self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: CollatedBatch,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run forward and backward of a batch. transformers: of a batch that is one micro-batch.
+
+        Engines exchange gradients at the last micro-batch only, as the loop of Trainer has it for
+        gradient accumulation.
+        """
+        parts = self.micro_batches(inputs)
+        sync = self.accelerator.sync_gradients
+        sync_each = self._syncs_each_micro_batch()
         loss = 0.0
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
             self.accelerator.gradient_state._set_sync_gradients(sync and last)
-            with nullcontext() if last or each else self.accelerator.no_sync(model):
+            exchange = nullcontext()
+            if not last and not sync_each:
+                exchange = self.accelerator.no_sync(model)
+            with exchange:
                 loss = loss + super().training_step(model, part, num_items_in_batch)
         return loss
 
-    def _track_num_input_tokens(self, inputs):
-        for part in inputs["micro_batches"]:  # none of packed tokens is padding
-            texts = {"input_ids": part["texts"]["input_ids"]}
-            super()._track_num_input_tokens(texts if "packing" in part["texts"] else part["texts"])
+    def _syncs_each_micro_batch(self) -> bool:
+        """Whether gradients are exchanged after every micro-batch, without `no_sync`."""
+        # DeepSpeed knows by sync_gradients when to exchange. FSDP would keep whole gradients on
+        # every process until the last micro-batch.
+        sharded = (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        if self.accelerator.distributed_type in sharded:
+            return True
+        return self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
 
-    def floating_point_ops(self, inputs):
-        return sum(
-            super(PairTrainer, self).floating_point_ops(part["texts"])
-            for part in inputs["micro_batches"]
-        )
+    def _track_num_input_tokens(self, inputs: CollatedBatch) -> None:
+        """Count the tokens of each micro-batch. transformers: of a batch with `input_ids`."""
+        for part in inputs["micro_batches"]:
+            texts = part["texts"]
+            if "packing" in texts:  # no packed token is padding
+                texts = {"input_ids": texts["input_ids"]}
+            super()._track_num_input_tokens(texts)
 
-    def _get_num_items_in_batch(self, batch_samples, device):
-        """The weight of the pairs in the whole optimizer step, over micro-batches and processes."""
+    def floating_point_ops(self, inputs: CollatedBatch) -> int:
+        """Add up the operations of all micro-batches. transformers: of a batch with `input_ids`."""
+        operations = 0
+        for part in inputs["micro_batches"]:
+            operations += super().floating_point_ops(part["texts"])
+        return operations
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[CollatedBatch], device: torch.device
+    ) -> torch.Tensor:
+        """The weight of the pairs in the whole optimizer step, over micro-batches and processes.
+
+        transformers counts the tokens of `labels`, which these batches do not have.
+        """
         self._drop_repeats(batch_samples)
-        parts = [part for batch in batch_samples for part in batch["micro_batches"]]
-        return self.accelerator.reduce(sum(part["weight"].sum() for part in parts).to(device))
+        weight = 0
+        for batch in batch_samples:
+            for part in batch["micro_batches"]:
+                weight = weight + part["weight"].sum()
+        return self.accelerator.reduce(weight.to(device))
 
-    def _drop_repeats(self, batch_samples: list[dict]) -> None:
-        """An epoch's last batches are filled up with its first pairs, for processes need as many each: no weight for those."""
-        processes, data = self.accelerator.num_processes, self.train_dataset
-        ends = (
-            self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
-        )
-        if processes == 1 or not ends or not batch_samples or not isinstance(data, Dataset):
+    def _drop_repeats(self, batch_samples: list[CollatedBatch]) -> None:
+        """Give no weight to pairs that an epoch's last batches repeat.
+
+        Every process needs as many pairs, so the last batches are filled up with the epoch's first
+        pairs.
+        """
+        processes = self.accelerator.num_processes
+        ends = self.accelerator.gradient_state.end_of_dataloader
+        if processes == 1 or not ends or self.args.dataloader_drop_last or not batch_samples:
+            return
+        if not isinstance(self.train_dataset, Dataset):
             return
         parts = batch_samples[-1]["micro_batches"]
-        size = 1 + max(int(part["example"].max()) for part in parts)
-        # Not gradient_state's remainder, which a resumed epoch lacks.
-        real = (
-            len(data) % (size * processes) or size * processes
-        ) - self.accelerator.process_index * size
-        for part in parts:  # whole batches are dealt out in turn
-            part["weight"] = part["weight"] * (part["example"] < real)
+        batch_size = 1 + max(int(part["example"].max()) for part in parts)
+        # Not the remainder of gradient_state, which an epoch that was resumed lacks.
+        rows_in_round = len(self.train_dataset) % (batch_size * processes)
+        if rows_in_round == 0:
+            rows_in_round = batch_size * processes
+        # Whole batches are dealt out to the processes in turn.
+        real_rows = rows_in_round - self.accelerator.process_index * batch_size
+        for part in parts:
+            part["weight"] = part["weight"] * (part["example"] < real_rows)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: MicroBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The weighted sum of the losses over the weight of the step. TRL: the mean of the batch.
+
+        Raises:
+            NonFiniteError: where the loss of a pair is not finite.
+        """
         logits = self.pair_logits(model, inputs)
         loss = self.pair_losses(logits, inputs)
         if not torch.isfinite(loss).all():
             raise NonFiniteError(
-                f"the loss is not finite at step {self.state.global_step + 1}: {int((~torch.isfinite(loss)).sum())} of "
-                f"{len(loss)} pairs. Lower learning_rate, or train in bf16 or float32 instead of fp16."
+                f"the loss is not finite at step {self.state.global_step + 1}: "
+                f"{int((~torch.isfinite(loss)).sum())} of {len(loss)} pairs. Lower learning_rate, "
+                "or train in bf16 or float32 instead of fp16."
             )
         if "spare" not in inputs:
-            self._add_to_window(rewards_from_logits(logits.detach()), inputs)
+            rewards = rewards_from_logits(logits.detach())
+            self._add_to_window(rewards, inputs)
             if self.length_head:
-                self.length_head.add(rewards_from_logits(logits.detach()), inputs)
+                self.length_head.add(rewards, inputs)
         weight = inputs["weight"]
         if num_items_in_batch is None:
             return (loss * weight).sum() / weight.sum()
-        # DDP, FSDP and DeepSpeed average gradients over processes; the sum over the step's pairs is wanted.
+        # DDP, FSDP and DeepSpeed average gradients over processes, and the sum over the pairs of
+        # the step is wanted.
         return (loss * weight).sum() * self.accelerator.num_processes / num_items_in_batch
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(
+        self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None
+    ) -> torch.Tensor | float | None:
+        """The norm of the gradients. transformers only logs one that is not finite.
+
+        Raises:
+            NonFiniteError: where the norm is not finite. Under fp16 it may be: the loss scaler
+                starts high, and skips by itself each step that overflows.
+        """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        # fp16's loss scaler starts high, and skips by itself each step that overflows.
-        if (
-            norm is not None
-            and not self.args.fp16
-            and not torch.isfinite(torch.as_tensor(norm)).all()
-        ):
-            raise NonFiniteError(
-                f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}; nothing was saved. "
-                "Lower learning_rate, or set max_grad_norm."
-            )
-        return norm
-
-    # ------------------------------------------------------------------------------------------------ metrics, training
-
-    def _add_to_window(self, rewards, inputs) -> None:
-        # Of a tie by the raters no side is right.
-        rewards = rewards[(inputs["chosen_probability"] != 0.5) & (inputs["weight"] > 0)]
-        margin = rewards[:, 0] - rewards[:, 1]
-        sums = [
-            len(margin),
-            ((margin > 0) + 0.5 * (margin == 0)).sum(),
-            (margin == 0).sum(),
-            margin.sum(),
-            rewards.sum(),
-        ]
-        self._window = self._window.to(rewards.device)
-        self._window += torch.stack(
-            [
-                torch.as_tensor(s, dtype=torch.float64, device=rewards.device)
-                for s in (*sums, inputs["tokens"])
-            ]
+        if norm is None or self.args.fp16 or torch.isfinite(torch.as_tensor(norm)).all():
+            return norm
+        raise NonFiniteError(
+            f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}; nothing was "
+            "saved. Lower learning_rate, or set max_grad_norm."
         )
 
-    def log(self, logs, start_time=None):
-        """Training metrics of the pairs since the last log, summed over processes: accuracy (ties one half), margin, ..."""
+    # --- Metrics of training ----------------------------------------------------------------------
+
+    def _add_to_window(self, rewards: torch.Tensor, inputs: MicroBatch) -> None:
+        """Add the rewards (pairs, 2) of a micro-batch to the sums since the last log.
+
+        They stay on the device, because reading them would make every micro-batch wait.
+        """
+        counted = (inputs["chosen_probability"] != 0.5) & (inputs["weight"] > 0)
+        rewards = rewards[counted]  # of a tie by the raters no side is right
+        margin = rewards[:, 0] - rewards[:, 1]
+        sums = PairSums(
+            pairs=len(margin),
+            correct=((margin > 0) + 0.5 * (margin == 0)).sum(),
+            ties=(margin == 0).sum(),
+            margin=margin.sum(),
+            reward=rewards.sum(),
+            tokens=inputs["tokens"],
+        )
+        precision = torch.float64
+        if rewards.device.type == "mps":
+            precision = torch.float32  # Apple's GPUs have no float64
+        self._window = self._window.to(rewards.device, precision)
+        self._window += torch.stack(
+            [torch.as_tensor(value, dtype=precision, device=rewards.device) for value in sums]
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log sums over the pairs since the last log, of all processes. TRL: means of batch means.
+
+        Adds `accuracy` (ties are one half), `tie_rate`, `margin`, `reward`, `num_tokens`, and the
+        `length_coefficient` of a length head.
+        """
         if "loss" in logs:
-            window = self._window.float() if self._window.device.type == "mps" else self._window
-            pairs, correct, ties, margin, reward, tokens = self.accelerator.reduce(window).tolist()
+            sums = PairSums(*self.accelerator.reduce(self._window).tolist())
             self._window.zero_()
-            self._total_train_tokens += int(tokens)
-            if pairs:
-                logs["accuracy"] = correct / pairs
-                logs["tie_rate"] = ties / pairs
-                logs["margin"] = margin / pairs
-                logs["reward"] = reward / (2 * pairs)
+            self._total_train_tokens += int(sums.tokens)
+            if sums.pairs:
+                logs["accuracy"] = sums.correct / sums.pairs
+                logs["tie_rate"] = sums.ties / sums.pairs
+                logs["margin"] = sums.margin / sums.pairs
+                logs["reward"] = sums.reward / (2 * sums.pairs)
             logs["num_tokens"] = self._total_train_tokens
             if self.length_head:
                 logs["length_coefficient"] = self.length_head.coefficient
@@ -353,48 +503,70 @@ class PairTrainer(RewardTrainer):
         self._metrics["eval"].clear()
         super().log(logs, start_time)
 
-    # ---------------------------------------------------------------------------------------------- metrics, evaluation
+    # --- Metrics of evaluation --------------------------------------------------------------------
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Logits (pairs, 2, labels) and BATCH_LABELS (pairs, 5); Trainer gathers them without repeats."""
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: CollatedBatch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """No loss, the logits (pairs, 2, labels), and BATCH_LABELS (pairs, 6) of a batch.
+
+        transformers computes a loss for each batch. Here pair_metrics does so for all pairs at
+        once, because Trainer gathers logits without the repeats of a last batch.
+        """
         parts = self.micro_batches(self._prepare_inputs(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = [self.pair_logits(model, part) for part in parts]
-        real = len(inputs["micro_batches"])
-        labels = [torch.stack([part[name] for name in BATCH_LABELS], 1) for part in parts[:real]]
-        # As they were given: of a last batch that was filled up with others, Trainer cuts off the end.
-        given = inputs["order"].argsort()
-        return None, torch.cat(logits[:real])[given], torch.cat(labels)[given]
+        own_parts = parts[: len(inputs["micro_batches"])]  # without the spare ones
+        logits = logits[: len(own_parts)]
+        labels = []
+        for part in own_parts:
+            labels.append(torch.stack([part[name] for name in BATCH_LABELS], 1))
+        # In the order in which the pairs were given: where a last batch was filled up with other
+        # pairs, Trainer cuts off its end.
+        as_given = inputs["order"].argsort()
+        return None, torch.cat(logits)[as_given], torch.cat(labels)[as_given]
 
-    def saved_rewards(self, pairs) -> list[float]:
-        """Rewards of encoded pairs (chosen, rejected, chosen, ...) as the saved files will give them: one text at a time,
-        without autocast. Sharded models (DeepSpeed, FSDP) compute in their own way, which `predict` follows.
+    def saved_rewards(self, pairs: Dataset) -> list[float]:
+        """The rewards of encoded pairs as the saved files will give them.
 
-        To be called when training is over: it takes accelerate's autocast wrapper off the model.
+        One text is computed at a time, without autocast. Sharded models (DeepSpeed, FSDP) compute
+        in their own way, which `predict` follows. To be called when training is over: this takes
+        accelerate's autocast wrapper off the model.
+
+        Args:
+            pairs: encoded pairs.
+
+        Returns:
+            Two rewards for each pair, in turn: chosen, rejected, chosen, ...
         """
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            return (
-                rewards_from_logits(torch.as_tensor(self.predict(pairs).predictions))
-                .flatten()
-                .tolist()
-            )
+            logits = torch.as_tensor(self.predict(pairs).predictions)  # (pairs, 2, labels)
+            return rewards_from_logits(logits).flatten().tolist()
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False).eval()
-        ids = [row[side] for row in pairs for side in SIDES]
+        rewards = []
         with torch.inference_mode():
-            return [
-                rewards_from_logits(
-                    model(input_ids=torch.tensor([i], device=self.args.device)).logits
-                )[0].item()
-                for i in ids
-            ]
+            for row in pairs:
+                for side in SIDES:
+                    ids = torch.tensor([row[side]], device=self.args.device)
+                    logits = model(input_ids=ids).logits  # (1, labels)
+                    rewards.append(rewards_from_logits(logits)[0].item())
+        return rewards
 
     def pair_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Over all pairs at once: loss, accuracy (ties one half), tie rate, n, margin, and accuracy a subset."""
-        logits = torch.as_tensor(prediction.predictions)
-        labels = dict(
-            zip(BATCH_LABELS, torch.as_tensor(prediction.label_ids).unbind(1), strict=True)
-        )
-        rewards, subset = rewards_from_logits(logits), labels["subset_id"]
+        """Metrics over all pairs at once; TRL takes the means of batch means.
+
+        Returns:
+            `loss`, `accuracy` (ties are one half), `tie_rate`, `n`, `margin`, `reward_std`, and
+            `accuracy_NAME` for each subset where there are several.
+        """
+        logits = torch.as_tensor(prediction.predictions)  # (pairs, 2, labels)
+        columns = torch.as_tensor(prediction.label_ids).unbind(1)
+        labels = dict(zip(BATCH_LABELS, columns, strict=True))
+        rewards = rewards_from_logits(logits)
         margin = rewards[:, 0] - rewards[:, 1]
         correct = (margin > 0).double() + 0.5 * (margin == 0).double()
         metrics = {
@@ -405,10 +577,10 @@ class PairTrainer(RewardTrainer):
             "margin": margin.mean().item(),
             "reward_std": rewards.std().item(),
         }
-        present = subset.long().unique().tolist()
+        subset_ids = labels["subset_id"].long()
+        present = subset_ids.unique().tolist()
         if len(present) > 1:
-            metrics |= {
-                f"accuracy_{self.options.subsets[i]}": correct[subset.long() == i].mean().item()
-                for i in present
-            }
+            for subset_id in present:
+                accuracy = correct[subset_ids == subset_id].mean().item()
+                metrics[f"accuracy_{self.options.subsets[subset_id]}"] = accuracy
         return metrics
