@@ -82,7 +82,6 @@ def subject(audit: Audit) -> str:
 
 # --- Intervals as pictures ------------------------------------------------------------------------
 
-
 LEFT_END = 4  # pixels from the left of a picture that is 160 wide
 LINE_LENGTH = 152  # pixels
 
@@ -177,6 +176,7 @@ class SubsetTable:
 
     @property
     def has_notes(self) -> bool:
+        """Whether the table needs a column of notes."""
         return any(check.note for check in self.checks)
 
     def mark(self, check: Check) -> float:
@@ -348,8 +348,54 @@ def base64_of(image: bytes) -> str:
     return base64.b64encode(image).decode()
 
 
+FILTERS = (  # each by its own name: `{{ check.value | fixed }}`
+    # Text.
+    text_of,
+    wording.clip,
+    wording.title_of,
+    wording.label,
+    plain,
+    quoted,
+    # Numbers.
+    count,
+    wording.thousands,
+    wording.fixed,
+    wording.signed,
+    wording.interval,
+    wording.detectable,
+    # Checks.
+    wording.by_section,
+    wording.worst_first,
+    wording.alarms,
+    wording.tally,
+    subset_tables,
+    anchor,
+    # The audit.
+    subject,
+    wording.headline,
+    wording.blind_spots,
+    # Pictures and tables.
+    base64_of,
+    scale_of,
+    measured_values,
+    style_means,
+    cell_depth,
+    # Prompts and completions.
+    ending,
+    probe_example,
+    token_strip,
+)
+
+CONSTANTS = {
+    "sureness": wording.SURENESS,
+    "strip_tokens": STRIP_TOKENS,
+    "styles": STYLES,
+    "verdict_looks": VERDICT_LOOKS,
+}
+
+
 def load_templates() -> Environment:
-    """The templates of this folder with their filters.
+    """The templates of this folder, with their filters and constants.
 
     Autoescape is on for HTML. A name that a template misspells raises jinja2.UndefinedError.
     """
@@ -360,21 +406,9 @@ def load_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = [
-        *(wording.clip, wording.title_of, wording.label, wording.fixed, wording.signed),
-        *(wording.interval, wording.thousands, wording.detectable, wording.by_section),
-        *(wording.worst_first, wording.alarms, wording.tally, wording.blind_spots),
-        *(wording.headline, subject, scale_of, anchor, subset_tables, measured_values),
-        *(style_means, cell_depth, ending, probe_example, token_strip, plain, quoted),
-        *(base64_of, text_of, count),
-    ]
-    templates.filters |= {function.__name__: function for function in filters}
-    templates.globals |= {
-        "verdict_looks": VERDICT_LOOKS,
-        "sureness": wording.SURENESS,
-        "styles": STYLES,
-        "strip_tokens": STRIP_TOKENS,
-    }
+    for function in FILTERS:
+        templates.filters[function.__name__] = function
+    templates.globals.update(CONSTANTS)
     return templates
 
 

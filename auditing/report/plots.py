@@ -336,6 +336,7 @@ class Intervals:
 
     @property
     def lowest(self) -> float:
+        """The lowest end of all intervals."""
         return np.nanmin(self.low)
 
 

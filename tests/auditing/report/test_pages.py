@@ -150,9 +150,8 @@ def test_the_page_runs_and_loads_nothing(tmp_path):
 
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", text)
-    shown = [
-        line for line in text.split("\n") if not line.startswith("    ")
-    ]  # a block of code is not read as HTML
+    # A block of code is not read as HTML.
+    shown = [line for line in text.split("\n") if not line.startswith("    ")]
     assert not [line for line in shown if "<script" in line or "<img" in line]
 
 

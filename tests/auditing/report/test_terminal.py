@@ -2,29 +2,22 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 
 from auditing.report.terminal import COLOURS, print_checks, terminal_table
 from auditing.verdicts import VERDICTS, Check
 
+PASSED = Check("accuracy", None, 0.5, 0.4, 0.6, 9, "pass", "t", None)
+UNMEASURED = Check("mean margin", None, None, None, None, 1, "not measurable", "t", None)
+
 
 def test_terminal_table():
     checks = [
         Check("accuracy", None, 0.7134, 0.668, 0.7549, 1412, "pass", "t", 0.6),
         Check("accuracy", "a\x1b[31m\n" + "long " * 30, 0.5, 0.4, 0.6, 9, "fail", "t", 0.6),
-        Check(
-            "mean margin",
-            None,
-            None,
-            None,
-            None,
-            1,
-            "not measurable",
-            "t",
-            None,
-            section="distribution",
-        ),
+        replace(UNMEASURED, section="distribution"),
         Check("spillover", None, -0.1, -0.2, 0.0, 100, "warn", "t", 0.1, section="transfer"),
     ]
     assert terminal_table(checks).plain.split("\n") == [
@@ -36,23 +29,20 @@ def test_terminal_table():
         "Distribution",
         "not measurable  mean margin                                 –              –      1",
     ]
-    known = Check(
-        "accuracy", None, 0.72, 0.68, 0.757, 500, "pass", "t", 0.6, baseline=0.5021, ceiling=0.958
-    )
-    assert terminal_table([known]).plain.split("\n")[-2:] == [
+    accuracy = Check("accuracy", None, 0.72, 0.68, 0.757, 500, "pass", "t", 0.6)
+    accuracy = replace(accuracy, baseline=0.5021, ceiling=0.958)
+    assert terminal_table([accuracy]).plain.split("\n")[-2:] == [
         "",
         "accuracy .720 of a ceiling of .958; the best rule that does not read scores .502",
     ]
-    wide = Check(
-        "x" * 99,
-        "y" * 99,
-        -12345.678,
-        -12345.678,
-        -12345.678,
-        1_000_000,
-        "not measurable",
-        "t",
-        None,
+    wide = replace(
+        UNMEASURED,
+        name="x" * 99,
+        subset="y" * 99,
+        value=-12345.678,
+        low=-12345.678,
+        high=-12345.678,
+        n=1_000_000,
     )
     assert max(map(len, terminal_table([*checks, wide]).plain.split("\n"))) <= 100
 
@@ -60,16 +50,11 @@ def test_terminal_table():
 def test_the_terminal_table_folds_what_is_no_alarm():
     def many(n, verdict, section, subset=None):
         return [
-            Check(
-                f"{verdict} {i}",
-                subset and f"s{i}",
-                0.5,
-                0.4,
-                0.6,
-                9,
-                verdict,
-                "t",
-                None,
+            replace(
+                PASSED,
+                name=f"{verdict} {i}",
+                subset=subset and f"s{i}",
+                verdict=verdict,
                 section=section,
             )
             for i in range(n)
@@ -99,7 +84,7 @@ class Terminal(io.StringIO):
 CHECKS = [
     Check("accuracy", "s" * 99, -12345.678, -12345.678, -12345.678, 9, "fail", "t", 0.6),
     Check("accuracy", None, 0.7, 0.6, 0.8, 1412, "pass", "t", 0.6),
-    Check("mean margin", None, None, None, None, 1, "not measurable", "t", None),
+    UNMEASURED,
 ]
 
 
