@@ -133,7 +133,11 @@ def draw_plots(audit: Audit) -> dict[str, Plot]:
 
 
 def margins_plot(margins: np.ndarray) -> Plot:
-    """The histogram of the margins (pairs,): right, wrong, and ties."""
+    """The histogram of the margins: how often the model is right, wrong, or undecided.
+
+    Args:
+        margins: (pairs,) reward(chosen) - reward(rejected).
+    """
     figure, axes = new_figure(f"margin = reward(chosen) {MINUS} reward(rejected)", "pairs")
     n = len(margins)
     right = margins[margins > 0]
@@ -162,7 +166,11 @@ def margins_plot(margins: np.ndarray) -> Plot:
 
 
 def reliability_plot(curve: list[ReliabilityBin]) -> Plot:
-    """How often the model is right, over how sure it is."""
+    """How often the model is right, over how sure it is.
+
+    Args:
+        curve: The bins, from the least confident to the most confident; at least one.
+    """
     figure, axes = new_figure("predicted: sigmoid(margin)", "preferred by the raters")
     confidence = column(curve, "confidence")
     measured = intervals_of(curve, "accuracy")
@@ -226,7 +234,11 @@ def label_edges(axes: "Axes", curve: list[LengthClass]) -> None:
 
 
 def rewards_plot(rewards: np.ndarray) -> Plot:
-    """The two histograms of the rewards (2, pairs), of chosen and rejected."""
+    """Two histograms over the same bins: the rewards of the chosen and of the rejected side.
+
+    Args:
+        rewards: (2, pairs) of chosen, rejected.
+    """
     figure, axes = new_figure("reward", "completions")
     bins = shared_bins(rewards)
     chosen, rejected = rewards
@@ -241,7 +253,13 @@ def rewards_plot(rewards: np.ndarray) -> Plot:
 
 
 def length_plot(lengths: np.ndarray, rewards: np.ndarray, unit: str) -> Plot:
-    """The reward over the length; both are (2, pairs), of chosen and rejected."""
+    """The reward of every completion over its length.
+
+    Args:
+        lengths: (2, pairs) of chosen, rejected.
+        rewards: (2, pairs) of chosen, rejected.
+        unit: What lengths are counted in.
+    """
     figure, axes = new_figure(f"completion length, {unit}", "reward")
     chosen_lengths, rejected_lengths = lengths
     chosen_rewards, rejected_rewards = rewards
@@ -253,7 +271,13 @@ def length_plot(lengths: np.ndarray, rewards: np.ndarray, unit: str) -> Plot:
 
 
 def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -> Plot:
-    """The margin over the length difference; both are (pairs,)."""
+    """The margin of every pair over its length difference.
+
+    Args:
+        differences: (pairs,) length(chosen) - length(rejected).
+        margins: (pairs,) reward(chosen) - reward(rejected).
+        unit: What lengths are counted in.
+    """
     figure, axes = new_figure(length_difference_label(unit), "margin")
     axes.axhline(0, color=GREY, linewidth=1)
     axes.axvline(0, color=GREY, linewidth=1)
@@ -266,7 +290,11 @@ def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -
 
 
 def best_of_n_plot(points: list[BestOfN]) -> Plot:
-    """One panel for each measured quantity over the same axis, because their units differ."""
+    """One panel for each measured quantity over the same axis, because their units differ.
+
+    Args:
+        points: From n = 1 to the largest n; at least one.
+    """
     curves = [curve for curve in CURVES if known_values(points, curve)]
     if not curves:
         curves = [CURVES[0]]
@@ -287,8 +315,12 @@ def best_of_n_plot(points: list[BestOfN]) -> Plot:
 
 def known_values(points: list[BestOfN], curve: Curve) -> list[tuple[float, float]]:
     """(KL, value) of a quantity, where it is known."""
-    values = [(point.kl, getattr(point, curve.quantity)) for point in points]
-    return [(kl, value) for kl, value in values if value is not None]
+    values = []
+    for point in points:
+        value = getattr(point, curve.quantity)
+        if value is not None:
+            values.append((point.kl, value))
+    return values
 
 
 def draw_curve(axes: "Axes", points: list[BestOfN], curve: Curve) -> None:
@@ -487,6 +519,11 @@ def draw_dots(axes: "Axes", x: np.ndarray, y: np.ndarray, dots: Dots) -> None:
 
 def draw_fitted_line(axes: "Axes", x: np.ndarray, y: np.ndarray) -> str:
     """Draw the least-squares line over all points, also those that the cloud leaves out.
+
+    Args:
+        axes: Where to draw.
+        x: (points,)
+        y: (points,)
 
     Returns:
         The correlation in words.

@@ -63,7 +63,12 @@ def clip(text: str, characters: int = CLIP) -> str:
 
 
 def one_line(text: str, characters: int) -> str:
-    """Clip a text to one line of at most so many characters."""
+    """Clip a text to one line.
+
+    Args:
+        text: Somebody's text, of any length.
+        characters: How many the line has at most.
+    """
     line = re.sub(r"\s+", " ", clip(text))
     if len(line) <= characters:
         return line
@@ -133,7 +138,14 @@ def detectable(check: Check) -> str:
 
 
 def by_section(checks: list[Check]) -> dict[str, list[Check]]:
-    """The checks of each section that has any, in the order to print."""
+    """Group checks by the part of the report that they belong to.
+
+    Args:
+        checks: In any order; that of one section is kept.
+
+    Returns:
+        section -> its checks, in the order to print. A section without checks is left out.
+    """
     members: dict[str, list[Check]] = {}
     for check in checks:
         members.setdefault(check.section, [])
@@ -215,7 +227,11 @@ class Fact:
 
 
 def headline(audit: Audit) -> list[Fact]:
-    """The numbers to read first, in this order; those that were not measured are left out."""
+    """The numbers to read first: the accuracy and what bounds it, then what it was measured on.
+
+    Returns:
+        The facts in the order to print. What was not measured is left out.
+    """
     facts = []
     accuracy = overall(audit.checks, "accuracy")
     noise = overall(audit.checks, "label noise")
