@@ -1,51 +1,84 @@
-"""A length head that is dropped at save time: what the raters' liking for length explains, the model need not learn.
+"""A head for length that is dropped at a save, so that the model need not learn it.
 
-Training fits r + b * tokens to the raters, and saves r: ODIN (Chen et al. 2024, arXiv 2402.07319) with a head of one number.
-b is the coefficient of the length difference in a logistic regression of the labels with the margin d as an offset, fitted as
-training goes: b += sum(w (p - sigmoid(z)) x) / H, z = d + b x, H = .95 H + sum(w sigmoid(z) sigmoid(-z) x^2), over the pairs
-of each step, x = tokens(chosen) - tokens(rejected). No parameter of the model, so no engine has to know of it.
+Training fits r + b * tokens to the raters, and saves r. What the raters' liking for length explains
+is then in b, and not in the rewards r. This is ODIN (Chen et al. 2024, arXiv 2402.07319) with a
+head of one number.
+
+b is the coefficient of the length difference in a logistic regression of the labels, with the
+margin d as an offset. It is fitted as training goes, after each step over the pairs of the step:
+
+    x = tokens(chosen) - tokens(rejected)
+    z = d + b x
+    H = .95 H + sum(w sigmoid(z) sigmoid(-z) x^2)
+    b = b + sum(w (p - sigmoid(z)) x) / H
+
+where w is the weight of a pair, and p its chosen probability. b is no parameter of the model, so no
+engine has to know of it.
 """
 
 import torch
-from transformers import TrainerCallback
+from accelerate import Accelerator
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+
+from reward.model.batches import MicroBatch
 
 FORGET = 0.95  # H remembers some 20 steps, so that b follows the model as it learns
 
 
 class LengthHead(TrainerCallback, ExportableState):
-    """`coefficient` is b, in reward a token. It is logged, saved with each checkpoint-N/ and restored from it."""
+    """Fits the coefficient of length; saved with each checkpoint-N/ and restored from it.
 
-    def __init__(self, accelerator):
-        self.coefficient, self.curvature, self.accelerator = 0.0, 0.0, accelerator
-        self._sums = torch.zeros(2, dtype=torch.float64)
+    Args:
+        accelerator: adds up sums over processes.
 
-    def add(self, rewards, inputs) -> None:
-        """The pairs of one micro-batch: `rewards` (pairs, 2)."""
-        p, x = inputs["chosen_probability"], inputs["length_difference"]
+    Attributes:
+        coefficient: b, in reward for one token. PairTrainer logs it.
+        curvature: H.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.coefficient = 0.0
+        self.curvature = 0.0
+        self._sums = torch.zeros(2, dtype=torch.float64)  # slope and curvature of this step
+
+    def add(self, rewards: torch.Tensor, inputs: MicroBatch) -> None:
+        """Add the pairs of a micro-batch to the sums of the step.
+
+        Args:
+            rewards: of the chosen and of the rejected side, (pairs, 2).
+            inputs: the micro-batch.
+        """
+        p = inputs["chosen_probability"]
+        x = inputs["length_difference"]
         won = torch.sigmoid(rewards[:, 0] - rewards[:, 1] + self.coefficient * x)
-        slope, curvature = (p - won) * x, won * (1 - won) * x * x
-        self._sums += (torch.stack([slope, curvature]) * inputs["weight"]).sum(1).double().cpu()
+        slope = (p - won) * x
+        curvature = won * (1 - won) * x * x
+        sums = (torch.stack([slope, curvature]) * inputs["weight"]).sum(1)
+        self._sums += sums.cpu().double()
 
-    def on_step_end(self, args, state, control, **kwargs):
-        slope, curvature = self.accelerator.reduce(
-            self._sums.float().to(self.accelerator.device)
-        ).tolist()
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        """Take one step of the regression over the pairs of all processes."""
+        own_sums = self._sums.float().to(self.accelerator.device)
+        slope, curvature = self.accelerator.reduce(own_sums).tolist()
         self._sums.zero_()
         self.curvature = FORGET * self.curvature + curvature
         if self.curvature > 0:
             self.coefficient += slope / self.curvature
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        """Go on from a checkpoint."""
         saved = state.stateful_callbacks.get("LengthHead")
         if saved:
-            self.coefficient, self.curvature = (
-                saved["attributes"]["coefficient"],
-                saved["attributes"]["curvature"],
-            )
+            self.coefficient = saved["attributes"]["coefficient"]
+            self.curvature = saved["attributes"]["curvature"]
 
     def state(self) -> dict:
-        return {
-            "args": {},
-            "attributes": {"coefficient": self.coefficient, "curvature": self.curvature},
-        }
+        """What transformers saves with a checkpoint."""
+        attributes = {"coefficient": self.coefficient, "curvature": self.curvature}
+        return {"args": {}, "attributes": attributes}

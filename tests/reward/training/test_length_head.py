@@ -1,4 +1,4 @@
-"""The length head learns what the raters' liking for length explains, is restored with a checkpoint, and is not saved."""
+"""The length head learns what length explains, is restored with a checkpoint, and is not saved."""
 
 import json
 import shutil
@@ -31,7 +31,10 @@ def test_it_finds_the_coefficient_of_a_logistic_regression_beside_the_margin():
 
 
 def test_one_step_literal():
-    """One pair, 10 tokens longer, preferred, equal rewards: slope .5 x 10, curvature .25 x 100, so 5 / 25."""
+    """One pair, 10 tokens longer, preferred, equal rewards.
+
+    The slope is .5 x 10 and the curvature .25 x 100, so that the coefficient is 5 / 25.
+    """
     head = LengthHead(Accelerator(cpu=True))
     head.add(torch.zeros(1, 2), batch(torch.tensor([10.0]), torch.ones(1)))
     head.on_step_end(None, None, None)
