@@ -1,8 +1,10 @@
 """Fixtures that the tests of several folders share: stand-in models, pairs, options of short runs.
 
 What is no fixture lies beside this file: support.py (scripts as subprocesses, files of rows),
-standins.py (tiny models and tokenizers), hub.py (a loopback hub), launched.py (launches with several
-processes, and several runs in one), driver.py and several.py (what those launches run).
+standins.py (tiny models and tokenizers), reward_models.py and reward_model_fixtures.py (tiny reward
+models), packed_models.py (a tiny model of each family that can be packed), hub.py (a loopback hub),
+launched.py (launches with several processes, and several runs in one), driver.py and several.py
+(what those launches run).
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Reward models that other projects trained: score.py's rewards are those that the peer computes itself."""
+"""Reward models that other projects trained get the rewards that the project itself computes."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,9 @@ PEERS = Path("tests/peers")  # made by tests/peers/make_llamafactory.py, with th
 def test_llamafactory_rewards_are_its_own(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(REPO)  # the adapter names its base from there
     folder = PEERS / f"llamafactory-{kind}"
-    known = json.loads((folder / "rewards.json").read_text(encoding="utf-8"))
-    ids, rewards = [row["ids"] for row in known], [row["reward"] for row in known]
+    rows = json.loads((folder / "rewards.json").read_text(encoding="utf-8"))
+    ids = [row["ids"] for row in rows]
+    rewards = [row["reward"] for row in rows]
     assert Scorer(str(folder)).rewards_of_ids(ids) == pytest.approx(rewards, abs=1e-5)
 
     done = convert(str(folder), tmp_path / "plain", ids)

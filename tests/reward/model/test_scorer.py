@@ -1,0 +1,90 @@
+"""The scorer gives what one text at a time gives, under any budget, packed or padded."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from packed_models import one_by_one, random_tree
+
+from reward.model import packed_attention
+from reward.model import scorer as scoring
+from reward.model.build import build_reward_model, build_tokenizer
+from reward.model.scorer import Scorer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def scorers(standin, tmp_path_factory):
+    """`scorers("qwen")` -> Scorer of a stand-in with a random head."""
+    made = {}
+
+    def get(kind: str) -> Scorer:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            torch.manual_seed(0)
+            model = build_reward_model(str(standin(kind)), head_init="normal")
+            model.save_pretrained(folder)
+            build_tokenizer(str(standin(kind)), model.config).save_pretrained(folder)
+            made[kind] = Scorer(str(folder))
+        return made[kind]
+
+    return get
+
+
+@pytest.mark.parametrize("kind", ["qwen", "llama3", "encoder"])
+@pytest.mark.parametrize("budget", [40, 400, 100_000])
+def test_scorer_gives_what_one_text_at_a_time_does_in_the_order_given(kind, budget, scorers):
+    scorer = scorers(kind)
+    scorer.token_budget = budget
+    texts = random_tree(5, prompts=6)
+    with torch.no_grad():
+        expected = one_by_one(scorer.model, texts)[:, -1]
+    found = scorer.rewards_of_ids([texts[0], None, *texts[1:]])
+    assert found[1] is None
+    assert (scorer.padded_because is None) == (kind != "encoder")
+    assert torch.tensor([found[0], *found[2:]]).sub(expected).abs().max() < 1e-4
+
+
+def test_completions_of_a_prompt_cost_it_once(scorers):
+    scorer = scorers("qwen")
+    scorer.token_budget, scorer.self_tested = 8192, True
+    prompt = [3 + i % 300 for i in range(200)]
+    texts = [[*prompt, 10 + i, 2] for i in range(16)]
+    seen = []
+    hook = scorer.model.register_forward_pre_hook(
+        lambda _, args, inputs: seen.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    scorer.rewards_of_ids(texts)
+    hook.remove()
+    assert seen == [200 + 16 * 2]
+
+
+def test_a_process_scores_its_share_alone(scorers, monkeypatch):
+    scorer, texts = scorers("qwen"), random_tree(5, prompts=6)
+    scorer.token_budget, scorer.self_tested = 60, True
+    expected, gathered = scorer.rewards_of_ids(texts), []
+    assert not scorer.distributed  # a process that asks for rewards of its own gets them
+    monkeypatch.setattr(scorer, "distributed", True)
+    for index in range(3):
+        state = SimpleNamespace(process_index=index, num_processes=3, is_main_process=index == 0)
+        monkeypatch.setattr(scoring, "processes", lambda state=state: state)
+        monkeypatch.setattr(scoring, "gather_object", lambda found: gathered.append(found) or found)
+        scorer.rewards_of_ids(texts)
+    assert all(0 < len(part) < len(texts) / 2 for part in gathered)
+    found = dict(pair for part in gathered for pair in part)
+    assert [found[i] for i in range(len(texts))] == pytest.approx(expected, abs=1e-5)
+
+
+def test_scorer_goes_back_to_padding_where_packing_differs(scorers, monkeypatch, capsys):
+    scorer = scorers("llama3")
+    texts = random_tree(6, prompts=6)
+    scorer.token_budget, scorer.self_tested, expected = 400, False, scorer.rewards_of_ids(texts)
+    monkeypatch.setattr(
+        packed_attention, "causal_mask", lambda q, k, *_: torch.ones(q, k, dtype=torch.bool).tril()
+    )
+    monkeypatch.setattr(scorer, "self_tested", False)
+    found = scorer.rewards_of_ids(texts)
+    assert "padded batches, because packed differs by" in capsys.readouterr().err
+    assert found == pytest.approx(expected, abs=1e-4)
+    monkeypatch.setattr(scorer, "padded_because", None)
