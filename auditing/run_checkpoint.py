@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from auditing import source
+from auditing.checks.adversarial import adversarial_pairs, run_adversarial
 from auditing.checks.integrity import run_integrity
 from auditing.checks.leakage import Leaks, find_leaks, leak_checks, texts_of
 from auditing.checks.policy import policy_checks
-from auditing.checks.probes import adversarial_pairs, run_adversarial, run_probes
+from auditing.checks.probes import run_probes
 from auditing.checks.transfer import compare_checks, spillover_checks
 from auditing.options import AuditOptions
 from auditing.pairs import Pairs

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from auditing import stats
-from auditing.checks.probes import sampled
+from auditing.checks.probes import sample_pairs
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, Finding, count, judge, short, with_verdict
@@ -34,7 +34,7 @@ def run_integrity(
 ) -> list[Check]:
     """`limit` pairs' texts are scored in several ways that should give the same reward. `lost`: how many of how many test pairs
     had their prompt cut or were dropped for their length. Differences are in standard deviations of these texts' rewards."""
-    texts = [pairs.text(i) for i in sampled(pairs, limit, seed)]
+    texts = [pairs.text(i) for i in sample_pairs(pairs, limit, seed)]
     sides = [(text["prompt"], text[side]) for text in texts for side in SIDES]
     checks = encoding_checks(scorer, sides)
     try:

@@ -1,314 +1,406 @@
-"""What fools the model: real completions edited and scored again, and pairs read without their prompt. Needs a scorer.
+"""What fools the model: real completions edited and scored again, and read without their prompt.
 
-    checks, table = run_probes(scorer, pairs)            # reward.model.scorer.Scorer, auditing.pairs.Pairs
-    checks += run_adversarial(scorer)                    # the bundled pairs: polished and wrong against plain and right
-
-A scorer is anything with `rewards([(prompt, completion), ...])`, which gives None for what it cannot read.
+checks, results = run_probes(scorer, pairs)
 """
 
-from collections import Counter
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from auditing import stats
-from auditing.checks.edits import EDITS, blank_prompt, edit_completion
-from auditing.pairs import LONGEST_TEXT, Pairs
+from auditing.checks.edits import EDITS, Edit, blank_prompt, edit_completion
+from auditing.pairs import LONGEST_TEXT, Pairs, PairTexts, nan_for_none
 from auditing.result import ProbeResult
 from auditing.stats import Estimate
-from auditing.verdicts import THRESHOLDS, Check, Finding, count, judge, short
-from reward.data.files import DataError, read_rows
-from reward.data.formats import RowError, to_pairs
-from reward.data.transcripts import text_of
+from auditing.verdicts import THRESHOLDS, Check, Finding, count, joined, judge, short
+from reward.data.transcripts import Side
+from reward.model.scorer import Scorer
 
-ADVERSARIAL = Path(__file__).with_name("adversarial.jsonl")
+SECTION = "probes"
+FEWEST = 10  # texts or pairs; of fewer neither a share nor a mean says anything
+SIDES = ("chosen", "rejected")
 
-
-FEWEST = 10  # texts or pairs: below, no share or mean means anything
-
-
-ORIGINALS = ("chosen", "rejected")
-
-
-BLANKED, SHUFFLED = "an empty prompt", "another pair's prompt"
+# The versions of a pair that are scored: these three, and one for each edit, under its name.
+ORIGINAL = "original"
+BLANKED = "an empty prompt"
+SHUFFLED = "another pair's prompt"
 
 
 def run_probes(
-    scorer, pairs: Pairs, limit: int = 100, seed: int = 0
+    scorer: Scorer, pairs: Pairs, limit: int = 100, seed: int = 0
 ) -> tuple[list[Check], list[ProbeResult]]:
-    """Checks, and one result an edit for the report's table (auditing.result.Audit.probes).
+    """Probe the model with edits of real completions, and with other prompts.
 
-    `flips`: of the pairs in which chosen beat rejected, the share in which the edited rejected beats the chosen (cosmetic),
-    or the edited chosen no longer beats the rejected (degraded).
+    Args:
+        scorer: The model; only its `rewards` is used, once for all texts.
+        pairs: What the texts are taken from.
+        limit: How many prompts, with one pair each.
+        seed: Of the choice of pairs, which is the same for the same seed.
 
-    `limit` prompts, one pair each, the same for the same seed; all texts go to the scorer in one call.
+    Returns:
+        The checks, and the result of each edit for the report's table.
     """
-    sample = sampled(pairs, limit, seed)
-    texts = [pairs.text(i) for i in sample]
-    items, keys = [], []
-    for i, text in enumerate(texts):
-        for name, prompt, completion in readings(text, texts[i - 1] if len(texts) > 1 else None):
-            keys.append((i, name))
-            items.append((prompt, completion))
-    rewards = {
-        key: np.nan if r is None else float(r)
-        for key, r in zip(keys, scorer.rewards(items), strict=True)
-    }
-    edited = dict(zip(keys, (completion for _, completion in items), strict=True))
+    sample = [pairs.text(i) for i in sample_pairs(pairs, limit, seed)]
+    versions = score_versions(scorer, sample)
+    original = versions[ORIGINAL].rewards
+    scale = standard_deviation(original)
 
-    def column(name) -> np.ndarray:  # (pairs,), NaN where there is no such text, or no reward
-        return np.array([rewards.get((i, name), np.nan) for i in range(len(texts))], dtype=float)
-
-    original = np.stack([column(side) for side in ORIGINALS])  # (2, pairs)
-    original[~np.isfinite(original)] = np.nan
-    known = original[np.isfinite(original)]
-    scale = float(known.std(ddof=1)) if len(known) > 1 else 0.0
-    checks, table = [], []
+    checks, results = [], []
     for edit in EDITS:
-        after = column((edit.name, "chosen"))
-        other_side = column((edit.name, "rejected")) if edit.kind == "cosmetic" else None
-        found, result, best = probe(edit, original, after, other_side, scale)
-        if best is not None:
-            result.before = texts[best]["chosen"]
-            result.after = edited[best, (edit.name, "chosen")]
-            result.reward_before = float(original[0][best])
-            result.reward_after = float(after[best])
-        checks += found
-        table.append(result)
-    for reading in (BLANKED, SHUFFLED):
-        checks.append(
-            prompt_check(
-                reading, original, np.stack([column((reading, side)) for side in ORIGINALS])
-            )
-        )
-    return checks, table
+        effect = effect_of(edit, original, versions[edit.name].rewards, scale)
+        checks += edit_checks(edit, effect)
+        results.append(probe_result(edit, effect, sample, versions))
+    for prompt in (BLANKED, SHUFFLED):
+        checks.append(prompt_check(prompt, original, versions[prompt].rewards))
+    return checks, results
 
 
-def sampled(pairs: Pairs, limit: int, seed: int) -> list[int]:
-    """Indices of one pair a prompt, at most `limit`, of those whose texts were kept whole, in an order drawn from the seed."""
-    _, first = np.unique(pairs.prompt, return_index=True)
-    found = []
-    for i in np.random.default_rng(seed).permutation(first):
-        if all(is_whole(side) for side in pairs.text(int(i)).values()):
-            found.append(int(i))
-        if len(found) == limit:
+# --- The sample -----------------------------------------------------------------------------------
+
+
+def sample_pairs(pairs: Pairs, limit: int, seed: int) -> list[int]:
+    """Choose pairs of different prompts whose texts were kept whole.
+
+    Args:
+        pairs: What they are chosen from.
+        limit: How many, at most.
+        seed: Of their order.
+
+    Returns:
+        Their indices, in a random order.
+    """
+    _, first_of_prompt = np.unique(pairs.prompt, return_index=True)
+    sample = []
+    for i in np.random.default_rng(seed).permutation(first_of_prompt).tolist():
+        if all(is_whole(side) for side in pairs.text(i).values()):
+            sample.append(i)
+        if len(sample) == limit:
             break
-    return found
+    return sample
 
 
-def is_whole(side) -> bool:
-    texts = [side] if isinstance(side, str) else [message.get("content") or "" for message in side]
-    return all(len(text) <= LONGEST_TEXT for text in texts)
+def is_whole(side: Side) -> bool:
+    """Whether no text of a prompt or completion was cut when the pairs were collected."""
+    if isinstance(side, str):
+        return len(side) <= LONGEST_TEXT
+    return all(len(message.get("content") or "") <= LONGEST_TEXT for message in side)
 
 
-def readings(text: dict, neighbour: dict | None):
-    """(name, prompt, completion) of everything that one pair is scored on. `neighbour`: a pair of another prompt."""
-    prompt = text["prompt"]
-    for side in ORIGINALS:
-        yield side, prompt, text[side]
-        yield (BLANKED, side), blank_prompt(prompt), text[side]
+# --- Texts, which are scored once -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One text that the model reads."""
+
+    pair: int  # index in the sample
+    version: str  # ORIGINAL, BLANKED, SHUFFLED or the name of an edit
+    side: str  # one of SIDES
+    prompt: Side
+    completion: Side
+
+
+@dataclass
+class Version:
+    """The sample in one version, such as with one edit, and what the model gave for it."""
+
+    rewards: np.ndarray  # (2, pairs) of chosen, rejected; NaN where there is no text or no reward
+    chosen: list[Side | None]  # (pairs,) the chosen completions; None where there is none
+
+
+def score_versions(scorer: Scorer, sample: list[PairTexts]) -> dict[str, Version]:
+    """Score the sample in all versions, by the version's name."""
+    readings = all_readings(sample)
+    rewards = scorer.rewards([(reading.prompt, reading.completion) for reading in readings])
+
+    versions = {}
+    for name in (ORIGINAL, BLANKED, SHUFFLED, *(edit.name for edit in EDITS)):
+        versions[name] = Version(np.full((2, len(sample)), np.nan), [None] * len(sample))
+    for reading, reward in zip(readings, rewards, strict=True):
+        reward = nan_for_none(reward)
+        version = versions[reading.version]
+        if np.isfinite(reward):
+            version.rewards[SIDES.index(reading.side), reading.pair] = reward
+        if reading.side == "chosen":
+            version.chosen[reading.pair] = reading.completion
+    return versions
+
+
+def all_readings(sample: list[PairTexts]) -> list[Reading]:
+    """All texts that the probes need of a sample."""
+    readings = []
+    for i, texts in enumerate(sample):
+        neighbour = None
+        if len(sample) > 1:
+            neighbour = sample[i - 1]
+        readings += prompt_readings(i, texts, neighbour)
+        readings += edit_readings(i, texts, neighbour)
+    return readings
+
+
+def prompt_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> Iterator[Reading]:
+    """A pair with its own prompt, an empty one and another pair's.
+
+    Args:
+        i: Its index in the sample.
+        texts: Its texts.
+        neighbour: A pair of another prompt; None where there is none.
+    """
+    for side in SIDES:
+        yield Reading(i, ORIGINAL, side, texts["prompt"], texts[side])
+        yield Reading(i, BLANKED, side, blank_prompt(texts["prompt"]), texts[side])
         if neighbour is not None:
-            yield (SHUFFLED, side), neighbour["prompt"], text[side]
+            yield Reading(i, SHUFFLED, side, neighbour["prompt"], texts[side])
+
+
+def edit_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> Iterator[Reading]:
+    """A pair with each edit: of both sides where it is cosmetic, of the chosen one else.
+
+    Args:
+        i: Its index in the sample.
+        texts: Its texts.
+        neighbour: A pair of another prompt; None where there is none.
+    """
+    other = None
+    if neighbour is not None:
+        other = neighbour["chosen"]
     for edit in EDITS:
-        for side in ORIGINALS if edit.kind == "cosmetic" else ORIGINALS[:1]:
-            completion = edit_completion(
-                edit, prompt, text[side], neighbour and neighbour["chosen"]
-            )
+        sides = SIDES
+        if edit.kind == "degraded":
+            sides = ("chosen",)
+        for side in sides:
+            completion = edit_completion(edit, texts["prompt"], texts[side], other)
             if completion is not None:
-                yield (edit.name, side), prompt, completion
+                yield Reading(i, edit.name, side, texts["prompt"], completion)
 
 
-# ---------------------------------------------------------------------------------------------------------------- Edits
+# --- What an edit does ----------------------------------------------------------------------------
 
 
-def probe(
-    edit, original, after, other_side, scale: float
-) -> tuple[list[Check], ProbeResult, int | None]:
-    """The checks of one edit, its result without an example, and the index of the pair whose reward rose most. `original`: (2, pairs) rewards; `after`: (pairs,) of the edited chosen texts,
-    `other_side`: of the edited rejected ones, or None; NaN where there is none."""
-    change = after - original[0]
-    seen = np.isfinite(change)
-    n = int(seen.sum())
-    mean = stats.mean_interval(change[seen] / scale) if scale > 0 and n >= FEWEST else None
-    wins = share(stats.pair_credit(change[seen]))
-    margin = original[0] - original[1]
-    if other_side is None:
-        turned, right = after <= original[1], seen & (margin > 0)
-    else:  # a model may well mark down what a cosmetic edit adds; it should not reward it
-        turned, right = other_side > original[0], np.isfinite(other_side) & (margin > 0)
-    flips = share(turned[right].astype(float))
-    example = int(np.argmax(np.where(seen, change, -np.inf))) if n else None
+@dataclass(frozen=True)
+class EditEffect:
+    """What one edit does to the rewards of the sample."""
+
+    n: int  # chosen completions with a reward before and after
+    skipped: int  # those that the edit does not fit, or that have no reward
+    scale: float  # the standard deviation of the originals' rewards
+    change: Estimate | None  # mean of reward after - before, over the scale
+    wins: Estimate | None  # share of edited completions that beat their original
+    flips: Estimate | None  # share that the edit turns of the pairs that it could turn
+    could_flip: int  # how many pairs these are
+    example: int | None  # index of the pair whose chosen completion gained most
+
+
+def standard_deviation(rewards: np.ndarray) -> float:
+    """Of the rewards that are there; 0 for fewer than two."""
+    present = rewards[np.isfinite(rewards)]
+    if len(present) < 2:
+        return 0.0
+    return float(present.std(ddof=1))
+
+
+def effect_of(edit: Edit, original: np.ndarray, edited: np.ndarray, scale: float) -> EditEffect:
+    """Compare rewards after an edit with those before.
+
+    A pair could flip where chosen beat rejected. A degraded chosen side flips it by no longer
+    beating the rejected one. A cosmetic edit flips it where the edited rejected side beats the
+    chosen one as it was: a model may well mark down what the edit adds, but should not reward it.
+
+    Args:
+        edit: The edit.
+        original: (2, pairs) rewards of chosen and rejected before it; NaN where there is none.
+        edited: (2, pairs) rewards after it. A degraded edit has none of the rejected side.
+        scale: The standard deviation of `original`.
+    """
+    change = edited[0] - original[0]
+    present = np.isfinite(change)
+    n = int(present.sum())
+    mean_change = None
+    if scale > 0 and n >= FEWEST:
+        mean_change = stats.mean_interval(change[present] / scale)
+
+    in_order = original[0] > original[1]
+    if edit.kind == "cosmetic":
+        could_flip = in_order & np.isfinite(edited[1])
+        flipped = edited[1] > original[0]
+    else:
+        could_flip = in_order & present
+        flipped = edited[0] <= original[1]
+
+    example = None
+    if n:
+        example = int(np.argmax(np.where(present, change, -np.inf)))
+    return EditEffect(
+        n=n,
+        skipped=len(change) - n,
+        scale=scale,
+        change=mean_change,
+        wins=share_if_enough(stats.pair_credit(change[present])),
+        flips=share_if_enough(flipped[could_flip].astype(float)),
+        could_flip=int(could_flip.sum()),
+        example=example,
+    )
+
+
+def probe_result(
+    edit: Edit, effect: EditEffect, sample: list[PairTexts], versions: dict[str, Version]
+) -> ProbeResult:
+    """The row of one edit in the report's table, with the completion that gained most."""
     result = ProbeResult(
         probe=edit.name,
         kind=edit.kind,
         imitates=edit.imitates,
-        n=n,
-        skipped=len(after) - n,
-        change=mean and mean.value,
-        low=mean and mean.low,
-        high=mean and mean.high,
-        wins=wins and wins.value,
-        flips=flips and flips.value,
+        n=effect.n,
+        skipped=effect.skipped,
+        change=None,
+        low=None,
+        high=None,
+        wins=None,
+        flips=None,
     )
-    moved = (
-        ""
-        if mean is None
-        else f"mean change {short(mean.value)} [{short(mean.low)}, {short(mean.high)}] sd"
-    )
-    note = "; ".join(
-        filter(None, [edit.imitates, moved, f"{len(after) - n} skipped" if n < len(after) else ""])
-    )
-    checks = [share_check(f"{edit.kind} wins", edit.name, wins, n, note)]
-    if edit.kind == "cosmetic":
-        rule = "reward change"
-        why = (
-            "the rewards do not vary" if scale == 0 else f"{count(n, 'text')}; {FEWEST} are needed"
-        )
-        detectable = stats.detectable_mean(mean) if mean else None
-        checks.append(
-            judge(
-                Finding(
-                    f"{rule}, {edit.name}",
-                    mean,
-                    n,
-                    "probes",
-                    rule=rule,
-                    p=mean and stats.two_sided_p(mean),
-                    note=note,
-                    detectable=detectable,
-                    unmeasured=why,
-                )
-            )
-        )
-        # A deterministic scorer that adds .001 to every edited text lets all of them win.
-        if checks[0].verdict in ("warn", "fail") and (
-            mean is None or mean.value <= THRESHOLDS[rule].warn
-        ):
-            small = f"{note}; wins, but by no more than {short(THRESHOLDS[rule].warn)} standard deviations"
-            checks[0] = replace(checks[0], verdict="pass", note=small)
-        checks.append(
-            share_check("pairs that flip", edit.name, flips, int(right.sum()), edit.imitates)
-        )
-    return checks, result, example
+    if effect.change is not None:
+        result.change, result.low, result.high = effect.change
+    if effect.wins is not None:
+        result.wins = effect.wins.value
+    if effect.flips is not None:
+        result.flips = effect.flips.value
+    if effect.example is not None:
+        edited = versions[edit.name]
+        result.before = sample[effect.example]["chosen"]
+        result.after = edited.chosen[effect.example]
+        result.reward_before = float(versions[ORIGINAL].rewards[0, effect.example])
+        result.reward_after = float(edited.rewards[0, effect.example])
+    return result
 
 
-def share(credit: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
-    return stats.share_interval(credit, prompts) if len(credit) >= FEWEST else None
+def edit_checks(edit: Edit, effect: EditEffect) -> list[Check]:
+    """The checks of one edit: wins, and for a cosmetic one the mean change and flips as well."""
+    note = note_of(edit, effect)
+    wins = share_check(f"{edit.kind} wins", edit, effect.wins, effect.n, note)
+    if edit.kind == "degraded":
+        return [wins]
+    return [
+        without_small_wins(wins, effect.change),
+        change_check(edit, effect, note),
+        share_check("pairs that flip", edit, effect.flips, effect.could_flip, edit.imitates),
+    ]
 
 
-def share_check(rule: str, name: str, found: Estimate | None, n: int, note: str) -> Check:
-    """A share that should stay below its limits."""
-    detectable = stats.detectable_accuracy(n, THRESHOLDS[rule].warn) if n else None
-    return judge(
-        Finding(
-            f"{rule}, {name}",
-            found,
-            n,
-            "probes",
-            rule=rule,
-            detectable=detectable,
-            note=note,
-            unmeasured=f"{count(n, 'pair')} to look at; {FEWEST} are needed",
-        )
-    )
+def note_of(edit: Edit, effect: EditEffect) -> str:
+    moved = skipped = ""
+    if effect.change is not None:
+        value, low, high = (short(number) for number in effect.change)
+        moved = f"mean change {value} [{low}, {high}] sd"
+    if effect.skipped:
+        skipped = f"{effect.skipped} skipped"
+    return joined(edit.imitates, moved, skipped)
 
 
-# --------------------------------------------------------------------------------------------------------------- Prompt
+def share_check(rule: str, edit: Edit, share: Estimate | None, n: int, note: str) -> Check:
+    """Whether a share stays below its limits.
 
-
-def prompt_check(reading: str, original: np.ndarray, without: np.ndarray) -> Check:
-    """Accuracy with the right prompt minus accuracy with `reading` in its place. (2, pairs) rewards each.
-
-    The alarm is that nothing is lost, so the p-value against "nothing is lost" is in the note: the false-discovery control
-    would take just this alarm back.
+    Args:
+        rule: Its entry in thresholds.yaml.
+        edit: The edit.
+        share: What was measured; None: too few.
+        n: Of how many.
+        note: What else there is to say.
     """
-    name = f"prompt dependence, {reading}"
-    seen = np.isfinite(original).all(axis=0) & np.isfinite(without).all(axis=0)
-    credit, blind = (stats.pair_credit(r[0] - r[1])[seen] for r in (original, without))
-    n, rule = int(seen.sum()), "prompt dependence"
+    detectable = None
+    if n:
+        detectable = stats.detectable_accuracy(n, THRESHOLDS[rule].warn)
+    finding = Finding(
+        f"{rule}, {edit.name}",
+        share,
+        n,
+        SECTION,
+        rule=rule,
+        detectable=detectable,
+        note=note,
+        unmeasured=f"{count(n, 'pair')} to look at; {FEWEST} are needed",
+    )
+    return judge(finding)
+
+
+def change_check(edit: Edit, effect: EditEffect, note: str) -> Check:
+    """Whether a cosmetic edit moves the reward."""
+    unmeasured = f"{count(effect.n, 'text')}; {FEWEST} are needed"
+    if effect.scale == 0:
+        unmeasured = "the rewards do not vary"
+    finding = Finding(
+        f"reward change, {edit.name}",
+        effect.change,
+        effect.n,
+        SECTION,
+        rule="reward change",
+        note=note,
+        unmeasured=unmeasured,
+    )
+    if effect.change is not None:
+        p_value = stats.two_sided_p(effect.change)
+        detectable = stats.detectable_mean(effect.change)
+        finding = replace(finding, p=p_value, detectable=detectable)
+    return judge(finding)
+
+
+def without_small_wins(wins: Check, change: Estimate | None) -> Check:
+    """The check of wins, without its alarm where the edit hardly moves the reward.
+
+    A deterministic model that adds .001 to every edited text lets all of them win.
+    """
+    limit = THRESHOLDS["reward change"].warn
+    if wins.verdict not in ("warn", "fail"):
+        return wins
+    if change is not None and change.value > limit:
+        return wins
+    note = f"{wins.note}; wins, but by no more than {short(limit)} standard deviations"
+    return replace(wins, verdict="pass", note=note)
+
+
+def share_if_enough(credit: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
+    """The mean of values in [0, 1] with its interval; None for fewer than FEWEST."""
+    if len(credit) < FEWEST:
+        return None
+    return stats.share_interval(credit, prompts)
+
+
+# --- What a missing prompt does -------------------------------------------------------------------
+
+
+def prompt_check(prompt: str, original: np.ndarray, without: np.ndarray) -> Check:
+    """Accuracy with the right prompt minus accuracy with another one in its place.
+
+    The alarm is that nothing is lost. The p-value is against "nothing is lost", so the
+    false-discovery control would take just this alarm back: it stands in the note instead.
+
+    Args:
+        prompt: What stands in the prompt's place, in words.
+        original: (2, pairs) rewards with the right prompt.
+        without: (2, pairs) rewards with the other one.
+    """
+    present = np.isfinite(original).all(axis=0) & np.isfinite(without).all(axis=0)
+    n = int(present.sum())
+    finding = Finding(
+        f"prompt dependence, {prompt}",
+        None,
+        n,
+        SECTION,
+        rule="prompt dependence",
+        unmeasured=f"{count(n, 'pair')}; {FEWEST} are needed",
+    )
     if n < FEWEST:
-        return judge(
-            Finding(
-                name,
-                None,
-                n,
-                "probes",
-                rule=rule,
-                unmeasured=f"{count(n, 'pair')}; {FEWEST} are needed",
-            )
-        )
-    lost = stats.paired_interval(credit - blind)
-    p = stats.two_sided_p(lost)
+        return judge(finding)
+    credit = stats.pair_credit(original[0] - original[1])[present]
+    blind_credit = stats.pair_credit(without[0] - without[1])[present]
+    lost = stats.paired_interval(credit - blind_credit)
+    note = (
+        f"accuracy {short(credit.mean())}, and {short(blind_credit.mean())} with {prompt}; "
+        f"p = {stats.two_sided_p(lost):.2g} for no difference"
+    )
     detectable = stats.detectable_mean(lost)
-    note = f"accuracy {short(credit.mean())}, and {short(blind.mean())} with {reading}; p = {p:.2g} for no difference"
-    check = judge(Finding(name, lost, n, "probes", rule=rule, detectable=detectable, note=note))
-    if check.verdict == "fail":
-        note += "; either it does not read the prompt, or these pairs can be told apart without it"
-        check = replace(check, note=note)
-    return check
-
-
-# ---------------------------------------------------------------------------------------------------------- Adversarial
-
-
-def run_adversarial(scorer, path: str | None = None) -> list[Check]:
-    """Accuracy on pairs made to fool reward models, overall and per subset: the bundled ones, or a preference file of the
-    user's. Raises DataError for a file that cannot be read or holds no pair with a right answer."""
-    rows, left_out = adversarial_pairs(path or str(ADVERSARIAL))
-    sides = [(row["prompt"], row[side]) for row in rows for side in ORIGINALS]
-    found = np.array(
-        [np.nan if r is None else r for r in scorer.rewards(sides)], dtype=float
-    ).reshape(-1, 2)
-    margins = found[:, 0] - found[:, 1]
-    left_out += Counter({"without a finite reward": int((~np.isfinite(margins)).sum())})
-    labels = np.array([row["subset"] or "all" for row in rows], dtype=object)
-    prompts = np.unique([text_of(row["prompt"]) for row in rows], return_inverse=True)[1]
-    subsets = list(dict.fromkeys(labels))
-    source = "the bundled pairs" if path is None else str(path)
-    note = "; ".join([source, *(f"{n:,} left out: {why}" for why, n in left_out.items() if n)])
-    checks = []
-    for subset in [None, *subsets] if len(subsets) > 1 else [None]:
-        here = np.isfinite(margins) & (True if subset is None else labels == subset)
-        m = margins[here]
-        estimate = share(stats.pair_credit(m), prompts[here])
-        detectable = stats.detectable_accuracy(len(m), 0.5) if len(m) else None
-        checks.append(
-            judge(
-                Finding(
-                    "adversarial accuracy",
-                    estimate,
-                    len(m),
-                    "probes",
-                    subset=subset,
-                    detectable=detectable,
-                    note=note if subset is None else "",
-                    unmeasured=f"{count(len(m), 'pair')}; {FEWEST} are needed",
-                )
-            )
-        )
-    return checks
-
-
-def adversarial_pairs(path: str) -> tuple[list[dict], Counter]:
-    """Canonical pairs of a preference file, and the counts of those left out, by reason."""
-    kept, left_out = [], Counter()
-    for line, row in read_rows(path):
-        try:
-            if not isinstance(row, dict):
-                raise RowError("the row is no mapping of columns to values")
-            found = to_pairs(row)
-        except RowError as error:
-            raise DataError(f"{path}:{line}: {error}") from None
-        for pair in found:
-            why = pair["drop"] or ("a tie" if pair.get("chosen_probability") == 0.5 else "")
-            if why:
-                left_out[why] += 1
-            else:
-                kept.append(pair)
-    if not kept:
-        said = "; ".join(f"{n:,} {why}" for why, n in left_out.items()) or "no rows"
-        raise DataError(
-            f"{path}: no pair with a better and a worse side ({said}); at least one is needed"
-        )
-    return kept, left_out
+    check = judge(replace(finding, estimate=lost, note=note, detectable=detectable))
+    if check.verdict != "fail":
+        return check
+    note += "; either it does not read the prompt, or these pairs can be told apart without it"
+    return replace(check, note=note)

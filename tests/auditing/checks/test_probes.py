@@ -11,6 +11,7 @@ import torch
 from standins import hh_rows
 from transformers import AutoConfig
 
+from auditing.checks.adversarial import ADVERSARIAL, run_adversarial
 from auditing.checks.edits import (
     EDITS,
     FLATTERY,
@@ -20,7 +21,7 @@ from auditing.checks.edits import (
     edit_completion,
     last_user_turn,
 )
-from auditing.checks.probes import ADVERSARIAL, run_adversarial, run_probes, sampled
+from auditing.checks.probes import run_probes, sample_pairs
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.style import hedges, markdown
 from auditing.verdicts import control_false_discoveries
@@ -348,13 +349,13 @@ def test_the_sample_has_one_pair_a_prompt_and_leaves_out_texts_that_were_cut():
          "reward_rejected": 0} for i in range(20)
     ]  # fmt: skip
     pairs = Pairs.collect(rows)
-    found = sampled(pairs, 200, seed=0)
+    found = sample_pairs(pairs, 200, seed=0)
     assert sorted(found) == [2, 4, 6, 8, 10, 12, 14, 16, 18] and found != sorted(found)
     assert (
-        sampled(pairs, 4, seed=0)
+        sample_pairs(pairs, 4, seed=0)
         == found[:4]
-        == sampled(pairs, 4, seed=0)
-        != sampled(pairs, 4, seed=1)
+        == sample_pairs(pairs, 4, seed=0)
+        != sample_pairs(pairs, 4, seed=1)
     )
 
 

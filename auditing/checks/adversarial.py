@@ -1,0 +1,131 @@
+"""Adversarial pairs: polished and wrong against plain and right. How often does the model tell?
+
+checks = run_adversarial(scorer)  # the bundled pairs, adversarial.jsonl
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from auditing import stats
+from auditing.checks.probes import FEWEST, SECTION, SIDES, share_if_enough
+from auditing.pairs import nan_for_none
+from auditing.verdicts import Check, Finding, count, joined, judge
+from reward.data.files import DataError, read_rows
+from reward.data.formats import PreferencePair, RowError, to_pairs
+from reward.data.transcripts import text_of
+from reward.model.scorer import Scorer
+
+ADVERSARIAL = Path(__file__).with_name("adversarial.jsonl")
+
+
+@dataclass
+class AdversarialPairs:
+    """The pairs of a preference file that have a better and a worse side."""
+
+    pairs: list[PreferencePair] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  # how many others, by reason
+
+
+def run_adversarial(scorer: Scorer, path: str | None = None) -> list[Check]:
+    """Accuracy on pairs that were made to fool reward models, overall and for each subset.
+
+    Args:
+        scorer: The model; only its `rewards` is used.
+        path: A preference file of the user's; None: the bundled pairs.
+
+    Raises:
+        DataError: The file cannot be read, or holds no pair with a right answer.
+    """
+    adversarial = adversarial_pairs(path or str(ADVERSARIAL))
+    margins = margins_of(scorer, adversarial.pairs)
+    scored = np.isfinite(margins)
+    left_out = adversarial.left_out + Counter({"without a finite reward": int(np.sum(~scored))})
+
+    notes = [path or "the bundled pairs"]
+    for reason, n in left_out.items():
+        notes.append(f"{n:,} left out: {reason}")
+
+    texts = [text_of(pair["prompt"]) for pair in adversarial.pairs]
+    _, prompts = np.unique(texts, return_inverse=True)
+    checks = [adversarial_check(margins[scored], prompts[scored], None, joined(*notes))]
+    labels = np.array([pair["subset"] or "all" for pair in adversarial.pairs], dtype=object)
+    subsets = list(dict.fromkeys(labels))
+    if len(subsets) > 1:
+        for subset in subsets:
+            mask = scored & (labels == subset)
+            checks.append(adversarial_check(margins[mask], prompts[mask], subset))
+    return checks
+
+
+def margins_of(scorer: Scorer, pairs: list[PreferencePair]) -> np.ndarray:
+    """(pairs,) reward of chosen - reward of rejected; NaN where one has no reward."""
+    texts = [(pair["prompt"], pair[side]) for pair in pairs for side in SIDES]
+    rewards = [nan_for_none(reward) for reward in scorer.rewards(texts)]
+    chosen, rejected = np.array(rewards).reshape(-1, 2).T
+    return chosen - rejected
+
+
+def adversarial_check(
+    margins: np.ndarray, prompts: np.ndarray, subset: str | None, note: str = ""
+) -> Check:
+    """The accuracy on some of the pairs.
+
+    Args:
+        margins: (n,) all finite.
+        prompts: (n,) the prompt of each pair.
+        subset: Their name; None: all of them.
+        note: What else there is to say about them.
+    """
+    n = len(margins)
+    detectable = None
+    if n:
+        detectable = stats.detectable_accuracy(n, 0.5)
+    finding = Finding(
+        "adversarial accuracy",
+        share_if_enough(stats.pair_credit(margins), prompts),
+        n,
+        SECTION,
+        subset=subset,
+        detectable=detectable,
+        note=note,
+        unmeasured=f"{count(n, 'pair')}; {FEWEST} are needed",
+    )
+    return judge(finding)
+
+
+def adversarial_pairs(path: str) -> AdversarialPairs:
+    """Read a preference file in any format of reward.data.formats.
+
+    Raises:
+        DataError: The file cannot be read, or holds no pair with a right answer.
+    """
+    adversarial = AdversarialPairs()
+    for line, row in read_rows(path):
+        for pair in pairs_of_row(row, f"{path}:{line}"):
+            reason = pair["drop"]
+            if not reason and pair.get("chosen_probability") == 0.5:
+                reason = "a tie"
+            if reason:
+                adversarial.left_out[reason] += 1
+            else:
+                adversarial.pairs.append(pair)
+    if not adversarial.pairs:
+        reasons = [f"{n:,} {reason}" for reason, n in adversarial.left_out.items()]
+        in_words = joined(*reasons) or "no rows"
+        raise DataError(
+            f"{path}: no pair with a better and a worse side ({in_words}); at least one is needed"
+        )
+    return adversarial
+
+
+def pairs_of_row(row: object, place: str) -> list[PreferencePair]:
+    """The canonical pairs of one row; `place` names it in errors."""
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: the row is no mapping of columns to values")
+    try:
+        return to_pairs(row)
+    except RowError as error:
+        raise DataError(f"{place}: {error}") from None
