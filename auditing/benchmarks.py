@@ -180,19 +180,27 @@ def _ties_gaps(prompts: list[RewardBench2Prompt]) -> _TiesGaps | None:
         kind, _, digits = str(prompt.id).partition(":")
         if kind not in gaps or not digits.isdecimal():
             return None
+        number = int(digits)
         scores = np.asarray(prompt.scores, dtype=float)
-        right, wrong = scores[: prompt.num_correct], scores[prompt.num_correct :]
-        gaps[kind][int(digits)] = right.min() - wrong.max()
+        right = scores[: prompt.num_correct]
+        wrong = scores[prompt.num_correct :]
+        gaps[kind][number] = right.min() - wrong.max()
         if kind == "tied":
-            spreads[int(digits)] = right.max() - right.min()
-    numbers = sorted({*gaps["ref"], *gaps["tied"]})
+            spreads[number] = right.max() - right.min()
+    ref, tied = gaps["ref"], gaps["tied"]
+    numbers = sorted(ref.keys() | tied.keys())
     return _TiesGaps(
-        ref=np.array([gaps["ref"].get(i, np.nan) for i in numbers]),
-        tied=np.array([gaps["tied"].get(i, np.nan) for i in numbers]),
-        tied_spread=np.array([spreads.get(i, np.nan) for i in numbers]),
-        has_ref=np.array([i in gaps["ref"] for i in numbers]),
-        has_tied=np.array([i in gaps["tied"] for i in numbers]),
+        ref=_column(ref, numbers),
+        tied=_column(tied, numbers),
+        tied_spread=_column(spreads, numbers),
+        has_ref=np.array([number in ref for number in numbers]),
+        has_tied=np.array([number in tied for number in numbers]),
     )
+
+
+def _column(values: dict[int, float], numbers: list[int]) -> np.ndarray:
+    """The value of each prompt, by its number; NaN where it has none."""
+    return np.array([values.get(number, np.nan) for number in numbers])
 
 
 def _ties_terms(gaps: _TiesGaps) -> list[_TiesTerm]:
@@ -314,8 +322,10 @@ def macro_mean(numbers: list[BenchmarkNumber]) -> Estimate | None:
     value = float(np.mean([number.value for number in measured]))
     if any(number.low is None for number in measured):
         return Estimate(value, None, None)
-    below = np.sqrt(sum((number.value - number.low) ** 2 for number in measured))
-    above = np.sqrt(sum((number.value - number.high) ** 2 for number in measured))
+    squares_below = [(number.value - number.low) ** 2 for number in measured]
+    squares_above = [(number.value - number.high) ** 2 for number in measured]
+    below = np.sqrt(sum(squares_below))
+    above = np.sqrt(sum(squares_above))
     return Estimate(
         value, value - float(below) / len(measured), value + float(above) / len(measured)
     )

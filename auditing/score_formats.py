@@ -114,7 +114,9 @@ def _scored_by_score_py(row: dict) -> ScoreRow:
     pairs = to_pairs(row_without_rewards(row), transcript)
     if len(pairs) != 1:
         raise RowError(f"{len(pairs)} pairs but one `reward_chosen`; one pair a row is needed")
-    pair = _scored(pairs[0], row, _reward(row, "reward_chosen"), _reward(row, "reward_rejected"))
+    reward_chosen = _reward(row, "reward_chosen")
+    reward_rejected = _reward(row, "reward_rejected")
+    pair = _scored(pairs[0], row, reward_chosen, reward_rejected)
     # The labels of these benchmarks are right by construction.
     is_benchmark = is_judgebench(row) or is_llmbar(row)
     human_labels = not is_benchmark and row.get("human_labels") is not False
@@ -128,7 +130,9 @@ def _rewardbench1_pair(row: dict) -> ScoredPair:
     if row.get("prompt") is None:
         preference_row |= _sides_of_conversations(row["text_chosen"], row["text_rejected"])
     (pair,) = to_pairs(preference_row, "raw")  # the texts as they are
-    return _scored(pair, row, _reward(row, "scores_chosen"), _reward(row, "scores_rejected"))
+    reward_chosen = _reward(row, "scores_chosen")
+    reward_rejected = _reward(row, "scores_rejected")
+    return _scored(pair, row, reward_chosen, reward_rejected)
 
 
 def _sides_of_conversations(chosen: object, rejected: object) -> dict:
@@ -143,20 +147,33 @@ def _sides_of_conversations(chosen: object, rejected: object) -> dict:
     )
 
 
+@dataclass(frozen=True)
+class _Candidates:
+    """The scored completions of one prompt of RewardBench 2."""
+
+    texts: list[str]  # the right ones first
+    scores: list[Reward]  # of every text
+    num_correct: int  # how many are right
+
+
 def _rewardbench2(row: dict) -> ScoreRow:
     """Every right completion of a prompt against every wrong one."""
-    right, wrong, scores = _completions_and_scores(row)
-    num_correct = len(right)
+    if "scores_chosen" in row:
+        candidates = _candidates_in_two_lists(row)
+    else:
+        candidates = _candidates_in_one_list(row)
+    num_correct = candidates.num_correct
     if row.get("num_correct", num_correct) != num_correct:
         raise RowError(
             f"{num_correct} completions in `chosen`, but `num_correct` is another number; "
             "they must agree"
         )
+    texts = candidates.texts
+    scores = candidates.scores
     prompt = row.get("prompt")
     if prompt is None:
-        prompt, completions = split_prompt(right + wrong)
-        right, wrong = completions[:num_correct], completions[num_correct:]
-    sides = {"prompt": prompt, "chosen": right, "rejected": wrong}
+        prompt, texts = split_prompt(texts)
+    sides = {"prompt": prompt, "chosen": texts[:num_correct], "rejected": texts[num_correct:]}
     pairs = _crossed(row | sides, scores[:num_correct], scores[num_correct:])
     subset = row.get("subset")
     if not isinstance(subset, str):
@@ -165,26 +182,29 @@ def _rewardbench2(row: dict) -> ScoreRow:
     return ScoreRow(REWARDBENCH_2, pairs, human_labels=False, benchmark_prompt=benchmark_prompt)
 
 
-def _completions_and_scores(row: dict) -> tuple[list[str], list[str], list[Reward]]:
-    """The right completions, the wrong ones, and the scores of both, the right ones' first."""
-    if "scores_chosen" in row:
-        _need(row, "chosen", "rejected", "scores_rejected")
-        right, wrong = _texts(row, "chosen"), _texts(row, "rejected")
-        scores = _rewards(row, "scores_chosen", len(right), "completions in `chosen`")
-        scores += _rewards(row, "scores_rejected", len(wrong), "completions in `rejected`")
-        return right, wrong, scores
+def _candidates_in_two_lists(row: dict) -> _Candidates:
+    """`chosen, rejected, scores_chosen, scores_rejected`, as score.py writes them."""
+    _need(row, "chosen", "rejected", "scores_rejected")
+    right = _texts(row, "chosen")
+    wrong = _texts(row, "rejected")
+    scores_of_right = _rewards(row, "scores_chosen", len(right), "completions in `chosen`")
+    scores_of_wrong = _rewards(row, "scores_rejected", len(wrong), "completions in `rejected`")
+    return _Candidates(right + wrong, scores_of_right + scores_of_wrong, len(right))
+
+
+def _candidates_in_one_list(row: dict) -> _Candidates:
+    """`scores, num_correct` beside `text`, or beside `chosen, rejected`."""
     if "text" in row:
         texts = _texts(row, "text")
     else:
         texts = _texts(row, "chosen") + _texts(row, "rejected")
-    scores, num_correct = _rewards(row, "scores", len(texts), "completions"), row["num_correct"]
+    n = len(texts)
+    scores = _rewards(row, "scores", n, "completions")
+    num_correct = row["num_correct"]
     is_count = isinstance(num_correct, int) and not isinstance(num_correct, bool)
-    if not is_count or not 0 < num_correct < len(texts):
-        raise RowError(
-            f"`num_correct` must be a count from 1 to {len(texts) - 1}, "
-            f"for {len(texts)} completions"
-        )
-    return texts[:num_correct], texts[num_correct:], scores
+    if not is_count or not 0 < num_correct < n:
+        raise RowError(f"`num_correct` must be a count from 1 to {n - 1}, for {n} completions")
+    return _Candidates(texts, scores, num_correct)
 
 
 def _rm_bench(row: dict) -> ScoreRow:
@@ -231,6 +251,7 @@ def _judgebench_pair(row: dict) -> ScoredPair:
 
 
 def _scores_of_judgment(judgments: object) -> list[Reward]:
+    """The scores of A and B by the first judgment; None where the judge failed."""
     judgment = {}
     if isinstance(judgments, list) and judgments:
         judgment = judgments[0]
@@ -250,22 +271,26 @@ def _llmbar_pair(row: dict) -> ScoredPair:
     """One reward for each of the two outputs; the label says which output is better."""
     _need(row, "input", "output_1", "output_2", "label", "reward_1", "reward_2")
     (pair,) = to_pairs(_without(row, "chosen", "rejected"))
-    chosen, rejected = _reward(row, "reward_1"), _reward(row, "reward_2")
+    chosen = _reward(row, "reward_1")
+    rejected = _reward(row, "reward_2")
     if float(row["label"]) == 2:
         chosen, rejected = rejected, chosen
     return _scored(pair, row, chosen, rejected)
 
 
 def _completion(row: dict) -> ScoredCompletion:
+    """`prompt, completion, reward`, and perhaps a gold reward and a human's rating."""
     if "response" in row:
         _need(row, "prompt", "response")
     else:
         _need(row, "prompt", "completion")
-    prompt, completion = row["prompt"], row.get("completion", row.get("response"))
+    prompt = row["prompt"]
+    completion = row.get("completion", row.get("response"))
     for name, value in (("prompt", prompt), ("completion", completion)):
         if not is_side(value):
             raise RowError(f"`{name}` must be a string or a list of messages (role, content)")
     text = text_of(completion)
+    start = text[:LONGEST_TEXT]
     rating = "rating"
     if "rating" not in row:
         rating = "helpfulness"  # HelpSteer2's main table
@@ -273,8 +298,8 @@ def _completion(row: dict) -> ScoredCompletion:
         prompt=hash(text_of(prompt)),
         reward=nan_for_none(_reward(row, "reward")),
         length=len(text),
-        hedges=hedges(text[:LONGEST_TEXT]),
-        markdown=markdown(text[:LONGEST_TEXT]),
+        hedges=hedges(start),
+        markdown=markdown(start),
         gold=nan_for_none(_reward(row, "gold")),
         rating=nan_for_none(_reward(row, rating)),
     )
@@ -320,10 +345,12 @@ def split_prompt(texts: list[str]) -> tuple[str, list[str]]:
 
 
 def _without(row: dict, *columns: str) -> dict:
+    """The row without these columns, whether it has them or not."""
     return {column: value for column, value in row.items() if column not in columns}
 
 
 def _need(row: dict, *columns: str) -> None:
+    """Raise RowError where a row lacks one of these columns, and name all of them."""
     missing = [f"`{column}`" for column in columns if column not in row]
     if missing:
         raise RowError(f"{', '.join(missing)} missing; needed are {', '.join(columns)}")
@@ -336,6 +363,7 @@ def _texts(row: dict, column: str) -> list[str]:
 
 
 def _rewards(row: dict, column: str, n: int, what: str) -> list[Reward]:
+    """The rewards of a cell that holds a list of n, one for each of `what`."""
     values = row.get(column)
     if not isinstance(values, list):
         raise RowError(f"`{column}` holds no list for {n} {what}; one number each is needed")

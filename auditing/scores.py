@@ -154,6 +154,7 @@ def _with_own_prompts(pairs: Pairs, index: np.ndarray, lines: np.ndarray) -> Pai
 
 
 def _completion_columns(completions: list[ScoredCompletion]) -> Completions:
+    """The completions as arrays, one a column, in the order of the file."""
     prompt_numbers: dict[int, int] = {}
     prompts = []
     for completion in completions:
@@ -195,6 +196,7 @@ def _parsed_rows(path: str) -> Iterator[tuple[int, ScoreRow]]:
 def _of_one_format(
     path: str, format_name: str, rows: Iterable[tuple[int, ScoreRow]]
 ) -> Iterator[tuple[int, ScoreRow]]:
+    """The same rows, as long as they are of one format; raises DataError at the first other one."""
     for line, row in rows:
         if row.format_name != format_name:
             raise DataError(
@@ -254,21 +256,26 @@ def write_scores(pairs: Pairs, path: str | os.PathLike) -> None:
 
 
 def _row_to_write(pairs: Pairs, i: int) -> dict:
+    """The row of the pair at index i."""
     texts = pairs.text(i)
     start = text_of(texts["prompt"])
     if start:
         start += "\n\n"
     row = {"subset": pairs.subset[i], "prompt": texts["prompt"]}
-    for j, side in enumerate(("chosen", "rejected")):
+    for side, reward, length in zip(
+        ("chosen", "rejected"), pairs.rewards[:, i], pairs.lengths[:, i], strict=True
+    ):
         row[f"text_{side}"] = start + text_of(texts[side])
         row[f"scores_{side}"] = None
-        if np.isfinite(pairs.rewards[j, i]):
-            row[f"scores_{side}"] = float(pairs.rewards[j, i])
+        if np.isfinite(reward):
+            row[f"scores_{side}"] = float(reward)
         if pairs.length_unit == "tokens":
-            row[f"{side}_tokens"] = int(pairs.lengths[j, i])
+            row[f"{side}_tokens"] = int(length)
     row["human_labels"] = pairs.human_labels
-    if np.isfinite(pairs.votes[i]).all():
-        row["votes"] = [int(count) for count in pairs.votes[i]]
-    if np.isfinite(pairs.bayes_accuracy[i]):
-        row["bayes_accuracy"] = float(pairs.bayes_accuracy[i])
+    votes = pairs.votes[i]
+    if np.isfinite(votes).all():
+        row["votes"] = [int(count) for count in votes]
+    bayes_accuracy = pairs.bayes_accuracy[i]
+    if np.isfinite(bayes_accuracy):
+        row["bayes_accuracy"] = float(bayes_accuracy)
     return row

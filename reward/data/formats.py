@@ -7,6 +7,7 @@ write a function `row -> pair` under the banner that fits, a line in `_pairs_of_
 in FORMATS, and a test with a real row (CONTRIBUTING.md).
 """
 
+import itertools
 import json
 import math
 import re
@@ -128,6 +129,7 @@ def _pairs_of_format(row: dict, transcript: str) -> list[PreferencePair]:
 
 
 def _has(row: dict, *columns: str) -> bool:
+    """Whether a row has all of these columns, whatever is in them."""
     return all(column in row for column in columns)
 
 
@@ -150,6 +152,7 @@ def is_rating(row: dict) -> bool:
 
 
 def _add_drop_and_subset(pair: PreferencePair, row: dict) -> None:
+    """Fill in what every pair has. A format may have named a reason to drop it already."""
     if "drop" not in pair:
         pair["drop"] = _why_drop(pair)
     pair["subset"] = _subset(row)
@@ -168,12 +171,14 @@ def _why_drop(pair: PreferencePair) -> str:
 
 
 def _has_no_answer(completion: Side) -> bool:
+    """Whether messages do not end with the assistant's turn."""
     if isinstance(completion, str):
         return False
     return not completion or completion[-1]["role"] != "assistant"
 
 
 def _is_empty(completion: Side) -> bool:
+    """Whether a completion has no words, and calls no tool either."""
     if text_of(completion).strip():
         return False
     if isinstance(completion, str):
@@ -182,6 +187,7 @@ def _is_empty(completion: Side) -> bool:
 
 
 def _subset(row: dict) -> str | None:
+    """The part of the dataset that the row names; None where it names none."""
     for column in ("subset", "source", "domain"):
         if isinstance(row.get(column), str):
             return row[column] or None
@@ -193,7 +199,9 @@ def _subset(row: dict) -> str | None:
 
 def _chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
     """TRL's preference format and HH-RLHF's transcripts, explicit or implicit prompt."""
-    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
+    chosen = row["chosen"]
+    rejected = row["rejected"]
+    prompt = row.get("prompt")
     _need_side("`chosen`", chosen)
     _need_side("`rejected`", rejected)
     if type(chosen) is not type(rejected):
@@ -212,7 +220,9 @@ def _chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
 
 
 def _message_sides(prompt: Side | None, chosen: Messages, rejected: Messages) -> PreferencePair:
-    chosen, rejected = clean(chosen), clean(rejected)
+    """Both sides as messages: the completions of a prompt, or whole conversations."""
+    chosen = clean(chosen)
+    rejected = clean(rejected)
     if isinstance(prompt, list) and prompt:
         return _pair(clean(prompt), chosen, rejected)
     if isinstance(prompt, str) and chosen and chosen[0]["role"] == "assistant":
@@ -230,24 +240,29 @@ def _last_turns(chosen: Messages, rejected: Messages) -> PreferencePair:
 
 
 def _text_sides(prompt: Side | None, chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    """Both sides as text: the completions of a prompt, transcripts, or texts with one start."""
     if isinstance(prompt, list) and prompt:
         return _pair(clean(prompt), assistant(chosen), assistant(rejected))
     if isinstance(prompt, str):
         return _explicit_texts(prompt, chosen, rejected, transcript)
-    if TURN.match(chosen) and TURN.match(rejected):
-        if transcript == "raw":
-            return _raw_transcripts(chosen, rejected)
-        return _last_turns(parse_transcript(chosen), parse_transcript(rejected))
-    return _implicit_texts(chosen, rejected, transcript)
+    are_transcripts = TURN.match(chosen) and TURN.match(rejected)
+    if not are_transcripts:
+        return _implicit_texts(chosen, rejected, transcript)
+    if transcript == "raw":
+        return _raw_transcripts(chosen, rejected)
+    return _last_turns(parse_transcript(chosen), parse_transcript(rejected))
 
 
 def _explicit_texts(prompt: str, chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    """A prompt that is text, beside two completions that are."""
     if transcript == "raw":
         return _pair(prompt, chosen, rejected)
-    if TURN.match(prompt):  # the transcript up to "\n\nAssistant:", as in Nectar or HH exports
-        messages = prompt_messages(prompt)
-        return _pair(messages, assistant(chosen.strip()), assistant(rejected.strip()))
-    return _pair(user(prompt), assistant(chosen), assistant(rejected))
+    if not TURN.match(prompt):
+        return _pair(user(prompt), assistant(chosen), assistant(rejected))
+    # The prompt is a transcript up to "\n\nAssistant:", as in Nectar or exports of HH-RLHF.
+    chosen = chosen.strip()
+    rejected = rejected.strip()
+    return _pair(prompt_messages(prompt), assistant(chosen), assistant(rejected))
 
 
 def _raw_transcripts(chosen: str, rejected: str) -> PreferencePair:
@@ -263,31 +278,46 @@ def _raw_transcripts(chosen: str, rejected: str) -> PreferencePair:
 
 
 def _cut_at_last_turn(text: str) -> tuple[str, str]:
-    last = list(TURN.finditer(text))[-1]
-    return text[: last.end()], text[last.end() :]
+    """What stands up to the last mark of a turn, which is the prompt, and what follows it."""
+    *_, last_mark = TURN.finditer(text)
+    cut = last_mark.end()
+    return text[:cut], text[cut:]
 
 
 def _implicit_texts(chosen: str, rejected: str, transcript: str) -> PreferencePair:
     """Two texts without turns: the words that they share at the start are the prompt."""
     cut = shared_words(chosen, rejected)
-    prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
+    prompt = chosen[:cut]
+    chosen = chosen[cut:]
+    rejected = rejected[cut:]
     if transcript == "raw":
         return _pair(prompt, chosen, rejected)
-    return _pair(user(prompt.strip()), assistant(chosen.strip()), assistant(rejected.strip()))
+    prompt = user(prompt.strip())
+    chosen = assistant(chosen.strip())
+    rejected = assistant(rejected.strip())
+    return _pair(prompt, chosen, rejected)
 
 
 def _rewardbench(row: dict, transcript: str) -> PreferencePair:
     """RewardBench's score files: the whole conversation on both sides, the prompt beside them."""
-    prompt, texts = row["prompt"], [row["text_chosen"], row["text_rejected"]]
-    if all(is_messages(text) for text in texts):
+    prompt = row["prompt"]
+    chosen = row["text_chosen"]
+    rejected = row["text_rejected"]
+    both_text = isinstance(chosen, str) and isinstance(rejected, str)
+    if is_messages(chosen) and is_messages(rejected):
         prompt = None  # the conversations hold it
-    elif all(isinstance(text, str) for text in texts) and is_side(prompt):
+    elif both_text and is_side(prompt):
         start = text_of(prompt)
+        if start and chosen.startswith(start) and rejected.startswith(start):
+            chosen = _after_prompt(chosen, start)
+            rejected = _after_prompt(rejected, start)
         prompt = prompt or ""
-        if start and all(text.startswith(start) for text in texts):
-            texts = [text.removeprefix(start).removeprefix("\n\n") for text in texts]
-    sides = {"prompt": prompt, "chosen": texts[0], "rejected": texts[1]}
+    sides = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     return _chosen_and_rejected(row | sides, transcript)
+
+
+def _after_prompt(text: str, prompt: str) -> str:
+    return text.removeprefix(prompt).removeprefix("\n\n")
 
 
 def _lists_of_sides(row: dict) -> list[PreferencePair]:
@@ -306,15 +336,25 @@ def _add_labels(pair: PreferencePair, row: dict) -> None:
     if row.get("votes") is not None:
         pair["votes"] = _votes(row)
         pair["chosen_probability"] = _probability_of_first(pair["votes"])
-    for name in ("rating", "score"):  # UltraFeedback-binarized calls its ratings scores
-        if all(row.get(f"{name}_{side}") is not None for side in SIDES):
-            pair["rating_chosen"] = _number(row, f"{name}_chosen")
-            pair["rating_rejected"] = _number(row, f"{name}_rejected")
-            if pair["rating_chosen"] == pair["rating_rejected"]:
-                pair.setdefault("chosen_probability", 0.5)  # votes say more than equal ratings
-            break
+    if _has_values(row, "rating_chosen", "rating_rejected"):
+        _add_ratings(pair, row, "rating_chosen", "rating_rejected")
+    elif _has_values(row, "score_chosen", "score_rejected"):
+        # UltraFeedback-binarized calls its ratings scores.
+        _add_ratings(pair, row, "score_chosen", "score_rejected")
     if row.get("chosen_probability") is not None:
         pair["chosen_probability"] = _number(row, "chosen_probability", 0, 1)
+
+
+def _has_values(row: dict, *columns: str) -> bool:
+    return all(row.get(column) is not None for column in columns)
+
+
+def _add_ratings(pair: PreferencePair, row: dict, chosen_column: str, rejected_column: str) -> None:
+    pair["rating_chosen"] = _number(row, chosen_column)
+    pair["rating_rejected"] = _number(row, rejected_column)
+    tie = pair["rating_chosen"] == pair["rating_rejected"]
+    if tie and "votes" not in pair:  # votes say more than equal ratings
+        pair["chosen_probability"] = 0.5
 
 
 # --- Two completions and a label that says which is better ----------------------------------------
@@ -334,7 +374,9 @@ def _compared(
     """The pair of two completions, with the better one as chosen; of a tie the first."""
     _need_side("the first completion", first)
     _need_side("the second completion", second)
-    chosen, rejected, votes = _completion(first), _completion(second), preference.votes
+    chosen = _completion(first)
+    rejected = _completion(second)
+    votes = preference.votes
     if preference.strength < 0:
         chosen, rejected = rejected, chosen
         if votes is not None:
@@ -383,15 +425,18 @@ def _human_preference_55k(row: dict) -> PreferencePair:
 
 def _compared_conversations(row: dict, first: Messages, second: Messages) -> PreferencePair:
     """Two whole conversations: the last turns are compared, the turns before must be the same."""
-    pair = _compared(first[:-1], first[-1:], second[-1:], _preference_of(row))
-    if first[:-1] != second[:-1]:
+    prompt = first[:-1]
+    preference = _preference_of(row)
+    pair = _compared(prompt, first[-1:], second[-1:], preference)
+    if prompt != second[:-1]:
         pair["drop"] = "prompts differ"
     return pair
 
 
 def _interleaved(row: dict, column: str) -> Messages:
     """The conversation of `prompt` and one column of replies, which hold one text a turn each."""
-    prompts, replies = _text_cells(row, "prompt"), _text_cells(row, column)
+    prompts = _text_cells(row, "prompt")
+    replies = _text_cells(row, column)
     if len(prompts) != len(replies) or not prompts:
         raise RowError(
             f"{len(prompts)} turns in `prompt` and {len(replies)} in `{column}`; "
@@ -484,7 +529,7 @@ class Ranked:
 
 
 def _nectar(row: dict) -> list[PreferencePair]:
-    """Nectar: a prompt and a list of answers, each with its rank."""
+    """Nectar: a prompt and a list of answers, each with its rank: {"answer": ..., "rank": 1}."""
     answers = _list_cell(row, "answers")
     if not all(isinstance(answer, dict) for answer in answers):
         raise RowError("`answers` is a list of something else than mappings (answer, rank)")
@@ -545,16 +590,21 @@ def _every_two(prompt: object, ranking: list[Ranked]) -> list[PreferencePair]:
         _need_side("a ranked completion", ranked.completion)
         if not _is_finite_number(ranked.rank):
             raise RowError(f"a rank is {_kind_of(ranked.rank)}; a finite number is needed: {MEND}")
-    pairs = []
-    for i, first in enumerate(ranking):
-        for second in ranking[i + 1 :]:
-            preference = Preference((first.rank < second.rank) - (first.rank > second.rank))
-            pair = _compared(prompt, first.completion, second.completion, preference)
-            if first.rating is not None:
-                pair["rating_chosen"] = max(first.rating, second.rating)
-                pair["rating_rejected"] = min(first.rating, second.rating)
-            pairs.append(pair)
-    return pairs
+    return [_by_rank(prompt, *couple) for couple in itertools.combinations(ranking, 2)]
+
+
+def _by_rank(prompt: object, first: Ranked, second: Ranked) -> PreferencePair:
+    """The pair of two ranked completions: the lower rank is better, equal ranks tie."""
+    strength = 0
+    if first.rank < second.rank:
+        strength = 1
+    elif first.rank > second.rank:
+        strength = -1
+    pair = _compared(prompt, first.completion, second.completion, Preference(strength))
+    if first.rating is not None:
+        pair["rating_chosen"] = max(first.rating, second.rating)
+        pair["rating_rejected"] = min(first.rating, second.rating)
+    return pair
 
 
 # --- Cells of a row -------------------------------------------------------------------------------
@@ -601,25 +651,30 @@ def _list_cell(row: dict, column: str) -> list:
     return row[column]
 
 
+JSON_LISTS = ('["', "[null", "[]")  # how the JSON of a list of texts can start
+
+
 def _text_cells(row: dict, column: str) -> list[str]:
     """The texts of a cell that is a list, the JSON of one, or a plain string.
 
     A null, where the model failed, is an empty text.
     """
     value = row.get(column)
-    if isinstance(value, str) and value.lstrip().startswith(('["', "[null", "[]")):
+    if isinstance(value, str) and value.lstrip().startswith(JSON_LISTS):
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
             raise RowError(f"`{column}` starts like a JSON list and is none") from None
     if isinstance(value, str):
         value = [value]
-    if not isinstance(value, list) or not all(isinstance(text, str | None) for text in value):
+    is_list = isinstance(value, list)
+    if not is_list or not all(isinstance(text, str | None) for text in value):
         raise RowError(f"`{column}` is {_kind_of(value)}; a string or a list of strings is needed")
     return [(text or "").strip() for text in value]
 
 
 def _number(row: dict, column: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """The finite number of a cell, which lies between `low` and `high`."""
     value = row.get(column)
     if isinstance(value, str):  # a CSV cell
         try:
@@ -641,14 +696,18 @@ def _is_finite_number(value: object) -> bool:
     return math.isfinite(value)
 
 
+TWO_COUNTS = re.compile(r"\s*\[\s*\d+\s*,\s*\d+\s*\]\s*")  # the JSON of votes
+
+
 def _votes(row: dict) -> list[int]:
     """The two counts of `votes`: [for the first or chosen, for the second or rejected]."""
     votes = row["votes"]
     if isinstance(votes, dict):  # {a, b} or {chosen, rejected}, in whatever order the keys come
         votes = [votes[key] for key in sorted(votes)]
-    if isinstance(votes, str) and re.fullmatch(r"\s*\[\s*\d+\s*,\s*\d+\s*\]\s*", votes):
+    if isinstance(votes, str) and TWO_COUNTS.fullmatch(votes):
         votes = json.loads(votes)  # a CSV cell
-    if not isinstance(votes, list) or len(votes) != 2 or not all(map(_is_count, votes)):
+    is_couple = isinstance(votes, list) and len(votes) == 2
+    if not is_couple or not all(_is_count(count) for count in votes):
         raise RowError(
             f"`votes` is {_kind_of(votes)}; "
             f"two counts [for the first, for the second] are needed: {MEND}"

@@ -12,10 +12,11 @@ Messages = list[Message]
 Side = str | Messages  # a prompt or a completion: text that is kept as it is, or messages
 
 TURN = re.compile(r"\n\n(Human|Assistant):")  # how a turn starts in HH-RLHF's transcripts
-ROLE = {"Human": "user", "Assistant": "assistant"}
 
 # How a turn starts in HelpSteer2's prompts of several turns. The first turn carries no mark.
 HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
+
+ROLE = {"Human": "user", "User": "user", "Assistant": "assistant"}  # of each speaker
 
 
 def user(text: str) -> Messages:
@@ -105,19 +106,23 @@ def _without_empty_fields(message: Message) -> Message:
 
 def parse_transcript(text: str) -> Messages:
     """The turns of `\\n\\nHuman: ... \\n\\nAssistant: ...` as messages, their text stripped."""
-    speakers_and_texts = TURN.split(text)[1:]
-    return [
-        {"role": ROLE[speaker], "content": spoken.strip()}
-        for speaker, spoken in zip(speakers_and_texts[::2], speakers_and_texts[1::2], strict=True)
-    ]
+    _, *speakers_and_texts = TURN.split(text)
+    return _messages_of(speakers_and_texts)
 
 
 def parse_helpsteer(text: str) -> Messages:
     """The turns of a HelpSteer2 prompt as messages, their text stripped."""
     first, *speakers_and_texts = HELPSTEER_TURN.split(text)
-    messages = user(first.strip())
-    for speaker, spoken in zip(speakers_and_texts[::2], speakers_and_texts[1::2], strict=True):
-        messages.append({"role": speaker.lower(), "content": spoken.strip()})
+    return user(first.strip()) + _messages_of(speakers_and_texts)
+
+
+def _messages_of(speakers_and_texts: list[str]) -> Messages:
+    """The messages of a list in which every speaker is followed by what is said."""
+    speakers = speakers_and_texts[::2]
+    texts = speakers_and_texts[1::2]
+    messages = []
+    for speaker, text in zip(speakers, texts, strict=True):
+        messages.append({"role": ROLE[speaker], "content": text.strip()})
     return messages
 
 
