@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from reward.checkpoint.golden import read_golden, write_golden
 from reward.checkpoint.manifest import read_manifest, seal
@@ -34,7 +35,12 @@ class Converted:
 
 
 def convert(
-    source: str, target: str | Path, texts: list[list[int]] | None = None, **options
+    source: str,
+    target: str | Path,
+    texts: list[list[int]] | None = None,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
 ) -> Converted:
     """Write a stock one-label checkpoint that gives the rewards of `source`.
 
@@ -42,10 +48,13 @@ def convert(
         source: Any reward model that is read here: a folder or a Hub id.
         target: The folder to write.
         texts: Token ids of the texts that the two are compared on; three short ones if not given.
-        options: What `load_reward_model` takes: revision, trust_remote_code.
+        revision: The branch, tag or commit of a Hub id.
+        trust_remote_code: Whether the model's own Python code may run.
     """
     # Not into 4-bit layers: they cannot hold the sum of a base and its adapter.
-    model, tokenizer = load_reward_model(source, quantized=False, **options)
+    model, tokenizer = load_reward_model(
+        source, quantized=False, revision=revision, trust_remote_code=trust_remote_code
+    )
     texts = texts or probe_texts(tokenizer)
     before = rewards_of(model, texts)
     if hasattr(model, "merge_and_unload"):
@@ -57,14 +66,13 @@ def convert(
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
-    trust_remote_code = options.get("trust_remote_code", False)
     converted, _ = load_reward_model(str(target), trust_remote_code=trust_remote_code)
     after = rewards_of(converted, texts)
     moved = largest_difference(after, before)
     return Converted(after, moved, dropped_bias)
 
 
-def probe_texts(tokenizer) -> list[list[int]]:
+def probe_texts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Return token ids of one question with three answers."""
     question, answer = PROBE
     texts = []
@@ -73,11 +81,11 @@ def probe_texts(tokenizer) -> list[list[int]]:
     return texts
 
 
-def keep_one_label(model) -> torch.nn.Linear:
+def keep_one_label(model: torch.nn.Module) -> torch.nn.Linear:
     """Make the head give the reward alone, of two logits the second; return the head."""
     name, layer = head_of(model)
     if layer.out_features == 2:
-        two = layer
+        two = layer  # the whole head
         layer = torch.nn.Linear(
             two.in_features, 1, bias=two.bias is not None, dtype=two.weight.dtype
         )
@@ -89,7 +97,7 @@ def keep_one_label(model) -> torch.nn.Linear:
     return layer
 
 
-def stock_head_has_bias(model) -> bool:
+def stock_head_has_bias(model: torch.nn.Module) -> bool:
     """Return whether stock transformers makes this model's head with a bias."""
     name, _ = head_of(model)
     with torch.device("meta"):  # no second copy of the weights
@@ -98,7 +106,7 @@ def stock_head_has_bias(model) -> bool:
 
 
 @torch.inference_mode()
-def rewards_of(model, texts: list[list[int]]) -> list[float]:
+def rewards_of(model: torch.nn.Module, texts: list[list[int]]) -> list[float]:
     """Return the rewards of token id lists, one text at a time, as golden rewards are defined."""
     rewards = []
     for ids in texts:

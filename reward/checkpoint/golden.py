@@ -65,5 +65,6 @@ def write_golden(
 
 def read_golden(folder: str | Path) -> list[GoldenText]:
     """Return the rows of a checkpoint's golden.jsonl."""
-    content = (Path(folder) / "golden.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in content.splitlines()]
+    # Not str.splitlines: a text may hold other line separators, such as U+2028.
+    with open(Path(folder) / "golden.jsonl", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

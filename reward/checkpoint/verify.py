@@ -14,12 +14,19 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+)
 
 
 def main(folder: str) -> None:
     manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
-    golden_lines = (Path(folder) / "golden.jsonl").read_text(encoding="utf-8").splitlines()
+    # Not str.splitlines: a text may hold other line separators, such as U+2028.
+    with open(Path(folder) / "golden.jsonl", encoding="utf-8") as lines:
+        golden = [json.loads(line) for line in lines]
     trust_remote_code = manifest.get("trust_remote_code", False)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if (Path(folder) / "adapter_config.json").is_file():
@@ -33,15 +40,14 @@ def main(folder: str) -> None:
     bias = dropped_bias(folder, model)
 
     rewards = []
-    for line_number, line in enumerate(golden_lines, start=1):
-        golden = json.loads(line)
-        if not encodes_alike(tokenizer, golden["text"], golden["ids"]):
+    for line_number, row in enumerate(golden, start=1):
+        if not encodes_alike(tokenizer, row["text"], row["ids"]):
             sys.exit(
                 f"golden text {line_number}: the saved tokenizer encodes it differently than "
                 "training did"
             )
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([golden["ids"]], device=device())).logits
+            logits = model(input_ids=torch.tensor([row["ids"]], device=device())).logits
         last_label = logits[0, -1]  # the one label, or the second of two
         rewards.append(last_label.float().item() + bias)
     print(json.dumps({"rewards": rewards}))
@@ -76,7 +82,7 @@ def load_adapter(folder: str, manifest: dict, trust_remote_code: bool) -> torch.
     return model
 
 
-def encodes_alike(tokenizer, text: dict | None, ids: list[int]) -> bool:
+def encodes_alike(tokenizer: PreTrainedTokenizerBase, text: dict | None, ids: list[int]) -> bool:
     """Return whether the saved tokenizer gives the golden ids for the golden text.
 
     Args:

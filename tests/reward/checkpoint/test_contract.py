@@ -27,6 +27,8 @@ ANSWERS = [
     [{"role": "assistant", "content": text}]
     for text in ("start with some water", "sorry", "that depends")
 ]
+# Line separators that JSON writes as they are.
+SEPARATED = [{"role": "assistant", "content": "some\u2028water\x85please"}]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,7 @@ def finished(standin, tmp_path):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     texts, rewards = [], []
-    for answer in ANSWERS:
+    for answer in [*ANSWERS, SEPARATED]:
         ids = encode(tokenizer, PROMPT, answer)
         texts.append({"text": {"prompt": PROMPT, "completion": answer, "tools": None}, "ids": ids})
         with torch.inference_mode():

@@ -4,7 +4,7 @@ import json
 
 from datasets import Dataset
 
-from reward.checkpoint.golden import golden_pairs, golden_texts
+from reward.checkpoint.golden import golden_pairs, golden_texts, read_golden, write_golden
 
 PROMPT = [{"role": "user", "content": "what is the best way to make tea?"}]
 ANSWERS = [
@@ -36,3 +36,9 @@ def test_golden_texts_of_a_cut_prompt_are_ids_only():
     assert [text["ids"] for text in kept] == [text["ids"] for text in cut] == [[1, 2], [1, 3]]
     assert kept[1]["text"] == {"prompt": PROMPT, "completion": ANSWERS[1], "tools": None}
     assert [text["text"] for text in cut] == [None, None]
+
+
+def test_a_text_with_line_separators_stays_one_row(tmp_path):
+    text = {"prompt": "one\u2028two\x85three", "completion": "four\x0cfive", "tools": None}
+    write_golden(tmp_path, [{"text": text, "ids": [1]}], [0.5])
+    assert read_golden(tmp_path) == [{"text": text, "ids": [1], "reward": 0.5}]
