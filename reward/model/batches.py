@@ -153,7 +153,8 @@ def packing_layout(
     kv_index = None
     if queries != lengths:
         kv_index = torch.from_numpy(np.concatenate(paths))
-    sums = np.cumsum([[0, *queries], [0, *lengths]], axis=1)
+    counts = [[0, *queries], [0, *lengths]]
+    sums = np.cumsum(counts, axis=1)
     return {
         "queries": queries,
         "lengths": lengths,
@@ -311,7 +312,8 @@ class PreferenceCollator:
         sides, length_differences = [], []
         for pair in pairs:
             sides.append([index_of[tuple(pair[side])] for side in SIDES])
-            length_differences.append(float(len(pair["chosen_ids"]) - len(pair["rejected_ids"])))
+            length_difference = len(pair["chosen_ids"]) - len(pair["rejected_ids"])
+            length_differences.append(float(length_difference))
         labels = {}
         for name, default in LABEL_DEFAULTS.items():
             labels[name] = torch.tensor([float(pair.get(name, default)) for pair in pairs])

@@ -2,10 +2,20 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 from reward.data.transcripts import assistant, user
 from reward.model.hub import checkpoint_json
 from reward.model.scorer import Scorer, processes
+
+
+@dataclass
+class Rewarded:
+    """A completion that has a reward."""
+
+    name: str  # A, B, C, ...
+    text: str
+    reward: float
 
 
 def audited_temperature(ckpt: str, revision: str) -> float:
@@ -22,7 +32,8 @@ def print_one_off(
 ) -> None:
     """Print rewards, which completion beats which, and the reward after each token.
 
-    The Bradley-Terry model gives P(A beats B) = sigmoid((r_A - r_B) / T).
+    The Bradley-Terry model gives P(A beats B) = sigmoid((r_A - r_B) / T), and the tokens show where
+    a reward comes from.
 
     Args:
         scorer: The reward model. Every process of `accelerate launch` calls this; the main one
@@ -36,22 +47,27 @@ def print_one_off(
     rewards = scorer.rewards_of_ids(encoded.ids)
     if not processes().is_main_process:
         return
-    names = [letter_or_number(i) for i in range(len(completions))]
-    for name, text, reward in zip(names, completions, rewards, strict=True):
+    rewarded = []  # the completions that have a reward
+    for i, (text, reward) in enumerate(zip(completions, rewards, strict=True)):
+        name = letter_or_number(i)
         if reward is None:
             print(f"{name}  too long  {text}")
         else:
             print(f"{name}  {reward:+.4f}  {text}")
+            rewarded.append(Rewarded(name, text, reward))
     if encoded.prompt_cut:
         print(f"(the start of the prompt was cut, to fit {scorer.limit} tokens)")
-    print_chances(names, rewards, temperature)
+    for one, other in itertools.combinations(rewarded, 2):
+        chance = chance_to_win(one.reward - other.reward, temperature)
+        print(f"P({one.name} beats {other.name}) = {chance:.3f}")
     if temperature != 1:
         print(f"(margins divided by {temperature:.2f}, the temperature that the audit found)")
-    if encoded.prompt_cut:  # The rewards by token would be those of another text.
-        return
-    for name, text, reward in zip(names, completions, rewards, strict=True):
-        if reward is not None:
-            print_rewards_by_token(name, scorer.rewards_by_token(turns, assistant(text)))
+    if encoded.prompt_cut:
+        return  # The rewards by token would be those of another text.
+    for completion in rewarded:
+        steps = scorer.rewards_by_token(turns, assistant(completion.text))
+        if steps:
+            print_rewards_by_token(completion.name, steps)
 
 
 def letter_or_number(i: int) -> str:
@@ -61,19 +77,14 @@ def letter_or_number(i: int) -> str:
     return str(i + 1)
 
 
-def print_chances(names: list[str], rewards: list[float | None], temperature: float) -> None:
-    """Print P(A beats B) of each two completions that have a reward."""
-    rewarded = [pair for pair in zip(names, rewards, strict=True) if pair[1] is not None]
-    for (name, reward), (other_name, other_reward) in itertools.combinations(rewarded, 2):
-        logit = (reward - other_reward) / temperature
-        chance = 0.5 + 0.5 * math.tanh(logit / 2)  # the sigmoid, which cannot overflow so
-        print(f"P({name} beats {other_name}) = {chance:.3f}")
+def chance_to_win(margin: float, temperature: float) -> float:
+    """Return sigmoid(margin / temperature), in a form that cannot overflow."""
+    logit = margin / temperature
+    return 0.5 + 0.5 * math.tanh(logit / 2)
 
 
-def print_rewards_by_token(name: str, steps: list[tuple[str, float]] | None) -> None:
-    """Print (token, reward) steps; nothing where the model has none, as an encoder."""
-    if not steps:
-        return
+def print_rewards_by_token(name: str, steps: list[tuple[str, float]]) -> None:
+    """Print the (token, reward after it) steps of a completion."""
     print(f"\n{name}, reward after each token (only the last value was trained):")
     words = []
     for token, reward in steps:

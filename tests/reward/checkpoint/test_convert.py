@@ -24,13 +24,10 @@ torch.set_num_threads(1)
 def prove(folder, labels: int) -> None:
     """Golden texts and a manifest, as training writes them."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    texts = [
-        {
-            "text": {"prompt": PROMPT, "completion": a, "tools": None},
-            "ids": encode(tokenizer, PROMPT, a),
-        }
-        for a in ANSWERS
-    ]
+    texts = []
+    for answer in ANSWERS:
+        text = {"prompt": PROMPT, "completion": answer, "tools": None}
+        texts.append({"text": text, "ids": encode(tokenizer, PROMPT, answer)})
     write_golden(folder, texts, scored(folder).tolist())
     seal(folder, {"dtype": "float32", "quantization": None, "labels": labels})
 

@@ -88,10 +88,10 @@ def test_the_head_is_computed_in_float32(dtype, autocast, standin):
     model.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
         model.score.weight.mul_(8)  # rewards of 4 to 8, where bf16 steps are .031
-    found = many_rewards(model, tokenizer, autocast)
-    assert found.dtype == torch.float32
-    assert (found != found.bfloat16().float()).float().mean() > 0.9
-    assert len(found.unique()) == 40
+    exact = many_rewards(model, tokenizer, autocast)
+    assert exact.dtype == torch.float32
+    assert (exact != exact.bfloat16().float()).float().mean() > 0.9
+    assert len(exact.unique()) == 40
     model.score.__class__ = torch.nn.Linear  # without the mend
     rounded = many_rewards(model, tokenizer, autocast)
     assert rounded.dtype == torch.bfloat16 and len(rounded.unique()) < 40
@@ -151,8 +151,10 @@ def test_decoders_are_no_encoders(saved):
 def test_pipeline_gives_the_raw_reward_without_any_argument(saved):
     model, tokenizer = load_reward_model(str(saved("qwen")))
     classify = pipeline("text-classification", model=str(saved("qwen")), device="cpu")
-    found = [classify(render(tokenizer, PROMPT, answer))[0]["score"] for answer in ANSWERS]
-    assert found == pytest.approx(rewards(model, tokenizer).tolist(), abs=1e-4)
+    pipeline_rewards = [
+        classify(render(tokenizer, PROMPT, answer))[0]["score"] for answer in ANSWERS
+    ]
+    assert pipeline_rewards == pytest.approx(rewards(model, tokenizer).tolist(), abs=1e-4)
     classify.model.config.problem_type = None  # without the mend
     assert 0 < classify(render(tokenizer, PROMPT, ANSWERS[0]))[0]["score"] < 1
 

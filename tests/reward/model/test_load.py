@@ -204,7 +204,7 @@ def test_a_checkpoint_without_a_head_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("layout", "found"),
+    ("layout", "named"),
     [
         (
             {"v_head.summary.weight": [1, 32], "v_head.summary.bias": [1]},
@@ -218,7 +218,7 @@ def test_a_checkpoint_without_a_head_is_refused(
     ],
 )
 def test_an_unknown_layout_names_the_tensors_found(
-    layout, found, standin, saved, tmp_path, monkeypatch, capsys
+    layout, named, standin, saved, tmp_path, monkeypatch, capsys
 ):
     """TRL's value head inside the model's own file, and heads of other names.
 
@@ -238,7 +238,7 @@ def test_an_unknown_layout_names_the_tensors_found(
         score, monkeypatch, capsys, "--ckpt", tmp_path, "--prompt", "a", "--completion", "b"
     )
     assert (
-        status == 2 and f"tensors found and not used: lm_head.weight, {found}. Train one" in error
+        status == 2 and f"tensors found and not used: lm_head.weight, {named}. Train one" in error
     )
 
 

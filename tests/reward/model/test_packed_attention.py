@@ -28,22 +28,18 @@ def test_every_family_is_exact(family):
     with torch.no_grad():
         alone, rows = one_by_one(model, texts), model(**padded(texts, 0)).logits
         enable_packing(model)
-        found, unshared = (
-            model(**pack(texts), use_cache=False).logits,
-            model(**pack(texts, False)).logits,
-        )
+        packed = model(**pack(texts), use_cache=False).logits
+        unshared = model(**pack(texts, False)).logits
         assert alone.std() > 0.1
-        torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
         torch.testing.assert_close(unshared, alone, atol=1e-5, rtol=0)
         # What is not packed is computed as before, to the bit.
-        assert torch.equal(one_by_one(model, texts), alone) and torch.equal(
-            model(**padded(texts, 0)).logits, rows
-        )
+        assert torch.equal(one_by_one(model, texts), alone)
+        assert torch.equal(model(**padded(texts, 0)).logits, rows)
 
 
-@pytest.mark.parametrize(
-    "family", sorted(FAMILIES - {"opt"})
-)  # OPT's layers hold no module that is their MLP
+# OPT's layers hold no module that is their MLP.
+@pytest.mark.parametrize("family", sorted(FAMILIES - {"opt"}))
 def test_the_last_mlp_computes_what_is_read(family):
     model, texts, rows = small_model(family), [[5, 8, 9], [5, 6], [5, 6, 7], [5, 6]], []
     enable_packing(model)
@@ -51,9 +47,9 @@ def test_the_last_mlp_computes_what_is_read(family):
     layers = getattr(model.base_model, "layers", None) or model.base_model.h
     for layer in layers[-2:]:
         layer.mlp.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
-    found = model(**pack(texts)).logits
+    packed = model(**pack(texts)).logits
     assert rows == [5, 3]  # of five tokens three end a text: two texts are equal
-    torch.testing.assert_close(found, one_by_one(model, texts), atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed, one_by_one(model, texts), atol=1e-5, rtol=0)
 
 
 # With a norm after the MLP (Gemma 3, OLMo 2), whose other rows are then zeros, too.
@@ -78,9 +74,9 @@ def test_random_trees_of_long_texts(seed):
     expected = one_by_one(model, texts)
     expected_gradients = gradients(model, expected)
     enable_packing(model)
-    found = model(**pack(texts), use_cache=False).logits
-    assert (found - expected).abs().max() < 1e-4
-    assert relative(gradients(model, found), expected_gradients) < 1e-4
+    packed = model(**pack(texts), use_cache=False).logits
+    assert (packed - expected).abs().max() < 1e-4
+    assert relative(gradients(model, packed), expected_gradients) < 1e-4
 
 
 def test_a_window_is_no_dense_mask():

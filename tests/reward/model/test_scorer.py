@@ -40,10 +40,10 @@ def test_scorer_gives_what_one_text_at_a_time_does_in_the_order_given(kind, budg
     texts = random_tree(5, prompts=6)
     with torch.no_grad():
         expected = one_by_one(scorer.model, texts)[:, -1]
-    found = scorer.rewards_of_ids([texts[0], None, *texts[1:]])
-    assert found[1] is None
+    scorer_rewards = scorer.rewards_of_ids([texts[0], None, *texts[1:]])
+    assert scorer_rewards[1] is None
     assert (scorer.padded_because is None) == (kind != "encoder")
-    assert torch.tensor([found[0], *found[2:]]).sub(expected).abs().max() < 1e-4
+    assert torch.tensor([scorer_rewards[0], *scorer_rewards[2:]]).sub(expected).abs().max() < 1e-4
 
 
 def test_completions_of_a_prompt_cost_it_once(scorers):
@@ -63,17 +63,23 @@ def test_completions_of_a_prompt_cost_it_once(scorers):
 def test_a_process_scores_its_share_alone(scorers, monkeypatch):
     scorer, texts = scorers("qwen"), random_tree(5, prompts=6)
     scorer.token_budget, scorer.self_tested = 60, True
-    expected, gathered = scorer.rewards_of_ids(texts), []
+    expected = scorer.rewards_of_ids(texts)
+    gathered = []
+
+    def gather(computed):
+        gathered.append(computed)
+        return computed
+
     assert not scorer.distributed  # a process that asks for rewards of its own gets them
     monkeypatch.setattr(scorer, "distributed", True)
     for index in range(3):
         state = SimpleNamespace(process_index=index, num_processes=3, is_main_process=index == 0)
         monkeypatch.setattr(scoring, "processes", lambda state=state: state)
-        monkeypatch.setattr(scoring, "gather_object", lambda found: gathered.append(found) or found)
+        monkeypatch.setattr(scoring, "gather_object", gather)
         scorer.rewards_of_ids(texts)
     assert all(0 < len(part) < len(texts) / 2 for part in gathered)
-    found = dict(pair for part in gathered for pair in part)
-    assert [found[i] for i in range(len(texts))] == pytest.approx(expected, abs=1e-5)
+    reward_at = dict(pair for part in gathered for pair in part)
+    assert [reward_at[i] for i in range(len(texts))] == pytest.approx(expected, abs=1e-5)
 
 
 def test_scorer_goes_back_to_padding_where_packing_differs(scorers, monkeypatch, capsys):
@@ -84,7 +90,7 @@ def test_scorer_goes_back_to_padding_where_packing_differs(scorers, monkeypatch,
         packed_attention, "causal_mask", lambda q, k, *_: torch.ones(q, k, dtype=torch.bool).tril()
     )
     monkeypatch.setattr(scorer, "self_tested", False)
-    found = scorer.rewards_of_ids(texts)
+    padded_rewards = scorer.rewards_of_ids(texts)
     assert "padded batches, because packed differs by" in capsys.readouterr().err
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert padded_rewards == pytest.approx(expected, abs=1e-4)
     monkeypatch.setattr(scorer, "padded_because", None)

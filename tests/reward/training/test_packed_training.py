@@ -86,25 +86,21 @@ def make_trainer(standin, tmp_path):
 
 
 def step_gradient(trainer, rows: Dataset) -> torch.Tensor:
-    """Of one step on all rows, as the trainer's own loop gives it to the optimizer."""
-    found = []
+    """The gradient of one step on all rows, as the trainer's own loop gives it to the optimizer."""
+    gradients = []
     clip = trainer._get_grad_norm
 
     def keep(model, grad_norm=None):
-        found.append(
-            torch.cat(
-                [
-                    p.grad.flatten().float().clone()
-                    for p in trainer.model.parameters()
-                    if p.grad is not None
-                ]
-            )
-        )
+        parts = []
+        for parameter in trainer.model.parameters():
+            if parameter.grad is not None:
+                parts.append(parameter.grad.flatten().float().clone())
+        gradients.append(torch.cat(parts))
         return clip(model, grad_norm=grad_norm)
 
     trainer._get_grad_norm = keep
     trainer.train()
-    return found[0]
+    return gradients[0]
 
 
 LORA = {"r": 4, "task_type": "SEQ_CLS", "target_modules": "all-linear"}
@@ -143,18 +139,18 @@ def test_packed_gradients_equal_padded_ones(case, make_trainer):
         options["model_options"] = {"dtype": "bfloat16", "quantization_config": four_bit}
     if case == "last layers":
         options["model_options"] = {"train_last_layers": 1}
-    found = {}
+    gradient = {}
     for prefix_sharing in ("on", "off"):
         trainer = make_trainer(rows, prefix_sharing=prefix_sharing, **copy.copy(options))
-        found[prefix_sharing] = step_gradient(trainer, rows)
+        gradient[prefix_sharing] = step_gradient(trainer, rows)
         assert (
             trainer.data_collator.packed
             == trainer.data_collator.share_prefixes
             == (prefix_sharing == "on")
         )
-    assert found["off"].norm() > 1e-3
+    assert gradient["off"].norm() > 1e-3
     # bf16 keeps 8 bits of a number
-    assert relative(found["on"], found["off"]) < (0.05 if case == "qlora" else 1e-5)
+    assert relative(gradient["on"], gradient["off"]) < (0.05 if case == "qlora" else 1e-5)
 
 
 def test_losses_of_a_packed_micro_batch(make_trainer):
@@ -194,8 +190,8 @@ def test_a_token_budget_changes_nothing_but_the_micro_batches(
         ),
         with_kwargs=True,
     )
-    found = step_gradient(trainer, rows)
-    assert relative(found, expected) < 1e-5
+    gradient = step_gradient(trainer, rows)
+    assert relative(gradient, expected) < 1e-5
     assert len(seen) > 2 * accumulation and max(seen) <= 120
     logs = trainer.state.log_history[0]
     for key in ("loss", "accuracy", "margin"):
