@@ -5,7 +5,7 @@ from pathlib import Path
 
 from auditing import source
 from auditing.checks.adversarial import adversarial_pairs, run_adversarial
-from auditing.checks.integrity import run_integrity
+from auditing.checks.integrity import Truncation, run_integrity
 from auditing.checks.leakage import Leaks, find_leaks, leak_checks, texts_of
 from auditing.checks.policy import policy_checks
 from auditing.checks.probes import run_probes
@@ -224,7 +224,8 @@ def add_forward_checks(
     for reason, number in counts["dropped"].items():
         if reason.startswith("over-long"):
             cut_or_dropped += number
-    audit.checks += run_integrity(scorer, audit.pairs, lost=(cut_or_dropped, counts["read"]))
+    truncation = Truncation(cut_or_dropped, counts["read"])
+    audit.checks += run_integrity(scorer, audit.pairs, truncation)
     if not options.quick:
         probe_checks, audit.probes = run_probes(scorer, audit.pairs, options.probed)
         audit.checks += probe_checks + run_adversarial(scorer, options.adversarial)

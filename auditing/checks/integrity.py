@@ -1,323 +1,488 @@
-"""Does the reward depend on what it should not: batch, padding, dtype, template, end token; are the audit's labels sound?
+"""Does the reward depend on what it should not, and are the audit's own labels sound?
 
-checks = run_integrity(scorer, pairs, lost=(12, 500))          # reward.model.scorer.Scorer, auditing.pairs.Pairs
+    checks = run_integrity(scorer, pairs, Truncation(12, 500))
+
+A reward should not depend on batch, padding or dtype. Template, end token and pad token must be as
+the model was trained.
 """
 
 import math
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from auditing import stats
-from auditing.checks.probes import sample_pairs
+from auditing.checks.probes import SIDES, sample_pairs, standard_deviation
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
-from auditing.verdicts import THRESHOLDS, Check, Finding, count, judge, short, with_verdict
+from auditing.verdicts import THRESHOLDS, Check, Finding, count, joined, judge, short, with_verdict
 from reward.data.encoding import EncodingError, encode, encoder_facts
-from reward.data.transcripts import text_of
+from reward.data.transcripts import Side, text_of
 from reward.model.heads import is_encoder, rewards_from_logits
+from reward.model.scorer import Scorer
 
+SECTION = "integrity"
 BATCH_SIZES = (1, 8, 32)
-
-
 SHUFFLES = 100
-
-
 SHUFFLED_ERRORS = 4.0  # standard errors from one half: 1 audit in 16,000 by chance
 
+Text = tuple[Side, Side]  # a prompt and its completion
 
-SIDES = ("chosen", "rejected")
+
+@dataclass(frozen=True)
+class Truncation:
+    """What became of test pairs that are too long."""
+
+    cut: int  # pairs whose prompt was cut, or that were left out for their length
+    read: int  # all test pairs
 
 
 def run_integrity(
-    scorer, pairs: Pairs, limit: int = 64, seed: int = 0, lost: tuple[int, int] | None = None
+    scorer: Scorer,
+    pairs: Pairs,
+    truncation: Truncation | None = None,
+    limit: int = 64,
+    seed: int = 0,
 ) -> list[Check]:
-    """`limit` pairs' texts are scored in several ways that should give the same reward. `lost`: how many of how many test pairs
-    had their prompt cut or were dropped for their length. Differences are in standard deviations of these texts' rewards."""
-    texts = [pairs.text(i) for i in sample_pairs(pairs, limit, seed)]
-    sides = [(text["prompt"], text[side]) for text in texts for side in SIDES]
-    checks = encoding_checks(scorer, sides)
-    try:
-        ids = [scorer.encode(prompt, [completion]).ids[0] for prompt, completion in sides]
-    except EncodingError:  # counted among the malformed ones
-        ids = []
-    kept, rewards = [i for i, tokens in enumerate(ids) if tokens], scorer.rewards_of_ids(ids)
-    # As they come, not sorted by length: most padding. In pairs, so that orders can be compared.
-    checks += invariance_checks(scorer, [ids[i] for i in kept], [rewards[i] for i in kept])
+    """Score texts in several ways that should give the same reward.
+
+    Differences are in standard deviations of these texts' rewards.
+
+    Args:
+        scorer: The model.
+        pairs: What the texts are taken from.
+        truncation: How many pairs are too long; None where nobody counted.
+        limit: How many prompts, with one pair each.
+        seed: Of the choice of pairs and of the shuffled labels.
+    """
+    # They are in the order of the sample, not sorted by length: that gives the most padding. The
+    # two sides of a pair stay together, so that orders can be compared.
+    texts: list[Text] = []
+    for i in sample_pairs(pairs, limit, seed):
+        pair = pairs.text(i)
+        texts += [(pair["prompt"], pair[side]) for side in SIDES]
+    checks = [malformed_check(scorer, texts), pad_token_check(scorer, texts)]
+
+    ids = encode_all(scorer, texts)
+    rewards = scorer.rewards_of_ids(ids)
+    present = [i for i, tokens in enumerate(ids) if tokens]
+    checks += invariance_checks(scorer, [ids[i] for i in present], [rewards[i] for i in present])
     if ids:
-        checks.append(bare_text_check(scorer, sides, rewards))
-    if lost is not None:
-        checks.append(truncation_check(*lost))
-    return [*checks, *soundness_checks(pairs.finite().margins, seed)]
+        checks.append(bare_text_check(scorer, texts, rewards))
+    if truncation is not None:
+        checks.append(truncation_check(truncation))
+    return checks + soundness_checks(pairs.finite().margins, seed)
 
 
-# ------------------------------------------------------------------------------------------------------------ Encodings
+def encode_all(scorer: Scorer, texts: list[Text]) -> list[list[int] | None]:
+    """Token ids of all texts, None where one is too long; nothing where one cannot be encoded."""
+    try:
+        return [scorer.encode(prompt, [completion]).ids[0] for prompt, completion in texts]
+    except EncodingError:  # malformed_check counts them.
+        return []
 
 
-def encoding_checks(scorer, sides: list[tuple]) -> list[Check]:
-    """At most one BOS, the end token last and once, and a pad token that is another one."""
-    tokenizer, problems = scorer.tokenizer, []
-    facts = scorer.manifest.get("encoder") or encoder_facts(tokenizer)
-    # Plain strings never see the template: they end in the tokenizer's own token (reward.data.encoding.render).
-    own_end = tokenizer.convert_tokens_to_ids(tokenizer.eos_token or tokenizer.sep_token)
-    seen = [(prompt, completion) for prompt, completion in sides if text_of(completion).strip()]
-    for prompt, completion in seen:
-        end = own_end if isinstance(prompt, str) else facts["end_token_id"]
-        try:
-            problems.append(
-                fault(encode(tokenizer, prompt, completion), tokenizer.bos_token_id, end)
-            )
-        except EncodingError:
-            problems.append("two BOS tokens")
-    bad, n = sum(map(bool, problems)), len(problems)
-    kinds = "; ".join(
-        f"{problems.count(kind):,} with {kind}" for kind in sorted({*problems} - {""})
+# --- Encodings ------------------------------------------------------------------------------------
+
+
+def malformed_check(scorer: Scorer, texts: list[Text]) -> Check:
+    """Whether every encoding has one BOS at most, and the end token last and once."""
+    tokenizer = scorer.tokenizer
+    end_of_template = template_end(scorer)
+    n = 0
+    faults: Counter[str] = Counter()
+    for prompt, completion in texts:
+        if not text_of(completion).strip():
+            continue
+        n += 1
+        end = end_of_template
+        if isinstance(prompt, str):
+            end = string_end(tokenizer)
+        fault = fault_of_text(tokenizer, prompt, completion, end)
+        if fault:
+            faults[fault] += 1
+
+    notes = [f"the end token is {tokenizer.convert_ids_to_tokens(end_of_template)!r}"]
+    notes += [f"{faults[fault]:,} with {fault}" for fault in sorted(faults)]
+    finding = Finding(
+        "malformed encodings",
+        None,
+        n,
+        SECTION,
+        note=joined(*notes),
+        unmeasured="no text to encode",
     )
-    end_token, pad = tokenizer.convert_ids_to_tokens(facts["end_token_id"]), tokenizer.pad_token_id
-    same = float(
-        pad is None
-        or pad in (facts["end_token_id"], own_end if sides and is_string(sides) else None)
+    if n:
+        malformed = stats.wilson_estimate(faults.total(), n)
+        finding = replace(finding, estimate=malformed, detectable=stats.detectable_share(n))
+    return judge(finding)
+
+
+def template_end(scorer: Scorer) -> int:
+    """The id of the token that messages end in, by the chat template."""
+    facts = scorer.manifest.get("encoder") or encoder_facts(scorer.tokenizer)
+    return facts["end_token_id"]
+
+
+def string_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the tokenizer's own end token.
+
+    Plain strings end in it: they never see the template (reward.data.encoding.render).
+    """
+    return tokenizer.convert_tokens_to_ids(tokenizer.eos_token or tokenizer.sep_token)
+
+
+def fault_of_text(
+    tokenizer: PreTrainedTokenizerBase, prompt: Side, completion: Side, end: int
+) -> str:
+    """What is wrong with the encoding of a text; "" where nothing is."""
+    try:
+        ids = encode(tokenizer, prompt, completion)
+    except EncodingError:
+        return "two BOS tokens"
+    return encoding_fault(ids, tokenizer.bos_token_id, end)
+
+
+def encoding_fault(ids: list[int], bos: int | None, end: int) -> str:
+    """What is wrong with an encoding; "" where nothing is.
+
+    Args:
+        ids: The encoding.
+        bos: The id of the BOS token; None for a tokenizer without one.
+        end: The id of the token that should come last.
+    """
+    # Llama 2's template has a BOS in front of every exchange: only neighbours are one too many.
+    if bos is not None and bos != end:
+        for token, next_token in zip(ids, ids[1:], strict=False):
+            if token == next_token == bos:
+                return "two BOS tokens"
+    if not ids or ids[-1] != end:
+        return "no end token last"
+    if ids[-2:] == [end, end]:
+        return "two end tokens"
+    return ""
+
+
+def pad_token_check(scorer: Scorer, texts: list[Text]) -> Check:
+    """Whether the pad token is another one than the end token.
+
+    Stock transformers reads the reward at the last token that is no pad token.
+    """
+    tokenizer = scorer.tokenizer
+    end_tokens = [template_end(scorer)]
+    if texts and are_strings(texts):
+        end_tokens.append(string_end(tokenizer))
+    pad = tokenizer.pad_token_id
+    is_end = pad is None or pad in end_tokens
+
+    note = f"the pad token is {tokenizer.pad_token!r}"
+    if is_end:
+        note += ": a reward would be read one token too early"
+    if pad is None:
+        note = "no pad token"
+    finding = Finding(
+        "pad token is the end token",
+        certain(float(is_end)),
+        1,
+        SECTION,
+        rule="malformed encodings",
+        note=note,
     )
-    share = Estimate(bad / n, *stats.wilson_interval(bad, n)) if n else None
+    return judge(finding)
+
+
+def certain(value: float) -> Estimate:
+    """A number without a doubt: it is computed, not sampled."""
+    return Estimate(value, value, value)
+
+
+def are_strings(texts: list[Text]) -> bool:
+    """Whether texts are plain strings rather than messages; they are all of one form."""
+    prompt, _ = texts[0]
+    return isinstance(prompt, str)
+
+
+def truncation_check(truncation: Truncation) -> Check:
+    """How many test pairs are too long for the model."""
+    finding = Finding(
+        "truncation rate",
+        None,
+        truncation.read,
+        SECTION,
+        note=f"{truncation.cut:,} of {count(truncation.read, 'test pair')}: "
+        "the prompt was cut, or the pair was too long and left out",
+        unmeasured="no test pairs were read",
+    )
+    if truncation.read:
+        rate = stats.wilson_estimate(truncation.cut, truncation.read)
+        finding = replace(finding, estimate=rate)
+    return judge(finding)
+
+
+# --- Batches, padding and dtypes ------------------------------------------------------------------
+
+
+def invariance_checks(scorer: Scorer, ids: list[list[int]], rewards: list[float]) -> list[Check]:
+    """The largest difference in reward between batch sizes, padding sides and dtypes.
+
+    Args:
+        scorer: The model.
+        ids: The token ids of each text.
+        rewards: The reward of each text, from score.py's batches.
+    """
+    one_by_one = padded_rewards(scorer, ids, batch_size=1)
     return [
-        judge(
-            Finding(
-                "malformed encodings",
-                share,
-                n,
-                "integrity",
-                detectable=stats.detectable_share(n) if n else None,
-                note=f"the end token is {end_token!r}" + (f"; {kinds}" if kinds else ""),
-                unmeasured="no text to encode",
-            )
-        ),
-        judge(
-            Finding(
-                "pad token is the end token",
-                Estimate(same, same, same),
-                1,
-                "integrity",
-                rule="malformed encodings",
-                note="no pad token"
-                if pad is None
-                else f"the pad token is {tokenizer.pad_token!r}"
-                + (": a reward would be read one token too early" if same else ""),
-            )
-        ),
+        batch_size_check(scorer, ids, one_by_one, np.array(rewards)),
+        padding_side_check(scorer, ids, one_by_one),
+        dtype_check(scorer, ids, one_by_one),
     ]
 
 
-def is_string(sides: list[tuple]) -> bool:
-    return isinstance(sides[0][0], str)
+def batch_size_check(
+    scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray, packed: np.ndarray
+) -> Check:
+    """Whether a reward depends on how many texts share its batch.
+
+    Args:
+        scorer: The model.
+        ids: The token ids of each text.
+        one_by_one: (texts,) rewards of single texts.
+        packed: (texts,) rewards from score.py's batches.
+    """
+    longest = max((len(tokens) for tokens in ids), default=1)
+    room = max(BATCH_SIZES[1], scorer.token_budget // longest)  # texts
+    sizes = [size for size in BATCH_SIZES if size <= room]
+    scored = [one_by_one]
+    for size in sizes[1:]:
+        scored.append(padded_rewards(scorer, ids, size))
+    scored.append(packed)
+    in_words = ", ".join(map(str, sizes))
+    note = f"the largest between {in_words} texts a batch and score.py's batches"
+    return difference_check("batch size", one_by_one, scored, note)
 
 
-def fault(ids: list[int], bos: int | None, end: int) -> str:
-    """What is wrong with an encoding; "" where nothing is."""
-    # Llama 2's template has a BOS in front of every exchange, so that only neighbours are one too many.
-    if (
-        bos is not None
-        and bos != end
-        and any(a == b == bos for a, b in zip(ids, ids[1:], strict=False))
-    ):
-        return "two BOS tokens"
-    if not ids or ids[-1] != end:
-        return "no end token last"
-    return "two end tokens" if ids[-2:] == [end, end] else ""
+def padding_side_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray) -> Check:
+    """Whether a reward survives padding on the left."""
+    if is_encoder(scorer.model.config):
+        why = "an encoder reads [CLS], which stands first"
+        return no_difference_check("padding side", len(ids), why)
+    left = padded_rewards(scorer, ids, batch_size=8, padding_side="left")
+    note = "padded left without position ids, as some serving stacks do, against padded right"
+    return difference_check("padding side", one_by_one, [left], note)
 
 
-def truncation_check(cut: int, read: int) -> Check:
-    share = Estimate(cut / read, *stats.wilson_interval(cut, read)) if read else None
-    note = f"{cut:,} of {count(read, 'test pair')}: the prompt was cut, or the pair was too long and left out"
-    return judge(
-        Finding(
-            "truncation rate",
-            share,
-            read,
-            "integrity",
-            note=note,
-            unmeasured="no test pairs were read",
-        )
+def dtype_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray) -> Check:
+    """How far the saved dtype is from float32."""
+    model = scorer.model
+    if model.dtype == torch.float32:
+        return no_difference_check("dtype", len(ids), "saved in float32, scored in float32")
+    if getattr(model, "hf_quantizer", None) is not None:
+        return no_difference_check("dtype", len(ids), "quantised weights have no float32 form")
+    if not has_room_for_float32(model):
+        why = "the device has no room for a float32 copy of the weights"
+        return judge(replace(difference_finding("dtype", len(ids)), unmeasured=why))
+    saved = str(model.dtype).removeprefix("torch.")
+    wide = in_float32(scorer, ids)
+    return difference_check("dtype", one_by_one, [wide], f"{saved} against float32")
+
+
+def difference_check(
+    what: str, reference: np.ndarray, others: list[np.ndarray], note: str
+) -> Check:
+    """The largest difference from the reference, in standard deviations of the reference.
+
+    Args:
+        what: What differs, in words.
+        reference: (texts,) rewards.
+        others: Rewards of the same texts, computed in other ways.
+        note: What is compared.
+    """
+    finding = replace(difference_finding(what, len(reference)), note=note)
+    scale = 0.0
+    if len(reference) > 1:
+        scale = float(reference.std(ddof=1))
+    if not scale > 0:  # This is also true for NaN.
+        return judge(finding)
+    largest = max(float(np.abs(other - reference).max()) for other in others) / scale
+    if math.isfinite(largest):
+        finding = replace(finding, estimate=certain(largest))
+    return judge(finding)
+
+
+def difference_finding(what: str, n: int) -> Finding:
+    return Finding(
+        f"reward difference, {what}",
+        None,
+        n,
+        SECTION,
+        rule="reward difference",
+        unmeasured="too few texts, or rewards that do not vary or are not finite",
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- Invariance
+def no_difference_check(what: str, n: int, why: str) -> Check:
+    """A difference that this model cannot have."""
+    finding = replace(difference_finding(what, n), note=why)
+    return with_verdict(finding, "not applicable", THRESHOLDS["reward difference"].source)
 
 
-def invariance_checks(scorer, ids: list[list[int]], rewards: list[float]) -> list[Check]:
-    """The largest difference in reward between batch sizes (`rewards`: in score.py's batches), padding sides and dtypes."""
-    model, n = scorer.model, len(ids)
-    fit = scorer.token_budget // max(map(len, ids), default=1)
-    sizes = [size for size in BATCH_SIZES if size <= max(BATCH_SIZES[1], fit)]  # what has room
-    scored = [*(forward(scorer, ids, size) for size in sizes), np.array(rewards)] if n else []
-    scale = float(scored[0].std(ddof=1)) if n > 1 else 0.0
-
-    def check(what: str, others, note: str) -> Check:
-        largest = None
-        if scale > 0:
-            largest = max(float(np.abs(other - scored[0]).max()) for other in others) / scale
-        estimate = (
-            None
-            if largest is None or not math.isfinite(largest)
-            else Estimate(largest, largest, largest)
-        )
-        return judge(
-            Finding(
-                f"reward difference, {what}",
-                estimate,
-                n,
-                "integrity",
-                rule="reward difference",
-                note=note,
-                unmeasured="too few texts, or rewards that do not vary or are not finite",
-            )
-        )
-
-    note = f"the largest between {', '.join(map(str, sizes))} texts a batch and score.py's batches"
-    checks = [check("batch size", scored, note)]
-    if is_encoder(model.config):
-        checks.append(
-            not_applicable("padding side", n, "an encoder reads [CLS], which stands first")
-        )
-    else:
-        left = [forward(scorer, ids, 8, padding_side="left")] if n else []
-        note = "padded left without position ids, as some serving stacks do, against padded right"
-        checks.append(check("padding side", left, note))
-    saved = str(model.dtype).removeprefix("torch.")
-    if model.dtype == torch.float32:
-        checks.append(not_applicable("dtype", n, "saved in float32, scored in float32"))
-    elif getattr(model, "hf_quantizer", None) is not None:
-        checks.append(not_applicable("dtype", n, "quantised weights have no float32 form"))
-    elif too_large(model):
-        note = "the device has no room for a float32 copy of the weights"
-        checks.append(
-            judge(
-                Finding(
-                    "reward difference, dtype",
-                    None,
-                    n,
-                    "integrity",
-                    rule="reward difference",
-                    unmeasured=note,
-                )
-            )
-        )
-    else:
-        checks.append(
-            check("dtype", [in_float32(scorer, ids)] if n else [], f"{saved} against float32")
-        )
-    return checks
-
-
-def not_applicable(what: str, n: int, note: str) -> Check:
-    name, threshold = f"reward difference, {what}", THRESHOLDS["reward difference"].source
-    finding = Finding(name, None, n, "integrity", note=note)
-    return with_verdict(finding, "not applicable", threshold)
-
-
-def forward(
-    scorer, ids: list[list[int]], batch_size: int, padding_side: str = "right"
+def padded_rewards(
+    scorer: Scorer, ids: list[list[int]], batch_size: int, padding_side: str = "right"
 ) -> np.ndarray:
-    """(texts,) rewards of id lists, in batches of neighbours as they come."""
-    rewards, model = [], scorer.model
+    """Rewards from padded batches of neighbours, in the order given.
+
+    Args:
+        scorer: The model.
+        ids: The token ids of each text.
+        batch_size: Texts a batch.
+        padding_side: "right" or "left".
+
+    Returns:
+        (texts,)
+    """
+    model, rewards = scorer.model, []
     for start in range(0, len(ids), batch_size):
         batch = {"input_ids": ids[start : start + batch_size]}
-        padded = scorer.tokenizer.pad(batch, padding_side=padding_side, return_tensors="pt").to(
-            model.device
-        )
+        padded = scorer.tokenizer.pad(batch, padding_side=padding_side, return_tensors="pt")
+        padded = padded.to(model.device)
         with torch.inference_mode():
-            logits = model(
-                input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]
-            ).logits
-        rewards += rewards_from_logits(logits).tolist()
+            output = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
+        rewards += rewards_from_logits(output.logits).tolist()
     return np.array(rewards)
 
 
-def in_float32(scorer, ids: list[list[int]]) -> np.ndarray:
-    """Rewards with the saved weights and float32 arithmetic. The weights go back to their dtype after it, exactly."""
-    tensors = [
-        t for t in [*scorer.model.parameters(), *scorer.model.buffers()] if t.is_floating_point()
-    ]
-    saved = [t.dtype for t in tensors]
+def in_float32(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
+    """(texts,) rewards from the saved weights by float32 arithmetic.
+
+    The weights go back to their dtype afterwards, exactly.
+    """
+    tensors = []
+    for tensor in (*scorer.model.parameters(), *scorer.model.buffers()):
+        if tensor.is_floating_point():
+            tensors.append(tensor)
+    saved_dtypes = [tensor.dtype for tensor in tensors]
     try:
         for tensor in tensors:
             tensor.data = tensor.data.float()
-        return forward(scorer, ids, 1)
+        return padded_rewards(scorer, ids, batch_size=1)
     finally:
-        for tensor, dtype in zip(tensors, saved, strict=True):
+        for tensor, dtype in zip(tensors, saved_dtypes, strict=True):
             tensor.data = tensor.data.to(dtype)
 
 
-def too_large(model) -> bool:
-    """Whether a GPU's free memory is less than what float32 adds to the weights."""
+def has_room_for_float32(model: PreTrainedModel) -> bool:
+    """Whether a GPU's free memory holds what float32 adds to the weights, with a margin."""
     if model.device.type != "cuda":
-        return False
-    added = sum(4 * p.numel() - p.numel() * p.element_size() for p in model.parameters())
-    return torch.cuda.mem_get_info(model.device)[0] < 1.2 * added
+        return True
+    added = 0
+    for parameter in model.parameters():
+        added += parameter.numel() * (4 - parameter.element_size())
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return free >= 1.2 * added
 
 
-def bare_text_check(scorer, sides: list[tuple], rewards: list[float | None]) -> Check:
-    """What somebody sees who gives the model bare text. Information: no alarm."""
-    name, threshold = (
-        "without the template",
-        "no alarm: how far bare text, without the chat template, is from the real thing",
+# --- Without the chat template --------------------------------------------------------------------
+
+
+def bare_text_check(scorer: Scorer, texts: list[Text], rewards: list[float | None]) -> Check:
+    """What somebody sees who gives the model bare text: information, no alarm.
+
+    Args:
+        scorer: The model.
+        texts: Chosen and rejected in turn.
+        rewards: Of these texts, with the chat template.
+    """
+    if are_strings(texts):
+        return bare_text_information("plain strings are read as they are")
+    bare_texts = []
+    for prompt, completion in texts:
+        bare_texts.append((f"{text_of(prompt)}\n\n", text_of(completion)))
+    # (pairs, 2) each; NaN where there is no reward.
+    templated = np.array(rewards, dtype=float).reshape(-1, 2)
+    bare = np.array(scorer.rewards(bare_texts), dtype=float).reshape(-1, 2)
+    present = np.isfinite(templated).all(axis=1) & np.isfinite(bare).all(axis=1)
+    templated, bare = templated[present], bare[present]
+
+    n = len(templated)
+    scale = standard_deviation(templated)
+    if n < 2 or scale == 0:
+        return bare_text_information("too few pairs, or rewards that do not vary", n)
+    order = np.sign(templated[:, 0] - templated[:, 1])
+    bare_order = np.sign(bare[:, 0] - bare[:, 1])
+    turned = stats.wilson_estimate(int(np.sum(order != bare_order)), n)
+    moved = float(np.abs(templated - bare).mean()) / scale
+    note = (
+        "share of pairs whose order changes; "
+        f"rewards move by {short(moved)} standard deviations on average"
     )
-    if not sides or is_string(sides):
-        note = "plain strings are read as they are"
-        finding = Finding(name, None, 0, "integrity", note=note)
-        return with_verdict(finding, "not applicable", threshold)
-    bare = scorer.rewards(
-        [(f"{text_of(prompt)}\n\n", text_of(completion)) for prompt, completion in sides]
-    )
-    both = np.array([rewards, bare], dtype=float).reshape(
-        2, -1, 2
-    )  # (with and without, pairs, sides)
-    both = both[:, np.isfinite(both).all(axis=(0, 2))]
-    n, scale = both.shape[1], float(both[0].std(ddof=1)) if both.shape[1] > 1 else 0.0
-    if scale == 0:
-        note = "too few pairs, or rewards that do not vary"
-        finding = Finding(name, None, n, "integrity", note=note)
-        return with_verdict(finding, "not applicable", threshold)
-    order = np.sign(both[:, :, 0] - both[:, :, 1])
-    turned = int((order[0] != order[1]).sum())
-    share = Estimate(turned / n, *stats.wilson_interval(turned, n))
-    moved = float(np.abs(both[0] - both[1]).mean()) / scale
-    note = f"share of pairs whose order changes; rewards move by {short(moved)} standard deviations on average"
-    finding = Finding(name, share, n, "integrity", note=note)
-    return with_verdict(finding, "not applicable", threshold)
+    return bare_text_information(note, n, turned)
 
 
-# --------------------------------------------------------------------------------------------------------------- Labels
+def bare_text_information(note: str, n: int = 0, turned: Estimate | None = None) -> Check:
+    finding = Finding("without the template", turned, n, SECTION, note=note)
+    rule = "no alarm: how far bare text, without the chat template, is from the real thing"
+    return with_verdict(finding, "not applicable", rule)
+
+
+# --- The audit's own labels -----------------------------------------------------------------------
 
 
 def soundness_checks(margins: np.ndarray, seed: int) -> list[Check]:
-    """The audit's own soundness: with its labels swapped accuracy is 1 - accuracy, with them shuffled one half."""
+    """Whether the audit's accuracy follows its labels.
+
+    With the labels swapped accuracy is 1 - accuracy, with them shuffled one half.
+
+    Args:
+        margins: (n,) reward(chosen) - reward(rejected), finite.
+        seed: Of the shuffles.
+    """
+    return [swapped_check(margins), shuffled_check(margins, seed)]
+
+
+def swapped_check(margins: np.ndarray) -> Check:
+    rule = "fail unless it is 1 - accuracy (by construction)"
     n = len(margins)
-    swapped_rule = "fail unless it is 1 - accuracy (by construction)"
-    shuffled_rule = (
-        f"fail unless within {short(SHUFFLED_ERRORS)} standard errors of .5 (by construction)"
-    )
     if not n:
-        why = "no pair has two finite rewards"
-        return [
-            with_verdict(Finding(name, None, 0, "integrity", note=why), "not measurable", rule)
-            for name, rule in (("labels swapped", swapped_rule), ("labels shuffled", shuffled_rule))
-        ]
-    accuracy, swapped = (float(stats.pair_credit(m).mean()) for m in (margins, -margins))
+        return no_margins_check("labels swapped", rule)
+    accuracy = float(stats.pair_credit(margins).mean())
+    swapped = float(stats.pair_credit(-margins).mean())
     estimate = Estimate(swapped, *stats.wilson_interval(swapped * n, n))
-    verdict = "pass" if abs(accuracy + swapped - 1) < 1e-9 else "fail"
+    verdict = "fail"
+    if abs(accuracy + swapped - 1) < 1e-9:
+        verdict = "pass"
     note = f"accuracy {short(accuracy)} with the labels as they are"
-    finding = Finding("labels swapped", estimate, n, "integrity", note=note)
-    checks = [with_verdict(finding, verdict, swapped_rule)]
-    rng, credits = np.random.default_rng(seed), []
+    finding = Finding("labels swapped", estimate, n, SECTION, note=note)
+    return with_verdict(finding, verdict, rule)
+
+
+def shuffled_check(margins: np.ndarray, seed: int) -> Check:
+    rule = f"fail unless within {short(SHUFFLED_ERRORS)} standard errors of .5 (by construction)"
+    n = len(margins)
+    if not n:
+        return no_margins_check("labels shuffled", rule)
+    rng = np.random.default_rng(seed)
+    accuracies = []
     for _ in range(SHUFFLES):
-        coins = rng.choice([-1.0, 1.0], size=n)  # a pair keeps its labels, or has them swapped
-        credits.append(stats.pair_credit(margins * coins).mean())
-    mean, error = (
-        float(np.mean(credits)),
-        0.5 * math.sqrt(np.count_nonzero(margins)) / n / math.sqrt(SHUFFLES),
+        coins = rng.choice([-1.0, 1.0], size=n)  # A pair keeps its labels, or has them swapped.
+        accuracies.append(stats.pair_credit(margins * coins).mean())
+    mean = float(np.mean(accuracies))
+    error_of_one = 0.5 * math.sqrt(np.count_nonzero(margins)) / n
+    allowed = SHUFFLED_ERRORS * (error_of_one / math.sqrt(SHUFFLES)) + 1e-9
+    verdict = "fail"
+    if abs(mean - 0.5) <= allowed:
+        verdict = "pass"
+    note = (
+        f"mean of {SHUFFLES} shuffles; "
+        "the interval is what a model that knows nothing would score on as many pairs"
     )
-    verdict = "pass" if abs(mean - 0.5) <= SHUFFLED_ERRORS * error + 1e-9 else "fail"
-    estimate = Estimate(mean, *np.quantile(credits, [0.025, 0.975]))
-    note = f"mean of {SHUFFLES} shuffles; the interval is what a model that knows nothing would score on as many pairs"
-    finding = Finding("labels shuffled", estimate, n, "integrity", note=note)
-    return [*checks, with_verdict(finding, verdict, shuffled_rule)]
+    estimate = Estimate(mean, *np.quantile(accuracies, [0.025, 0.975]))
+    finding = Finding("labels shuffled", estimate, n, SECTION, note=note)
+    return with_verdict(finding, verdict, rule)
+
+
+def no_margins_check(name: str, rule: str) -> Check:
+    finding = Finding(name, None, 0, SECTION, note="no pair has two finite rewards")
+    return with_verdict(finding, "not measurable", rule)

@@ -7,7 +7,8 @@ from standins import hh_rows
 from transformers import AutoConfig
 
 from auditing.checks.integrity import (
-    fault,
+    Truncation,
+    encoding_fault,
     in_float32,
     run_integrity,
     soundness_checks,
@@ -65,7 +66,7 @@ def verdicts(checks) -> dict[str, str]:
 
 def test_a_sound_causal_model_passes_everything_that_applies(folder):
     scorer = Scorer(folder("qwen"))
-    checks = run_integrity(scorer, table(scorer), lost=(0, 120))
+    checks = run_integrity(scorer, table(scorer), Truncation(0, 120))
     found = verdicts(checks)
     passed = {name for name, verdict in found.items() if verdict == "pass"}
     assert passed == SOUND | {"reward difference, padding side", "truncation rate"}
@@ -202,21 +203,21 @@ def test_a_pad_token_that_is_the_end_token_fails(folder):
 
 
 def test_faults_of_an_encoding():
-    assert fault([1, 5, 6, 2], bos=1, end=2) == ""
-    assert fault([1, 5, 2, 1, 6, 2], bos=1, end=2) == ""  # Llama 2: a BOS an exchange
-    assert fault([1, 1, 5, 2], bos=1, end=2) == "two BOS tokens"
-    assert fault([1, 5, 2, 6], bos=1, end=2) == "no end token last"
-    assert fault([1, 5, 2, 2], bos=1, end=2) == "two end tokens"
-    assert fault([], bos=None, end=2) == "no end token last"
-    assert fault([2, 5, 2], bos=2, end=2) == ""  # GPT-2: one token for both
+    assert encoding_fault([1, 5, 6, 2], bos=1, end=2) == ""
+    assert encoding_fault([1, 5, 2, 1, 6, 2], bos=1, end=2) == ""  # Llama 2: a BOS an exchange
+    assert encoding_fault([1, 1, 5, 2], bos=1, end=2) == "two BOS tokens"
+    assert encoding_fault([1, 5, 2, 6], bos=1, end=2) == "no end token last"
+    assert encoding_fault([1, 5, 2, 2], bos=1, end=2) == "two end tokens"
+    assert encoding_fault([], bos=None, end=2) == "no end token last"
+    assert encoding_fault([2, 5, 2], bos=2, end=2) == ""  # GPT-2: one token for both
 
 
 def test_truncation_rate_by_hand():
-    check = truncation_check(60, 100)
+    check = truncation_check(Truncation(60, 100))
     assert (check.verdict, check.value, check.n) == ("fail", 0.6, 100)
     assert (round(check.low, 4), round(check.high, 4)) == (0.502, 0.6906)  # Wilson
-    assert truncation_check(0, 1000).verdict == "pass"
-    assert truncation_check(0, 0).verdict == "not measurable"
+    assert truncation_check(Truncation(0, 1000)).verdict == "pass"
+    assert truncation_check(Truncation(0, 0)).verdict == "not measurable"
 
 
 def test_labels_swapped_and_shuffled():
