@@ -1,0 +1,118 @@
+"""Overlap, saturation and differences between subsets against SciPy, statsmodels and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+
+from auditing import stats as ours
+from auditing.checks.distribution import auc, eta_squared, overlap, saturation, scale_ratio
+
+
+def test_auc_is_mann_whitneys_u():
+    assert auc(np.array([1.0, 2.0]), np.array([0.0, 1.0])) == 0.875  # of 4 couples: 3 won, 1 tied
+    a, b = np.random.default_rng(0).integers(0, 9, size=(2, 40)).astype(float)
+    assert auc(a, b) == pytest.approx(stats.mannwhitneyu(a, b).statistic / 1600)
+
+
+def test_overlap_of_two_bell_curves():
+    rng = np.random.default_rng(0)
+    apart = overlap(rng.normal(1, 1, size=50_000), rng.normal(0, 1, size=50_000))
+    assert apart == pytest.approx(2 * stats.norm.cdf(-0.5), abs=0.01)
+    assert overlap(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 0
+    assert overlap(np.ones(5), np.ones(5)) == 1
+    chosen, rejected = np.append(rng.normal(1, 1, size=2000), 1e9), rng.normal(0, 1, size=2001)
+    assert overlap(chosen, rejected) == pytest.approx(
+        apart, abs=0.04
+    )  # an outlier does not stretch the bins
+    assert overlap(np.array([]), np.array([])) is None
+
+
+def test_saturation_sees_clipped_rewards_only():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=2000)
+    assert saturation(x).value < 0.003
+    assert saturation(np.append(x, 5000.0)).value < 0.003  # an outlier is not the end of the range
+    assert saturation(np.tanh(3 * x)).low > 0.2
+    assert saturation(np.clip(x, -2, 2)).value == pytest.approx(
+        0.0455, abs=0.01
+    )  # beyond two sigma
+    by_hand = saturation(
+        np.array([0.0, 0.001, 0.005, 0.9995, 1.0, 1.0, 0.995])
+    )  # four at the ends, beside the two
+    assert by_hand == pytest.approx((3 / 5, *ours.wilson_interval(3, 5)))
+    assert saturation(np.ones(12)).value == 1
+    assert saturation(np.ones(2)) is None
+    copies, prompts = (
+        np.repeat(x[:20], 3),
+        np.repeat(np.arange(20), 3),
+    )  # a ranking: one completion in three pairs
+    assert saturation(copies).low > 0.02 > saturation(copies, prompts).value
+
+
+# --- Between subsets ------------------------------------------------------------------------------
+
+
+def test_eta_squared_is_the_adjusted_r_squared_of_an_anova():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(["a", "b", "c"], [30, 50, 20])
+    values = 0.6 * (labels == "b") + rng.normal(size=100)
+    estimate, p = eta_squared(values, labels)
+    fit = sm.OLS(values, np.stack([labels == x for x in "abc"], axis=1).astype(float)).fit()
+    assert estimate.value == pytest.approx(fit.rsquared_adj)
+    assert p == pytest.approx(
+        stats.f_oneway(*(values[labels == x] for x in "abc")).pvalue, rel=0.02
+    )
+    assert 0 <= estimate.low < estimate.value < estimate.high
+    huge = eta_squared(values * 1e300, labels)[0]
+    assert huge == pytest.approx(estimate, rel=1e-6)
+    assert eta_squared(np.ones(9), np.arange(9) % 3) == (None, None)
+    assert eta_squared(np.arange(3.0), np.arange(3)) == (None, None)
+
+
+def test_eta_squared_covers_and_its_p_value_keeps_its_level():
+    rng, hits, null_hits, small, pooled = np.random.default_rng(0), 0, 0, 0, 0
+    labels, prompt = np.repeat(np.arange(4), 50), np.repeat(np.arange(100), 2)
+    for _ in range(500):
+        values = np.array([-0.5, 0, 0, 0.5])[labels] + rng.normal(size=200)
+        estimate = eta_squared(values, labels)[0]
+        hits += estimate.low <= 0.125 / 1.125 <= estimate.high
+        values = (
+            rng.normal(size=200) + 2 * rng.normal(size=100)[prompt]
+        )  # no difference; two completions of a prompt are alike
+        estimate, p = eta_squared(values, labels, prompt)
+        null_hits += estimate.low == 0
+        small += p < 0.05
+        pooled += eta_squared(values, labels)[1] < 0.05
+    assert 0.90 < hits / 500 < 0.98 and null_hits / 500 > 0.95
+    assert 0.02 < small / 500 < 0.08 < 0.12 < pooled / 500
+
+
+def test_scale_ratio():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(["a", "b", "few"], [300, 300, 5])
+    values = rng.normal(size=605) * np.repeat([1.0, 3.0, 99.0], [300, 300, 5]) + np.repeat(
+        [5.0, -5.0, 0.0], [300, 300, 5]
+    )
+    estimate = scale_ratio(values, labels)
+    assert estimate.value == pytest.approx(values[300:600].std() / values[:300].std())
+    f = (
+        1.959964 * math.sqrt(1 / 300)
+    ) * 1.0  # the logarithm of an F ratio's root: variance (1/299 + 1/299) / 2
+    assert math.log(estimate.high / estimate.low) / 2 == pytest.approx(f, rel=0.1)
+    assert scale_ratio(values[:305], labels[:305]) is None
+    assert scale_ratio(np.where(labels == "a", 1.0, values), labels) is None  # no spread: no ratio
+
+
+def test_many_small_equal_subsets_do_not_seem_of_other_scale():
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(20), 20)
+    lows = [scale_ratio(rng.normal(size=400), labels).low for _ in range(100)]
+    assert max(lows) < 1.5
+    two = np.repeat([0, 1], 60)
+    hits = 0
+    for _ in range(500):
+        estimate = scale_ratio(rng.normal(size=120) * np.array([1.0, 1.5])[two], two)
+        hits += estimate.low <= 1.5 <= estimate.high
+    assert 0.90 < hits / 500 < 0.98

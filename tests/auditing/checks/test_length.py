@@ -1,0 +1,147 @@
+"""Length excess, accuracy at equal lengths and by length; what their intervals cover."""
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import special
+
+from auditing import stats as ours
+from auditing.checks.accuracy import accuracy
+from auditing.checks.length import (
+    accuracy_by_length,
+    accuracy_curve,
+    length_controlled_accuracy,
+    length_excess,
+)
+from auditing.stats import Estimate
+
+
+def test_length_excess_by_hand():
+    margins = np.array([1.0, -1.0, -1.0, 0.0, 5.0])
+    differences = np.array(
+        [3.0, 2.0, -4.0, -1.0, 0.0]
+    )  # raters: longer, longer, shorter, shorter; the last is left out
+    # model: longer, shorter, longer, tie -> d = 0, -1, 1, .5
+    estimate = length_excess(margins, differences)
+    assert estimate.value == 0.125
+    half = 1.959964 * math.sqrt(2.25 + 1 - 0.25 / 6) / 6
+    assert (estimate.low, estimate.high) == pytest.approx(
+        (0.5 / 6 - half, 0.5 / 6 + half), abs=1e-6
+    )
+    never_differ = length_excess(np.ones(10), np.ones(10))
+    assert never_differ.value == 0 and never_differ.low < 0 < never_differ.high
+
+
+def test_length_excess_covers_95_percent():
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(400):  # the model errs towards the longer in 25%, towards the shorter in 10%
+        d = rng.choice([0, 1, -1], size=120, p=[0.65, 0.25, 0.10])
+        differences = np.where(d == 1, -1, 1)  # d = 1: raters prefer the shorter
+        estimate = length_excess(np.where(d == 0, 1.0, -1.0), differences)
+        hits += estimate.low <= 0.15 <= estimate.high
+    assert 0.92 < hits / 400 < 0.985
+
+
+# --- Accuracy at equal lengths, and by length -----------------------------------------------------
+
+
+def test_length_controlled_accuracy():
+    rng = np.random.default_rng(0)
+    dl = rng.normal(
+        60, 100, size=4000
+    )  # the longer is mostly chosen, and the model likes the longer
+    margins = np.where(rng.random(4000) < special.expit(0.4 + 0.02 * dl), 1.0, -1.0)
+    estimate = length_controlled_accuracy(margins, dl)
+    assert estimate.low < special.expit(0.4) < estimate.high < accuracy(margins).low
+    fit = sm.Logit((margins > 0).astype(float), sm.add_constant(dl / dl.std())).fit(disp=0)
+    expected = special.expit([fit.params[0], *fit.conf_int()[0]])
+    assert estimate == pytest.approx(expected, rel=1e-6)
+    assert (
+        length_controlled_accuracy(np.ones(50), dl[:50]) is None
+    )  # right everywhere: no finite fit
+    assert length_controlled_accuracy(margins, np.full(4000, 3.0)) is None
+    assert length_controlled_accuracy(margins[:0], dl[:0]) is None
+
+
+def test_length_controlled_accuracy_covers_95_percent():
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(1000):
+        dl = rng.normal(0.5, 1, size=200)
+        margins = np.where(rng.random(200) < special.expit(0.8 + 0.7 * dl), 1.0, -1.0)
+        estimate = length_controlled_accuracy(margins, dl)
+        hits += estimate.low <= special.expit(0.8) <= estimate.high
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+def test_accuracy_by_length():
+    chosen, rejected = (
+        np.array([90, 100, 89, 100, 0, 200.0]),
+        np.array([100, 90, 100, 111, 0, 10.0]),
+    )
+    found = accuracy_by_length(np.array([1.0, 1.0, -1.0, 1.0, 0.0, 1.0]), chosen, rejected)
+    assert {name: n for name, (_, n) in found.items()} == {
+        "chosen shorter": 1,
+        "about equal": 4,
+        "chosen longer": 1,
+    }
+    assert [estimate.value for estimate, _ in found.values()] == [0.0, 0.875, 1.0]
+    assert accuracy_by_length(np.ones(1), np.ones(1), np.ones(1))["chosen longer"] == (None, 0)
+
+
+def test_accuracy_curve():
+    dl = np.arange(90.0) - 30
+    curve = accuracy_curve(np.where(dl > 0, 1.0, -1.0), dl)
+    assert [(point.start, point.end, point.n) for point in curve[:2]] == [
+        (-30, -21, 10),
+        (-20, -11, 10),
+    ]
+    assert len(curve) == 9 and [point.value for point in curve] == [0, 0, 0, 0.9, 1, 1, 1, 1, 1]
+    assert len(accuracy_curve(np.ones(25), np.arange(25.0))) == 2
+    tied = accuracy_curve(np.ones(100), np.where(np.arange(100) < 80, 0.0, np.arange(100.0)))
+    assert [point.n for point in tied if point.start <= 0 <= point.end] == [
+        80
+    ]  # equal differences stay together
+    assert accuracy_curve(np.array([]), np.array([])) == []
+
+
+# --- Where prompts repeat -------------------------------------------------------------------------
+
+
+def clustered(statistic, margins, dl, prompts) -> Estimate:
+    if statistic == "mean margin":
+        return ours.widened(ours.mean_interval(margins), margins - margins.mean(), prompts)
+    if statistic == "correlation":
+        r = ours.pearson(dl, margins)
+        independent = Estimate(r, *ours.fisher_interval(r, len(dl)))
+        return ours.widened(independent, ours.correlation_influence(dl, margins), prompts)
+    return {
+        "length_excess": length_excess,
+        "length_controlled_accuracy": length_controlled_accuracy,
+    }[statistic](margins, dl, prompts)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "truth"),
+    [
+        ("mean margin", 0),
+        ("correlation", 0),
+        ("length_excess", 0),
+        ("length_controlled_accuracy", 0.5),
+    ],
+)
+def test_clustered_intervals_cover(statistic, truth):
+    """Nine pairs a prompt, as in RM-Bench, whose margins and lengths hang together.
+
+    The truth is by symmetry.
+    """
+    rng, hits = np.random.default_rng(1), 0
+    prompts = np.repeat(np.arange(80), 9)
+    for _ in range(400):
+        dl = np.rint(30 * (rng.normal(size=80)[prompts] + rng.normal(size=720)))
+        margins = rng.normal(0, 1, 80)[prompts] + rng.normal(0, 1, 720)
+        estimate = clustered(statistic, margins, dl, prompts)
+        hits += estimate.low <= truth <= estimate.high
+    assert 0.91 <= hits / 400 <= 0.985
