@@ -98,7 +98,8 @@ def rewardbench2_score(prompts: list[RewardBench2Prompt]) -> Benchmark:
             estimate, note = ties_score(group)
         else:
             credit = np.array([best_of_n_credit(prompt.scores) for prompt in group])
-            estimate, note = mean_of(credit), ""
+            estimate = mean_of(credit)
+            note = ""
         numbers.append(_number("RewardBench 2", subset, estimate, len(group), note))
     measured = sum(number.value is not None for number in numbers)
     note = f"mean of {measured} subsets; the leaderboard's is of {REWARDBENCH2_SUBSETS}"
@@ -165,7 +166,9 @@ def ties_score(prompts: list[RewardBench2Prompt]) -> tuple[Estimate | None, str]
     if complete == 0:
         return None, "no prompt has both its ref row and its tied row"
     terms = _ties_terms(gaps)
-    value = sum(term.weight * float(np.mean(term.values[term.defined])) for term in terms)
+    value = 0.0
+    for term in terms:
+        value += term.weight * float(np.mean(term.values[term.defined]))
     if complete < 2:
         return Estimate(value, None, None), "one prompt has no interval"
     low, high = _ties_interval(terms, len(gaps.ref))
@@ -204,6 +207,7 @@ def _column(values: dict[int, float], numbers: list[int]) -> np.ndarray:
 
 
 def _ties_terms(gaps: _TiesGaps) -> list[_TiesTerm]:
+    """The terms of the score, in the order of the equation in `ties_score`."""
     both = gaps.has_ref & gaps.has_tied
     with np.errstate(all="ignore"):
         both_gap = np.minimum(gaps.ref, gaps.tied)
@@ -220,7 +224,8 @@ def _ties_terms(gaps: _TiesGaps) -> list[_TiesTerm]:
 def _ties_interval(terms: list[_TiesTerm], prompts: int) -> tuple[float, float]:
     """The 95% interval of the sum of the terms: a bootstrap over prompts."""
     generator = np.random.default_rng(0)
-    draws = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
+    equal_chances = np.full(prompts, 1 / prompts)
+    draws = generator.multinomial(prompts, equal_chances, size=RESAMPLES)  # (RESAMPLES, prompts)
     totals = np.zeros(RESAMPLES)
     # A draw may hold no prompt at all on which a term is defined. It is NaN and says nothing.
     with np.errstate(invalid="ignore"):
@@ -256,22 +261,37 @@ def rm_bench_matrix(prompts: list[RmBenchPrompt]) -> Benchmark:
     """
     wins_by_domain: dict[str, list[np.ndarray]] = {}
     for prompt in prompts:
-        wins_by_domain.setdefault(domain_of(prompt.domain), []).append(_style_wins(prompt))
+        domain = domain_of(prompt.domain)
+        wins_by_domain.setdefault(domain, []).append(_style_wins(prompt))
     # Every table is (prompts, 3, 3).
     tables = {domain: np.array(wins, dtype=float) for domain, wins in wins_by_domain.items()}
-    overall, by_domain = [], []
+    overall: list[BenchmarkNumber] = []
+    by_domain: list[BenchmarkNumber] = []
+    note = ""
+    if len(tables) > 1:
+        note = f"mean of {len(tables)} domains"
     for name, cells in RM_BENCH_CELLS.items():
-        domain_numbers = []
-        for domain, table in tables.items():
-            credit = (table * cells).sum(axis=(1, 2)) / cells.sum()
-            domain_numbers.append(_number(name, domain, mean_of(credit), len(table)))
-        note = ""
+        numbers = [_mean_of_cells(name, cells, *domain) for domain in tables.items()]
+        overall.append(_number(name, None, macro_mean(numbers), len(prompts), note))
         if len(tables) > 1:
-            note = f"mean of {len(tables)} domains"
-            by_domain += domain_numbers
-        overall.append(_number(name, None, macro_mean(domain_numbers), len(prompts), note))
-    matrix = np.mean([table.mean(axis=0) for table in tables.values()], axis=0)
-    return Benchmark([*overall, *by_domain], matrix.tolist())
+            by_domain += numbers
+    matrices = [table.mean(axis=0) for table in tables.values()]
+    style_matrix = np.mean(matrices, axis=0).tolist()
+    return Benchmark(overall + by_domain, style_matrix)
+
+
+def _mean_of_cells(name: str, cells: np.ndarray, domain: str, table: np.ndarray) -> BenchmarkNumber:
+    """One number of one domain.
+
+    Args:
+        name: what the number is called.
+        cells: (3, 3), 1 in the cells that count and 0 in the others.
+        domain: what the domain is called.
+        table: (prompts, 3, 3), 1 where the chosen style has more reward.
+    """
+    wins = (table * cells).sum(axis=(1, 2))
+    estimate = mean_of(wins / cells.sum())
+    return _number(name, domain, estimate, len(table))
 
 
 def _style_wins(prompt: RmBenchPrompt) -> np.ndarray:
@@ -296,8 +316,10 @@ def domain_of(name: str | None) -> str:
 def _number(
     name: str, subset: str | None, estimate: Estimate | None, n: int, note: str = ""
 ) -> BenchmarkNumber:
-    value, low, high = estimate or (None, None, None)
-    return BenchmarkNumber(name, subset, value, low, high, n, note)
+    """A number of n prompts; an estimate of None leaves it undefined."""
+    if estimate is None:
+        return BenchmarkNumber(name, subset, None, None, None, n, note)
+    return BenchmarkNumber(name, subset, *estimate, n, note)
 
 
 def mean_of(credit: np.ndarray) -> Estimate:
@@ -326,6 +348,5 @@ def macro_mean(numbers: list[BenchmarkNumber]) -> Estimate | None:
     squares_above = [(number.value - number.high) ** 2 for number in measured]
     below = np.sqrt(sum(squares_below))
     above = np.sqrt(sum(squares_above))
-    return Estimate(
-        value, value - float(below) / len(measured), value + float(above) / len(measured)
-    )
+    k = len(measured)
+    return Estimate(value, value - float(below) / k, value + float(above) / k)

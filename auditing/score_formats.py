@@ -106,7 +106,11 @@ def _why_no_scores(row: dict) -> str:
 
 
 def _scored_by_score_py(row: dict) -> ScoreRow:
-    """A preference row of any format with the rewards of its sides."""
+    """A preference row of any format with the rewards of its sides.
+
+    {"prompt": "2+2?", "chosen": "4", "rejected": "5",
+     "reward_chosen": 1.5, "reward_rejected": -0.5, "margin": 2.0}
+    """
     _need(row, "reward_chosen", "reward_rejected")
     transcript = "messages"
     if "text_chosen" in row:
@@ -124,7 +128,10 @@ def _scored_by_score_py(row: dict) -> ScoreRow:
 
 
 def _rewardbench1_pair(row: dict) -> ScoredPair:
-    """One pair a row; the texts are whole conversations, with the prompt beside them or not."""
+    """One pair a row; the texts are whole conversations, with the prompt beside them or not.
+
+    {"text_chosen": "...", "text_rejected": "...", "scores_chosen": 1, "scores_rejected": 0}
+    """
     _need(row, "scores_chosen", "scores_rejected", "text_chosen", "text_rejected")
     preference_row = _without(row, "chosen", "rejected", "margin")
     if row.get("prompt") is None:
@@ -183,7 +190,10 @@ def _rewardbench2(row: dict) -> ScoreRow:
 
 
 def _candidates_in_two_lists(row: dict) -> _Candidates:
-    """`chosen, rejected, scores_chosen, scores_rejected`, as score.py writes them."""
+    """The right and the wrong completions apart, as score.py writes them.
+
+    {"chosen": ["4"], "rejected": ["5", "6"], "scores_chosen": [2], "scores_rejected": [0, 1]}
+    """
     _need(row, "chosen", "rejected", "scores_rejected")
     right = _texts(row, "chosen")
     wrong = _texts(row, "rejected")
@@ -193,7 +203,10 @@ def _candidates_in_two_lists(row: dict) -> _Candidates:
 
 
 def _candidates_in_one_list(row: dict) -> _Candidates:
-    """`scores, num_correct` beside `text`, or beside `chosen, rejected`."""
+    """The right completions, and after them the wrong ones, as the benchmark's script writes them.
+
+    {"text": ["4", "5", "6"], "scores": [2, 0, 1], "num_correct": 1}
+    """
     if "text" in row:
         texts = _texts(row, "text")
     else:
@@ -208,7 +221,11 @@ def _candidates_in_one_list(row: dict) -> _Candidates:
 
 
 def _rm_bench(row: dict) -> ScoreRow:
-    """Three styles a side: every chosen completion against every rejected one."""
+    """Three styles a side: every chosen completion against every rejected one.
+
+    {"chosen": ["4", ...], "rejected": ["5", ...],
+     "score_chosen": [2, 2, 3], "score_rejected": [1, 0, 1]}
+    """
     _need(row, "chosen", "rejected", "score_chosen", "score_rejected")
     for side in ("chosen", "rejected"):
         if len(_texts(row, side)) != 3:
@@ -239,7 +256,11 @@ def _rm_bench_domain(row: dict) -> str | None:
 
 
 def _judgebench_pair(row: dict) -> ScoredPair:
-    """A judge's output file: scores [of A, of B] of its first judgment, made in the order A, B."""
+    """A judge's output file: scores [of A, of B] of its first judgment, made in the order A, B.
+
+    {"question": "2+2?", "response_A": "4", "response_B": "5", "label": "A>B",
+     "judgments": [{"judgment": {"scores": [2, 0]}}, ...]}
+    """
     _need(row, "question", "response_A", "response_B", "label", "judgments")
     if row["label"] not in ("A>B", "B>A"):
         raise RowError('`label` must be "A>B" or "B>A"')
@@ -268,7 +289,10 @@ def _scores_of_judgment(judgments: object) -> list[Reward]:
 
 
 def _llmbar_pair(row: dict) -> ScoredPair:
-    """One reward for each of the two outputs; the label says which output is better."""
+    """One reward for each of the two outputs; the label says which output is better.
+
+    {"input": "2+2?", "output_1": "4", "output_2": "5", "label": 1, "reward_1": 2, "reward_2": 0}
+    """
     _need(row, "input", "output_1", "output_2", "label", "reward_1", "reward_2")
     (pair,) = to_pairs(_without(row, "chosen", "rejected"))
     chosen = _reward(row, "reward_1")
@@ -279,7 +303,10 @@ def _llmbar_pair(row: dict) -> ScoredPair:
 
 
 def _completion(row: dict) -> ScoredCompletion:
-    """`prompt, completion, reward`, and perhaps a gold reward and a human's rating."""
+    """A completion with its reward, and perhaps a gold reward and a human's rating.
+
+    {"prompt": "2+2?", "completion": "4", "reward": 2, "gold": 1.5, "rating": 4}
+    """
     if "response" in row:
         _need(row, "prompt", "response")
     else:

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,6 +33,9 @@ from auditing.score_formats import (
 from reward.data.files import DataError, open_text, read_rows, to_json
 from reward.data.formats import RowError
 from reward.data.transcripts import text_of
+
+# The line of each row in the file, and what the row holds.
+NumberedScoreRows = Iterator[tuple[int, ScoreRow]]
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,16 @@ class _Notes:
 
 
 def _kept_pairs(
-    path: str, rows: Iterable[tuple[int, ScoreRow]], in_tokens: bool, notes: _Notes
+    path: str, rows: NumberedScoreRows, in_tokens: bool, notes: _Notes
 ) -> Iterator[ScoredPair]:
-    """The pairs that have a right side, one after another."""
+    """The pairs that have a right side, one after another.
+
+    Args:
+        path: of the file, for its faults.
+        rows: all of one format.
+        in_tokens: whether lengths are counted in tokens, so that every pair must have them.
+        notes: filled in with what else the rows say.
+    """
     index = 0
     for line, row in rows:
         if row.benchmark_prompt is not None:
@@ -181,8 +191,8 @@ def _none_if_nowhere_finite(values: np.ndarray) -> np.ndarray | None:
 # --- Rows of a file -------------------------------------------------------------------------------
 
 
-def _parsed_rows(path: str) -> Iterator[tuple[int, ScoreRow]]:
-    """The line of each row, and what the row holds."""
+def _parsed_rows(path: str) -> NumberedScoreRows:
+    """The rows of a file, parsed one after another."""
     for line, row in _rows_of(path):
         try:
             if not isinstance(row, dict):
@@ -193,9 +203,7 @@ def _parsed_rows(path: str) -> Iterator[tuple[int, ScoreRow]]:
         yield line, score_row
 
 
-def _of_one_format(
-    path: str, format_name: str, rows: Iterable[tuple[int, ScoreRow]]
-) -> Iterator[tuple[int, ScoreRow]]:
+def _of_one_format(path: str, format_name: str, rows: NumberedScoreRows) -> NumberedScoreRows:
     """The same rows, as long as they are of one format; raises DataError at the first other one."""
     for line, row in rows:
         if row.format_name != format_name:

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Required, TextIO, TypedDict
 
@@ -80,6 +80,7 @@ def read_rows(path: str) -> NumberedRows:
 
 
 def _rows_of(path: str) -> NumberedRows:
+    """The rows as the suffix says that they are stored; JSONL where it says nothing."""
     plain = path.removesuffix(".gz")
     if plain.endswith(".parquet"):
         return _parquet_rows(path)
@@ -111,9 +112,12 @@ def _csv_rows(path: str) -> NumberedRows:
 
 
 def _csv_values(row: dict[str, str]) -> dict[str, str]:
-    return {
-        column: cell for column, cell in row.items() if cell != "" or CSV_TEXTS.fullmatch(column)
-    }
+    """The cells of a row that are values."""
+    values = {}
+    for column, cell in row.items():
+        if cell != "" or CSV_TEXTS.fullmatch(column):
+            values[column] = cell
+    return values
 
 
 def _json_rows(path: str) -> NumberedRows:
@@ -125,8 +129,8 @@ def _json_rows(path: str) -> NumberedRows:
 
 
 def _jsonl_rows(path: str) -> NumberedRows:
-    opener = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rb") as file:
+    # The lines are split as bytes: text would also break at a lone carriage return.
+    with _opener(path)(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, _json_of_line(path, number, line)
@@ -146,8 +150,13 @@ def _json_of_line(path: str, number: int, line: bytes) -> Any:
 
 def open_text(path: str, newline: str | None = None) -> TextIO:
     """A text file in UTF-8, plain or .gz, opened to be read."""
-    opener = gzip.open if path.endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8", newline=newline)
+    return _opener(path)(path, "rt", encoding="utf-8", newline=newline)
+
+
+def _opener(path: str) -> Callable[..., Any]:
+    if path.endswith(".gz"):
+        return gzip.open
+    return open
 
 
 # --- Text that can be stored ----------------------------------------------------------------------
@@ -207,12 +216,13 @@ def local_files(source: Source, split: str | None) -> list[str] | None:
     if path.endswith(DATA_SUFFIXES):
         if split == source["split"]:
             return [path]
-        if split and split.endswith(DATA_SUFFIXES):  # a test split that is a file of its own
+        if split and split.endswith(DATA_SUFFIXES):  # a test split may be a file of its own
             return [split]
         return []
     if not os.path.isdir(path):
         return None
-    return _files_in_folder(os.path.join(glob.escape(path), source.get("data_dir") or ""), split)
+    folder = os.path.join(glob.escape(path), source.get("data_dir") or "")
+    return _files_in_folder(folder, split)
 
 
 def _listed_files(source: Source, split: str | None) -> list[str]:
@@ -231,6 +241,7 @@ def _listed_files(source: Source, split: str | None) -> list[str]:
 
 
 def _files_in_folder(folder: str, split: str | None) -> list[str]:
+    """The files of a split: train.jsonl, train-00000-of-00002.parquet, or all in train/."""
     patterns = [f"{split}{suffix}" for suffix in DATA_SUFFIXES]
     patterns += [f"{split}-*.parquet", f"{split}/*"]
     paths = []

@@ -198,7 +198,13 @@ def _subset(row: dict) -> str | None:
 
 
 def _chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
-    """TRL's preference format and HH-RLHF's transcripts, explicit or implicit prompt."""
+    """TRL's preference format and HH-RLHF's transcripts, explicit or implicit prompt.
+
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+        {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": ...}
+
+    Messages may stand for any of the texts. Labels may stand beside them, see `_add_labels`.
+    """
     chosen = row["chosen"]
     rejected = row["rejected"]
     prompt = row.get("prompt")
@@ -299,7 +305,10 @@ def _implicit_texts(chosen: str, rejected: str, transcript: str) -> PreferencePa
 
 
 def _rewardbench(row: dict, transcript: str) -> PreferencePair:
-    """RewardBench's score files: the whole conversation on both sides, the prompt beside them."""
+    """RewardBench's score files: the whole conversation on both sides, the prompt beside them.
+
+    {"prompt": "2+2?", "text_chosen": "2+2?\\n\\n4", "text_rejected": "2+2?\\n\\n5"}
+    """
     prompt = row["prompt"]
     chosen = row["text_chosen"]
     rejected = row["text_rejected"]
@@ -321,7 +330,10 @@ def _after_prompt(text: str, prompt: str) -> str:
 
 
 def _lists_of_sides(row: dict) -> list[PreferencePair]:
-    """RewardBench 2 and RM-Bench: every chosen completion against every rejected one."""
+    """RewardBench 2 and RM-Bench: every chosen completion against every rejected one.
+
+    {"prompt": "2+2?", "chosen": ["4"], "rejected": ["5", "6", "22"]}
+    """
     return [
         _compared(row.get("prompt"), chosen, rejected, Preference(1))
         for chosen in row["chosen"]
@@ -391,19 +403,28 @@ def _compared(
 
 
 def _two_responses(row: dict) -> PreferencePair:
-    """`prompt, response_a, response_b`, and a label or votes."""
+    """Two responses, and a label or votes.
+
+    {"prompt": "2+2?", "response_a": "4", "response_b": "5", "votes": [3, 0]}
+    """
     preference = _preference_of(row)
     return _compared(row.get("prompt"), row["response_a"], row["response_b"], preference)
 
 
 def _judgebench(row: dict) -> PreferencePair:
-    """JudgeBench, whose label is A>B or B>A."""
+    """JudgeBench.
+
+    {"question": "2+2?", "response_A": "4", "response_B": "5", "label": "A>B"}
+    """
     preference = _preference_of(row)
     return _compared(row["question"], row["response_A"], row["response_B"], preference)
 
 
 def _llmbar(row: dict) -> PreferencePair:
-    """LLMBar, whose label is the number of the better output."""
+    """LLMBar, whose label is the number of the better output.
+
+    {"input": "2+2?", "output_1": "4", "output_2": "5", "label": 1}
+    """
     better = _number(row, "label", 1, 2)
     if better not in (1, 2):
         raise RowError(f"`label` is neither 1 nor 2, the better output: {MEND}")
@@ -412,13 +433,19 @@ def _llmbar(row: dict) -> PreferencePair:
 
 
 def _arena(row: dict) -> PreferencePair:
-    """Chatbot Arena: a whole conversation with each of two models."""
+    """Chatbot Arena: a whole conversation with each of two models.
+
+    {"conversation_a": [messages], "conversation_b": [messages], "winner": "model_a"}
+    """
     first = _message_cell(row, "conversation_a")
     return _compared_conversations(row, first, _message_cell(row, "conversation_b"))
 
 
 def _human_preference_55k(row: dict) -> PreferencePair:
-    """Chatbot Arena's human-preference-55k: a list of prompts, and of replies of each model."""
+    """Chatbot Arena's human-preference-55k: a list of prompts, and of replies of each model.
+
+    {"prompt": '["2+2?"]', "response_a": '["4"]', "response_b": '["5"]', "winner_model_a": 1, ...}
+    """
     first = _interleaved(row, "response_a")
     return _compared_conversations(row, first, _interleaved(row, "response_b"))
 
@@ -449,13 +476,19 @@ def _interleaved(row: dict, column: str) -> Messages:
 
 
 def _helpsteer2_preference(row: dict) -> PreferencePair:
-    """HelpSteer2-Preference: two responses and a preference on the scale of `_by_strength`."""
+    """HelpSteer2-Preference: two responses and a preference on the scale of `_by_strength`.
+
+    {"prompt": "2+2?", "response_1": "4", "response_2": "5", "preference_strength": -3}
+    """
     strength = _number(row, "preference_strength", -3, 3)
     return _by_strength(row.get("prompt"), row["response_1"], row.get("response_2"), strength)
 
 
 def _helpsteer3(row: dict) -> PreferencePair:
-    """HelpSteer3: as HelpSteer2-Preference, and the prompt is the column `context`."""
+    """HelpSteer3: as HelpSteer2-Preference, under other names.
+
+    {"context": [messages], "response1": "4", "response2": "5", "overall_preference": -3}
+    """
     strength = _number(row, "overall_preference", -3, 3)
     return _by_strength(row.get("context"), row["response1"], row.get("response2"), strength)
 
@@ -477,7 +510,11 @@ NO_LABEL = (
 
 
 def _preference_of(row: dict) -> Preference:
-    """The label of an A/B row: its votes, its one-hot columns, or the name of the better one."""
+    """The label of an A/B row: its votes, its one-hot columns, or the name of the better one.
+
+    Raises:
+        RowError: the row has none of them, or one that is not understood.
+    """
     if row.get("votes") is not None:
         for_a, for_b = _votes(row)
         return Preference(for_a - for_b, [for_a, for_b])
@@ -490,7 +527,10 @@ def _preference_of(row: dict) -> Preference:
 
 
 def _strength_of_label(label: object) -> int:
-    """1 where a label says that the first completion is better, -1 for the second, 0 for a tie."""
+    """1 where a label says that the first completion is better, -1 for the second, 0 for a tie.
+
+    A number is the index of the better one, and .5 is a tie.
+    """
     if isinstance(label, str):
         try:
             label = float(label)  # a number in a CSV cell
@@ -529,7 +569,10 @@ class Ranked:
 
 
 def _nectar(row: dict) -> list[PreferencePair]:
-    """Nectar: a prompt and a list of answers, each with its rank: {"answer": ..., "rank": 1}."""
+    """Nectar: a prompt and a list of answers, each with its rank.
+
+    {"prompt": "2+2?", "answers": [{"answer": "4", "rank": 1}, {"answer": "5", "rank": 2}]}
+    """
     answers = _list_cell(row, "answers")
     if not all(isinstance(answer, dict) for answer in answers):
         raise RowError("`answers` is a list of something else than mappings (answer, rank)")
@@ -538,7 +581,10 @@ def _nectar(row: dict) -> list[PreferencePair]:
 
 
 def _completions_and_ranks(row: dict, rank_column: str) -> list[PreferencePair]:
-    """A prompt, a list of completions and a list of their ranks."""
+    """A prompt, a list of completions and a list of their ranks.
+
+    {"prompt": "2+2?", "completions": ["4", "5"], "ranks": [1, 2]}
+    """
     ranks = _list_cell(row, rank_column)
     completions = _list_cell(row, "completions")
     if len(ranks) != len(completions):
