@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from reward.checkpoint.manifest import read_manifest
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits
 from reward.data.transcripts import parse_transcript
+from reward.model import score_file
 from reward.model.build import build_reward_model
 from reward.model.scorer import Scorer
 from reward.recipe.parse import load_saved
@@ -517,18 +519,19 @@ def test_an_interrupted_run_leaves_no_half_file(trained, run, tmp_path, monkeypa
     folder.mkdir()
     (folder / "old.jsonl").write_text("an earlier result\n")
     source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}] * 5)
-    dumps, calls = json.dumps, []
+    calls = []
 
     def interrupted(value, **options):
+        """Stand in for the json.dumps that writes a row: two rows are written, not the third."""
         calls.append(value)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return dumps(value, **options)
+        return json.dumps(value, **options)
 
     for name in ("new.jsonl", "old.jsonl"):
         calls.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(score.json, "dumps", interrupted)
+            patch.setattr(score_file, "json", SimpleNamespace(dumps=interrupted))
             with pytest.raises(KeyboardInterrupt):
                 run(score, "--ckpt", ckpt, "--input", source, "--output", folder / name)
     assert [path.name for path in folder.iterdir()] == ["old.jsonl"]
