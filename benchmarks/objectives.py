@@ -1,10 +1,14 @@
-"""What each objective, and each remedy against length, makes of the quickstart: `python benchmarks/objectives.py`.
+"""What each objective, and each remedy against length, makes of the quickstart.
 
-The quickstart's training raters prefer long answers and its test raters do not, so a remedy shows as higher test accuracy and
-less excess. Trains every row of the table once a seed (a minute each on one core, two at a time), audits it, and
-prints a Markdown table of means with the lowest and highest seed; --output FILE gets the numbers as JSON.
+    python benchmarks/objectives.py
 
-Prompt dependence: accuracy on the test pairs minus accuracy when each pair is read after another pair's prompt.
+The quickstart's training raters prefer long answers and its test raters do not, so a remedy shows
+as higher test accuracy and less excess. Every row of the table is trained once for each seed (a
+minute each on one core, two at a time) and audited. Printed is a Markdown table of means with the
+lowest and the highest seed; --output FILE gets the numbers as JSON.
+
+Prompt dependence is the accuracy on the test pairs minus the accuracy when each pair is read after
+another pair's prompt.
 """
 
 import argparse
@@ -49,22 +53,19 @@ COLUMNS = (
 
 
 def rated_pairs(folder: Path) -> None:
-    """The quickstart's own pairs with ratings of 0 to 4 of each side by a rater as biased as its votes are."""
+    """Write the quickstart's pairs with ratings of 0 to 4, by a rater as biased as its votes."""
     spec = importlib.util.spec_from_file_location("make", REPO / "data" / "quickstart" / "make.py")
     make = importlib.util.module_from_spec(spec)
     sys.modules["make"] = make  # its dataclass looks itself up there
     spec.loader.exec_module(make)
     rng = random.Random(0)
 
-    def rate(chosen, rejected):
-        def rating(answer):
-            pull = (
-                answer.utility
-                - 2.5
-                + make.TRAIN_LENGTH_BIAS * (answer.words - 35) / make.LENGTH_SCALE
-            ) / make.NOISE
-            return sum(rng.random() < 1 / (1 + math.exp(-pull / 2)) for _ in range(4))
+    def rating(answer) -> int:
+        length_bias = make.TRAIN_LENGTH_BIAS * (answer.words - 35) / make.LENGTH_SCALE
+        pull = (answer.utility - 2.5 + length_bias) / make.NOISE
+        return sum(rng.random() < 1 / (1 + math.exp(-pull / 2)) for _ in range(4))
 
+    def rate(chosen, rejected) -> dict[str, int]:
         return {"rating_chosen": rating(chosen), "rating_rejected": rating(rejected)}
 
     splits, _ = make.make_pairs(rate=rate)
@@ -75,19 +76,12 @@ def rated_pairs(folder: Path) -> None:
 
 
 def measure(name: str, seed: int, work: Path) -> dict[str, float]:
+    """Train and audit one row of the table; return the value of each column."""
     out = work / f"{list(SETTINGS).index(name)}-{seed}"
     options = SETTINGS[name].replace("RATED", str(work / "rated")).split()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    train = [
-        "train_rm.py",
-        "--recipe",
-        "recipes/quickstart.yaml",
-        "--output_dir",
-        str(out),
-        "--seed",
-        str(seed),
-        *options,
-    ]
+    train = ["train_rm.py", "--recipe", "recipes/quickstart.yaml", "--output_dir", str(out)]
+    train += ["--seed", str(seed), *options]
     for command in (train, ["audit.py", "--ckpt", str(out), "--quick"]):
         done = subprocess.run(
             [sys.executable, *command],
@@ -100,14 +94,13 @@ def measure(name: str, seed: int, work: Path) -> dict[str, float]:
         if done.returncode:
             raise SystemExit(f"{name}, seed {seed}: exit {done.returncode}\n{done.stderr[-3000:]}")
     checks = json.loads((out / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
-    found = {
-        check["name"] if check["subset"] is None else check["subset"]: check["value"]
-        for check in checks
-    }
+    values = {}
+    for check in checks:
+        values[check["subset"] or check["name"]] = check["value"]
     with ONE_AT_A_TIME:
-        found["prompt dependence"] = found["accuracy"] - shuffled_accuracy(out)
-    print(f"{name}, seed {seed}: accuracy {found['accuracy']:.3f}", file=sys.stderr, flush=True)
-    return {column: found[column] for column in COLUMNS}
+        values["prompt dependence"] = values["accuracy"] - shuffled_accuracy(out)
+    print(f"{name}, seed {seed}: accuracy {values['accuracy']:.3f}", file=sys.stderr, flush=True)
+    return {column: values[column] for column in COLUMNS}
 
 
 def shuffled_accuracy(ckpt: Path) -> float:
@@ -147,20 +140,20 @@ def main() -> None:
         rated_pairs(work / "rated")
         runs = list(itertools.product(names, seeds))
         results = dict(zip(runs, two.map(lambda run: measure(*run, work), runs), strict=True))
-    print("| | " + " | ".join(COLUMNS) + " |\n|---" * 1 + "|---" * len(COLUMNS) + "|")
+    print("| | " + " | ".join(COLUMNS) + " |")
+    print("|---" * (len(COLUMNS) + 1) + "|")
     for name in names:
         cells = []
         for column in COLUMNS:
             values = [results[name, seed][column] for seed in seeds]
-            cells.append(
-                f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-            )
+            mean = sum(values) / len(values)
+            cells.append(f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})")
         print(f"| {name} | {' | '.join(cells)} |")
     if args.output:
-        found = [
-            {"setting": name, "seed": seed, **values} for (name, seed), values in results.items()
-        ]
-        Path(args.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        rows = []
+        for (name, seed), values in results.items():
+            rows.append({"setting": name, "seed": seed, **values})
+        Path(args.output).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""LLaMA-Factory's rm stage beside train_rm.py, on the same pairs and the same random model, by turns:
+"""LLaMA-Factory's rm stage beside train_rm.py, on the same pairs and random model, by turns.
 
     python3.11 -m venv lf && lf/bin/pip install torch torchvision torchaudio llamafactory==0.9.5
     python benchmarks/peer_llamafactory.py --python lf/bin/python --pairs PAIRS.jsonl.gz
 
-Both train one epoch of the same pairs on a CPU, one thread, float32, each with its own template, loss and optimizer; the pairs
-a second are those that each one's Trainer reports (model loading and tokenising are not in them).
+Both train one epoch of the same pairs on a CPU with one thread in float32, each with its own
+template, loss and optimizer. The pairs a second are those that each one's Trainer reports; loading
+the model and tokenising are not in them.
 """
 
 import argparse
@@ -23,18 +24,24 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 TOO_LONG = 1024  # tokens; LLaMA-Factory would cut a pair, and we drop it: neither is wanted here
 TEST_PAIRS = 8  # train_rm.py trains nothing without some
-PEER = "import sys, json; from llamafactory.train.tuner import run_exp; run_exp(json.load(open(sys.argv[1])))"
+PEER = (
+    "import sys, json; from llamafactory.train.tuner import run_exp; "
+    "run_exp(json.load(open(sys.argv[1])))"
+)
 
 
 def write_inputs(folder: Path, source: str, data_dir: str | None, shape: str, n: int) -> None:
+    """Write the model, and n pairs in the format of each of the two."""
     texts = read_texts(source, data_dir)
     encoded, tokenizer = encode_pairs(texts)
     short = [row for row, ids in zip(texts, encoded, strict=True) if ids["length"] <= TOO_LONG]
     rows = short[:: len(short) // (n + TEST_PAIRS)][: n + TEST_PAIRS]
     config = Qwen2Config(
-        **dict(zip(SIZES, SHAPES[shape], strict=True)), max_position_embeddings=4096,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        **dict(zip(SIZES, SHAPES[shape], strict=True)),
+        max_position_embeddings=4096,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
@@ -73,6 +80,7 @@ def write_inputs(folder: Path, source: str, data_dir: str | None, shape: str, n:
 
 
 def run(command: list, pattern: str) -> float:
+    """Run a command; return the last number that `pattern` finds in its output."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -87,12 +95,12 @@ def run(command: list, pattern: str) -> float:
         text=True,
         check=False,
     )
-    found = re.findall(pattern, done.stdout + done.stderr)
-    if done.returncode or not found:
+    numbers = re.findall(pattern, done.stdout + done.stderr)
+    if done.returncode or not numbers:
         raise SystemExit(
             f"{command[0]}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
         )
-    return float(found[-1])
+    return float(numbers[-1])
 
 
 def main() -> None:
@@ -122,16 +130,30 @@ def main() -> None:
             "learning_rate": 1e-5,
         }
         theirs = common | {
-            "stage": "rm", "do_train": True, "finetuning_type": "full", "model_name_or_path": str(folder / "base"),
-            "template": "qwen", "dataset": "pairs", "dataset_dir": name, "cutoff_len": 2 * TOO_LONG, "bf16": False,
-            "output_dir": str(folder / "theirs"), "overwrite_output_dir": True, "disable_gradient_checkpointing": True,
-        }  # fmt: skip
+            "stage": "rm",
+            "do_train": True,
+            "finetuning_type": "full",
+            "model_name_or_path": str(folder / "base"),
+            "template": "qwen",
+            "dataset": "pairs",
+            "dataset_dir": name,
+            "cutoff_len": 2 * TOO_LONG,
+            "bf16": False,
+            "output_dir": str(folder / "theirs"),
+            "overwrite_output_dir": True,
+            "disable_gradient_checkpointing": True,
+        }
         (folder / "theirs.json").write_text(json.dumps(theirs), encoding="utf-8")
         ours = common | {
-            "model_name_or_path": str(folder / "base"), "dataset_name": str(folder / "ours"), "eval_strategy": "no",
-            "activation_checkpointing": False, "validation_fraction": 0.0, "max_length": 2 * TOO_LONG, "max_dropped": 0.5,
+            "model_name_or_path": str(folder / "base"),
+            "dataset_name": str(folder / "ours"),
+            "eval_strategy": "no",
+            "activation_checkpointing": False,
+            "validation_fraction": 0.0,
+            "max_length": 2 * TOO_LONG,
+            "max_dropped": 0.5,
             "head_init": "normal",
-        }  # fmt: skip
+        }
         (folder / "ours.yaml").write_text(json.dumps(ours), encoding="utf-8")  # JSON is YAML
         commands = {
             "LLaMA-Factory": [args.python, "-c", PEER, folder / "theirs.json"],
@@ -153,13 +175,17 @@ def main() -> None:
                     run(command, r"train_samples_per_second'?\"?\s*[:=]\s*'?([\d.]+)")
                 )
     print(
-        f"{args.shape}, {n} pairs, {args.batch_size} a step, {args.rounds} rounds, torch {torch.__version__}"
+        f"{args.shape}, {n} pairs, {args.batch_size} a step, {args.rounds} rounds, "
+        f"torch {torch.__version__}"
     )
     print("\n| | pairs/s | x LLaMA-Factory |\n|---|---|---|")
-    for key, found in speeds.items():
-        ratios = [mine / peer for mine, peer in zip(found, speeds["LLaMA-Factory"], strict=True)]
-        print(f"| {key} | {statistics.median(found):.2f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-              f"{max(ratios):.2f}) |")  # fmt: skip
+    for key, pairs_a_second in speeds.items():
+        peers = speeds["LLaMA-Factory"]
+        ratios = [mine / peer for mine, peer in zip(pairs_a_second, peers, strict=True)]
+        print(
+            f"| {key} | {statistics.median(pairs_a_second):.2f} | {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""Training and scoring against plain TRL, side by side in one process: `python benchmarks/speed.py --pairs PAIRS.jsonl.gz`.
-
-Every variant is the real trainer on the same model: its collator, training_step and a fused AdamW step, on batches that stand
-evenly over an epoch of its own sampler. Variants take turns within a round; a ratio is TRL's time over the variant's in a
-round, printed as the median (lowest to highest) of the rounds. First, packed is checked against padded. --output FILE
-gets all numbers as JSON.
+"""Training and scoring against plain TRL, side by side in one process.
 
     python benchmarks/speed.py --shapes tiny,2-layers --threads 1                  # minutes
-    python benchmarks/speed.py --shapes 0.5b --batch_sizes 4 --steps 1 --rounds 2  # the real shape on a CPU: half an hour
-    python benchmarks/speed.py --device cuda --shapes 0.5b,1.5b,7b-lora            # bf16; MFU by --peak_tflops
+    python benchmarks/speed.py --shapes 0.5b --batch_sizes 4 --steps 1 --rounds 2  # half an hour
+    python benchmarks/speed.py --device cuda --shapes 0.5b,1.5b,7b-lora            # bf16
 
-Pairs: any source that train_rm.py reads (default: HH-RLHF's harmless-base test split). The tokenizer is a BPE trained on them,
-under Qwen2.5's chat template; weights are random.
+Every variant is the real trainer on the same model: its collator, training_step and a fused AdamW
+step, on batches that stand evenly over an epoch of its own sampler. Variants take turns within a
+round. A ratio is TRL's time over the variant's in a round; printed is the median (lowest to
+highest) of the rounds. First, packed is checked against padded. --output FILE gets all numbers as
+JSON. On a GPU the MFU is printed, by --peak_tflops.
+
+--pairs is any source that train_rm.py reads (default: HH-RLHF's harmless-base test split). The
+tokenizer is a BPE trained on them, under Qwen2.5's chat template; weights are random.
 """
 
 import argparse
@@ -40,16 +41,21 @@ sys.path.insert(0, str(REPO))
 from reward.data.encoding import encode_each, prepare_tokenizer
 from reward.data.splits import load_test_split
 from reward.data.tokens import decode_sides
-from reward.model.batches import own_tokens, pack, padded
-from reward.model.heads import Float32Head
+from reward.model.batches import own_tokens, pack, padded, shared_prefix
+from reward.model.heads import Float32Head, without_adapter
 from reward.model.packed_attention import enable_packing, self_test
 from reward.model.scorer import TOKEN_BUDGET, Scorer
 from reward.training.trainer import PairOptions, PairTrainer
 
 REAL_VOCABULARY, SMALL_VOCABULARY = 151_936, 16_000
 SIZES = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
-)  # fmt: skip
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
 SHAPES = {  # Qwen2.5's, as far as they are real
     "tiny": (256, 1024, 4, 4, 2, SMALL_VOCABULARY),
     "2-layers": (896, 4864, 2, 14, 2, SMALL_VOCABULARY),
@@ -61,7 +67,7 @@ TRAINING = ("TRL", "padded", "padded, by length", "packed", "prefix + packed")
 SIDES = ("chosen_ids", "rejected_ids")
 
 
-# -------------------------------------------------------------------------------------------------------------- the data
+# --- The data -------------------------------------------------------------------------------------
 
 
 def read_texts(source: str, data_dir: str | None) -> list[tuple]:
@@ -79,20 +85,15 @@ def encode_pairs(rows: list[tuple]) -> tuple[list[dict], PreTrainedTokenizerFast
     """Encoded pairs, and the tokenizer that was trained on their text."""
     text = (m["content"] for prompt, *sides, _ in rows for turns in (prompt, *sides) for m in turns)
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=SMALL_VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    special, alphabet = (
-        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        pre_tokenizers.ByteLevel.alphabet(),
-    )
-    bpe.train_from_iterator(
-        text,
-        trainers.BpeTrainer(
-            vocab_size=SMALL_VOCABULARY, special_tokens=special, initial_alphabet=alphabet
-        ),
-    )
+    bpe.train_from_iterator(text, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=special[2], pad_token=special[0]
     )
@@ -114,18 +115,15 @@ def encode_pairs(rows: list[tuple]) -> tuple[list[dict], PreTrainedTokenizerFast
 
 def best_of(pairs: list[dict], n: int) -> list[list[list[int]]]:
     """n completions for each prompt: the prompt's own two, and those of others."""
-    rng, groups, tails = random.Random(0), [], []
+    rng = random.Random(0)
+    tails = []  # (prompt, completion) of every side
     for pair in pairs:
-        shared = (
-            len(pair["chosen_ids"])
-            + len(pair["rejected_ids"])
-            - own_tokens([pair[side] for side in SIDES])
-        )
+        shared = shared_prefix(pair["chosen_ids"], pair["rejected_ids"])
         tails += [(pair["chosen_ids"][:shared], pair[side][shared:]) for side in SIDES]
+    groups = []
     for (prompt, one), (_, other) in zip(tails[::2], tails[1::2], strict=True):
-        groups.append(
-            [prompt + tail for tail in (one, other, *(rng.choice(tails)[1] for _ in range(n - 2)))]
-        )
+        others = [rng.choice(tails)[1] for _ in range(n - 2)]
+        groups.append([prompt + tail for tail in (one, other, *others)])
     return groups
 
 
@@ -133,7 +131,7 @@ def padded_tokens(texts: list[list[int]]) -> int:
     return len(texts) * max(map(len, texts))
 
 
-# ----------------------------------------------------------------------------------------------------------- the machine
+# --- The machine ----------------------------------------------------------------------------------
 
 
 class Machine:
@@ -196,17 +194,13 @@ def autocast(device: str):
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
-def base_of(model):
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def stock(model) -> None:
     """As transformers made it: TRL's turn."""
-    base_of(model).set_attn_implementation("sdpa")
-    vars(base_of(model)).pop("forward", None)
+    without_adapter(model).set_attn_implementation("sdpa")
+    vars(without_adapter(model)).pop("forward", None)
 
 
-# -------------------------------------------------------------------------------------------------------- what is timed
+# --- What is timed --------------------------------------------------------------------------------
 
 
 def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device: str) -> dict:
@@ -214,10 +208,16 @@ def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device:
     data, made = Dataset.from_list(pairs), {}
     for name in TRAINING:
         options = {
-            "output_dir": folder, "per_device_train_batch_size": batch_size, "report_to": "none", "max_length": None,
-            "activation_checkpointing": False, "disable_tqdm": True, "seed": 0,
-            "bf16": device == "cuda", "use_cpu": device == "cpu",
-        }  # fmt: skip
+            "output_dir": folder,
+            "per_device_train_batch_size": batch_size,
+            "report_to": "none",
+            "max_length": None,
+            "activation_checkpointing": False,
+            "disable_tqdm": True,
+            "seed": 0,
+            "bf16": device == "cuda",
+            "use_cpu": device == "cpu",
+        }
         if name == "padded, by length":
             options["train_sampling_strategy"] = "group_by_length"
         args = RewardConfig(**options)
@@ -230,9 +230,12 @@ def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device:
         else:
             rows = data.add_column("subset_id", [0] * len(data))
             trainer = PairTrainer(
-                model=model, args=args, train_dataset=rows, processing_class=tokenizer,
+                model=model,
+                args=args,
+                train_dataset=rows,
+                processing_class=tokenizer,
                 options=PairOptions(["all"], prefix_sharing="off"),
-            )  # fmt: skip
+            )
             trainer.data_collator.packed = "packed" in name
             trainer.data_collator.share_prefixes = name == "prefix + packed"
         made[name] = trainer, list(trainer.get_train_dataloader())
@@ -252,8 +255,17 @@ def evenly(batches: list, n: int, size=computed_tokens) -> list:
 
 
 def rounds_of(works: dict, rounds: int, machine: Machine) -> dict:
-    """name -> list over rounds of (seconds, MB), variants by turns; `works`: name -> list of callables, one a step."""
-    found = {name: [] for name in works}
+    """Time variants by turns.
+
+    Args:
+        works: for each variant a list of callables, one a step.
+        rounds: how often all steps are taken.
+        machine: what measures them.
+
+    Returns:
+        For each variant a list of (seconds, MB), one a round.
+    """
+    measured = {name: [] for name in works}
     for work in works.values():
         work[0]()  # warm-up
     for _ in range(rounds):
@@ -263,8 +275,8 @@ def rounds_of(works: dict, rounds: int, machine: Machine) -> dict:
                 seconds, megabytes = machine.measure(step)
                 sums[name] = [sums[name][0] + seconds, max(sums[name][1], megabytes)]
         for name, (seconds, megabytes) in sums.items():
-            found[name].append((seconds, megabytes))
-    return found
+            measured[name].append((seconds, megabytes))
+    return measured
 
 
 def train_works(model, made: dict, steps: int, optimizer) -> dict:
@@ -273,12 +285,14 @@ def train_works(model, made: dict, steps: int, optimizer) -> dict:
             if name == "TRL":
                 stock(model)
             elif "packed" in name:
-                enable_packing(base_of(model))
+                enable_packing(without_adapter(model))
             model.train()
             trainer.current_gradient_accumulation_steps = 1
-            pairs = len(batch["order"]) if "order" in batch else None
+            pairs = None
+            if "order" in batch:
+                pairs = torch.tensor(float(len(batch["order"])))
             with autocast(trainer.args.device.type):  # in a run accelerate's wrapper sees to it
-                trainer.training_step(model, batch, torch.tensor(float(pairs)) if pairs else None)
+                trainer.training_step(model, batch, pairs)
             optimizer.step()
             optimizer.zero_grad()
 
@@ -291,8 +305,10 @@ def train_works(model, made: dict, steps: int, optimizer) -> dict:
 
 
 def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, device: str) -> dict:
-    """Baseline: `batch` groups of texts at a time, in the order given, padded, as an evaluation loop does. Against it the
-    scorer on the same texts. One step each."""
+    """The scorer and, as its baseline, an evaluation loop on the same texts; one step each.
+
+    The loop takes `batch` groups of texts at a time, in the order given, padded.
+    """
 
     def padded_loop():
         stock(model)
@@ -309,7 +325,7 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
     scorer.padded_because, scorer.self_tested, scorer.distributed = None, True, False
 
     def packed():
-        enable_packing(base_of(model))
+        enable_packing(without_adapter(model))
         with autocast(device):
             scorer.rewards_of_ids([text for group in groups for text in group])
 
@@ -317,7 +333,7 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
     return {"padded batches": [padded_loop], "score.py": [packed]}
 
 
-# ----------------------------------------------------------------------------------------------------------------- report
+# --- Report ---------------------------------------------------------------------------------------
 
 
 def ratio(found: dict, base: str, name: str) -> dict:
@@ -326,9 +342,9 @@ def ratio(found: dict, base: str, name: str) -> dict:
 
 
 def check(model, tokenizer, pairs) -> dict:
-    """Packed against padded on real pairs: what the head reads, rewards, and the gradient's norm."""
+    """Packed against padded on real pairs: what the head reads, rewards, gradient norms."""
     texts = [pair[side] for pair in pairs[:4] for side in SIDES]
-    enable_packing(base_of(model))
+    enable_packing(without_adapter(model))
     with autocast(model.device.type):
         self_tested = self_test(model, texts, 0)
     results = []
@@ -346,9 +362,11 @@ def check(model, tokenizer, pairs) -> dict:
         model.zero_grad()
     (packed, norm), (rows, norm_rows) = results
     return {
-        "hidden, relative": self_tested.difference, "allowed": self_tested.allowed, "rewards": (packed - rows).abs().max().item(),
+        "hidden, relative": self_tested.difference,
+        "allowed": self_tested.allowed,
+        "rewards": (packed - rows).abs().max().item(),
         "gradient norm, relative": abs(norm - norm_rows) / norm_rows,
-    }  # fmt: skip
+    }
 
 
 def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, found: dict) -> None:
@@ -361,7 +379,7 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     weights = sum(p.numel() for n, p in model.named_parameters() if "embed_tokens" not in n)
-    last_mlp = sum(p.numel() for p in base_of(model).model.layers[-1].mlp.parameters())
+    last_mlp = sum(p.numel() for p in without_adapter(model).model.layers[-1].mlp.parameters())
     for batch_size in map(int, args.batch_sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             made = make_trainers(model, tokenizer, pairs, batch_size, folder, args.device)
@@ -377,18 +395,22 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
                 "tokens over limit": tokens / unique,
             }
             row["megabytes"] = max(megabytes for _, megabytes in times[name])
-            # Forward and backward, without the weights' own gradients under LoRA: 6 or 4 operations a weight and token.
+            # Forward and backward: 6 operations for each weight and token, under LoRA 4, which has
+            # no gradients of the frozen weights.
             used = weights - last_mlp * ("packed" in name)  # which then computes a token a text
-            operations = (
-                (4 if len(trained) < len(list(model.parameters())) else 6)
-                * used
-                * tokens
-                / len(pairs)
-            )
-            row["mfu"] = operations * speed / args.peak_tflops / 1e12 if cuda else None
+            operations_a_weight = 6
+            if len(trained) < len(list(model.parameters())):
+                operations_a_weight = 4
+            operations = operations_a_weight * used * tokens / len(pairs)
+            row["mfu"] = None
+            if cuda:
+                row["mfu"] = operations * speed / args.peak_tflops / 1e12
             found[f"{batch_size}, {name}"] = row
-            print(f"| {batch_size} | {name} | {cell(row)} | {speed:.2f} | {row['megabytes']:.0f} | "
-                  f"{row['tokens over limit']:.2f} |" + (f" {row['mfu']:.0%} |" if cuda else ""), flush=True)  # fmt: skip
+            line = f"| {batch_size} | {name} | {cell(row)} | {speed:.2f} | {row['megabytes']:.0f} "
+            line += f"| {row['tokens over limit']:.2f} |"
+            if cuda:
+                line += f" {row['mfu']:.0%} |"
+            print(line, flush=True)
 
 
 def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) -> None:
@@ -402,7 +424,8 @@ def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) ->
         groups = best_of(pairs, n)
         tokens = sum(map(padded_tokens, groups)) / sum(map(own_tokens, groups))
         print(
-            f"| best of {n}, all prompts: tokens of one padded, over those computed | {tokens:.2f} | |"
+            f"| best of {n}, all prompts: tokens of one padded, over those computed "
+            f"| {tokens:.2f} | |"
         )
         groups = evenly(groups, max(args.scored // n, 4), padded_tokens)
         random.Random(0).shuffle(groups)
@@ -455,12 +478,18 @@ def main() -> None:
     unique = sum(own_tokens([pair[side] for side in SIDES]) for pair in pairs)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
     report = {
-        "date": time.strftime("%Y-%m-%d"), "machine": f"{where}, {args.threads} threads", "pairs": len(pairs),
-        "tokens a side": statistics.mean(sides), "limit": unique,
-        "versions": {"torch": torch.__version__, "trl": trl.__version__}, "shapes": {},
-    }  # fmt: skip
-    print(f"{report['machine']}; {len(pairs):,} pairs of {np.mean(sides):.0f} tokens a side, torch {torch.__version__}, trl "
-          f"{trl.__version__}, {report['date']}")  # fmt: skip
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{where}, {args.threads} threads",
+        "pairs": len(pairs),
+        "tokens a side": statistics.mean(sides),
+        "limit": unique,
+        "versions": {"torch": torch.__version__, "trl": trl.__version__},
+        "shapes": {},
+    }
+    print(
+        f"{report['machine']}; {len(pairs):,} pairs of {np.mean(sides):.0f} tokens a side, "
+        f"torch {torch.__version__}, trl {trl.__version__}, {report['date']}"
+    )
     print(f"computed once, all pairs have {unique:,} tokens: the limit")
     for shape in args.shapes.split(","):
         model = build(shape, args.device)

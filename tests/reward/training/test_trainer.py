@@ -1,5 +1,6 @@
 """What reward.training.trainer changes in trl.RewardTrainer, and that it changes nothing else."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -20,7 +21,7 @@ from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 torch.set_num_threads(1)
 
 END = 2  # the stand-in's end token
-OURS = ("loss_type", "label_smoothing", "tie_margin", "prefix_sharing", "token_budget")
+OURS = {field.name for field in dataclasses.fields(PairOptions)}
 
 
 def token_ids(generator, vocabulary: int = 400) -> list[int]:
@@ -36,7 +37,10 @@ def longest(row: dict) -> int:
 def pairs(
     n: int, seed: int = 0, margins: list[float] | None = None, vocabulary: int = 400, **labels
 ) -> Dataset:
-    """n encoded pairs of random tokens, in subsets 0, 1, 0, 1, ..., with `labels` (name -> one value a pair)."""
+    """n encoded pairs of random tokens, in subsets 0, 1, 0, 1, ...
+
+    `labels` are further columns, each with one value for each pair.
+    """
     generator = torch.Generator().manual_seed(seed)
     sides = ("chosen_ids", "rejected_ids")
     rows = [
@@ -55,7 +59,10 @@ def for_trl(data: Dataset) -> Dataset:
 
 
 def ranked(singles: int = 3, rankings: int = 1, seed: int = 0) -> Dataset:
-    """Rankings of 4 (6 pairs each) and single pairs, one pair of each by turns, as no sampler would keep them together."""
+    """Rankings of 4 (6 pairs each) and single pairs.
+
+    They lie one pair of each by turns, so that no sampler keeps a ranking together by chance.
+    """
     generator = torch.Generator().manual_seed(seed)
     queues = []
     for ranking in range(rankings + singles):
@@ -77,8 +84,11 @@ def ranked(singles: int = 3, rankings: int = 1, seed: int = 0) -> Dataset:
 
 @pytest.fixture
 def make_trainer(standin, tmp_path):
-    """`make_trainer(train, **RewardConfig's)` -> PairTrainer, or plain TRL's with `cls=RewardTrainer`; same weights. `head`:
-    options of build_reward_model."""
+    """`make_trainer(train, **options)` -> PairTrainer, or plain TRL's with `cls=RewardTrainer`.
+
+    Both have the same weights. `options` are RewardConfig's and PairOptions', `head` has those of
+    build_reward_model.
+    """
 
     def make(
         train,
@@ -100,27 +110,32 @@ def make_trainer(standin, tmp_path):
         if cls is PairTrainer:
             own = {key: options.pop(key) for key in OURS if key in options}
             ours["options"] = PairOptions(["harmless", "helpful"], **own)
-        options = {
+        defaults = {
             "learning_rate": 1e-2,
             "max_grad_norm": 1e9,
             "logging_steps": 1,
             "save_strategy": "no",
-            **options,
+            "activation_checkpointing": False,
         }
-        options |= {
+        fixed = {
             "use_cpu": True,
             "bf16": False,
             "report_to": "none",
             "max_length": None,
             "disable_tqdm": True,
+            "lr_scheduler_type": "constant",
         }
-        options = {"activation_checkpointing": False, **options}
-        args = RewardConfig(output_dir=str(tmp_path), lr_scheduler_type="constant", **options)
-        tokenizer = build_tokenizer(folder, model.config)
+        args = RewardConfig(output_dir=str(tmp_path), **(defaults | options | fixed))
         return cls(
-            model=model, args=args, train_dataset=train, eval_dataset=evaluation, processing_class=tokenizer,
-            callbacks=callbacks, peft_config=peft, **ours,
-        )  # fmt: skip
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=build_tokenizer(folder, model.config),
+            callbacks=callbacks,
+            peft_config=peft,
+            **ours,
+        )
 
     return make
 
@@ -161,7 +176,7 @@ class Gradients(TrainerCallback):
         )
 
 
-# -------------------------------------------------------------------------------------------------------------- metrics
+# --- Metrics --------------------------------------------------------------------------------------
 
 
 def test_accuracy_is_counted_per_pair_with_ties_one_half(make_trainer):
@@ -197,7 +212,7 @@ def test_trl_counts_otherwise(make_trainer):
 
 
 def test_field_notes_number(make_trainer):
-    """21 pairs at batch 4 whose last one is wrong and 11 others are right: 11 / 21, which TRL reports as .458333."""
+    """Of 21 pairs at batch 4 the first 11 are right: 11 / 21, which TRL reports as .458333."""
     trainer = make_trainer(pairs(4))
     margins = torch.tensor([1.0] * 11 + [-1.0] * 10)
     logits = torch.stack([margins, 0 * margins], 1)[..., None]
@@ -245,15 +260,20 @@ def test_training_log_counts_pairs_of_unequal_micro_batches(make_trainer):
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------- gradients
+# --- Gradients ------------------------------------------------------------------------------------
 
 
 def gradient_of_one_step(make_trainer, data, cls, batch, accumulation):
     seen = Gradients()
     trainer = make_trainer(
-        data, cls=cls, callbacks=[seen], per_device_train_batch_size=batch, max_steps=1,
-        gradient_accumulation_steps=accumulation, train_sampling_strategy="sequential",
-    )  # fmt: skip
+        data,
+        cls=cls,
+        callbacks=[seen],
+        per_device_train_batch_size=batch,
+        max_steps=1,
+        gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",
+    )
     trainer.train()
     return seen.steps[0]
 
@@ -312,7 +332,7 @@ def test_target_margins_and_centering_reach_the_loss(make_trainer):
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- guards
+# --- Guards ---------------------------------------------------------------------------------------
 
 
 def test_nan_weights_stop_the_run_before_the_optimizer_step(make_trainer):
@@ -349,18 +369,17 @@ def test_an_infinite_gradient_stops_the_run_before_the_optimizer_step(max_grad_n
 
 
 def test_fp16_loss_scaling_may_overflow(make_trainer):
-    """Under fp16 the scaler starts high and skips steps until gradients are finite: that is no fault."""
+    """Under fp16 the scaler starts high and skips steps until gradients are finite: no fault."""
     trainer = make_trainer(pairs(4))
     trainer.args.fp16 = True
-    assert trainer._get_grad_norm(trainer.model, grad_norm=torch.tensor(float("inf"))) == float(
-        "inf"
-    )
+    infinite = torch.tensor(float("inf"))
+    assert trainer._get_grad_norm(trainer.model, grad_norm=infinite) == float("inf")
     trainer.args.fp16 = False
     with pytest.raises(NonFiniteError):
-        trainer._get_grad_norm(trainer.model, grad_norm=torch.tensor(float("inf")))
+        trainer._get_grad_norm(trainer.model, grad_norm=infinite)
 
 
-# --------------------------------------------------------------------------------------------------------------- options
+# --- Options --------------------------------------------------------------------------------------
 
 
 def test_group_by_length_runs_and_groups(make_trainer):
@@ -371,8 +390,10 @@ def test_group_by_length_runs_and_groups(make_trainer):
         trainer = make_trainer(
             data, per_device_train_batch_size=8, max_steps=2, prefix_sharing="off", **options
         )
-        found = [only_micro_batch(b) for b in trainer.get_train_dataloader()]
-        lengths = [b["texts"]["attention_mask"].sum(1)[b["sides"]].amax(1) for b in found]
+        lengths = []  # of the longer side of each pair, a tensor for each batch
+        for batch in trainer.get_train_dataloader():
+            part = only_micro_batch(batch)
+            lengths.append(part["texts"]["attention_mask"].sum(1)[part["sides"]].amax(1))
         trainer.train()
         assert trainer.state.global_step == 2
         return sum((batch.max() - batch.min()).item() for batch in lengths) / len(lengths)
@@ -408,7 +429,7 @@ def test_nothing_is_filtered_and_no_card_is_written(make_trainer, tmp_path):
     assert not list(tmp_path.rglob("README.md"))
 
 
-# -------------------------------------------------------------------------------------------------- batches, rankings
+# --- Batches, rankings ----------------------------------------------------------------------------
 
 
 def test_a_batch_holds_each_text_once_and_a_ranking_weighs_as_one():
@@ -450,7 +471,10 @@ def test_a_batch_holds_each_text_once_and_a_ranking_weighs_as_one():
 
 
 def gradient_by_hand(model, data) -> torch.Tensor:
-    """Of the mean over rankings (a single pair is one) of the mean over a ranking's pairs, one text at a time."""
+    """The gradient of the mean over rankings of the mean over a ranking's pairs.
+
+    A single pair is a ranking. One text is computed at a time.
+    """
     losses = {}
     for row in data:
         chosen, rejected = (
@@ -472,8 +496,8 @@ def test_a_ranking_weighs_as_one_pair_however_the_step_is_cut(batch, accumulatio
     data = ranked(singles=3)
     assert len(data) == 6 + 3
     by_hand = gradient_by_hand(make_trainer(data).model, data)
-    found = gradient_of_one_step(make_trainer, data, PairTrainer, batch, accumulation)
-    assert relative(found, by_hand) < 1e-5
+    gradient = gradient_of_one_step(make_trainer, data, PairTrainer, batch, accumulation)
+    assert relative(gradient, by_hand) < 1e-5
     # Each pair for itself, for contrast.
     alone = gradient_of_one_step(make_trainer, data.remove_columns("ranking"), PairTrainer, 9, 1)
     assert relative(alone, by_hand) > 0.1
@@ -531,21 +555,24 @@ def test_rankings_with_group_by_length(make_trainer):
     """No ranking is cut, and rankings of like length come together."""
     data = ranked(singles=0, rankings=64)
 
-    def batches(**options):
+    def mean_spread(**options) -> float:
         trainer = make_trainer(
             data, per_device_train_batch_size=4, max_steps=2, prefix_sharing="off", **options
         )
-        found = [only_micro_batch(b) for b in trainer.get_train_dataloader()]
-        assert {(len(b["sides"]), len(b["texts"]["input_ids"])) for b in found} == {(4 * 6, 4 * 4)}
-        assert all(b["weight"].sum().item() == pytest.approx(4) for b in found)
+        spreads = []
+        for batch in trainer.get_train_dataloader():
+            part = only_micro_batch(batch)
+            assert (len(part["sides"]), len(part["texts"]["input_ids"])) == (4 * 6, 4 * 4)
+            assert part["weight"].sum().item() == pytest.approx(4)
+            lengths = part["texts"]["attention_mask"].sum(1).view(4, 4).amax(1)
+            spreads.append((lengths.max() - lengths.min()).item())
         trainer.train()
-        longest_side = [b["texts"]["attention_mask"].sum(1).view(4, 4).amax(1) for b in found]
-        return sum((lengths.max() - lengths.min()).item() for lengths in longest_side) / len(found)
+        return sum(spreads) / len(spreads)
 
-    assert batches(train_sampling_strategy="group_by_length") < 0.5 * batches()
+    assert mean_spread(train_sampling_strategy="group_by_length") < 0.5 * mean_spread()
 
 
-# ------------------------------------------------------------------------------------------------------------ objectives
+# --- Objectives -----------------------------------------------------------------------------------
 
 PROBABILITIES = [0.7, 1.0, 0.5, 0.3, 0.9, 0.5, 1.0]
 RATINGS = {
@@ -558,8 +585,14 @@ RATINGS = {
 def test_training_and_evaluation_loss_of_each_objective(loss_type, make_trainer):
     targets = [0.0, 1.0, 0.5, 0.0, 2.0, 0.0, 3.0]
     data = pairs(7, seed=3, margins=targets, chosen_probability=PROBABILITIES, **RATINGS)
-    trainer = make_trainer(data, data, loss_type=loss_type, per_device_train_batch_size=7, per_device_eval_batch_size=4,
-                           max_steps=1)  # fmt: skip
+    trainer = make_trainer(
+        data,
+        data,
+        loss_type=loss_type,
+        per_device_train_batch_size=7,
+        per_device_eval_batch_size=4,
+        max_steps=1,
+    )
     rewards = rewards_of(trainer.model, data).unbind(1)
     loss = LOSSES[loss_type]
     labels = {name: torch.tensor(data[name][:]) for name in loss.labels}
@@ -578,13 +611,13 @@ def test_tie_margin_and_label_smoothing_reach_the_loss(make_trainer):
         trainer = make_trainer(data, data, **options)
         return trainer.evaluate()["eval_loss"], rewards_of(trainer.model, data).unbind(1)
 
-    found, rewards = losses(loss_type="rao_kupper", tie_margin=1.5)
-    assert found == pytest.approx(rao_kupper(*rewards, p, 1.5).mean().item(), abs=1e-4)
-    found, rewards = losses(loss_type="rao_kupper", label_smoothing=0.2)
-    assert found == pytest.approx(rao_kupper(*rewards, smooth(p, 0.2)).mean().item(), abs=1e-4)
-    found, rewards = losses(label_smoothing=0.2)
+    loss, rewards = losses(loss_type="rao_kupper", tie_margin=1.5)
+    assert loss == pytest.approx(rao_kupper(*rewards, p, 1.5).mean().item(), abs=1e-4)
+    loss, rewards = losses(loss_type="rao_kupper", label_smoothing=0.2)
+    assert loss == pytest.approx(rao_kupper(*rewards, smooth(p, 0.2)).mean().item(), abs=1e-4)
+    loss, rewards = losses(label_smoothing=0.2)
     smoothed = bradley_terry(*rewards, chosen_probability=smooth(p, 0.2)).mean().item()
-    assert found == pytest.approx(smoothed, abs=1e-4)
+    assert loss == pytest.approx(smoothed, abs=1e-4)
     assert abs(smoothed - bradley_terry(*rewards, chosen_probability=p).mean().item()) > 0.01
 
 
@@ -611,7 +644,7 @@ def test_a_step_of_ties_alone_has_a_loss_and_no_accuracy(make_trainer):
     assert logged(trainer, "loss")[0] > math.log(2) and logged(trainer, "accuracy") == []
 
 
-# ---------------------------------------------------------------------------------------------------- heads in training
+# --- Heads in training ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -620,25 +653,25 @@ def test_a_step_of_ties_alone_has_a_loss_and_no_accuracy(make_trainer):
 def test_a_two_logit_head_trains_as_a_classifier(peft, make_trainer):
     data = pairs(6, seed=8)
     trainer = make_trainer(
-        data, data, head={"head": "two_logit"}, peft=peft, loss_type="classification", per_device_train_batch_size=6,
+        data,
+        data,
+        head={"head": "two_logit"},
+        peft=peft,
+        loss_type="classification",
+        per_device_train_batch_size=6,
         max_steps=2,
-    )  # fmt: skip
+    )
     chosen, rejected = logits_of(trainer.model, data).unbind(1)  # (pairs, 2) each
     yes, no = torch.ones(6, dtype=torch.long), torch.zeros(6, dtype=torch.long)
     loss = (F.cross_entropy(chosen, yes) + F.cross_entropy(rejected, no)).item()
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] == pytest.approx(loss, abs=1e-4)
-    assert metrics["eval_margin"] == pytest.approx(
-        (chosen - rejected)[:, 1].mean().item(), abs=1e-4
-    )
-    assert metrics["eval_accuracy"] == pytest.approx(
-        (chosen > rejected)[:, 1].float().mean().item()
-    )
+    margin = (chosen - rejected)[:, 1]
+    assert metrics["eval_margin"] == pytest.approx(margin.mean().item(), abs=1e-4)
+    assert metrics["eval_accuracy"] == pytest.approx((margin > 0).float().mean().item())
     trainer.train()
-    assert (
-        logged(trainer, "loss")[0] == pytest.approx(loss, abs=1e-4)
-        and logged(trainer, "loss")[1] < loss
-    )
+    first, second = logged(trainer, "loss")
+    assert first == pytest.approx(loss, abs=1e-4) and second < loss
     assert trainer.model.config.num_labels == 2
     expected = rewards_of(trainer.model, data).flatten().tolist()
     assert trainer.saved_rewards(data) == pytest.approx(expected, abs=1e-5)
@@ -707,34 +740,30 @@ def test_frozen_blocks_have_the_right_gradients_with_activation_checkpointing(
 
         class Named(TrainerCallback):
             def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-                seen.update(
-                    {
-                        name: p.grad.clone()
-                        for name, p in model.named_parameters()
-                        if p.grad is not None
-                    }
-                )
+                for name, parameter in model.named_parameters():
+                    if parameter.grad is not None:
+                        seen[name] = parameter.grad.clone()
 
         trainer = make(
-            data, callbacks=[Named()], head={"train_last_layers": layers}, activation_checkpointing=checkpointing,
-            per_device_train_batch_size=8, max_steps=1,
-        )  # fmt: skip
+            data,
+            callbacks=[Named()],
+            head={"train_last_layers": layers},
+            activation_checkpointing=checkpointing,
+            per_device_train_batch_size=8,
+            max_steps=1,
+        )
         trainer.train()
         assert trainer.model.is_gradient_checkpointing is checkpointing
-        assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == set(
-            seen
-        )
+        trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+        assert trained == set(seen)
         return seen
 
-    with_it, without, unfrozen = (
-        gradients(layers, True),
-        gradients(layers, False),
-        gradients(None, False),
-    )
+    with_it = gradients(layers, True)
+    without = gradients(layers, False)
+    unfrozen = gradients(None, False)
     assert with_it.keys() == without.keys() < unfrozen.keys()
-    assert any(".1." in name for name in with_it) is (layers == 1) and not any(
-        ".0." in name for name in with_it
-    )
+    assert any(".1." in name for name in with_it) is (layers == 1)
+    assert not any(".0." in name for name in with_it)
     for name, gradient in with_it.items():
         torch.testing.assert_close(gradient, without[name], atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(gradient, unfrozen[name], atol=1e-6, rtol=1e-5)
