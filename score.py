@@ -20,6 +20,7 @@ from pathlib import Path
 
 
 def main() -> int:
+    """Run the script. Returns its exit status: 0, or 2 for bad input."""
     args = parse_arguments()
     # Imported here, so that --help and wrong arguments need not wait for torch.
     from reward.data.encoding import EncodingError
@@ -42,6 +43,7 @@ def main() -> int:
 
 
 def score_completions(args: argparse.Namespace) -> None:
+    """Score the file or the one prompt that the command line names."""
     from reward.model.one_off import audited_temperature, print_one_off
     from reward.model.score_file import score_file
     from reward.model.scorer import Scorer
@@ -61,6 +63,7 @@ def score_completions(args: argparse.Namespace) -> None:
 
 
 def convert_checkpoint(args: argparse.Namespace) -> None:
+    """Write the model as a stock one-label checkpoint, and say how far its rewards moved."""
     from reward.checkpoint.convert import convert
 
     done = convert(

@@ -368,6 +368,7 @@ class SelfTestResult:
 
     @property
     def passed(self) -> bool:
+        """Whether packed batches may be used."""
         return self.difference <= self.allowed  # not a NaN
 
 
@@ -396,7 +397,9 @@ def self_test(
     head_inputs, dtypes = [], set()
     handles = _watch(model, head_inputs, dtypes)
 
-    def read_by_head(inputs: PackedInputs | PaddedInputs, places) -> torch.Tensor:
+    def read_by_head(
+        inputs: PackedInputs | PaddedInputs, places: torch.Tensor | list[int] | slice
+    ) -> torch.Tensor:
         """Return what the head reads at some places of its (flattened) input: (texts, hidden)."""
         head_inputs.clear()
         model(**send_to_device(inputs, device), use_cache=False)
@@ -436,8 +439,10 @@ def _watch(
     return handles
 
 
-def _padded_together(read_by_head: Callable, texts: list[TokenIds], pad_token_id: int):
-    """What the head reads at the texts' last tokens in one padded batch: (texts, hidden)."""
+def _padded_together(
+    read_by_head: Callable, texts: list[TokenIds], pad_token_id: int
+) -> torch.Tensor:
+    """Return what the head reads at the last tokens in one padded batch: (texts, hidden)."""
     inputs = padded(texts, pad_token_id)
     width = inputs["input_ids"].shape[1]
     last = torch.tensor([len(text) - 1 for text in texts])
@@ -447,7 +452,7 @@ def _padded_together(read_by_head: Callable, texts: list[TokenIds], pad_token_id
 def _packed(
     read_by_head: Callable, texts: list[TokenIds], share_prefixes: bool, like: torch.Tensor
 ) -> torch.Tensor:
-    """What the head reads in one packed batch: (texts, hidden), infinities where that fails."""
+    """Return what the head reads in one packed batch: (texts, hidden); infinities if it fails."""
     try:
         return read_by_head(pack(texts, share_prefixes), slice(None))
     except RuntimeError as error:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from reward.data.encoding import encode, encode_within
-from reward.data.transcripts import text_of
+from reward.data.transcripts import Side, text_of
 from reward.model.batches import TokenIds, pack, padded, token_batches
 from reward.model.heads import (
     is_encoder,
@@ -92,8 +92,7 @@ class Scorer:
             enable_packing(self.base_model)
         self.manifest = checkpoint_json(ckpt, "manifest.json", revision) or {}
         self.limit = position_limit(self.model.config, self.tokenizer)
-        # A model that was trained on cut prompts scores them cut. Another one reads as far as it
-        # can.
+        # A model that was trained on cut prompts scores them cut. Another reads as far as it can.
         trained_length = self.manifest.get("max_length")
         if self.manifest.get("overlong") == "truncate_prompt" and trained_length:
             self.limit = min(self.limit or trained_length, trained_length)
@@ -103,7 +102,9 @@ class Scorer:
         """The sequence-classification model, without the adapter around it."""
         return without_adapter(self.model)
 
-    def encode(self, prompt, completions: list, tools: list | None = None) -> EncodedCompletions:
+    def encode(
+        self, prompt: Side, completions: list[Side], tools: list[dict] | None = None
+    ) -> EncodedCompletions:
         """Encode completions of one prompt, whose start is cut where they are too long.
 
         Args:
@@ -120,7 +121,9 @@ class Scorer:
                 ids[i] = None
         return EncodedCompletions(ids, encoded.prompt_cut)
 
-    def rewards(self, texts: list[tuple], progress: str | None = None) -> list[float | None]:
+    def rewards(
+        self, texts: list[tuple[Side, Side]], progress: str | None = None
+    ) -> list[float | None]:
         """Return the rewards of (prompt, completion) tuples: two message lists, or two strings."""
         ids = [self.encode(prompt, [completion]).ids[0] for prompt, completion in texts]
         return self.rewards_of_ids(ids, progress)
@@ -188,11 +191,11 @@ class Scorer:
             )
             print(f"padded batches, because {self.padded_because}", file=sys.stderr)
 
-    def completion_tokens(self, completion) -> int:
+    def completion_tokens(self, completion: Side) -> int:
         """Return the length of a completion's text in the model's own tokens."""
         return len(self.tokenizer(text_of(completion), add_special_tokens=False)["input_ids"])
 
-    def rewards_by_token(self, prompt, completion) -> list[tuple[str, float]] | None:
+    def rewards_by_token(self, prompt: Side, completion: Side) -> list[tuple[str, float]] | None:
         """Return (token, reward after it) over the completion, from one forward.
 
         Only the last value is what was trained. None for an encoder, whose head reads [CLS] and not
@@ -211,7 +214,7 @@ class Scorer:
         completion_length = len(ids) - self._completion_start(prompt, completion, ids)
         return list(zip(tokens, rewards, strict=True))[-completion_length:]
 
-    def _completion_start(self, prompt, completion, ids: list[int]) -> int:
+    def _completion_start(self, prompt: Side, completion: Side, ids: list[int]) -> int:
         """Return the index of the completion's first token.
 
         That is where the encoding first differs from one with another completion.
