@@ -37,8 +37,8 @@ def pair(prompt, chosen, rejected, drop="", subset=None, **more) -> dict:
 
 
 def only(row: dict, transcript: str = "messages") -> dict:
-    (found,) = to_pairs(row, transcript)
-    return found
+    (read_pair,) = to_pairs(row, transcript)
+    return read_pair
 
 
 def refused(row: dict, transcript: str = "messages") -> str:
@@ -195,8 +195,8 @@ def test_hh_transcript():
 def test_hh_transcript_kept_raw():
     """Cut at the last "\\n\\nAssistant:", so that a common first word stays in the completion."""
     row = {"chosen": f"{TALK} The Rhine.", "rejected": f"{TALK} The"}
-    found = only(row, "raw")
-    assert (found["prompt"], found["chosen"], found["rejected"], found["drop"]) == (
+    read_pair = only(row, "raw")
+    assert (read_pair["prompt"], read_pair["chosen"], read_pair["rejected"], read_pair["drop"]) == (
         TALK,
         " The Rhine.",
         " The",
@@ -327,9 +327,9 @@ def test_helpsteer2_ratings():
 
 def test_helpsteer2_multi_turn_prompt():
     prompt = "Hi\n<extra_id_1>Assistant\nHello!\n<extra_id_1>User\nName a river."
-    found = rating_pairs([rating(prompt, "The Rhine.", 4), rating(prompt, "No.", 0)])
+    pairs = rating_pairs([rating(prompt, "The Rhine.", 4), rating(prompt, "No.", 0)])
     talk = user("Hi") + assistant("Hello!") + user("Name a river.")
-    assert found == [pair(talk, "The Rhine.", "No.", rating_chosen=4, rating_rejected=0)]
+    assert pairs == [pair(talk, "The Rhine.", "No.", rating_chosen=4, rating_rejected=0)]
 
 
 @pytest.mark.parametrize(
@@ -425,8 +425,8 @@ def test_chatbot_arena_conversations(winner, expected):
 
 def test_chatbot_arena_conversations_that_diverge():
     a, b = (user("Hi") + assistant(said) + user("More") + assistant("z" + said) for said in "AB")
-    found = only({"winner": "model_b", "conversation_a": a, "conversation_b": b})
-    assert found == pair(
+    read_pair = only({"winner": "model_b", "conversation_a": a, "conversation_b": b})
+    assert read_pair == pair(
         user("Hi") + assistant("A") + user("More"), "zB", "zA", drop="prompts differ"
     )
 
@@ -448,8 +448,8 @@ def test_human_preference_55k():
 
 
 def test_human_preference_55k_turns_are_interleaved():
-    found = to_pairs(arena_55k(["Hi", "More"], ["Hello", "A"], ["Hello", "B"], "model_b"))
-    assert found == [pair(user("Hi") + assistant("Hello") + user("More"), "B", "A")]
+    pairs = to_pairs(arena_55k(["Hi", "More"], ["Hello", "A"], ["Hello", "B"], "model_b"))
+    assert pairs == [pair(user("Hi") + assistant("Hello") + user("More"), "B", "A")]
     assert (
         only(arena_55k(["Hi", "More"], ["Hello", "A"], ["Oh", "B"], "model_b"))["drop"]
         == "prompts differ"
@@ -457,8 +457,11 @@ def test_human_preference_55k_turns_are_interleaved():
 
 
 def test_human_preference_55k_with_a_failed_model():
-    found = only(arena_55k(["Hi"], [None], ["B"], "model_b"))
-    assert (found["chosen"], found["drop"]) == (assistant("B"), "empty completion (rejected)")
+    read_pair = only(arena_55k(["Hi"], [None], ["B"], "model_b"))
+    assert (read_pair["chosen"], read_pair["drop"]) == (
+        assistant("B"),
+        "empty completion (rejected)",
+    )
 
 
 def test_human_preference_55k_malformed():
@@ -849,13 +852,13 @@ def test_rewardbench_scores_repeat_the_prompt():
 
 
 def test_a_single_rated_completion_is_dropped_not_an_error():
-    (found,) = rating_pairs([{"prompt": "p", "response": "a", "helpfulness": 3}])
-    assert found["drop"] == "one rated completion"
+    (read_pair,) = rating_pairs([{"prompt": "p", "response": "a", "helpfulness": 3}])
+    assert read_pair["drop"] == "one rated completion"
 
 
 def test_every_pair_of_a_rated_prompt_keeps_both_ratings():
-    found = rating_pairs([rating("p", "a", 2), rating("p", "b", 4), rating("p", "c", 0)])
-    assert [(text_of(p["chosen"]), p["rating_chosen"], p["rating_rejected"]) for p in found] == [
+    pairs = rating_pairs([rating("p", "a", 2), rating("p", "b", 4), rating("p", "c", 0)])
+    assert [(text_of(p["chosen"]), p["rating_chosen"], p["rating_rejected"]) for p in pairs] == [
         ("b", 4, 2),
         ("a", 2, 0),
         ("b", 4, 0),
