@@ -78,15 +78,15 @@ def summary(
         bradley_terry: Whether sigmoid(margin) claims to be a probability; None where nothing says.
         train: Scored pairs that the model was trained on; None where there are none.
     """
-    known = pairs.finite()
+    finite = pairs.finite()
     checks = run_checks(pairs, train=train, bradley_terry=bradley_terry)
     audit = Audit(pairs, checks + label_checks(pairs), identity)
-    audit.worst = worst_errors(known)
-    audit.top, audit.bottom = top_and_bottom(known)
-    audit.by_length = accuracy_curve(known.margins, known.length_differences)
-    if len(known):
-        audit.baselines = accuracy.baselines(known)
-    margins, votes = calibration_data(known)
+    audit.worst = worst_errors(finite)
+    audit.top, audit.bottom = top_and_bottom(finite)
+    audit.by_length = accuracy_curve(finite.margins, finite.length_differences)
+    if len(finite):
+        audit.baselines = accuracy.baselines(finite)
+    margins, votes = calibration_data(finite)
     if bradley_terry is not False:
         audit.reliability = calibration.reliability(margins, votes)
     if bradley_terry:
@@ -112,12 +112,12 @@ def run_checks(
     """
     if not len(pairs):
         raise ValueError("no pairs to audit: at least one scored pair is needed")
-    known = pairs.finite()
+    finite = pairs.finite()
     return [
-        *accuracy_checks(known, train),
-        *distribution_checks(pairs, known),
-        *length_checks(known),
-        *calibration_checks(known, bradley_terry),
+        *accuracy_checks(finite, train),
+        *distribution_checks(pairs, finite),
+        *length_checks(finite),
+        *calibration_checks(finite, bradley_terry),
     ]
 
 

@@ -17,25 +17,25 @@ NO_PAIR = "no pair has two finite rewards"
 HEALTHY = THRESHOLDS["accuracy, human labels"].fail
 
 
-def accuracy_checks(known: Pairs, train: Pairs | None) -> list[Check]:
+def accuracy_checks(finite: Pairs, train: Pairs | None) -> list[Check]:
     """The checks of this section.
 
     Args:
-        known: The pairs whose two rewards are finite.
+        finite: The pairs whose two rewards are finite.
         train: Scored pairs that the model was trained on; None where there are none.
     """
-    checks = [accuracy_check(known, None)]
-    if known.human_labels:
-        checks += human_label_checks(known)
-    subsets = list(dict.fromkeys(known.subset))
+    checks = [accuracy_check(finite, None)]
+    if finite.human_labels:
+        checks += human_label_checks(finite)
+    subsets = list(dict.fromkeys(finite.subset))
     if len(subsets) > 1:
-        macro = macro_accuracy(known.margins, known.subset, known.prompt)
+        macro = macro_accuracy(finite.margins, finite.subset, finite.prompt)
         note = f"mean over {len(subsets)} subsets, each counting the same"
-        checks.append(judge(Finding("accuracy, macro", macro, len(known), SECTION, note=note)))
+        checks.append(judge(Finding("accuracy, macro", macro, len(finite), SECTION, note=note)))
         for subset in subsets:
-            checks.append(accuracy_check(known.take(known.subset == subset), subset))
+            checks.append(accuracy_check(finite.take(finite.subset == subset), subset))
     if train is not None:
-        checks.append(train_test_check(known, train.finite()))
+        checks.append(train_test_check(finite, train.finite()))
     return checks
 
 
@@ -162,34 +162,33 @@ def accuracy_verdict(
 
 def bayes_ceiling(pairs: Pairs) -> float | None:
     """What the true utilities would score; None unless every pair has simulated raters."""
-    known = pairs.bayes_accuracy[np.isfinite(pairs.bayes_accuracy)]
-    if not len(pairs) or len(known) < len(pairs):
+    if not len(pairs) or not np.isfinite(pairs.bayes_accuracy).all():
         return None
-    return float(known.mean())
+    return float(pairs.bayes_accuracy.mean())
 
 
 # --- Against what human labels allow --------------------------------------------------------------
 
 
-def human_label_checks(known: Pairs) -> list[Check]:
+def human_label_checks(finite: Pairs) -> list[Check]:
     """Is the accuracy lower, or higher, than human labels let one expect?"""
-    estimate = accuracy(known.margins, known.prompt)
+    estimate = accuracy(finite.margins, finite.prompt)
     finding = Finding(
         "accuracy, human labels",
         estimate,
-        len(known),
+        len(finite),
         SECTION,
         note="if the labels are human",
         unmeasured=NO_PAIR,
     )
     suspicious = replace(finding, name="suspicious accuracy")
-    return [judge(finding), judge(suspicious, majority_limits(known))]
+    return [judge(finding), judge(suspicious, majority_limits(finite))]
 
 
-def majority_limits(known: Pairs) -> Limits | None:
+def majority_limits(finite: Pairs) -> Limits | None:
     """Above what accuracy majorities of votes are suspicious; None unless most labels are such."""
-    votes = known.votes[known.voted]
-    if len(votes) <= len(known) / 2:
+    votes = finite.votes[finite.voted]
+    if len(votes) <= len(finite) / 2:
         return None
     noise = noise_from_votes(votes)
     if noise is None:

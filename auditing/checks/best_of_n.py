@@ -144,9 +144,9 @@ def by_prompt(completions: Completions, values: np.ndarray | None = None) -> lis
     usable = np.isfinite(completions.reward)
     if values is not None:
         usable = usable & np.isfinite(values)
-    known = np.flatnonzero(usable)
-    if not len(known):
+    index = np.flatnonzero(usable)
+    if not len(index):
         return []
-    order = known[np.argsort(completions.prompt[known], kind="stable")]
+    order = index[np.argsort(completions.prompt[index], kind="stable")]
     starts = np.flatnonzero(np.diff(completions.prompt[order])) + 1
     return np.split(order, starts)

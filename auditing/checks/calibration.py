@@ -24,19 +24,19 @@ SECTION = "calibration"
 LEAST_VARIANCE = 5.0  # of the number of right answers in a bin of the test
 
 
-def calibration_checks(known: Pairs, bradley_terry: bool | None) -> list[Check]:
+def calibration_checks(finite: Pairs, bradley_terry: bool | None) -> list[Check]:
     """The check of this section.
 
     Args:
-        known: The pairs whose two rewards are finite.
+        finite: The pairs whose two rewards are finite.
         bradley_terry: Whether sigmoid(margin) claims to be a probability; None where nothing says.
     """
     name = "calibration error"
     if bradley_terry is False:
         note = "the objective does not make sigmoid(margin) a probability"
-        finding = Finding(name, None, len(known), SECTION, note=note)
+        finding = Finding(name, None, len(finite), SECTION, note=note)
         return [with_verdict(finding, "not applicable", THRESHOLDS[name].source)]
-    margins, votes = calibration_data(known)
+    margins, votes = calibration_data(finite)
     n = len(margins)
     error, p = calibration_error(margins, votes) or (None, None)
     if error is None:
@@ -59,16 +59,16 @@ def calibration_checks(known: Pairs, bradley_terry: bool | None) -> list[Check]:
     return [check]
 
 
-def calibration_data(known: Pairs) -> tuple[np.ndarray, np.ndarray | None]:
+def calibration_data(finite: Pairs) -> tuple[np.ndarray, np.ndarray | None]:
     """The margins and votes to calibrate on.
 
     Where there are votes, they are those of the pairs with an odd number of them; else the margins
     of all pairs, and None.
     """
-    mask = known.voted
+    mask = finite.voted
     if not mask.any():
-        return known.margins, None
-    return known.margins[mask], known.votes[mask]
+        return finite.margins, None
+    return finite.margins[mask], finite.votes[mask]
 
 
 # --- Confidence and outcome -----------------------------------------------------------------------

@@ -17,26 +17,26 @@ SATURATED = 0.001
 USUAL_MARGIN = (0.5, 1.0)
 
 
-def distribution_checks(pairs: Pairs, known: Pairs) -> list[Check]:
+def distribution_checks(pairs: Pairs, finite: Pairs) -> list[Check]:
     """The checks of this section.
 
     Args:
         pairs: All pairs, at least one.
-        known: Those whose two rewards are finite.
+        finite: Those whose two rewards are finite.
     """
-    checks = [finite_check(pairs, known)]
-    if not len(known):
+    checks = [finite_check(pairs, finite)]
+    if not len(finite):
         return checks
-    checks += [tie_check(known), margin_check(known), saturation_check(known)]
-    if len(set(known.subset)) > 1:
-        checks += subset_checks(known)
+    checks += [tie_check(finite), margin_check(finite), saturation_check(finite)]
+    if len(set(finite.subset)) > 1:
+        checks += subset_checks(finite)
     return checks
 
 
-def finite_check(pairs: Pairs, known: Pairs) -> Check:
+def finite_check(pairs: Pairs, finite: Pairs) -> Check:
     """The share of pairs without two finite rewards."""
     n = len(pairs)
-    bad = n - len(known)
+    bad = n - len(finite)
     note = ""
     if bad:
         note = f"{count(bad, 'pair')} of {n:,} left out of every other number"
@@ -44,10 +44,10 @@ def finite_check(pairs: Pairs, known: Pairs) -> Check:
     return judge(Finding("non-finite rewards", share, n, SECTION, note=note))
 
 
-def tie_check(known: Pairs) -> Check:
+def tie_check(finite: Pairs) -> Check:
     """The share of pairs with equal rewards."""
-    n = len(known)
-    rate = stats.wilson_estimate(int(np.sum(known.margins == 0)), n)
+    n = len(finite)
+    rate = stats.wilson_estimate(int(np.sum(finite.margins == 0)), n)
     return judge(Finding("tie rate", rate, n, SECTION, detectable=stats.detectable_share(n)))
 
 
@@ -94,12 +94,12 @@ def overlap(chosen: np.ndarray, rejected: np.ndarray) -> float | None:
     return float(common / n)
 
 
-def margin_check(known: Pairs) -> Check:
+def margin_check(finite: Pairs) -> Check:
     """The mean of the margins, in the units of the rewards."""
     name = "mean margin"
-    n = len(known)
-    margins = known.margins
-    mean = stats.widened(stats.mean_interval(margins), margins - margins.mean(), known.prompt)
+    n = len(finite)
+    margins = finite.margins
+    mean = stats.widened(stats.mean_interval(margins), margins - margins.mean(), finite.prompt)
     if mean is None:
         return judge(Finding(name, None, n, SECTION))
     least, most = USUAL_MARGIN
@@ -108,8 +108,8 @@ def margin_check(known: Pairs) -> Check:
         where = "inside"
     note = (
         f"{where} the usual {short(least)} to {short(most)}; "
-        f"standard deviation of rewards {short(known.rewards.std(ddof=1))}; "
-        f"the histograms of chosen and rejected overlap {short(overlap(*known.rewards))}"
+        f"standard deviation of rewards {short(finite.rewards.std(ddof=1))}; "
+        f"the histograms of chosen and rejected overlap {short(overlap(*finite.rewards))}"
     )
     detectable = stats.detectable_mean(mean)
     return judge(Finding(name, mean, n, SECTION, detectable=detectable, note=note))
@@ -141,14 +141,14 @@ def saturation(rewards: np.ndarray, prompts: np.ndarray | None = None) -> Estima
     return stats.wilson_estimate(max(0, int(np.sum(at_ends)) - 2), n - 2)
 
 
-def saturation_check(known: Pairs) -> Check:
+def saturation_check(finite: Pairs) -> Check:
     """Whether many completions get one of the two extreme rewards."""
-    share = saturation(known.rewards.ravel(), np.tile(known.prompt, 2))
+    share = saturation(finite.rewards.ravel(), np.tile(finite.prompt, 2))
     note = (
         "share of completions at the ends of the range of rewards, "
         "where the model no longer tells them apart"
     )
-    return judge(Finding("saturation", share, 2 * len(known), SECTION, note=note))
+    return judge(Finding("saturation", share, 2 * len(finite), SECTION, note=note))
 
 
 # --- Between subsets ------------------------------------------------------------------------------
@@ -312,12 +312,12 @@ def moment_draws(
     return np.stack(draws, axis=1)
 
 
-def subset_checks(known: Pairs) -> list[Check]:
+def subset_checks(finite: Pairs) -> list[Check]:
     """How far subsets differ in the level and in the spread of their rewards."""
-    rewards = known.rewards.ravel()
-    labels = np.concatenate([known.subset] * 2)
-    prompts = np.concatenate([known.prompt] * 2)
-    n = len(known)
+    rewards = finite.rewards.ravel()
+    labels = np.concatenate([finite.subset] * 2)
+    prompts = np.concatenate([finite.prompt] * 2)
+    n = len(finite)
     location, p = eta_squared(rewards, labels, prompts)
     note = (
         "share of the rewards' variance that lies between subsets: "

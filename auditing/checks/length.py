@@ -17,60 +17,60 @@ SECTION = "length and style"
 ABOUT_EQUAL = 0.1  # of the longer side
 
 
-def length_checks(known: Pairs) -> list[Check]:
+def length_checks(finite: Pairs) -> list[Check]:
     """The checks of this section.
 
     Args:
-        known: The pairs whose two rewards are finite.
+        finite: The pairs whose two rewards are finite.
     """
     return [
-        pooled_correlation_check(known),
-        correlation_within_pairs_check(known),
-        excess_check("length excess", known.lengths, known, "longer", "shorter"),
+        pooled_correlation_check(finite),
+        correlation_within_pairs_check(finite),
+        excess_check("length excess", finite.lengths, finite, "longer", "shorter"),
         excess_check(
             "markdown excess",
-            known.markdown,
-            known,
+            finite.markdown,
+            finite,
             "side with more markdown",
             "side with less markdown",
         ),
         excess_check(
             "hedge excess",
-            known.hedges,
-            known,
+            finite.hedges,
+            finite,
             "side with more hedges",
             "side with fewer hedges",
         ),
-        controlled_check(known),
-        *by_length_checks(known),
+        controlled_check(finite),
+        *by_length_checks(finite),
     ]
 
 
 # --- Correlation of reward and length -------------------------------------------------------------
 
 
-def pooled_correlation_check(known: Pairs) -> Check:
+def pooled_correlation_check(finite: Pairs) -> Check:
     """Reward against length, over all completions.
 
     It also carries what differs between prompts, and can have the other sign than within pairs.
     """
     return correlation_check(
         "length correlation, pooled",
-        known.lengths.ravel(),
-        known.rewards.ravel(),
-        np.tile(known.prompt, 2),
-        len(known),
+        finite.lengths.ravel(),
+        finite.rewards.ravel(),
+        np.tile(finite.prompt, 2),
+        len(finite),
     )
 
 
-def correlation_within_pairs_check(known: Pairs) -> Check:
+def correlation_within_pairs_check(finite: Pairs) -> Check:
     """Margin against length difference."""
     return correlation_check(
         "length correlation, within pairs",
-        known.length_differences,
-        known.margins,
-        known.prompt,
-        len(known),
+        finite.length_differences,
+        finite.margins,
+        finite.prompt,
+        len(finite),
     )
 
 
@@ -138,19 +138,19 @@ def length_excess(
     return stats.widened(estimate, differences - differences.mean(), prompts[unequal])
 
 
-def excess_check(name: str, feature: np.ndarray, known: Pairs, more: str, less: str) -> Check:
+def excess_check(name: str, feature: np.ndarray, finite: Pairs, more: str, less: str) -> Check:
     """How much more often than the raters does the model prefer the side with more of a feature?
 
     Args:
         name: Of the check.
         feature: (2, n) of the chosen and of the rejected sides.
-        known: The pairs whose two rewards are finite.
+        finite: The pairs whose two rewards are finite.
         more: What to call the side with more of it.
         less: What to call the other side.
     """
     difference = feature[0] - feature[1]
     n = int(np.count_nonzero(difference))
-    estimate = length_excess(known.margins, difference, known.prompt)
+    estimate = length_excess(finite.margins, difference, finite.prompt)
     if estimate is None:
         why = "no pair has sides that differ in it"
         return judge(Finding(name, None, 0, SECTION, unmeasured=why))
@@ -209,13 +209,13 @@ def length_controlled_accuracy(
     return Estimate(*(float(expit(bound)) for bound in at_zero))
 
 
-def controlled_check(known: Pairs) -> Check:
+def controlled_check(finite: Pairs) -> Check:
     """Whether the model is better than a coin at equal lengths."""
-    estimate = length_controlled_accuracy(known.margins, known.length_differences, known.prompt)
+    estimate = length_controlled_accuracy(finite.margins, finite.length_differences, finite.prompt)
     finding = Finding(
         "accuracy, length-controlled",
         estimate,
-        len(known),
+        len(finite),
         SECTION,
         note="logistic fit of the model's accuracy on the length difference, read at 0 "
         "(as arXiv 2404.04475 does for win rates)",
@@ -258,9 +258,9 @@ def accuracy_by_length(
     return accuracies
 
 
-def by_length_checks(known: Pairs) -> list[Check]:
+def by_length_checks(finite: Pairs) -> list[Check]:
     """Whether the model is better than a coin whichever side is longer."""
-    accuracies = accuracy_by_length(known.margins, *known.lengths, known.prompt)
+    accuracies = accuracy_by_length(finite.margins, *finite.lengths, finite.prompt)
     checks = []
     for where, (estimate, n) in accuracies.items():
         detectable = None

@@ -1,4 +1,4 @@
-"""The auditor audited: scorers with one planted fault trip their flag and no other; a clean one trips none."""
+"""The auditor audited: a scorer with one planted fault trips its flag alone, a clean one none."""
 
 from dataclasses import replace
 
@@ -15,15 +15,23 @@ N = 1500
 SUBSETS = np.array(["a", "b", "c"], dtype=object)
 
 
-def table(chosen, rejected, lengths, markdown=None, subset=None, votes=None) -> Pairs:
-    n = len(chosen)
+def scored_pairs(
+    rewards: np.ndarray, lengths: np.ndarray, markdown: np.ndarray, votes: np.ndarray
+) -> Pairs:
+    """Pairs of three subsets and of a prompt each; every array but votes is (2, n)."""
+    n = rewards.shape[1]
     return Pairs(
-        rewards=np.stack([chosen, rejected]), lengths=lengths, characters=4 * lengths,
-        markdown=np.zeros((2, n)) if markdown is None else markdown, hedges=np.zeros((2, n)),
-        subset=SUBSETS[np.arange(n) % 3] if subset is None else subset, prompt=np.arange(n),
-        votes=np.full((n, 2), np.nan) if votes is None else votes, bayes_accuracy=np.full(n, np.nan),
+        rewards=rewards,
+        lengths=lengths,
+        characters=4 * lengths,
+        markdown=markdown,
+        hedges=np.zeros((2, n)),
+        subset=SUBSETS[np.arange(n) % 3],
+        prompt=np.arange(n),
+        votes=votes,
+        bayes_accuracy=np.full(n, np.nan),
         text=lambda i: {"prompt": f"question {i}", "chosen": f"yes {i}", "rejected": f"no {i}"},
-    )  # fmt: skip
+    )
 
 
 def draw(
@@ -36,8 +44,11 @@ def draw(
     temper=1.0,
     raters=1,
 ) -> Pairs:
-    """Raters follow a utility of standard deviation 1 through Bradley and Terry; the model sees it, with what is planted.
-    `temper` divides the rewards, so that what is planted does not also make them overconfident."""
+    """Pairs of a model that sees the utility that its raters follow, with what is planted.
+
+    The utility has a standard deviation of 1, and raters follow it through Bradley and Terry.
+    `temper` divides the rewards, so that what is planted does not also make them overconfident.
+    """
     rng = np.random.default_rng(seed)
     utility, lengths = rng.normal(0, 1.0, (2, n)), rng.integers(20, 400, (2, n)).astype(float)
     markdown = rng.poisson(1.0, (2, n)).astype(float)
@@ -47,10 +58,13 @@ def draw(
     reward = utility + noise * rng.normal(size=(2, n)) + length_weight * (lengths - 210) / 110
     reward = scale * (reward + liked_markdown * markdown) / temper
     pick = np.arange(n)
+    # (2, n) of the chosen and of the rejected sides
     sides = [np.stack([x[order, pick], x[1 - order, pick]]) for x in (reward, lengths, markdown)]
-    most = np.maximum(for_first, raters - for_first)
-    votes = np.stack([most, raters - most], axis=1) if raters > 1 else None
-    return table(*sides[0], sides[1], sides[2], votes=votes)
+    votes = np.full((n, 2), np.nan)
+    if raters > 1:
+        most = np.maximum(for_first, raters - for_first)
+        votes = np.stack([most, raters - most], axis=1)
+    return scored_pairs(*sides, votes=votes)
 
 
 def alarms(pairs: Pairs, train: Pairs | None = None, more=()) -> set[str]:
@@ -106,9 +120,8 @@ def test_a_model_that_is_worse_elsewhere_or_than_another_is_told_so():
     assert names == {"spillover"}
     assert alarms(home, more=spillover_checks(home, draw(2), "elsewhere")) == set()
     worse, better = compare_checks(other, home, "home"), compare_checks(home, other, "other")
-    assert {check.verdict for check in worse} == {"warn"} and {
-        check.verdict for check in better
-    } == {"pass"}
+    assert {check.verdict for check in worse} == {"warn"}
+    assert {check.verdict for check in better} == {"pass"}
     assert "worse" in worse[0].note and "better" in better[0].note
     same = compare_checks(home, home, "itself")
     assert same[0].value == 0 and same[0].p == 1 and "no difference was seen" in same[0].note
