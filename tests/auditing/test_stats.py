@@ -44,9 +44,8 @@ def test_wilson_interval_covers_95_percent():
         covers = [
             low <= p <= high for low, high in (ours.wilson_interval(k, n) for k in range(n + 1))
         ]
-        assert (
-            0.92 < np.sum(stats.binom.pmf(np.arange(n + 1), n, p) * covers) < 0.98
-        )  # exact, not simulated
+        # Exact, not simulated.
+        assert 0.92 < np.sum(stats.binom.pmf(np.arange(n + 1), n, p) * covers) < 0.98
 
 
 @pytest.mark.parametrize(
@@ -132,9 +131,8 @@ def test_two_sided_p():
 def test_difference_of_proportions_is_newcombes():
     a, b = (Estimate(k / n, *ours.wilson_interval(k, n)) for k, n in ((56, 70), (48, 80)))
     difference, p = ours.difference_of_proportions(a, b)
-    assert difference == pytest.approx(
-        (0.2, 0.0524, 0.3339), abs=1e-4
-    )  # Newcombe (1998), table II, contrast (a), method 10
+    # Newcombe (1998), table II, contrast (a), method 10.
+    assert difference == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
     assert difference[1:] == pytest.approx(
         confint_proportions_2indep(56, 70, 48, 80, method="newcomb"), abs=1e-9
     )
@@ -176,9 +174,8 @@ def test_mcnemar_of_100_000_pairs():
         49_600,
         pytest.approx(stats.binomtest(49_600, 100_000).pvalue, rel=1e-6),
     )
-    assert (
-        ours.mcnemar_exact(np.ones(100_000), np.zeros(100_000))[2] == 0.0
-    )  # under the smallest double
+    # Under the smallest double.
+    assert ours.mcnemar_exact(np.ones(100_000), np.zeros(100_000))[2] == 0.0
 
 
 def test_paired_bootstrap_difference():
@@ -292,9 +289,8 @@ def test_logistic_without_a_finite_maximum():
     assert ours.logistic(X, (x >= x[-1]).astype(float)) is None
     assert ours.logistic(X, np.where(x > 0.9, 0.0, np.where(x > 0, 1.0, 0.0))) is not None
     assert ours.logistic(X, np.ones(20)) is None
-    assert (
-        ours.logistic(np.stack([x, 2 * x], axis=1), (np.arange(20) % 2).astype(float)) is None
-    )  # dependent columns
+    # Dependent columns.
+    assert ours.logistic(np.stack([x, 2 * x], axis=1), (np.arange(20) % 2).astype(float)) is None
     assert ours.logistic(X[:0], x[:0]) is None
 
 

@@ -49,8 +49,11 @@ def test_scores_alone_need_no_torch(tmp_path):
     code = "import sys, audit; status = audit.main(); sys.exit(status or 'torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "--scores", str(path), "--output_dir", str(tmp_path / "out")],
-        cwd=REPO, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     written = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"report.html", "report.md", "audit.json", "scores.jsonl", "margins.png"} <= written

@@ -89,9 +89,8 @@ def test_macro_accuracy_by_hand():
     repeated = macro_accuracy(
         np.repeat([1.0, -1.0], 50), np.repeat("a", 100), np.repeat([0, 1, 2, 3], 25)
     )
-    assert repeated.high - repeated.low == pytest.approx(
-        2 * 1.959964 * 0.25
-    )  # 4 prompts, not 100 pairs
+    # 4 prompts, not 100 pairs.
+    assert repeated.high - repeated.low == pytest.approx(2 * 1.959964 * 0.25)
 
 
 @pytest.mark.parametrize("sizes", [(10,) * 20, (200, 50, 10, 1)])

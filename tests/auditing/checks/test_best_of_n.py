@@ -14,9 +14,8 @@ def test_best_of_n_by_hand_and_by_all_subsets():
     assert [best_of_n(rewards, gold, n) for n in (1, 2, 3)] == pytest.approx(
         [40, (10 + 10 + 70) / 3, 10]
     )
-    assert best_of_n(np.array([1.0, 1.0, 0.0]), np.array([0.0, 6.0, 9.0]), 2) == pytest.approx(
-        3.0
-    )  # a tie: the mean
+    # A tie: the mean.
+    assert best_of_n(np.array([1.0, 1.0, 0.0]), np.array([0.0, 6.0, 9.0]), 2) == pytest.approx(3.0)
     assert best_of_n(rewards, None, 4) is None and best_of_n(rewards, None, 0) is None
     rng = np.random.default_rng(0)
     rewards, gold = rng.normal(size=(2, 9))
@@ -28,9 +27,8 @@ def test_best_of_n_by_hand_and_by_all_subsets():
 @pytest.mark.parametrize("n", [1, 2, 100, 5000, 9999, 10_000])
 def test_best_of_n_of_10_000(n):
     uniform = np.arange(1, 10_001) / 10_001
-    assert best_of_n(uniform, None, n) == pytest.approx(
-        n / (n + 1), abs=1e-9
-    )  # the largest of n uniform numbers
+    # The largest of n uniform numbers.
+    assert best_of_n(uniform, None, n) == pytest.approx(n / (n + 1), abs=1e-9)
     assert best_of_n(uniform, np.ones(10_000), n) == pytest.approx(1, abs=1e-9)
 
 

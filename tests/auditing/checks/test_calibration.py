@@ -75,9 +75,8 @@ def test_calibration_test_with_votes_that_hang_together():
     for _ in range(500):
         margins = rng.normal(size=300)
         truth = special.expit(margins)
-        votes = rng.binomial(
-            5, rng.beta(2 * truth, 2 * (1 - truth))
-        )  # right on average, not pair by pair
+        # Right on average, not pair by pair.
+        votes = rng.binomial(5, rng.beta(2 * truth, 2 * (1 - truth)))
         found.append(
             calibration.calibration_error(margins, np.stack([votes, 5 - votes], axis=1))[1] < 0.05
         )
@@ -93,9 +92,8 @@ def test_calibration_error_of_an_overconfident_model():
         hits += estimate.low <= truth <= estimate.high
         assert p < 0.01
     assert 0.91 < hits / 300 < 0.985
-    extreme, p = calibration.calibration_error(
-        np.where(rng.random(400) < 0.7, 60.0, -60.0)
-    )  # expects no error at all
+    # Expects no error at all.
+    extreme, p = calibration.calibration_error(np.where(rng.random(400) < 0.7, 60.0, -60.0))
     assert extreme.value == pytest.approx(0.3, abs=0.06) and p < 1e-6
 
 
@@ -149,15 +147,13 @@ def test_temperature_on_folds():
     assert found.error_before > 0.1 > 0.05 > found.error_after
     assert found.nll_before > found.nll_after + 0.1
     calm = calibration.temperature_on_folds(scored(rng, 1000))
-    assert (
-        calm.nll_after > calm.nll_before - 0.002
-    )  # nothing to gain on pairs that it was not fitted on
+    # Nothing to gain on pairs that it was not fitted on.
+    assert calm.nll_after > calm.nll_before - 0.002
     assert calibration.temperature_on_folds(np.ones(100)) is None
 
 
 def test_temperature_after_numbers_are_held_out():
-    margins = np.concatenate(
-        [scored(np.random.default_rng(0), 60, 2.0), [-40.0]]
-    )  # one pair decides the temperature
+    # One pair decides the temperature.
+    margins = np.concatenate([scored(np.random.default_rng(0), 60, 2.0), [-40.0]])
     found = calibration.temperature_on_folds(margins)
     assert found.nll_after > calibration.nll(margins / found.temperature) + 0.1

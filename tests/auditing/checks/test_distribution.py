@@ -24,9 +24,8 @@ def test_overlap_of_two_bell_curves():
     assert overlap(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 0
     assert overlap(np.ones(5), np.ones(5)) == 1
     chosen, rejected = np.append(rng.normal(1, 1, size=2000), 1e9), rng.normal(0, 1, size=2001)
-    assert overlap(chosen, rejected) == pytest.approx(
-        apart, abs=0.04
-    )  # an outlier does not stretch the bins
+    # An outlier does not stretch the bins.
+    assert overlap(chosen, rejected) == pytest.approx(apart, abs=0.04)
     assert overlap(np.array([]), np.array([])) is None
 
 
@@ -36,19 +35,18 @@ def test_saturation_sees_clipped_rewards_only():
     assert saturation(x).value < 0.003
     assert saturation(np.append(x, 5000.0)).value < 0.003  # an outlier is not the end of the range
     assert saturation(np.tanh(3 * x)).low > 0.2
-    assert saturation(np.clip(x, -2, 2)).value == pytest.approx(
-        0.0455, abs=0.01
-    )  # beyond two sigma
-    by_hand = saturation(
-        np.array([0.0, 0.001, 0.005, 0.9995, 1.0, 1.0, 0.995])
-    )  # four at the ends, beside the two
+    # Beyond two sigma.
+    assert saturation(np.clip(x, -2, 2)).value == pytest.approx(0.0455, abs=0.01)
+    # Four at the ends, beside the two.
+    by_hand = saturation(np.array([0.0, 0.001, 0.005, 0.9995, 1.0, 1.0, 0.995]))
     assert by_hand == pytest.approx((3 / 5, *ours.wilson_interval(3, 5)))
     assert saturation(np.ones(12)).value == 1
     assert saturation(np.ones(2)) is None
+    # A ranking: one completion in three pairs.
     copies, prompts = (
         np.repeat(x[:20], 3),
         np.repeat(np.arange(20), 3),
-    )  # a ranking: one completion in three pairs
+    )
     assert saturation(copies).low > 0.02 > saturation(copies, prompts).value
 
 
@@ -79,9 +77,8 @@ def test_eta_squared_covers_and_its_p_value_keeps_its_level():
         values = np.array([-0.5, 0, 0, 0.5])[labels] + rng.normal(size=200)
         estimate = eta_squared(values, labels)[0]
         hits += estimate.low <= 0.125 / 1.125 <= estimate.high
-        values = (
-            rng.normal(size=200) + 2 * rng.normal(size=100)[prompt]
-        )  # no difference; two completions of a prompt are alike
+        # No difference; two completions of a prompt are alike.
+        values = rng.normal(size=200) + 2 * rng.normal(size=100)[prompt]
         estimate, p = eta_squared(values, labels, prompt)
         null_hits += estimate.low == 0
         small += p < 0.05

@@ -20,9 +20,8 @@ from auditing.stats import Estimate
 
 def test_length_excess_by_hand():
     margins = np.array([1.0, -1.0, -1.0, 0.0, 5.0])
-    differences = np.array(
-        [3.0, 2.0, -4.0, -1.0, 0.0]
-    )  # raters: longer, longer, shorter, shorter; the last is left out
+    # Raters: longer, longer, shorter, shorter; the last is left out.
+    differences = np.array([3.0, 2.0, -4.0, -1.0, 0.0])
     # model: longer, shorter, longer, tie -> d = 0, -1, 1, .5
     estimate = length_excess(margins, differences)
     assert estimate.value == 0.125
@@ -50,18 +49,16 @@ def test_length_excess_covers_95_percent():
 
 def test_length_controlled_accuracy():
     rng = np.random.default_rng(0)
-    dl = rng.normal(
-        60, 100, size=4000
-    )  # the longer is mostly chosen, and the model likes the longer
+    # The longer is mostly chosen, and the model likes the longer.
+    dl = rng.normal(60, 100, size=4000)
     margins = np.where(rng.random(4000) < special.expit(0.4 + 0.02 * dl), 1.0, -1.0)
     estimate = length_controlled_accuracy(margins, dl)
     assert estimate.low < special.expit(0.4) < estimate.high < accuracy(margins).low
     fit = sm.Logit((margins > 0).astype(float), sm.add_constant(dl / dl.std())).fit(disp=0)
     expected = special.expit([fit.params[0], *fit.conf_int()[0]])
     assert estimate == pytest.approx(expected, rel=1e-6)
-    assert (
-        length_controlled_accuracy(np.ones(50), dl[:50]) is None
-    )  # right everywhere: no finite fit
+    # Right everywhere: no finite fit.
+    assert length_controlled_accuracy(np.ones(50), dl[:50]) is None
     assert length_controlled_accuracy(margins, np.full(4000, 3.0)) is None
     assert length_controlled_accuracy(margins[:0], dl[:0]) is None
 
@@ -101,9 +98,8 @@ def test_accuracy_curve():
     assert len(curve) == 9 and [point.value for point in curve] == [0, 0, 0, 0.9, 1, 1, 1, 1, 1]
     assert len(accuracy_curve(np.ones(25), np.arange(25.0))) == 2
     tied = accuracy_curve(np.ones(100), np.where(np.arange(100) < 80, 0.0, np.arange(100.0)))
-    assert [point.n for point in tied if point.start <= 0 <= point.end] == [
-        80
-    ]  # equal differences stay together
+    # Equal differences stay together.
+    assert [point.n for point in tied if point.start <= 0 <= point.end] == [80]
     assert accuracy_curve(np.array([]), np.array([])) == []
 
 
