@@ -49,6 +49,8 @@ KINDS = {
     "qlora": ("wide", QLORA),
 }
 TOLERANCE = 1e-4
+# They all read what one run of a minute has trained.
+pytestmark = pytest.mark.slow
 
 
 def wide_model(folder):
