@@ -26,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
+
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 SETTINGS = {  # row of the table -> what is added to the command line
@@ -112,16 +114,11 @@ def shuffled_accuracy(ckpt: Path) -> float:
     from reward.recipe.parse import load_saved
 
     table, _ = load_test_split(load_saved(REPO / "recipes" / "quickstart.yaml").data_sources())
-    sides = [decode_sides(row) for row in table]
-    prompts = [prompt for prompt, *_ in sides]
-    texts = [
-        (p, c)
-        for p, (_, *pair, _) in zip(prompts[1:] + prompts[:1], sides, strict=True)
-        for c in pair
-    ]
+    pairs = [decode_sides(row) for row in table]
+    texts = []
+    for pair, other in zip(pairs, pairs[1:] + pairs[:1], strict=True):
+        texts += [(other.prompt, pair.chosen), (other.prompt, pair.rejected)]
     rewards = Scorer(str(ckpt)).rewards(texts)
-    import numpy as np
-
     return accuracy(np.subtract(rewards[::2], rewards[1::2])).value
 
 

@@ -54,14 +54,15 @@ def write_inputs(folder: Path, source: str, data_dir: str | None, shape: str, n:
             "value": message["content"],
         }
 
-    theirs = [
-        {
-            "conversations": [turn(m) for m in prompt],
-            "chosen": turn(chosen[0]),
-            "rejected": turn(rejected[0]),
-        }
-        for prompt, chosen, rejected, _ in rows[:n]
-    ]
+    theirs = []
+    for pair in rows[:n]:
+        theirs.append(
+            {
+                "conversations": [turn(message) for message in pair.prompt],
+                "chosen": turn(pair.chosen[0]),
+                "rejected": turn(pair.rejected[0]),
+            }
+        )
     (folder / "pairs.json").write_text(json.dumps(theirs), encoding="utf-8")
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
     info = {
@@ -74,7 +75,10 @@ def write_inputs(folder: Path, source: str, data_dir: str | None, shape: str, n:
     }
     (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     (folder / "ours").mkdir()
-    lines = [json.dumps({"prompt": p, "chosen": c, "rejected": r}) + "\n" for p, c, r, _ in rows]
+    lines = []
+    for pair in rows:
+        ours = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+        lines.append(json.dumps(ours) + "\n")
     (folder / "ours" / "train.jsonl").write_text("".join(lines[:n]), encoding="utf-8")
     (folder / "ours" / "test.jsonl").write_text("".join(lines[n:]), encoding="utf-8")
 

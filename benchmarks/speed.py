@@ -40,8 +40,8 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 from reward.data.encoding import encode_each, prepare_tokenizer
 from reward.data.splits import load_test_split
-from reward.data.tokens import decode_sides
-from reward.model.batches import own_tokens, pack, padded, shared_prefix
+from reward.data.tokens import PairTexts, decode_sides
+from reward.model.batches import SIDES, own_tokens, pack, padded, shared_prefix
 from reward.model.heads import Float32Head, without_adapter
 from reward.model.packed_attention import enable_packing, self_test
 from reward.model.scorer import TOKEN_BUDGET, Scorer
@@ -64,26 +64,29 @@ SHAPES = {  # Qwen2.5's, as far as they are real
     "7b-lora": (3584, 18944, 28, 28, 4, REAL_VOCABULARY),
 }
 TRAINING = ("TRL", "padded", "padded, by length", "packed", "prefix + packed")
-SIDES = ("chosen_ids", "rejected_ids")
 
 
 # --- The data -------------------------------------------------------------------------------------
 
 
-def read_texts(source: str, data_dir: str | None) -> list[tuple]:
-    """(prompt, chosen, rejected, tools) of each pair."""
-    split = source if Path(source).is_file() else "test"
+def read_texts(source: str, data_dir: str | None) -> list[PairTexts]:
+    """The texts of each pair of a source's test split, or of a file."""
+    split = "test"
+    if Path(source).is_file():
+        split = source
     table, _ = load_test_split(
         [{"path": source, "data_dir": data_dir, "split": None, "test_split": split}]
     )
-    return [
-        decode_sides(row) for row in table.select_columns(["prompt", "chosen", "rejected", "tools"])
-    ]
+    columns = ["prompt", "chosen", "rejected", "tools"]
+    return [decode_sides(row) for row in table.select_columns(columns)]
 
 
-def encode_pairs(rows: list[tuple]) -> tuple[list[dict], PreTrainedTokenizerFast]:
+def encode_pairs(pairs: list[PairTexts]) -> tuple[list[dict], PreTrainedTokenizerFast]:
     """Encoded pairs, and the tokenizer that was trained on their text."""
-    text = (m["content"] for prompt, *sides, _ in rows for turns in (prompt, *sides) for m in turns)
+    text = []
+    for pair in pairs:
+        for messages in (pair.prompt, pair.chosen, pair.rejected):
+            text += [message["content"] for message in messages]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -101,8 +104,8 @@ def encode_pairs(rows: list[tuple]) -> tuple[list[dict], PreTrainedTokenizerFast
     tokenizer.chat_template = template.read_text(encoding="utf-8")
     prepare_tokenizer(tokenizer, is_encoder=False)
     encoded = []
-    for prompt, *sides, _ in rows:
-        chosen, rejected = encode_each(tokenizer, prompt, sides)
+    for pair in pairs:
+        chosen, rejected = encode_each(tokenizer, pair.prompt, [pair.chosen, pair.rejected])
         encoded.append(
             {
                 "chosen_ids": chosen,
