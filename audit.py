@@ -127,6 +127,7 @@ def is_main_process(options: AuditOptions) -> bool:
 
 
 def run_audit(options: AuditOptions) -> "Audit":
+    """Run every check that the input allows."""
     from auditing.run import add_completions, audit_scores, read_completions, settle
 
     completions = read_completions(options.completions)
@@ -142,6 +143,7 @@ def run_audit(options: AuditOptions) -> "Audit":
 
 
 def write_audit(audit: "Audit", options: AuditOptions) -> None:
+    """Write the report, and the results to the card of the checkpoint that they belong to."""
     from auditing.report.report import write_model_index, write_report
     from auditing.scores import write_scores
 
@@ -155,6 +157,7 @@ def write_audit(audit: "Audit", options: AuditOptions) -> None:
 
 
 def print_audit(audit: "Audit", options: AuditOptions, seconds: float) -> None:
+    """Print the table of checks, and where the report lies."""
     from auditing.report.terminal import print_checks
     from auditing.verdicts import count
 

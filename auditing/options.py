@@ -75,6 +75,7 @@ def first_fault(options: AuditOptions) -> str | None:
 
 
 def combination_fault(options: AuditOptions) -> str | None:
+    """Options that need another one, or exclude it."""
     if bool(options.ckpt) == bool(options.scores):
         return "give one of --ckpt MODEL and --scores FILE"
     if options.scores:
@@ -89,6 +90,7 @@ def combination_fault(options: AuditOptions) -> str | None:
 
 
 def number_fault(options: AuditOptions) -> str | None:
+    """Numbers out of their range."""
     for name in ("token_budget", "probed"):
         value = getattr(options, name)
         if value < 1:
@@ -97,6 +99,7 @@ def number_fault(options: AuditOptions) -> str | None:
 
 
 def path_fault(options: AuditOptions) -> str | None:
+    """Files that are not there."""
     for name in ("scores", "completions", "adversarial"):
         path = getattr(options, name)
         if path and not Path(path).is_file():
@@ -112,10 +115,12 @@ def path_fault(options: AuditOptions) -> str | None:
 
 
 def looks_like_a_file(path: str) -> bool:
+    """Whether a path names a file of a format that we read, rather than a folder or a Hub id."""
     return Path(path.removesuffix(".gz")).suffix in FILES
 
 
 def folder_fault(options: AuditOptions) -> str | None:
+    """A folder that cannot be made, or whose own scores would be overwritten while they are read."""
     folder = options.folder
     written = (folder / "scores.jsonl").resolve()
     for path in (options.scores, options.compare, options.ood, options.data):

@@ -147,6 +147,7 @@ def identity_of(
 
 
 def name_of(entry: Source) -> str:
+    """A source in a few words: its path, configuration and folder."""
     parts = [str(entry[key]) for key in ("path", "name", "data_dir") if entry.get(key)]
     return " ".join(parts)
 

@@ -59,6 +59,7 @@ def recorded_recipe(ckpt: str, revision: str = "main") -> Recipe | None:
 
 
 def rules_of(recipe: Recipe | None) -> ReadingRules:
+    """How a recipe reads pairs; None: how a model that is not ours reads them."""
     if recipe is None:
         return ReadingRules()
     return ReadingRules(

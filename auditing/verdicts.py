@@ -55,6 +55,7 @@ class Limits:
         return self.fail if self.warn is None else self.warn
 
     def in_words(self) -> str:
+        """The limits and their source, such as "warn > .02, fail > .5 (ours)"."""
         sign = {"above": "> ", "below": "< ", "both": "beyond \u00b1"}[self.side]
         parts = []
         if self.warn is not None:
@@ -87,6 +88,7 @@ class Check:
 
 
 def read_thresholds() -> dict[str, Limits]:
+    """The limits of every rule in thresholds.yaml, by name."""
     path = Path(__file__).with_name("thresholds.yaml")
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {name: Limits(**entry) for name, entry in entries.items()}

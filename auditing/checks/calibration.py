@@ -84,7 +84,16 @@ class TopLabel:
 
 
 def chosen_share(margins: np.ndarray, votes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The share of votes for the chosen side and the number of votes, both (n,)."""
+    """How the raters of each pair are divided.
+
+    Args:
+        margins: (n,) Only their number counts.
+        votes: (n, 2) for the chosen and for the rejected side; None: there are none.
+
+    Returns:
+        The share of votes for the chosen side, and the number of votes, both (n,). A pair without
+        votes has one, for the chosen side.
+    """
     if votes is None:
         return np.ones(len(margins)), np.ones(len(margins))
     votes = np.nan_to_num(votes)
@@ -94,6 +103,7 @@ def chosen_share(margins: np.ndarray, votes: np.ndarray | None) -> tuple[np.ndar
 
 
 def top_label(margins: np.ndarray, votes: np.ndarray | None) -> TopLabel:
+    """Turn margins and votes into confidences and outcomes."""
     share, number = chosen_share(margins, votes)
     confidence = expit(np.abs(margins))
     outcome = np.where(margins > 0, share, np.where(margins < 0, 1 - share, 0.5))
@@ -102,14 +112,28 @@ def top_label(margins: np.ndarray, votes: np.ndarray | None) -> TopLabel:
 
 
 def equally_confident(confidence: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Index arrays of pairs of about equal confidence: up to `bins`, of 10 pairs at least."""
+    """Cut pairs into bins of about equal confidence.
+
+    Args:
+        confidence: (n,)
+        bins: The largest number of bins, which hold 10 pairs at least.
+
+    Returns:
+        The indices of the pairs of each bin, the least confident first.
+    """
     return equal_mass(confidence, min(bins, max(1, len(confidence) // 10)))
 
 
 def reliability(
     margins: np.ndarray, votes: np.ndarray | None = None, bins: int = 10
 ) -> list[ReliabilityBin]:
-    """The reliability diagram: mean confidence and accuracy of pairs of about equal confidence."""
+    """The reliability diagram: mean confidence and accuracy of pairs of about equal confidence.
+
+    Args:
+        margins: (n,)
+        votes: (n, 2), or None.
+        bins: The largest number of points.
+    """
     top = top_label(margins, votes)
     diagram = []
     for index in equally_confident(top.confidence, bins):
@@ -138,6 +162,12 @@ def calibration_error(
     (arXiv 1909.10155) with s^2 for y (1 - y), which also holds for shares of votes; in bins of
     equal mass, as Roelofs et al. 2022 (arXiv 2012.08668) advise. Its interval is the bootstrap with
     d_b drawn from N(d_b, s_b^2 / n_b), less the bias that a bootstrap of a square adds once more.
+
+    Args:
+        margins: (n,)
+        votes: (n, 2), or None.
+        bins: The largest number of bins.
+        seed: Of the bootstrap.
 
     Returns:
         The error, and p under "calibrated" (calibration_p). None below 20 pairs.
@@ -220,8 +250,15 @@ def nll(margins: np.ndarray, votes: np.ndarray | None = None) -> float | None:
 def fit_temperature(margins: np.ndarray, votes: np.ndarray | None = None) -> float | None:
     """The T of the smallest nll(margins / T): a logistic fit with one slope, 1 / T.
 
-    Guo et al. 2017 (arXiv 1706.04599). None where none is positive and finite: the model is right
-    on every pair, or no better than a coin.
+    Guo et al. 2017 (arXiv 1706.04599).
+
+    Args:
+        margins: (n,)
+        votes: (n, 2), or None.
+
+    Returns:
+        None where no T is positive and finite: the model is right on every pair, or no better than
+        a coin.
     """
     unit = np.abs(margins).max(initial=0)
     if not unit:
@@ -252,7 +289,14 @@ def temperature_on_folds(
 ) -> TemperatureGain | None:
     """Fit a temperature, and see on held-out folds what it is worth.
 
-    None where all pairs or those of some folds have no temperature.
+    Args:
+        margins: (n,)
+        votes: (n, 2), or None.
+        folds: Into how many parts the pairs are cut.
+        seed: Of the cut.
+
+    Returns:
+        None where the pairs, or those outside of one fold, have no temperature.
     """
     temperature = fit_temperature(margins, votes)
     before = calibration_error(margins, votes)

@@ -193,7 +193,16 @@ def eta_squared(
 def group_means(
     values: np.ndarray, label: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of each group's values within a label, and its label; both (cells,)."""
+    """Average the values of each group within a label, which hang together.
+
+    Args:
+        values: (n,)
+        label: (n,) ints from 0, none left out.
+        groups: (n,)
+
+    Returns:
+        The means and their labels, both (cells,), one cell for each group and label that occurs.
+    """
     cells, cell = np.unique(np.stack([label, groups]), axis=1, return_inverse=True)
     cell = cell.ravel()
     return np.bincount(cell, values) / np.bincount(cell), cells[0]
@@ -257,7 +266,15 @@ def scale_ratio(
 
 
 def totals(values: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Count, sum and sum of squares of each label's values: (labels, 3)."""
+    """Count, sum and sum of squares of each label's values.
+
+    Args:
+        values: (n,)
+        label: (n,) ints from 0, none left out.
+
+    Returns:
+        (labels, 3)
+    """
     columns = [np.bincount(label, v) for v in (np.ones(len(values)), values, values**2)]
     return np.stack(columns, axis=1)
 

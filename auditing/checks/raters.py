@@ -59,6 +59,7 @@ def noise_from_votes(votes: np.ndarray) -> Estimate | None:
 
 
 def error_rate(agreement: float) -> float:
+    """e = (1 - sqrt(2 a - 1)) / 2."""
     return (1 - math.sqrt(max(0.0, 2 * agreement - 1))) / 2
 
 

@@ -72,6 +72,13 @@ def rating_checks(completions: Completions) -> list[Check]:
 
 
 def rating_check(where: str, correlation: Estimate | None, n: int) -> Check:
+    """Whether rewards and ratings go together.
+
+    Args:
+        where: What the correlation is over.
+        correlation: Spearman's r; None: there are too few ratings.
+        n: How many completions, or prompts.
+    """
     finding = Finding(
         f"human ratings, {where}",
         correlation,

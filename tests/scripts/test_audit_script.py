@@ -1,4 +1,4 @@
-"""`python audit.py --scores`: what it reads and writes, without torch; bad input gets a sentence."""
+"""`python audit.py --scores`: what it reads and writes without torch; bad input gets a sentence."""
 
 import json
 import subprocess
@@ -90,7 +90,10 @@ def test_compare_and_other_data(run, tmp_path):
 
 
 def test_best_of_n_finds_a_reward_that_length_hacks(run, tmp_path):
-    """The reward is quality and length; the gold reward dislikes length, so that selecting harder makes answers worse."""
+    """Selecting harder makes answers worse.
+
+    The reward is quality and length, and the gold reward dislikes length.
+    """
     rng, rows = np.random.default_rng(0), []
     for i in range(150):
         for _ in range(16):
