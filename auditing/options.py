@@ -120,7 +120,7 @@ def looks_like_a_file(path: str) -> bool:
 
 
 def folder_fault(options: AuditOptions) -> str | None:
-    """A folder that cannot be made, or whose own scores would be overwritten while they are read."""
+    """A folder that cannot be made, or whose scores would be overwritten while they are read."""
     folder = options.folder
     written = (folder / "scores.jsonl").resolve()
     for path in (options.scores, options.compare, options.ood, options.data):
