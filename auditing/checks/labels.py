@@ -1,185 +1,260 @@
-"""How far can the labels be trusted, and what to read first: noise, duplicates, worst errors, extreme rewards. NumPy only.
+"""How far can the labels be trusted, and what should be read first? NumPy only.
 
-    checks, worst, (top, bottom) = label_checks(pairs), worst_errors(pairs), top_and_bottom(pairs)
+    checks = label_checks(pairs)
+    worst = worst_errors(pairs)
+    top, bottom = top_and_bottom(pairs)
 
-Nothing is relabelled: a confident error may be the raters' or the model's, and only a reader can tell.
+Nothing is relabelled: a confident error may be the raters' or the model's, and only a reader can
+tell.
 """
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 
 from auditing import stats
 from auditing.checks.raters import label_accuracy, noise_from_votes, pair_agreement
-from auditing.pairs import Pairs
+from auditing.pairs import Pairs, PairTexts
 from auditing.result import ExtremeCompletion, WorstError
-from auditing.stats import Estimate
 from auditing.style import style_marks
 from auditing.verdicts import Check, Finding, count, judge, short, with_verdict
 from reward.data.transcripts import text_of
 
-EXTREME_LENGTH = 0.95  # of all completions are shorter, or longer
-
-
 SECTION = "labels"
+EXTREME_LENGTH = 0.95  # the share of all completions that are shorter, or longer
 
 
 def label_checks(pairs: Pairs) -> list[Check]:
+    """The checks of this section, of all pairs and of those with finite rewards."""
     known = pairs.finite()
     return [*vote_checks(known), *duplicate_checks(pairs), confident_error_check(known)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- Votes
+# --- Votes ----------------------------------------------------------------------------------------
 
 
 def vote_checks(pairs: Pairs) -> list[Check]:
-    """A rater's error rate from how often two raters of a pair agree, and the accuracy that labels so made allow."""
+    """One rater's error rate, from how often two raters of a pair agree, and what follows from it.
+
+    That is the accuracy that a perfect model has on labels made by such raters.
+    """
     votes = pairs.votes[pairs.voted]
     votes = votes[votes.sum(axis=1) >= 2]  # (n, 2)
-    noise, n = noise_from_votes(votes), len(votes)
+    n = len(votes)
+    noise = noise_from_votes(votes)
     if noise is None:
         note = "no pair carries three votes, or more of an odd number"
-        return [
-            with_verdict(Finding("label noise", None, 0, SECTION, note=note), "not applicable", "")
-        ]
-    note = "how often one rater errs, if equally often on every pair; if more often on hard ones, the mean is higher than this"
+        finding = Finding("label noise", None, 0, SECTION, note=note)
+        return [with_verdict(finding, "not applicable", "")]
+    note = (
+        "how often one rater errs, if equally often on every pair; "
+        "if more often on hard ones, the mean is higher than this"
+    )
+    noise_check = judge(Finding("label noise", noise, n, SECTION, note=note))
+
+    ceiling = label_accuracy(votes.sum(axis=1), noise.value)
+    note = (
+        f"a perfect model scores {short(ceiling)} on the majority of such raters, "
+        "and less if they err most on hard pairs"
+    )
     agreement = stats.share_interval(pair_agreement(votes))
-    ceiling = short(label_accuracy(votes.sum(axis=1), noise.value))
-    allowed = f"a perfect model scores {ceiling} on the majority of such raters, and less if they err most on hard pairs"
-    threshold = "no threshold: information"
-    return [
-        judge(Finding("label noise", noise, n, SECTION, note=note)),
-        with_verdict(
-            Finding("rater agreement", agreement, n, SECTION, note=allowed),
-            "not applicable",
-            threshold,
-        ),
-    ]
+    finding = Finding("rater agreement", agreement, n, SECTION, note=note)
+    return [noise_check, with_verdict(finding, "not applicable", "no threshold: information")]
 
 
-# ----------------------------------------------------------------------------------------------------------- Duplicates
+# --- Duplicates -----------------------------------------------------------------------------------
+
+
+class DuplicateCounts(NamedTuple):
+    """How many pairs are there more than once."""
+
+    contradictory: int  # pairs that another one contradicts
+    repeated: int  # pairs that repeat an earlier one with its label
 
 
 def duplicate_checks(pairs: Pairs) -> list[Check]:
-    """Pairs of the same prompt and completions: labelled both ways, and repeated with the same label."""
-    n = len(pairs)
-    if not n:
-        return [
-            judge(Finding(name, None, 0, SECTION))
-            for name in ("contradictory duplicates", "duplicate pairs")
-        ]
-    contradictory, repeated = duplicates(pairs)
-    checks = []
-    for name, found, note in (
-        (
+    """Pairs of the same prompt and completions.
+
+    Some are labelled both ways, others are repeated with the same label.
+    """
+    duplicates = count_duplicates(pairs)
+    return [
+        duplicate_check(
             "contradictory duplicates",
-            contradictory,
+            duplicates.contradictory,
+            len(pairs),
             "same prompt and completions, labelled both ways",
         ),
-        ("duplicate pairs", repeated, "same prompt, completions and label as an earlier pair"),
-    ):
-        share = Estimate(found / n, *stats.wilson_interval(found, n))
-        note = f"{count(found, 'pair')} of {n:,}: {note}"
-        checks.append(
-            judge(
-                Finding(name, share, n, SECTION, note=note, detectable=stats.detectable_share(n))
-            ),
-        )
-    return checks
-
-
-def duplicates(pairs: Pairs) -> tuple[int, int]:
-    """(pairs that another one contradicts, pairs that repeat an earlier one with its label).
-
-    Only pairs that share their prompt and both lengths can be equal, so the texts of only these are read back.
-    """
-    shape = np.column_stack([pairs.prompt, np.sort(pairs.characters, axis=0).T])  # (n, 3)
-    _, group, sizes = np.unique(shape, axis=0, return_inverse=True, return_counts=True)
-    labels: dict[
-        bytes, list[int]
-    ] = {}  # of two sides in alphabetical order -> how often the first was chosen, the second
-    for i in np.flatnonzero(sizes[group.ravel()] > 1).tolist():
-        prompt, *sides = (
-            text_of(side) for side in map(pairs.text(i).get, ("prompt", "chosen", "rejected"))
-        )
-        key = hashlib.blake2b(
-            "\0".join([prompt, *sorted(sides)]).encode("utf-8", "surrogatepass"), digest_size=16
-        )
-        labels.setdefault(key.digest(), [0, 0])[sides[0] > sides[1]] += 1
-    contradictory = sum(sum(won) for won in labels.values() if all(won))
-    return contradictory, sum(max(k - 1, 0) for won in labels.values() for k in won)
-
-
-# ------------------------------------------------------------------------------------------------------- What to read
-
-
-def confident_error_check(known: Pairs) -> Check:
-    """The share that is wrong of the tenth of pairs with the largest |margin|: those that the model is surest of."""
-    surest = np.argsort(-np.abs(known.margins), kind="stable")[: len(known) // 10]
-    estimate = stats.share_interval(stats.pair_credit(-known.margins[surest]), known.prompt[surest])
-    note = "of the tenth of pairs that the model is surest of, the share it has wrong: mislabelled or misjudged, read them"
-    return judge(
-        Finding(
-            "confident errors",
-            estimate,
-            len(surest),
-            SECTION,
-            note=note,
-            unmeasured="fewer than ten pairs",
-        )
-    )
-
-
-def worst_errors(pairs: Pairs, k: int = 10) -> list[WorstError]:
-    """The k pairs with the most negative margins, their texts as they were read."""
-    known = pairs.finite()
-    order = np.argsort(known.margins, kind="stable")[:k].tolist()
-    return [
-        WorstError(**known.text(i), margin=float(known.margins[i]), subset=known.subset[i])
-        for i in order
-        if known.margins[i] < 0
+        duplicate_check(
+            "duplicate pairs",
+            duplicates.repeated,
+            len(pairs),
+            "same prompt, completions and label as an earlier pair",
+        ),
     ]
 
 
-def top_and_bottom(
-    pairs: Pairs, k: int = 10
-) -> tuple[list[ExtremeCompletion], list[ExtremeCompletion]]:
-    """The k different completions with the highest rewards, and with the lowest, their texts as they were read."""
+def duplicate_check(name: str, duplicates: int, n: int, what: str) -> Check:
+    """The share of duplicates.
+
+    Args:
+        name: Of the check.
+        duplicates: How many there are.
+        n: Number of pairs.
+        what: The duplicates in words.
+    """
+    if not n:
+        return judge(Finding(name, None, 0, SECTION))
+    share = stats.wilson_estimate(duplicates, n)
+    note = f"{count(duplicates, 'pair')} of {n:,}: {what}"
+    detectable = stats.detectable_share(n)
+    return judge(Finding(name, share, n, SECTION, note=note, detectable=detectable))
+
+
+def count_duplicates(pairs: Pairs) -> DuplicateCounts:
+    """Count pairs that are there more than once.
+
+    Only pairs that share their prompt and both lengths can be equal, so only the texts of these are
+    read back.
+    """
+    lengths = np.sort(pairs.characters, axis=0).T  # (n, 2): in order, whichever side was chosen
+    shapes = np.column_stack([pairs.prompt, lengths])  # (n, 3)
+    _, group, sizes = np.unique(shapes, axis=0, return_inverse=True, return_counts=True)
+    candidates = np.flatnonzero(sizes[group.ravel()] > 1)
+
+    # By the hash of prompt and sides in alphabetical order: how often the first side was chosen,
+    # and how often the second.
+    labels: dict[bytes, list[int]] = {}
+    for i in candidates.tolist():
+        texts = pairs.text(i)
+        chosen, rejected = text_of(texts["chosen"]), text_of(texts["rejected"])
+        times_chosen = labels.setdefault(unordered_hash(texts), [0, 0])
+        if chosen > rejected:
+            times_chosen[1] += 1
+        else:
+            times_chosen[0] += 1
+
+    contradictory = repeated = 0
+    for first, second in labels.values():
+        if first and second:
+            contradictory += first + second
+        repeated += max(first - 1, 0) + max(second - 1, 0)
+    return DuplicateCounts(contradictory, repeated)
+
+
+def unordered_hash(texts: PairTexts) -> bytes:
+    """A hash of prompt and completions that is the same whichever side was chosen."""
+    sides = sorted([text_of(texts["chosen"]), text_of(texts["rejected"])])
+    joined = "\0".join([text_of(texts["prompt"]), *sides])
+    return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+# --- What to read ---------------------------------------------------------------------------------
+
+
+def confident_error_check(known: Pairs) -> Check:
+    """The share of wrong ones among the pairs that the model is surest of.
+
+    These are the tenth with the largest |margin|.
+
+    Args:
+        known: The pairs whose two rewards are finite.
+    """
+    by_confidence = np.argsort(-np.abs(known.margins), kind="stable")
+    surest = by_confidence[: len(known) // 10]
+    wrong = stats.pair_credit(-known.margins[surest])
+    finding = Finding(
+        "confident errors",
+        stats.share_interval(wrong, known.prompt[surest]),
+        len(surest),
+        SECTION,
+        note="of the tenth of pairs that the model is surest of, the share it has wrong: "
+        "mislabelled or misjudged, read them",
+        unmeasured="fewer than ten pairs",
+    )
+    return judge(finding)
+
+
+def worst_errors(pairs: Pairs, k: int = 10) -> list[WorstError]:
+    """The pairs with the most negative margins, their texts as they were read.
+
+    Args:
+        pairs: All pairs; those without finite rewards are left out.
+        k: How many, at most.
+    """
     known = pairs.finite()
-    rewards = known.rewards.ravel()  # (2n,): the chosen, then the rejected
-    return extreme(known, np.argsort(-rewards, kind="stable"), k), extreme(
-        known, np.argsort(rewards, kind="stable"), k
+    errors = []
+    for i in np.argsort(known.margins, kind="stable")[:k].tolist():
+        margin = float(known.margins[i])
+        if margin < 0:
+            errors.append(WorstError(**known.text(i), margin=margin, subset=known.subset[i]))
+    return errors
+
+
+class Extremes(NamedTuple):
+    """The completions at both ends of the rewards."""
+
+    top: list[ExtremeCompletion]  # the highest reward first
+    bottom: list[ExtremeCompletion]  # the lowest reward first
+
+
+def top_and_bottom(pairs: Pairs, k: int = 10) -> Extremes:
+    """The different completions with the highest and with the lowest rewards.
+
+    Args:
+        pairs: All pairs; those without finite rewards are left out.
+        k: How many of each, at most.
+    """
+    known = pairs.finite()
+    rewards = known.rewards.ravel()  # (2n,): of the chosen, then of the rejected
+    return Extremes(
+        top=first_different(known, np.argsort(-rewards, kind="stable"), k),
+        bottom=first_different(known, np.argsort(rewards, kind="stable"), k),
     )
 
 
-def extreme(known: Pairs, order: np.ndarray, k: int) -> list[ExtremeCompletion]:
-    """The first k different completions of `order`, (2n,) indices of the chosen sides and then of the rejected ones."""
-    n, lengths, found, seen = len(known), known.lengths.ravel(), [], set()
-    for j in order.tolist():
-        if len(found) == k:
+def first_different(known: Pairs, order: np.ndarray, k: int) -> list[ExtremeCompletion]:
+    """The first k different completions in an order.
+
+    Args:
+        known: The pairs whose two rewards are finite.
+        order: (2n,) indices of the chosen sides, and n + indices of the rejected ones.
+        k: How many, at most.
+    """
+    extremes = []
+    seen = set()
+    for place in order.tolist():
+        if len(extremes) == k:
             break
-        i, side = j % n, "rejected" if j >= n else "chosen"
+        row, i = divmod(place, len(known))
+        side = ("chosen", "rejected")[row]
         texts = known.text(i)
-        completion = text_of(texts[side])
-        key = hash((text_of(texts["prompt"]), completion))
-        if key in seen:  # rankings repeat a completion in many pairs
+        key = hash((text_of(texts["prompt"]), text_of(texts[side])))
+        if key in seen:  # Rankings repeat a completion in many pairs.
             continue
         seen.add(key)
-        shares = {"longer": np.mean(lengths < lengths[j]), "shorter": np.mean(lengths > lengths[j])}
-        marks = [
-            f"{word} than {int(100 * x)}% of completions"
-            for word, x in shares.items()
-            if x >= EXTREME_LENGTH
-        ]
-        found.append(
-            ExtremeCompletion(
-                prompt=texts["prompt"],
-                completion=texts[side],
-                reward=float(known.rewards.ravel()[j]),
-                side=side,
-                subset=known.subset[i],
-                length=int(lengths[j]),
-                marks=marks + style_marks(completion),
-            )
+        length = known.lengths[row, i]
+        completion = ExtremeCompletion(
+            prompt=texts["prompt"],
+            completion=texts[side],
+            reward=float(known.rewards[row, i]),
+            side=side,
+            subset=known.subset[i],
+            length=int(length),
+            marks=length_marks(length, known.lengths) + style_marks(text_of(texts[side])),
         )
-    return found
+        extremes.append(completion)
+    return extremes
+
+
+def length_marks(length: float, lengths: np.ndarray) -> list[str]:
+    """How long a completion is among all, in words, where it is one of the longest or shortest."""
+    marks = []
+    for word, share in (
+        ("longer", np.mean(lengths < length)),
+        ("shorter", np.mean(lengths > length)),
+    ):
+        if share >= EXTREME_LENGTH:
+            marks.append(f"{word} than {int(100 * share)}% of completions")
+    return marks

@@ -1,18 +1,22 @@
-"""Were test pairs in the training data? Exact, normalised and near-duplicate overlap, and the accuracy without. No torch.
+"""Were test pairs in the training data, and what is the accuracy without them? No torch.
 
-    leaks = find_leaks(texts_of(test), texts_of(train))      # (prompt, chosen, rejected) texts; streams the train side
-    checks = leak_checks(pairs, leaks)                       # auditing.pairs.Pairs, in the order of the test texts
+    leaks = find_leaks(texts_of(test), texts_of(train))  # streams the train side
+    checks = leak_checks(pairs, leaks)  # pairs in the order of the test texts
 
-The index is made of the test rows and the train rows are streamed through it, so memory is bounded by the test side.
+Overlap is exact, normalised, or of near duplicates. The index is made of the test rows, and the
+train rows are streamed through it, so that the test side alone bounds the memory.
 """
+
+from __future__ import annotations
 
 import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -20,54 +24,51 @@ from datasketch import MinHash, MinHashLSH
 from auditing import stats
 from auditing.checks.accuracy import accuracy
 from auditing.pairs import Pairs
-from auditing.stats import Estimate
-from auditing.verdicts import Check, Finding, count, judge, short
+from auditing.verdicts import Check, Finding, count, joined, judge, short
 from reward.data.transcripts import text_of
 
-KINDS = {  # the strongest first; what the report says of one
+if TYPE_CHECKING:  # only for the annotations: the import takes a second
+    from datasets import Dataset
+
+SECTION = "leakage"
+
+KINDS = {  # The strongest first, with what the report says of each.
     "exact": "the same pair, the sides in either order",
     "normalised": "the same pair but for case, spaces, punctuation and Unicode form",
     "near duplicate": "nearly the same words",
     "exact prompt": "the same prompt with other answers",
 }
-
-
 EXACT, NORMALISED, NEAR, PROMPT = range(len(KINDS))
+NO_OVERLAP = len(KINDS)
 
-
-SHINGLE, SHORT_SHINGLE = 5, 3  # words
-
-
-SHORT = 60  # words of a pair below which a changed word would break too many of the long shingles
-
+SHINGLE = 5  # words
+SHORT_SHINGLE = 3  # words, for short pairs
+SHORT = 60  # words of a pair; below, a changed word would break too many of the long shingles
 
 # Chinese and Japanese do not put spaces between words: there a character counts as one.
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-
-
 WORD = re.compile(f"[{CJK}]|[^\\W{CJK}]+")
 
+# A run of words that so many test rows share is a template (a system prompt, an instruction), not
+# content: it does not count.
+TEMPLATE_SHARE = 0.1
+TEMPLATE_ROWS = 10
 
-# A run of words that so many test rows share is a template (a system prompt, an instruction), not content: it does not count.
-TEMPLATE_SHARE, TEMPLATE_ROWS = 0.1, 10
+# Shingles hashed at a time: datasketch makes a row of `permutations` numbers of each.
+CHUNK = 1 << 14
 
+# An odd number, of the golden ratio (Knuth). It makes the order of words matter.
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
-CHUNK = (
-    1 << 14
-)  # shingles hashed at a time: datasketch makes a row of `permutations` numbers of each
-
-
-MULTIPLIER = np.uint64(
-    0x9E3779B97F4A7C15
-)  # odd, of the golden ratio (Knuth): the order of words matters
+Texts = tuple[str, str, str]  # of prompt, chosen and rejected
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """What of n test rows was also found among `train_rows` train rows."""
+    """What of n test rows is also among the train rows."""
 
     kind: np.ndarray  # (n,) index into KINDS of the strongest overlap, -1 where there is none
-    train_rows: int
+    train_rows: int  # how many were looked at
     threshold: float  # Jaccard similarity from which two pairs are near duplicates
 
     @property
@@ -77,128 +78,227 @@ class Leaks:
 
     @property
     def counts(self) -> dict[str, int]:
+        """How many rows overlap, by the name of the kind."""
         return {name: int(np.sum(self.kind == k)) for k, name in enumerate(KINDS)}
 
 
-def texts_of(table) -> Iterable[tuple[str, str, str]]:
-    """(prompt, chosen, rejected) texts of a table of reward.data.splits, one row after another."""
-    from reward.data.tokens import decode_sides  # not needed by who has texts, and slow to import
+def texts_of(table: Dataset) -> Iterator[Texts]:
+    """The texts of a table of preferences (reward.data.splits), one row after another."""
+    # It is slow to import, and whoever has the texts already does not need it.
+    from reward.data.tokens import decode_sides
 
     for row in table.select_columns(["prompt", "chosen", "rejected", "tools"]):
-        prompt, chosen, rejected, _ = decode_sides(row)
-        yield text_of(prompt), text_of(chosen), text_of(rejected)
+        sides = decode_sides(row)
+        yield text_of(sides.prompt), text_of(sides.chosen), text_of(sides.rejected)
+
+
+# --- Test rows against train rows -----------------------------------------------------------------
 
 
 def find_leaks(
-    test_texts: Iterable[tuple[str, str, str]], train_texts: Iterable[tuple[str, str, str]],
-    threshold: float = 0.8, permutations: int = 128, seed: int = 1,
-) -> Leaks:  # fmt: skip
+    test_texts: Iterable[Texts],
+    train_texts: Iterable[Texts],
+    threshold: float = 0.8,
+    permutations: int = 128,
+    seed: int = 1,
+) -> Leaks:
     """The strongest overlap of every test row with any train row; both sides are read once.
 
-    Near duplicates: shingles of 5 words (3 where a pair has under 60) of prompt and completions, folded, without those that
-    more than a tenth of the test rows share; candidates by MinHash (Broder 1997) and locality-sensitive hashing (Indyk and
-    Motwani 1998; datasketch), each verified with the exact Jaccard similarity |A and B| / |A or B| >= threshold. So none is
-    called one falsely, and of those just above the threshold the hashing misses a few.
+    Near duplicates are found by the shingles of prompt and completions: runs of 5 words (3 where a
+    pair has under 60), folded, without those that more than a tenth of the test rows share.
+    Candidates come from MinHash (Broder 1997) and locality-sensitive hashing (Indyk and Motwani
+    1998; datasketch). Each is verified with the exact Jaccard similarity |A and B| / |A or B| >=
+    threshold. So none is called one falsely, and of those just above the threshold the hashing
+    misses a few.
+
+    Args:
+        test_texts: The audited pairs.
+        train_texts: What the model was trained on.
+        threshold: The similarity from which two pairs are near duplicates.
+        permutations: Numbers in a MinHash. More miss fewer near duplicates, and take longer.
+        seed: Of the hashing.
     """
-    index = {kind: defaultdict(list) for kind in (EXACT, NORMALISED, PROMPT)}
-    blank = MinHash(permutations, seed=seed, hashfunc=int)
-    # Recall over precision: a false candidate costs one exact comparison.
-    tables = {
-        size: MinHashLSH(threshold, permutations, weights=(0.05, 0.95))
-        for size in (SHINGLE, SHORT_SHINGLE)
-    }
-    shingles, sizes = [], []
-    for i, row in enumerate(test_texts):
-        words = [word_ids(text) for text in row]
-        for kind, key in keys_of(row, words):
-            index[kind][key].append(i)
-        sizes.append(SHORT_SHINGLE if sum(map(len, words)) < SHORT else SHINGLE)
-        shingles.append(shingles_of(words, sizes[i]))
-    template = shared_by_many(shingles)
-    for i, size in enumerate(sizes):
-        shingles[i] = np.setdiff1d(shingles[i], template, assume_unique=True)
-        if len(shingles[i]):
-            tables[size].insert(i, sketch(blank, shingles[i]), check_duplication=False)
-
-    found, train_rows = np.full(len(shingles), len(KINDS)), 0
-    for row in train_texts:
-        train_rows += 1
-        words = [word_ids(text) for text in row]
-        for kind, key in keys_of(row, words):
-            for i in index[kind].get(key, ()):
-                found[i] = min(found[i], kind)
-        length = sum(map(len, words))
-        # Pairs that differ more in length cannot be that similar; around SHORT, a row is compared in both sizes.
-        compared = [SHORT_SHINGLE] * (length * threshold < SHORT) + [SHINGLE] * (
-            length >= SHORT * threshold
-        )
-        for size in compared:
-            ours = np.setdiff1d(shingles_of(words, size), template, assume_unique=True)
-            if len(ours):
-                for i in tables[size].query(sketch(blank, ours)):
-                    if found[i] > NEAR and jaccard(shingles[i], ours) >= threshold:
-                        found[i] = NEAR
-    return Leaks(np.where(found == len(KINDS), -1, found), train_rows, threshold)
+    index = LeakIndex(threshold, permutations, seed)
+    for texts in test_texts:
+        index.add(texts)
+    index.finish()
+    for texts in train_texts:
+        index.compare(texts)
+    strongest = np.array(index.strongest, dtype=int)
+    kind = np.where(strongest == NO_OVERLAP, -1, strongest)
+    return Leaks(kind, index.train_rows, threshold)
 
 
-def keys_of(row: tuple[str, str, str], words: list[np.ndarray]):
-    """(kind, key) of one row; equal keys are an overlap of that kind."""
-    prompt, *sides = row
-    yield EXACT, digest(prompt, *sorted(sides))
-    if all(
-        map(len, words[1:])
-    ):  # nothing is left of a completion of punctuation: it equals nothing
-        yield NORMALISED, digest(*(w.tobytes() for w in (words[0], *sorted(words[1:], key=bytes))))
+class LeakIndex:
+    """The test rows, and the strongest overlap that each has so far.
+
+    All test rows are added; then `finish` is called once; then train rows are compared.
+
+    Args:
+        threshold: The similarity from which two pairs are near duplicates.
+        permutations: Numbers in a MinHash.
+        seed: Of the hashing.
+    """
+
+    def __init__(self, threshold: float, permutations: int, seed: int) -> None:
+        self.threshold = threshold
+        self.strongest: list[int] = []  # of each test row: EXACT .. PROMPT, or NO_OVERLAP
+        self.train_rows = 0
+        # By kind and key: the test rows with that key.
+        self._rows = {kind: defaultdict(list) for kind in (EXACT, NORMALISED, PROMPT)}
+        self._blank = MinHash(permutations, seed=seed, hashfunc=int)
+        self._tables = {}  # by the size of the shingles
+        for size in (SHINGLE, SHORT_SHINGLE):
+            # Recall over precision: a false candidate costs one exact comparison.
+            self._tables[size] = MinHashLSH(threshold, permutations, weights=(0.05, 0.95))
+        self._shingles: list[np.ndarray] = []  # of each test row
+        self._sizes: list[int] = []  # of the shingles of each test row
+        self._template = np.zeros(0, np.uint64)  # the shingles that do not count
+
+    def add(self, texts: Texts) -> None:
+        """Add a test row."""
+        words = [word_ids(text) for text in texts]
+        for kind, key in keys_of(texts, words):
+            self._rows[kind][key].append(len(self.strongest))
+        size = SHINGLE
+        if sum(map(len, words)) < SHORT:
+            size = SHORT_SHINGLE
+        self._sizes.append(size)
+        self._shingles.append(shingles_of(words, size))
+        self.strongest.append(NO_OVERLAP)
+
+    def finish(self) -> None:
+        """Take the template out of the shingles, and hash the others."""
+        self._template = shared_by_many(self._shingles)
+        for i, size in enumerate(self._sizes):
+            shingles = self._without_template(self._shingles[i])
+            self._shingles[i] = shingles
+            if len(shingles):
+                self._tables[size].insert(i, self._sketch(shingles), check_duplication=False)
+
+    def compare(self, texts: Texts) -> None:
+        """Look for a train row among the test rows."""
+        self.train_rows += 1
+        words = [word_ids(text) for text in texts]
+        for kind, key in keys_of(texts, words):
+            for i in self._rows[kind].get(key, ()):
+                self.strongest[i] = min(self.strongest[i], kind)
+        for size in self._sizes_to_compare(sum(map(len, words))):
+            shingles = self._without_template(shingles_of(words, size))
+            if len(shingles):
+                self._compare_shingles(shingles, size)
+
+    def _sizes_to_compare(self, length: int) -> list[int]:
+        """The sizes of shingles that a similar test row may have.
+
+        Pairs that differ more in length than the threshold allows cannot be that similar. Around
+        SHORT, a row is compared in both sizes.
+
+        Args:
+            length: Of the train row, in words.
+        """
+        sizes = []
+        if length * self.threshold < SHORT:
+            sizes.append(SHORT_SHINGLE)
+        if length >= SHORT * self.threshold:
+            sizes.append(SHINGLE)
+        return sizes
+
+    def _compare_shingles(self, shingles: np.ndarray, size: int) -> None:
+        for i in self._tables[size].query(self._sketch(shingles)):
+            if self.strongest[i] <= NEAR:
+                continue
+            if jaccard(self._shingles[i], shingles) >= self.threshold:
+                self.strongest[i] = NEAR
+
+    def _without_template(self, shingles: np.ndarray) -> np.ndarray:
+        return np.setdiff1d(shingles, self._template, assume_unique=True)
+
+    def _sketch(self, shingles: np.ndarray) -> MinHash:
+        sketch = self._blank.copy()
+        for start in range(0, len(shingles), CHUNK):
+            upper_halves = shingles[start : start + CHUNK] >> np.uint64(32)
+            sketch.update_batch(upper_halves.tolist())
+        return sketch
+
+
+def keys_of(texts: Texts, words: list[np.ndarray]) -> Iterator[tuple[int, bytes]]:
+    """(kind, key) of one row; rows of equal keys overlap in that kind.
+
+    Args:
+        texts: The row.
+        words: The word_ids of each of its texts.
+    """
+    prompt, chosen, rejected = texts
+    yield EXACT, hash_of_parts(prompt, *sorted([chosen, rejected]))
+    prompt_words, chosen_words, rejected_words = [ids.tobytes() for ids in words]
+    # Nothing is left of a completion of punctuation: it equals nothing.
+    if chosen_words and rejected_words:
+        sides = sorted([chosen_words, rejected_words])
+        yield NORMALISED, hash_of_parts(prompt_words, *sides)
     if prompt.strip():
-        yield PROMPT, digest(prompt)
+        yield PROMPT, hash_of_parts(prompt)
 
 
-def digest(*parts: str | bytes) -> bytes:
-    found = hashlib.blake2b(digest_size=16)
+def hash_of_parts(*parts: str | bytes) -> bytes:
+    """A hash of the parts, which tells ("ab", "c") from ("a", "bc")."""
+    combined = hashlib.blake2b(digest_size=16)
     for part in parts:
-        part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        found.update(len(part).to_bytes(8, "big") + part)
-    return found.digest()
+        if isinstance(part, str):
+            part = part.encode("utf-8", "surrogatepass")
+        combined.update(len(part).to_bytes(8, "big"))
+        combined.update(part)
+    return combined.digest()
+
+
+# --- Words and shingles ---------------------------------------------------------------------------
 
 
 def word_ids(text: str) -> np.ndarray:
-    """(words,) uint64, equal for equal words once case and Unicode form (NFKC) are folded; punctuation is no word."""
+    """(words,) uint64, equal for equal words.
+
+    Case and Unicode form (NFKC) are folded; punctuation is no word.
+    """
     words = WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return np.fromiter(map(word_id, words), np.uint64, len(words))
 
 
 @lru_cache(1 << 17)
 def word_id(word: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-    )
+    digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def shingles_of(texts: list[np.ndarray], size: int) -> np.ndarray:
-    """(shingles,) sorted uint64: the different runs of `size` words of each text (a shorter text is one shingle)."""
-    runs = []
-    for words in texts:
-        length = min(size, len(words))
-        run = np.zeros(len(words) - length + 1 if length else 0, np.uint64)
-        for k in range(length):  # sum of word * multiplier^(k + 1), modulo 2^64
-            run = (run + words[k : k + len(run)]) * MULTIPLIER
-        runs.append(run)
-    return np.unique(np.concatenate(runs))
+    """The different runs of `size` words of each text; a shorter text is one shingle.
+
+    Args:
+        texts: The word_ids of each text.
+        size: Words a shingle.
+
+    Returns:
+        (shingles,) sorted uint64.
+    """
+    return np.unique(np.concatenate([runs_of_words(words, size) for words in texts]))
+
+
+def runs_of_words(words: np.ndarray, size: int) -> np.ndarray:
+    """(runs,) uint64 hashes: sum over k of word_k * multiplier^(size - k), modulo 2^64."""
+    if not len(words):
+        return np.zeros(0, np.uint64)
+    size = min(size, len(words))
+    runs = np.zeros(len(words) - size + 1, np.uint64)
+    for k in range(size):
+        runs = (runs + words[k : k + len(runs)]) * MULTIPLIER
+    return runs
 
 
 def shared_by_many(shingles: list[np.ndarray]) -> np.ndarray:
     """Sorted: the shingles of more than a tenth of the rows, and of more than 10."""
     if not shingles:
         return np.zeros(0, np.uint64)
-    values, counts = np.unique(np.concatenate(shingles), return_counts=True)
-    return values[counts > max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(shingles))]
-
-
-def sketch(blank: MinHash, shingles: np.ndarray) -> MinHash:
-    found = blank.copy()
-    for start in range(0, len(shingles), CHUNK):
-        found.update_batch((shingles[start : start + CHUNK] >> np.uint64(32)).tolist())
-    return found
+    values, rows = np.unique(np.concatenate(shingles), return_counts=True)
+    return values[rows > max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(shingles))]
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
@@ -207,57 +307,74 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
     return common / (len(a) + len(b) - common)
 
 
+# --- Checks ---------------------------------------------------------------------------------------
+
+
 def leak_checks(pairs: Pairs, leaks: Leaks) -> list[Check]:
-    """The share of leaked pairs, and where there are any the accuracy on the others. Row i of `leaks` is pair i of `pairs`."""
-    n, leaked, section = len(pairs), int(leaks.mask.sum()), "leakage"
-    if len(leaks.kind) != n:
+    """The share of leaked pairs, and where there are any the accuracy on the others.
+
+    Args:
+        pairs: The audited pairs.
+        leaks: Of the texts of these pairs, in the same order.
+
+    Raises:
+        ValueError: The leaks are of another number of pairs.
+    """
+    if len(leaks.kind) != len(pairs):
         raise ValueError(
-            f"leaks of {len(leaks.kind):,} rows for {n:,} pairs: find them with the texts of these pairs"
+            f"leaks of {len(leaks.kind):,} rows for {len(pairs):,} pairs: "
+            "find them with the texts of these pairs"
         )
-    if not n or not leaks.train_rows:
-        return [
-            judge(
-                Finding(
-                    "leaked pairs",
-                    None,
-                    n,
-                    section,
-                    unmeasured="no test pairs, or no training pairs",
-                )
-            )
-        ]
-    share = Estimate(leaked / n, *stats.wilson_interval(leaked, n))
-    found = [f"{k:,} {name} ({KINDS[name]})" for name, k in leaks.counts.items() if k]
-    note = (
-        "; ".join(found)
-        or f"none is there exactly, normalised, or with a similarity of {short(leaks.threshold)}"
-    )
-    note = f"looked for among {count(leaks.train_rows, 'train pair')}: {note}"
-    detectable = stats.detectable_share(n)
-    checks = [judge(Finding("leaked pairs", share, n, section, note=note, detectable=detectable))]
-    if leaked:
-        finite = np.isfinite(pairs.rewards).all(axis=0)
-        clean, seen = (pairs.take(finite & part) for part in (~leaks.mask, leaks.mask))
-        everything, of_seen = (accuracy(p.margins, p.prompt) for p in (pairs.finite(), seen))
-        note = "".join(
-            f"; {short(estimate.value)} on {where}"
-            for estimate, where in (
-                (everything, "all pairs"),
-                (of_seen, f"{count(len(seen), 'leaked pair')}"),
-            )
-            if estimate is not None
-        )
-        checks.append(
-            judge(
-                Finding(
-                    "accuracy, clean pairs",
-                    accuracy(clean.margins, clean.prompt),
-                    len(clean),
-                    section,
-                    note=note.removeprefix("; "),
-                    unmeasured="every pair with two finite rewards has leaked",
-                    detectable=stats.detectable_accuracy(len(clean), 0.5) if len(clean) else None,
-                )
-            )
-        )
+    checks = [leaked_pairs_check(leaks)]
+    if leaks.train_rows and leaks.mask.any():
+        checks.append(clean_accuracy_check(pairs, leaks))
     return checks
+
+
+def leaked_pairs_check(leaks: Leaks) -> Check:
+    n = len(leaks.kind)
+    if not n or not leaks.train_rows:
+        why = "no test pairs, or no training pairs"
+        return judge(Finding("leaked pairs", None, n, SECTION, unmeasured=why))
+    overlaps = []
+    for name, number in leaks.counts.items():
+        if number:
+            overlaps.append(f"{number:,} {name} ({KINDS[name]})")
+    if not overlaps:
+        similar = f"a similarity of {short(leaks.threshold)}"
+        overlaps = [f"none is there exactly, normalised, or with {similar}"]
+    finding = Finding(
+        "leaked pairs",
+        stats.wilson_estimate(int(leaks.mask.sum()), n),
+        n,
+        SECTION,
+        note=f"looked for among {count(leaks.train_rows, 'train pair')}: {joined(*overlaps)}",
+        detectable=stats.detectable_share(n),
+    )
+    return judge(finding)
+
+
+def clean_accuracy_check(pairs: Pairs, leaks: Leaks) -> Check:
+    """The accuracy on the pairs that have not leaked, where some have."""
+    finite = np.isfinite(pairs.rewards).all(axis=0)
+    clean = pairs.take(finite & ~leaks.mask)
+    leaked = pairs.take(finite & leaks.mask)
+    notes = []
+    for part, name in (
+        (pairs.finite(), "all pairs"),
+        (leaked, count(len(leaked), "leaked pair")),
+    ):
+        estimate = accuracy(part.margins, part.prompt)
+        if estimate is not None:
+            notes.append(f"{short(estimate.value)} on {name}")
+    finding = Finding(
+        "accuracy, clean pairs",
+        accuracy(clean.margins, clean.prompt),
+        len(clean),
+        SECTION,
+        note=joined(*notes),
+        unmeasured="every pair with two finite rewards has leaked",
+    )
+    if len(clean):
+        finding = replace(finding, detectable=stats.detectable_accuracy(len(clean), 0.5))
+    return judge(finding)

@@ -1,20 +1,24 @@
-"""Does a policy share the reward model's base, tokenizer and template? `checks = policy_checks("rm-out", "Qwen/Qwen2.5-0.5B")`.
+"""Does a policy share the reward model's base, tokenizer and template?
 
-RL holds a policy near the model that it starts from (the KL anchor). Where that is the reward model's base too, both read the
-same tokens in the same layout, and the policy's first answers are texts of the kind that the reward model began from.
+    checks = policy_checks("rm-out", "Qwen/Qwen2.5-0.5B")
+
+RL holds a policy near the model that it starts from (the KL anchor). Where that is the reward
+model's base too, both read the same tokens in the same layout, and the policy's first answers are
+texts of the kind that the reward model began from.
 """
 
 import os
+from dataclasses import dataclass
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from auditing.verdicts import Check, Finding, count, with_verdict
 from reward.data.encoding import EncodingError, encoder_facts, prepare_tokenizer
 from reward.model.heads import is_encoder
 from reward.model.hub import ModelError, checkpoint_file, checkpoint_json, resolved_revision
 
-SPECIAL = ("pad_token", "eos_token", "bos_token")
-
+SECTION = "anchor"
+SPECIAL_TOKENS = ("pad", "eos", "bos")
 
 RULES = {
     "policy base": "fail where the policy starts from another model than the reward model did",
@@ -25,6 +29,19 @@ RULES = {
 }
 
 
+@dataclass(frozen=True)
+class ModelVersion:
+    """A model, by folder or Hub id, in one of its versions."""
+
+    model: str
+    commit: str | None  # or a branch or tag; None for a local folder
+
+    @property
+    def revision(self) -> str:
+        """What to load: the commit, or else the newest one."""
+        return self.commit or "main"
+
+
 def policy_checks(
     ckpt: str,
     policy: str,
@@ -32,139 +49,171 @@ def policy_checks(
     policy_revision: str = "main",
     trust_remote_code: bool = False,
 ) -> list[Check]:
-    """Five checks of `policy`, the model that RL starts from, against the reward model `ckpt`; folders or Hub ids.
+    """Compare the model that RL starts from with the reward model.
 
-    None is applicable where the reward model records no base (train_rm.py did not train it) or where its base is an encoder,
-    from which no policy starts. Raises ModelError for a model that cannot be found.
+    None of the five checks applies where the reward model records no base (train_rm.py did not
+    train it), or where its base is an encoder, from which no policy starts.
+
+    Args:
+        ckpt: The reward model, a folder or a Hub id.
+        policy: The model that RL starts from, a folder or a Hub id.
+        revision: Of the reward model.
+        policy_revision: Of the policy.
+        trust_remote_code: Whether code that lies with a model may run.
+
+    Raises:
+        ModelError: A model cannot be found, or the policy has no tokenizer.
     """
-    base, base_commit = base_of(ckpt, revision)
-    anchor, commit = anchor_of(policy, policy_revision)
+    base = recorded_base(ckpt, revision)
+    anchor = anchor_of(policy, policy_revision)
     if base is None:
-        return not_applicable(
+        return not_comparable(
             f"{ckpt} records no base model, so nothing says what a policy should start from"
         )
     options = {"trust_remote_code": trust_remote_code}
-    # An adapter has no configuration of its own, and may lie there without a tokenizer.
-    body = (
-        (ckpt, revision)
-        if checkpoint_file(ckpt, "config.json", revision)
-        else (base, base_commit or "main")
-    )
-    if is_encoder(AutoConfig.from_pretrained(body[0], revision=body[1], **options)):
-        return not_applicable(
-            f"the reward model's base {base} is an encoder, from which no policy starts"
+    body = ModelVersion(ckpt, revision)
+    if checkpoint_file(ckpt, "config.json", revision) is None:
+        body = base  # An adapter has no configuration of its own.
+    if is_encoder(AutoConfig.from_pretrained(body.model, revision=body.revision, **options)):
+        return not_comparable(
+            f"the reward model's base {base.model} is an encoder, from which no policy starts"
         )
-    own = checkpoint_file(policy, "tokenizer_config.json", policy_revision)
-    reads = (policy, policy_revision) if own else (anchor, commit or "main")
-    if checkpoint_file(reads[0], "tokenizer_config.json", reads[1]) is None:
-        raise ModelError(
-            f"{reads[0]} holds no tokenizer to compare; save the one that the policy reads with beside it"
-        )
+
+    reader = tokenizer_of(policy, policy_revision, anchor)
     ours = AutoTokenizer.from_pretrained(ckpt, revision=revision, **options)
-    theirs = AutoTokenizer.from_pretrained(reads[0], revision=reads[1], **options)
-    same = is_same(base, anchor)
-    checks = [
-        check("policy base", "pass", f"both start from {base}")
-        if same
-        else check(
-            "policy base", "fail", f"the policy starts from {anchor}, the reward model from {base}"
-        ),
-        revision_check(same, base_commit, commit),
+    theirs = AutoTokenizer.from_pretrained(reader.model, revision=reader.revision, **options)
+    return [
+        base_check(base, anchor),
+        revision_check(base, anchor),
         vocabulary_check(ours.get_vocab(), theirs.get_vocab()),
-        special_check(ours, theirs),
+        special_tokens_check(ours, theirs),
+        layout_check(ours, theirs),  # It comes last, because it changes `theirs`.
     ]
-    return [*checks, template_check(ours, theirs)]  # last: it changes `theirs`
 
 
-def base_of(ckpt: str, revision: str) -> tuple[str | None, str | None]:
-    """(base model, commit) that train_rm.py recorded; (None, None) for other reward models."""
+# --- The models -----------------------------------------------------------------------------------
+
+
+def recorded_base(ckpt: str, revision: str) -> ModelVersion | None:
+    """The base that train_rm.py recorded; None for other reward models."""
     manifest = checkpoint_json(ckpt, "manifest.json", revision) or {}
-    return manifest.get("base_model"), manifest.get("base_revision")
+    model = manifest.get("base_model")
+    if model is None:
+        return None
+    return ModelVersion(model, manifest.get("base_revision"))
 
 
-def anchor_of(policy: str, revision: str) -> tuple[str, str | None]:
-    """(model that the policy starts from, its commit): itself, or the base that it is an adapter of."""
+def anchor_of(policy: str, revision: str) -> ModelVersion:
+    """The model that the policy starts from: itself, or the base that it is an adapter of."""
     adapter = checkpoint_json(policy, "adapter_config.json", revision)
     if adapter is not None:
         base = adapter["base_model_name_or_path"]
-        return base, resolved_revision(base, adapter.get("revision") or "main")
+        return ModelVersion(base, resolved_revision(base, adapter.get("revision") or "main"))
     if checkpoint_file(policy, "config.json", revision) is None:
         raise ModelError(
-            f"{policy}: neither a folder nor a Hub model with a config.json; name the model that RL starts from"
+            f"{policy}: neither a folder nor a Hub model with a config.json; "
+            "name the model that RL starts from"
         )
-    return policy, resolved_revision(policy, revision)
+    return ModelVersion(policy, resolved_revision(policy, revision))
 
 
-def is_same(one: str, other: str) -> bool:
+def tokenizer_of(policy: str, revision: str, anchor: ModelVersion) -> ModelVersion:
+    """Where the policy's tokenizer lies: with an adapter, or else with its base.
+
+    Raises:
+        ModelError: There is none.
+    """
+    reader = anchor
+    if checkpoint_file(policy, "tokenizer_config.json", revision) is not None:
+        reader = ModelVersion(policy, revision)
+    if checkpoint_file(reader.model, "tokenizer_config.json", reader.revision) is None:
+        raise ModelError(
+            f"{reader.model} holds no tokenizer to compare; "
+            "save the one that the policy reads with beside it"
+        )
+    return reader
+
+
+def is_same_model(one: str, other: str) -> bool:
     """Whether two names are one Hub id or one folder."""
     if os.path.isdir(one) and os.path.isdir(other):
         return os.path.samefile(one, other)
     return one == other
 
 
-def revision_check(same: bool, ours: str | None, theirs: str | None) -> Check:
+# --- The checks -----------------------------------------------------------------------------------
+
+
+def base_check(base: ModelVersion, anchor: ModelVersion) -> Check:
+    if is_same_model(base.model, anchor.model):
+        return anchor_check("policy base", "pass", f"both start from {base.model}")
+    note = f"the policy starts from {anchor.model}, the reward model from {base.model}"
+    return anchor_check("policy base", "fail", note)
+
+
+def revision_check(base: ModelVersion, anchor: ModelVersion) -> Check:
     name = "policy revision"
-    if not same:
-        return check(name, "not applicable", "they start from different models")
-    if ours is None or theirs is None:
-        return check(name, "not applicable", "a local folder has no commit to compare")
-    if ours == theirs:
-        return check(name, "pass", f"both start from commit {ours[:12]}")
-    return check(
-        name,
-        "warn",
-        f"the policy starts from commit {theirs[:12]}, the reward model from {ours[:12]}",
-    )
+    if not is_same_model(base.model, anchor.model):
+        return anchor_check(name, "not applicable", "they start from different models")
+    if base.commit is None or anchor.commit is None:
+        return anchor_check(name, "not applicable", "a local folder has no commit to compare")
+    ours, theirs = base.commit[:12], anchor.commit[:12]
+    if base.commit == anchor.commit:
+        return anchor_check(name, "pass", f"both start from commit {ours}")
+    note = f"the policy starts from commit {theirs}, the reward model from {ours}"
+    return anchor_check(name, "warn", note)
 
 
 def vocabulary_check(ours: dict[str, int], theirs: dict[str, int]) -> Check:
-    differ = len(
-        dict(ours.items() ^ theirs.items())
-    )  # tokens that only one has, or with another id
+    name = "policy vocabulary"
+    # Tokens that only one has, or with another id.
+    differ = len({token for token, _ in ours.items() ^ theirs.items()})
     if not differ:
-        return check("policy vocabulary", "pass", f"both have the same {count(len(ours), 'token')}")
-    return check(
-        "policy vocabulary", "fail",
-        f"{count(differ, 'token')} of {len(ours):,} and {len(theirs):,} are missing on one side or have another id",
-    )  # fmt: skip
-
-
-def special_check(ours, theirs) -> Check:
-    differ = [
-        f"{name.removesuffix('_token')} is {getattr(theirs, name)!r} for the policy and {getattr(ours, name)!r} here"
-        for name in SPECIAL
-        if getattr(ours, name) != getattr(theirs, name)
-    ]
-    if not differ:
-        return check("policy special tokens", "pass", "pad, eos and bos are the same")
+        return anchor_check(name, "pass", f"both have the same {count(len(ours), 'token')}")
     note = (
-        "; ".join(differ) + ": score with the reward model's own tokenizer, never with the policy's"
+        f"{count(differ, 'token')} of {len(ours):,} and {len(theirs):,} "
+        "are missing on one side or have another id"
     )
-    return check("policy special tokens", "warn", note)
+    return anchor_check(name, "fail", note)
 
 
-def template_check(ours, theirs) -> Check:
-    """Compared as train_rm.py would save them, so that what it writes around every template makes no difference."""
+def special_tokens_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> Check:
+    name = "policy special tokens"
+    differences = []
+    for kind in SPECIAL_TOKENS:
+        our_token = getattr(ours, f"{kind}_token")
+        their_token = getattr(theirs, f"{kind}_token")
+        if our_token != their_token:
+            differences.append(f"{kind} is {their_token!r} for the policy and {our_token!r} here")
+    if not differences:
+        return anchor_check(name, "pass", "pad, eos and bos are the same")
+    mend = "score with the reward model's own tokenizer, never with the policy's"
+    return anchor_check(name, "warn", f"{'; '.join(differences)}: {mend}")
+
+
+def layout_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> Check:
+    """Whether both templates lay a conversation out in the same way.
+
+    They are compared as train_rm.py would save them, so that what it writes around every template
+    makes no difference. `theirs` is changed in place.
+    """
     name = "policy template"
     try:
         prepare_tokenizer(theirs, is_encoder=False)
     except EncodingError as error:
-        return check(
-            name, "warn", f"the policy's template cannot be read as the reward model's was: {error}"
-        )
+        note = f"the policy's template cannot be read as the reward model's was: {error}"
+        return anchor_check(name, "warn", note)
     key = "chat_template_sha256"
     if encoder_facts(ours)[key] == encoder_facts(theirs)[key]:
-        return check(name, "pass", "both lay a conversation out in the same way")
-    return check(
-        name,
-        "warn",
-        "the policy lays a conversation out in another way than the reward model was trained on",
-    )
+        return anchor_check(name, "pass", "both lay a conversation out in the same way")
+    note = "the policy lays a conversation out in another way than the reward model was trained on"
+    return anchor_check(name, "warn", note)
 
 
-def check(name: str, verdict: str, note: str) -> Check:
-    return with_verdict(Finding(name, None, 0, "anchor", note=note), verdict, RULES[name])
+def anchor_check(name: str, verdict: str, note: str) -> Check:
+    return with_verdict(Finding(name, None, 0, SECTION, note=note), verdict, RULES[name])
 
 
-def not_applicable(note: str) -> list[Check]:
-    return [check(name, "not applicable", note) for name in RULES]
+def not_comparable(why: str) -> list[Check]:
+    """All checks of this section, none of which applies."""
+    return [anchor_check(name, "not applicable", why) for name in RULES]
