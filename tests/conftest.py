@@ -60,6 +60,24 @@ def standin(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def qwen():
+    """The tokenizer of a stand-in for Qwen, prepared as a reward model's."""
+    from preferences import prepared
+
+    return prepared("qwen")
+
+
+@pytest.fixture(scope="module")
+def arrow_cache(tmp_path_factory):
+    """The Arrow tables of a module's tests go to a folder of their own."""
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="session")
 def hh_real():
     """Path of 2,312 real HH-RLHF pairs (harmless-base, test split)."""
     path = SHARED / "data" / "hh-rlhf" / "harmless-base-test.jsonl.gz"

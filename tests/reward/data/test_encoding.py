@@ -1,5 +1,7 @@
-"""Encoding: the end token last, one BOS, a pad that never ends a text, control tokens only from the template; for stand-ins
-of every kind and for the real chat templates that TRL carries."""
+"""Encoding: the end token last, one BOS, a pad that never ends a text, control tokens stay out.
+
+For stand-ins of every kind and for the real chat templates that TRL carries.
+"""
 
 import random
 import re
@@ -25,7 +27,8 @@ from reward.data.transcripts import assistant, user
 
 SYSTEM = [{"role": "system", "content": "Be brief."}]
 TALK = user("Name a river.") + assistant("The Rhine.") + user("Another?")
-# What a template does to its last turn is in the saved template; `first` is the BOS or [CLS] that it starts with.
+# What a template does to its last turn is in the saved template; `first` is the BOS or [CLS] that
+# it starts with.
 END = {
     "qwen": "<|im_end|>",
     "llama3": "<|eot_id|>",
@@ -41,7 +44,8 @@ PAD = {
     "encoder": "[PAD]",
 }
 
-# Real templates with the roles and control tokens of the tokenizers they belong to: (bos, eos, others, end of an answer).
+# Real templates with the roles and control tokens of the tokenizers they belong to: (bos, eos,
+# others, end of an answer).
 IM = "<|im_start|> <|im_end|> <|endoftext|>"
 LLAMA = "<|start_header_id|> <|end_header_id|> "
 GEMMA = "<pad> <unk> <start_of_turn> <end_of_turn>"
@@ -50,23 +54,58 @@ REAL = {
     "qwen2_5": (None, "<|im_end|>", IM, "<|im_end|>"),
     "qwen3": (None, "<|im_end|>", IM, "<|im_end|>"),
     "qwen3_instruct_2507": (None, "<|im_end|>", IM, "<|im_end|>"),
-    "llama3": ("<|begin_of_text|>", "<|eot_id|>", LLAMA + "<|reserved_special_token_0|>", "<|eot_id|>"),
-    "llama3_1": ("<|begin_of_text|>", "<|eot_id|>", LLAMA + "<|finetune_right_pad_id|>", "<|eot_id|>"),
-    "llama3_2": ("<|begin_of_text|>", "<|eot_id|>", LLAMA + "<|finetune_right_pad_id|>", "<|eot_id|>"),
+    "llama3": (
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        LLAMA + "<|reserved_special_token_0|>",
+        "<|eot_id|>",
+    ),
+    "llama3_1": (
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        LLAMA + "<|finetune_right_pad_id|>",
+        "<|eot_id|>",
+    ),
+    "llama3_2": (
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        LLAMA + "<|finetune_right_pad_id|>",
+        "<|eot_id|>",
+    ),
     "gemma": ("<bos>", "<eos>", GEMMA, "<end_of_turn>"),
     "gemma3": ("<bos>", "<eos>", GEMMA, "<end_of_turn>"),
-    "phi3": ("<s>", "<|endoftext|>", "<unk> <|system|> <|user|> <|assistant|> <|end|>", "<|endoftext|>"),
-    "deepseekv3": ("<｜begin▁of▁sentence｜>", DEEPSEEK_END, "<｜User｜> <｜Assistant｜> <｜▁pad▁｜>", DEEPSEEK_END),
-    "gptoss": (
-        "<|startoftext|>", "<|return|>", "<|endoftext|> <|start|> <|channel|> <|message|> <|end|>", "<|return|>",
+    "phi3": (
+        "<s>",
+        "<|endoftext|>",
+        "<unk> <|system|> <|user|> <|assistant|> <|end|>",
+        "<|endoftext|>",
     ),
-    "glm4moe": (None, "<|endoftext|>", "[gMASK] <sop> <|system|> <|user|> <|assistant|> [PAD]", "<|endoftext|>"),
+    "deepseekv3": (
+        "<｜begin▁of▁sentence｜>",
+        DEEPSEEK_END,
+        "<｜User｜> <｜Assistant｜> <｜▁pad▁｜>",
+        DEEPSEEK_END,
+    ),
+    "gptoss": (
+        "<|startoftext|>",
+        "<|return|>",
+        "<|endoftext|> <|start|> <|channel|> <|message|> <|end|>",
+        "<|return|>",
+    ),
+    "glm4moe": (
+        None,
+        "<|endoftext|>",
+        "[gMASK] <sop> <|system|> <|user|> <|assistant|> [PAD]",
+        "<|endoftext|>",
+    ),
     "cohere": (
-        "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<PAD> <|START_OF_TURN_TOKEN|> <|USER_TOKEN|> <|CHATBOT_TOKEN|>",
+        "<BOS_TOKEN>",
+        "<|END_OF_TURN_TOKEN|>",
+        "<PAD> <|START_OF_TURN_TOKEN|> <|USER_TOKEN|> <|CHATBOT_TOKEN|>",
         "<|END_OF_TURN_TOKEN|>",
     ),
     "lfm2": ("<|startoftext|>", "<|im_end|>", "<|pad|> <|im_start|>", "<|im_end|>"),
-}  # fmt: skip
+}
 
 
 def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -90,7 +129,8 @@ def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    """Prepared tokenizers by name: stand-ins ("qwen") and real templates ("real:qwen3"), made once."""
+    """Prepared tokenizers by name: stand-ins ("qwen") and real templates ("real:qwen3"), made "
+    "once."""
     made = {}
 
     def get(name: str):
@@ -124,11 +164,13 @@ def control_ids(tokenizer, ids: list[int]) -> list[int]:
     return [i for i in ids if i in special]
 
 
-# -------------------------------------------------------------------------------------- a shared prompt, tokenised once
+# --- A shared -------------------------------------------------------------------------------------
+# prompt, tokenised once
 
 
 def metaspace(scheme: str) -> PreTrainedTokenizerFast:
-    """A unigram-like BPE that marks spaces, as Llama 2's and Mistral's do, under TinyLlama's special tokens."""
+    """A unigram-like BPE that marks spaces, as Llama 2's and Mistral's do, under TinyLlama's "
+    "special tokens."""
     special, roles, template = KINDS["tinyllama"]
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
@@ -210,12 +252,14 @@ def test_a_long_prompt_is_tokenised_once(tokenizers, name, monkeypatch):
     assert 2000 <= sum(lengths) < 2400
 
 
-# --------------------------------------------------------------------------------------------- the ends of an encoding
+# --- The ------------------------------------------------------------------------------------------
+# ends of an encoding
 
 
 @every
 def test_the_end_token_comes_last(tokenizers, name):
-    """Trap: templates end in a newline (Qwen, Gemma); trap: training and scoring end differently."""
+    """Trap: templates end in a newline (Qwen, Gemma); trap: training and scoring end "
+    "differently."""
     tokenizer = tokenizers(name)
     for prompt, completion in (
         (TALK, "Elbe."),
@@ -267,7 +311,8 @@ def test_a_foreign_template_that_doubles_bos_is_refused_when_encoding():
 
 @kinds
 def test_pad_is_neither_end_nor_eos(name):
-    """Trap: pad = eos (TinyLlama ships it, TRL falls back to it); the reward is then read one token early."""
+    """Trap: pad = eos (TinyLlama ships it, TRL falls back to it); the reward is then read one "
+    "token early."""
     tokenizer = make_tokenizer(name)
     size = len(tokenizer)
     prepare_tokenizer(tokenizer, name == "encoder")
@@ -300,7 +345,8 @@ def test_literal_encodings(tokenizers):
         return render(tokenizers(name), prompt, assistant("Elbe."))
 
     assert text("qwen", SYSTEM + TALK) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nName a river.<|im_end|>\n<|im_start|>assistant\nThe "
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nName a "
+        "river.<|im_end|>\n<|im_start|>assistant\nThe "
         "Rhine.<|im_end|>\n<|im_start|>user\nAnother?<|im_end|>\n<|im_start|>assistant\nElbe.<|im_end|>"
     )
     assert text("llama3", user("Hi")) == (
@@ -309,7 +355,8 @@ def test_literal_encodings(tokenizers):
     )
     assert text("tinyllama", user("Hi")) == "<|user|>\nHi</s>\n<|assistant|>\nElbe.</s>"
     assert text("base") == (
-        "\n\nHuman: Name a river.\n\nAssistant: The Rhine.\n\nHuman: Another?\n\nAssistant: Elbe.<|endoftext|>"
+        "\n\nHuman: Name a river.\n\nAssistant: The Rhine.\n\nHuman: Another?\n\nAssistant: "
+        "Elbe.<|endoftext|>"
     )
     assert text("encoder") == "[CLS]Name a river.[SEP]The Rhine.[SEP]Another?[SEP]Elbe.[SEP]"
     assert text("real:gemma", user("Hi")) == (
@@ -337,7 +384,8 @@ def test_the_date_of_today_is_in_no_encoding(tokenizers, name):
     ] in text
 
 
-# ---------------------------------------------------------------------------------- control tokens come from templates
+# --- Control tokens -------------------------------------------------------------------------------
+# come from templates
 
 
 @every
@@ -383,7 +431,8 @@ def test_plain_strings_that_look_like_control_tokens_stay_text(tokenizers, name)
 
 @kinds
 def test_plain_strings_have_one_bos_and_one_end(tokenizers, name):
-    """Trap: training and scoring end differently; trap: two BOS. `transcript: raw`, also for an encoder."""
+    """Trap: training and scoring end differently; trap: two BOS. `transcript: raw`, also for an "
+    "encoder."""
     tokenizer = tokenizers(name)
     prompt = "\n\nHuman: Hi\n\nAssistant:"
     ids = encode(tokenizer, prompt, " Hello.")
@@ -394,7 +443,8 @@ def test_plain_strings_have_one_bos_and_one_end(tokenizers, name):
     ]
 
 
-# -------------------------------------------------------------------------------------------- the tokenizer on the disk
+# --- The ------------------------------------------------------------------------------------------
+# tokenizer on the disk
 
 CONVERSATIONS = [
     (user("Name a river."), "The Rhine."),
@@ -417,7 +467,8 @@ def test_preparing_twice_changes_nothing(tokenizers, name):
 
 @every
 def test_saved_and_loaded_it_encodes_the_same(tokenizers, name, tmp_path):
-    """Also text that looks like the pad token, which loading makes a control token even where it was an ordinary one."""
+    """Also text that looks like the pad token, which loading makes a control token even where it "
+    "was an ordinary one."""
     tokenizer = tokenizers(name)
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
@@ -437,7 +488,8 @@ def test_saved_and_loaded_it_encodes_the_same(tokenizers, name, tmp_path):
 
 @every
 def test_rl_trainers_compute_the_same_ids(tokenizers, name, tmp_path):
-    """Trap: training and scoring end differently. TRL's GRPO renders, then tokenises without special tokens."""
+    """Trap: training and scoring end differently. TRL's GRPO renders, then tokenises without "
+    "special tokens."""
     tokenizers(name).save_pretrained(tmp_path)
     theirs = load_tokenizer(tmp_path)
     for prompt, said in CONVERSATIONS:
@@ -477,8 +529,11 @@ def test_tool_calls_without_content_are_rendered(tokenizers):
 def test_facts_for_the_manifest(tokenizers):
     facts = encoder_facts(tokenizers("qwen"))
     assert (facts["end_token"], facts["end_token_id"], facts["pad_token"], facts["bos_token"]) == (
-        "<|im_end|>", 2, "<|endoftext|>", None,
-    )  # fmt: skip
+        "<|im_end|>",
+        2,
+        "<|endoftext|>",
+        None,
+    )
     assert (
         facts["vocab_size"] == 400
         and facts["probe_ids"][-1] == 2
@@ -486,7 +541,7 @@ def test_facts_for_the_manifest(tokenizers):
     )
 
 
-# -------------------------------------------------------------------------------------------- tokenizers without a way
+# --- Tokenizers without a way ---------------------------------------------------------------------
 
 
 def test_named_templates_the_default_one_is_taken():
@@ -526,7 +581,7 @@ def test_a_template_that_wrapping_would_change_is_refused():
         prepare_tokenizer(tokenizer, False)
 
 
-# ------------------------------------------------------------------------------------------------------ over-long pairs
+# --- Over-long pairs ------------------------------------------------------------------------------
 
 
 def kept_turns(tokenizer, ids) -> list[dict]:
@@ -689,7 +744,8 @@ def test_tool_turns_without_text_can_be_cut(tokenizers):
 
 
 def test_a_completion_that_is_too_long_takes_nothing_from_the_others(standin):
-    """The prompt is cut for what fits; what alone is too long is said, and changes no other completion's ids."""
+    """The prompt is cut for what fits; what alone is too long is said, and changes no other "
+    "completion's ids."""
     tokenizer = load_tokenizer(standin("qwen"))
     prepare_tokenizer(tokenizer, is_encoder=False)
     prompt = [{"role": "user", "content": "tea " * 30}, {"role": "assistant", "content": "yes"}]
