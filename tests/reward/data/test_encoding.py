@@ -164,8 +164,7 @@ def control_ids(tokenizer, ids: list[int]) -> list[int]:
     return [i for i in ids if i in special]
 
 
-# --- A shared -------------------------------------------------------------------------------------
-# prompt, tokenised once
+# --- A shared prompt, tokenised once --------------------------------------------------------------
 
 
 def metaspace(scheme: str) -> PreTrainedTokenizerFast:
@@ -252,8 +251,7 @@ def test_a_long_prompt_is_tokenised_once(tokenizers, name, monkeypatch):
     assert 2000 <= sum(lengths) < 2400
 
 
-# --- The ------------------------------------------------------------------------------------------
-# ends of an encoding
+# --- The ends of an encoding ----------------------------------------------------------------------
 
 
 @every
@@ -384,8 +382,7 @@ def test_the_date_of_today_is_in_no_encoding(tokenizers, name):
     ] in text
 
 
-# --- Control tokens -------------------------------------------------------------------------------
-# come from templates
+# --- Control tokens come from templates -----------------------------------------------------------
 
 
 @every
@@ -443,8 +440,7 @@ def test_plain_strings_have_one_bos_and_one_end(tokenizers, name):
     ]
 
 
-# --- The ------------------------------------------------------------------------------------------
-# tokenizer on the disk
+# --- The tokenizer on the disk --------------------------------------------------------------------
 
 CONVERSATIONS = [
     (user("Name a river."), "The Rhine."),

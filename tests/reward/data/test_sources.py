@@ -23,6 +23,7 @@ from preferences import (
 )
 from support import REPO, write_rows
 
+from reward.data import sources
 from reward.data.files import DataError, read_rows
 from reward.data.sources import CODE
 from reward.data.splits import load_preferences, load_test_split
@@ -344,6 +345,14 @@ def test_changed_file_is_read_again(tmp_path):
     assert texts(load_preferences([found], validation_fraction=0)[0]["train"]) == [
         ("question 2", "yes", "no")
     ]
+
+
+def test_a_table_is_made_once_and_then_read_from_the_cache(tmp_path, monkeypatch):
+    read_from = folder(tmp_path, [row(1)])
+    made = load_preferences([read_from], validation_fraction=0).tables["train"]
+    monkeypatch.setattr(sources, "_table_row", None)  # calling it would fail
+    cached = load_preferences([read_from], validation_fraction=0).tables["train"]
+    assert cached[:] == made[:]
 
 
 def test_changed_code_is_noticed():
