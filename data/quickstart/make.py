@@ -1,10 +1,12 @@
 """python data/quickstart/make.py [--model]
 
-Makes the demonstration whose truth is known: preference pairs labelled by simulated raters (train.jsonl.gz and
-test.jsonl.gz), and a tiny untrained language model (model/). With --model, only the model folder.
+Makes the demonstration whose truth is known: preference pairs labelled by simulated raters
+(train.jsonl.gz and test.jsonl.gz), and a tiny untrained language model (model/). With --model, only
+the model folder.
 
-The raters' utility and their length bias are stated below, so an audit can be checked against what was planted. The
-pairs need the standard library alone. What is already there and right is left alone: repeating takes a second.
+The raters' utility and their length bias are stated below, so an audit can be checked against what
+was planted. The pairs need the standard library alone. What is already there and right is left as
+it is: repeating takes a second.
 """
 
 import argparse
@@ -26,12 +28,14 @@ SEED = 1
 TRAIN_PAIRS = 5000
 TEST_PAIRS = 2200  # a 95% interval of about +-2 points
 
-# u = RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy, with courtesy -1 (rude), 0 (plain) or 1 (polite).
+# An answer's utility is u = RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy, where
+# courtesy is -1 (rude), 0 (plain) or 1 (polite).
 # No sum of differences is zero: in every pair one answer is truly better.
 RELEVANCE = 2.0
 CANDOUR = 1.5
 COURTESY = 0.7
-NOISE = 0.8  # P(A preferred) = sigmoid((u_A - u_B + length_bias * (words_A - words_B) / LENGTH_SCALE) / NOISE)
+# P(A preferred) = sigmoid((u_A - u_B + length_bias * (words_A - words_B) / LENGTH_SCALE) / NOISE)
+NOISE = 0.8
 LENGTH_SCALE = 12  # words; about two filler sentences
 TRAIN_LENGTH_BIAS = 1.0  # the planted fault: training raters like long answers
 TEST_LENGTH_BIAS = 0.0  # test raters do not, so the fault can be measured
@@ -43,9 +47,11 @@ SUBSETS = {
     "courtesy": 0.21,
     "multi-turn": 0.33,
 }  # shares of the pairs
-STALE = 0.5  # multi-turn: share of wrong answers that fit an earlier question; the others fit no question
+# multi-turn: the share of wrong answers that fit an earlier question; the others fit no question
+STALE = 0.5
 MIXED = 0.2  # chance that an attribute other than the subset's own is drawn for each answer apart
-ANNOUNCED = 0.25  # share of answers that say whether they keep to the question: relevance that needs no matching
+# The share of answers that say whether they keep to the question: relevance that needs no matching.
+ANNOUNCED = 0.25
 MAX_FILLERS = (
     4  # 0-4 neutral sentences an answer, whatever its quality: length says nothing about utility
 )
@@ -85,7 +91,7 @@ def draw_tasks(rng, n):
 
 
 def answer(rng, advice, relevant, candid, courtesy):
-    """An answer with the given qualities; the number of its filler sentences is drawn apart from them."""
+    """An answer with the given qualities; its number of filler sentences is drawn apart from them."""
     first, second = rng.sample(advice, 2)
     body, closing = rng.choice(PHRASES["candid" if candid else "evasive"])
     sentences = [body.format(first=first, second=second), closing]
@@ -100,15 +106,21 @@ def answer(rng, advice, relevant, candid, courtesy):
 
 
 def draw_dialogue(rng, subset):
-    """A prompt in transcript form, its first human turn, and two answers that differ in what the subset is about."""
+    """A prompt in transcript form, its first human turn, and two answers.
+
+    The answers differ in what the subset is about.
+    """
     turns = rng.choice([2, 2, 3]) if subset == "multi-turn" else 1
     *tasks, (_, other_advice) = draw_tasks(rng, turns + 1)
     question = f"{tasks[0][0]} {rng.choice(PHRASES['contexts'])}".strip()
-    first_turn = f"{rng.choice(PHRASES['openers'])} {rng.choice(PHRASES['questions']).format(task=question)}".strip()
+    opener = rng.choice(PHRASES["openers"])
+    asked = rng.choice(PHRASES["questions"]).format(task=question)
+    first_turn = f"{opener} {asked}".strip()
     prompt = f"\n\nHuman: {first_turn}"
     for (_, advice), (task, _) in itertools.pairwise(tasks):
         reply = rng.choice(PHRASES["replies"]).format(first=rng.choice(advice))
-        prompt += f"\n\nAssistant: {reply}\n\nHuman: {rng.choice(PHRASES['follow_ups']).format(task=task)}"
+        follow_up = rng.choice(PHRASES["follow_ups"]).format(task=task)
+        prompt += f"\n\nAssistant: {reply}\n\nHuman: {follow_up}"
     prompt += "\n\nAssistant: "
 
     # Both answers share the qualities that the subset is not about, save for a mixed minority.
@@ -141,7 +153,10 @@ def preference(a, b, length_bias):
 
 
 def bayes_accuracy(a, b):
-    """P(the majority of three unbiased raters sides with the truly better answer) = p^3 + 3 p^2 (1 - p)."""
+    """P(the majority of three unbiased raters sides with the truly better answer).
+
+    It is p^3 + 3 p^2 (1 - p), where p is the probability that one of them does.
+    """
     p = (
         preference(a, b, length_bias=0)
         if a.utility > b.utility
@@ -151,10 +166,10 @@ def bayes_accuracy(a, b):
 
 
 def draw_rows(rng, n, votes, length_bias, forbidden=frozenset(), rate=None):
-    """n labelled rows, the set of their first human turns, and the share whose label sides with the better answer.
+    """n labelled rows, their first human turns, and the share whose label is on the better answer.
 
-    The texts do not depend on length_bias, only the labels do. forbidden: first human turns of the other split. rate: more
-    columns, made from the chosen and the rejected Answer.
+    The texts do not depend on length_bias, only the labels do. forbidden: first human turns of the
+    other split. rate: more columns, made from the chosen and the rejected Answer.
     """
     rows, first_turns, seen, agreed = [], set(), set(), 0
     while len(rows) < n:
@@ -188,7 +203,7 @@ def make_pairs(seed=SEED, length_bias=TRAIN_LENGTH_BIAS, rate=None):
 
 
 def write_rows(path, rows):
-    """Gzipped JSON lines, without a time or a name in the gzip header: the same rows give the same bytes."""
+    """Gzipped JSON lines. The gzip header has no time and no name: equal rows give equal bytes."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if path.exists() and gzip.decompress(path.read_bytes()) == text:
         return
@@ -208,10 +223,11 @@ def make_tokenizer(texts):
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    # Qwen2's own pattern: transformers may load the files as a Qwen2 tokenizer, which brings this pattern along.
+    # Qwen2's own pattern: transformers may load the files as a Qwen2 tokenizer, which brings this
+    # pattern along.
     pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-        r"|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -282,7 +298,8 @@ def main():
         for split, rows in pairs.items():
             write_rows(HERE / f"{split}.jsonl.gz", rows)
             print(
-                f"{split}.jsonl.gz: {len(rows)} pairs, {agreed[split]:.3f} of the labels on the truly better side"
+                f"{split}.jsonl.gz: {len(rows)} pairs, {agreed[split]:.3f} of the labels "
+                "on the truly better side"
             )
         ceiling = sum(row["bayes_accuracy"] for row in pairs["test"]) / len(pairs["test"])
         print(f"Bayes ceiling on test: {ceiling:.4f}")

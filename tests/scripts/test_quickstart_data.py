@@ -1,7 +1,7 @@
 """python -m pytest tests/scripts/test_quickstart_data.py
 
-The bundled demonstration: the pairs can be remade, their ceiling is what they say, and the length bias of the training
-raters, and of them alone, is in the labels.
+The bundled demonstration: the pairs can be remade, their ceiling is what they say, and the length
+bias of the training raters, and of them alone, is in the labels.
 """
 
 import gzip
@@ -59,7 +59,10 @@ def words_more(row):
 
 
 def share_longer(rows):
-    """The share of pairs whose chosen answer is the longer one, its standard error under chance, without ties."""
+    """The share of pairs whose chosen answer is the longer, and its standard error under chance.
+
+    Ties are left out.
+    """
     differences = [d for d in map(words_more, rows) if d]
     return sum(d > 0 for d in differences) / len(differences), 0.5 / math.sqrt(len(differences))
 
@@ -187,7 +190,8 @@ def test_model_folder_loads_and_is_the_same_when_made_again(make, remade, tmp_pa
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     assert text == (
-        "<|im_start|>user\nHow do I feed birds?<|im_end|>\n<|im_start|>assistant\nGently, 12 a day.<|im_end|>\n"
+        "<|im_start|>user\nHow do I feed birds?<|im_end|>\n"
+        "<|im_start|>assistant\nGently, 12 a day.<|im_end|>\n"
     )
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
