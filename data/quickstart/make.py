@@ -91,7 +91,7 @@ def draw_tasks(rng, n):
 
 
 def answer(rng, advice, relevant, candid, courtesy):
-    """An answer with the given qualities; its number of filler sentences is drawn apart from them."""
+    """An answer with the given qualities; its filler sentences are drawn apart from them."""
     first, second = rng.sample(advice, 2)
     body, closing = rng.choice(PHRASES["candid" if candid else "evasive"])
     sentences = [body.format(first=first, second=second), closing]
