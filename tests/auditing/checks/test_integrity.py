@@ -1,4 +1,7 @@
-"""auditing.checks.integrity on tiny real models: a sound one passes, and each planted fault trips its own check."""
+"""auditing.checks.integrity on tiny real models.
+
+A sound one passes, and each planted fault trips its own check.
+"""
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import torch
 from standins import hh_rows
 from transformers import AutoConfig
 
+from auditing import stats
 from auditing.checks.integrity import (
     Truncation,
     encoding_fault,
@@ -15,18 +19,21 @@ from auditing.checks.integrity import (
     truncation_check,
 )
 from auditing.pairs import Pairs
+from auditing.verdicts import Check
 from reward.data.transcripts import parse_transcript, text_of
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.scorer import Scorer
 
 torch.set_num_threads(1)
+
+# The checks that every sound model passes.
 SOUND = {
     "reward difference, batch size",
     "malformed encodings",
     "pad token is the end token",
     "labels swapped",
+    "labels shuffled",
 }
-SOUND |= {"labels shuffled"}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +41,11 @@ def folder(standin, tmp_path_factory):
     """`folder("qwen")` -> a saved reward model with a random head."""
     made = {}
 
-    def get(kind: str, dtype: str = "float32"):
+    def get(kind: str, dtype: str = "float32") -> str:
         if (kind, dtype) not in made:
             torch.manual_seed(0)
-            base, home = standin(kind), tmp_path_factory.mktemp(f"{kind}-{dtype}")
+            base = standin(kind)
+            home = tmp_path_factory.mktemp(f"{kind}-{dtype}")
             build_reward_model(str(base), head_init="normal", dtype=dtype).save_pretrained(home)
             build_tokenizer(str(base), AutoConfig.from_pretrained(base)).save_pretrained(home)
             made[kind, dtype] = str(home)
@@ -46,160 +54,184 @@ def folder(standin, tmp_path_factory):
     return get
 
 
-def table(scorer, n: int = 12, raw: bool = False) -> Pairs:
+def scored_pairs(scorer: Scorer, n: int = 12, raw: bool = False) -> Pairs:
+    """Pairs with the scorer's own rewards; `raw`: plain strings instead of messages."""
     rows = []
     for row in hh_rows(n, seed=3):
-        chosen, rejected = parse_transcript(row["chosen"]), parse_transcript(row["rejected"])
+        chosen = parse_transcript(row["chosen"])
+        rejected = parse_transcript(row["rejected"])
         sides = {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
         if raw:
             sides = {name: text_of(side) for name, side in sides.items()}
-        rewards = scorer.rewards(
-            [(sides["prompt"], sides[side]) for side in ("chosen", "rejected")]
-        )
-        rows.append({**sides, "reward_chosen": rewards[0], "reward_rejected": rewards[1]})
+        prompt = sides["prompt"]
+        texts = [(prompt, sides["chosen"]), (prompt, sides["rejected"])]
+        reward_chosen, reward_rejected = scorer.rewards(texts)
+        rewards = {"reward_chosen": reward_chosen, "reward_rejected": reward_rejected}
+        rows.append(sides | rewards)
     return Pairs.collect(rows)
 
 
-def verdicts(checks) -> dict[str, str]:
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def verdicts(checks: list[Check]) -> dict[str, str]:
     return {check.name: check.verdict for check in checks}
+
+
+def names_with(verdict: str, checks: list[Check]) -> set[str]:
+    return {check.name for check in checks if check.verdict == verdict}
+
+
+# --- Sound models ---------------------------------------------------------------------------------
 
 
 def test_a_sound_causal_model_passes_everything_that_applies(folder):
     scorer = Scorer(folder("qwen"))
-    checks = run_integrity(scorer, table(scorer), Truncation(0, 120))
-    found = verdicts(checks)
-    passed = {name for name, verdict in found.items() if verdict == "pass"}
-    assert passed == SOUND | {"reward difference, padding side", "truncation rate"}
-    assert found["reward difference, dtype"] == found["without the template"] == "not applicable"
-    assert set(found.values()) <= {"pass", "not applicable"}
+    checks = run_integrity(scorer, scored_pairs(scorer), Truncation(0, 120))
+    padding_and_length = {"reward difference, padding side", "truncation rate"}
+    assert names_with("pass", checks) == SOUND | padding_and_length
+    verdict_of = verdicts(checks)
+    assert verdict_of["reward difference, dtype"] == "not applicable"
+    assert verdict_of["without the template"] == "not applicable"
+    assert set(verdict_of.values()) <= {"pass", "not applicable"}
     assert all(check.section == "integrity" for check in checks)
-    template = next(check for check in checks if check.name == "without the template")
-    assert (
-        0 <= template.low <= template.value <= template.high <= 1
-        and "standard deviations" in template.note
-    )
-    assert (
-        next(c for c in checks if c.name == "malformed encodings").note
-        == "the end token is '<|im_end|>'"
-    )
+    template = by_name(checks)["without the template"]
+    assert 0 <= template.low <= template.value <= template.high <= 1
+    assert "standard deviations" in template.note
+    assert by_name(checks)["malformed encodings"].note == "the end token is '<|im_end|>'"
 
 
 def test_an_encoder_has_no_left_padding_and_plain_strings_no_template(folder):
     scorer = Scorer(folder("encoder"))
-    found = verdicts(run_integrity(scorer, table(scorer, raw=True)))
-    assert {name for name, verdict in found.items() if verdict == "pass"} == SOUND
-    assert (
-        found["reward difference, padding side"]
-        == found["without the template"]
-        == "not applicable"
-    )
-    assert "truncation rate" not in found  # nobody counted
+    checks = run_integrity(scorer, scored_pairs(scorer, raw=True))
+    assert names_with("pass", checks) == SOUND
+    verdict_of = verdicts(checks)
+    assert verdict_of["reward difference, padding side"] == "not applicable"
+    assert verdict_of["without the template"] == "not applicable"
+    assert "truncation rate" not in verdict_of  # Nobody counted.
 
 
-def test_a_model_that_reads_its_padding_fails_on_batch_size_and_padding_side(folder):
+def test_one_pair_and_no_pair_are_no_crash(folder):
+    scorer = Scorer(folder("qwen"))
+    pairs = scored_pairs(scorer)
+    for indices in ([0], []):
+        few = pairs.take(np.array(indices, dtype=int))
+        assert "fail" not in verdicts(run_integrity(scorer, few)).values()
+
+
+# --- Batches, padding and dtypes ------------------------------------------------------------------
+
+
+def test_a_model_that_reads_its_padding_fails_on_padding_side(folder):
     scorer = Scorer(folder("qwen"))
     scorer.padded_because = "it reads its padding"
-    pairs, forward = table(scorer), scorer.model.forward
-    scorer.model.forward = lambda input_ids, attention_mask, **_: forward(
-        input_ids, torch.ones_like(attention_mask)
-    )
-    found = verdicts(run_integrity(scorer, pairs))
-    assert {name for name, verdict in found.items() if verdict == "fail"} == {
-        "reward difference, padding side"
-    }
-    pad = (
-        scorer.tokenizer.pad_token_id
-    )  # a causal model never sees padding on its right: it takes a wider fault
-    scorer.model.forward = lambda input_ids, attention_mask, **_: shifted(
-        forward(input_ids, attention_mask), input_ids, pad
-    )
-    found = verdicts(run_integrity(scorer, pairs))
-    assert (
-        found["reward difference, batch size"] == found["reward difference, padding side"] == "fail"
-    )
+    pairs = scored_pairs(scorer)
+    forward = scorer.model.forward
+
+    def attends_to_padding(input_ids, attention_mask, **_):
+        return forward(input_ids, torch.ones_like(attention_mask))
+
+    scorer.model.forward = attends_to_padding
+    checks = run_integrity(scorer, pairs)
+    assert names_with("fail", checks) == {"reward difference, padding side"}
 
 
-def shifted(output, input_ids, pad):
-    output.logits = output.logits + (input_ids == pad).sum(dim=1, keepdim=True)
-    return output
+def test_a_model_that_counts_its_padding_fails_on_batch_size_too(folder):
+    """A causal model never sees padding on its right, so that it takes a wider fault."""
+    scorer = Scorer(folder("qwen"))
+    scorer.padded_because = "it reads its padding"
+    pairs = scored_pairs(scorer)
+    forward, pad = scorer.model.forward, scorer.tokenizer.pad_token_id
+
+    def counts_padding(input_ids, attention_mask, **_):
+        output = forward(input_ids, attention_mask)
+        output.logits = output.logits + (input_ids == pad).sum(dim=1, keepdim=True)
+        return output
+
+    scorer.model.forward = counts_padding
+    verdict_of = verdicts(run_integrity(scorer, pairs))
+    assert verdict_of["reward difference, batch size"] == "fail"
+    assert verdict_of["reward difference, padding side"] == "fail"
 
 
 def test_bfloat16_is_compared_with_float32_and_put_back_exactly(folder):
     scorer = Scorer(folder("qwen", "bfloat16"))
     assert scorer.model.dtype == torch.bfloat16
     before = {name: tensor.clone() for name, tensor in scorer.model.state_dict().items()}
-    pairs = table(scorer)
-    check = next(c for c in run_integrity(scorer, pairs) if c.name == "reward difference, dtype")
-    assert check.value > 0 and check.note == "bfloat16 against float32"
+    pairs = scored_pairs(scorer)
+    check = by_name(run_integrity(scorer, pairs))["reward difference, dtype"]
+    assert check.value > 0
+    assert check.note == "bfloat16 against float32"
     after = scorer.model.state_dict()
-    assert all(
-        after[name].dtype == torch.bfloat16 and torch.equal(after[name], before[name])
-        for name in before
-    )
+    for name, tensor in before.items():
+        assert after[name].dtype == torch.bfloat16
+        assert torch.equal(after[name], tensor)
 
-    whole = Scorer(
-        folder("qwen", "bfloat16")
-    )  # the same weights, loaded wide, by transformers' own way
-    whole.model = whole.model.float()
-    ids = [
-        scorer.encode(pairs.text(i)["prompt"], [pairs.text(i)["chosen"]]).ids[0] for i in range(4)
-    ]
-    np.testing.assert_allclose(in_float32(scorer, ids), whole.rewards_of_ids(ids), atol=1e-5)
+    # The same weights, loaded wide, by transformers' own way.
+    wide = Scorer(folder("qwen", "bfloat16"))
+    wide.model = wide.model.float()
+    ids = []
+    for i in range(4):
+        texts = pairs.text(i)
+        ids += scorer.encode(texts["prompt"], [texts["chosen"]]).ids
+    np.testing.assert_allclose(in_float32(scorer, ids), wide.rewards_of_ids(ids), atol=1e-5)
+
+
+# --- Encodings ------------------------------------------------------------------------------------
+
+
+def name_end_token(scorer: Scorer, token: str) -> None:
+    """Write into the manifest which token ends a conversation."""
+    end = scorer.tokenizer.convert_tokens_to_ids(token)
+    scorer.manifest = {"encoder": {"end_token_id": end}}
 
 
 @pytest.mark.parametrize(
-    ("change", "kind"),
-    [
-        (("<|im_end|>", ""), "no end token last"),
-        (("<|im_end|>", "<|im_end|>" * 2), "two end tokens"),
-    ],
+    ("end", "fault"),
+    [("", "no end token last"), ("<|im_end|>" * 2, "two end tokens")],
 )
-def test_a_template_without_its_end_token_or_with_two(folder, change, kind):
+def test_a_template_without_its_end_token_or_with_two(folder, end, fault):
     scorer = Scorer(folder("qwen"))
-    pairs = table(scorer)
+    pairs = scored_pairs(scorer)
+    name_end_token(scorer, "<|im_end|>")
     sound = scorer.tokenizer.apply_chat_template
-    scorer.manifest = {
-        "encoder": {"end_token_id": scorer.tokenizer.convert_tokens_to_ids("<|im_end|>")}
-    }
 
     def broken(messages, **options):
-        text = sound(messages, **options)
-        return text.removesuffix(change[0]) + change[1]
+        return sound(messages, **options).removesuffix("<|im_end|>") + end
 
     scorer.tokenizer.apply_chat_template = broken
-    found = {check.name: check for check in run_integrity(scorer, pairs)}
-    assert (
-        found["malformed encodings"].verdict == "fail" and found["malformed encodings"].value == 1
-    )
-    assert found["malformed encodings"].note == f"the end token is '<|im_end|>'; 24 with {kind}"
+    check = by_name(run_integrity(scorer, pairs))["malformed encodings"]
+    assert check.verdict == "fail"
+    assert check.value == 1
+    assert check.note == f"the end token is '<|im_end|>'; 24 with {fault}"
 
 
 def test_two_bos_tokens_are_counted_and_leave_nothing_to_compare(folder):
     scorer = Scorer(folder("llama3"))
-    pairs = table(scorer)
+    pairs = scored_pairs(scorer)
+    name_end_token(scorer, "<|eot_id|>")
     sound = scorer.tokenizer.apply_chat_template
-    scorer.manifest = {
-        "encoder": {"end_token_id": scorer.tokenizer.convert_tokens_to_ids("<|eot_id|>")}
-    }
-    scorer.tokenizer.apply_chat_template = lambda *args, **options: (
-        "<|begin_of_text|>" + sound(*args, **options)
-    )
-    found = {check.name: check for check in run_integrity(scorer, pairs)}
-    assert found["malformed encodings"].verdict == "fail"
-    assert (
-        found["malformed encodings"].note == "the end token is '<|eot_id|>'; 24 with two BOS tokens"
-    )
-    assert found["reward difference, batch size"].verdict == "not measurable"
-    assert found["labels swapped"].verdict == "pass"
+
+    def with_another_bos(*args, **options):
+        return "<|begin_of_text|>" + sound(*args, **options)
+
+    scorer.tokenizer.apply_chat_template = with_another_bos
+    checks = by_name(run_integrity(scorer, pairs))
+    malformed = checks["malformed encodings"]
+    assert malformed.verdict == "fail"
+    assert malformed.note == "the end token is '<|eot_id|>'; 24 with two BOS tokens"
+    assert checks["reward difference, batch size"].verdict == "not measurable"
+    assert checks["labels swapped"].verdict == "pass"
 
 
 def test_a_pad_token_that_is_the_end_token_fails(folder):
     scorer = Scorer(folder("qwen"))
-    pairs = table(scorer)
+    pairs = scored_pairs(scorer)
     scorer.tokenizer.pad_token = "<|im_end|>"
-    checks = {check.name: check for check in run_integrity(scorer, pairs)}
-    assert checks["pad token is the end token"].verdict == "fail"
-    assert "one token too early" in checks["pad token is the end token"].note
+    check = by_name(run_integrity(scorer, pairs))["pad token is the end token"]
+    assert check.verdict == "fail"
+    assert "one token too early" in check.note
 
 
 def test_faults_of_an_encoding():
@@ -220,34 +252,27 @@ def test_truncation_rate_by_hand():
     assert truncation_check(Truncation(0, 0)).verdict == "not measurable"
 
 
+# --- The audit's own labels -----------------------------------------------------------------------
+
+
 def test_labels_swapped_and_shuffled():
     margins = np.array([1.0] * 70 + [-1.0] * 20 + [0.0] * 10)
     swapped, shuffled = soundness_checks(margins, seed=0)
-    assert (
-        swapped.value == pytest.approx(0.25) and swapped.verdict == "pass"
-    )  # 20 wins and 10 ties of 100
-    assert shuffled.verdict == "pass" and shuffled.low < 0.5 < shuffled.high
+    assert swapped.value == pytest.approx(0.25)  # 20 wins and 10 ties of 100
+    assert swapped.verdict == "pass"
+    assert shuffled.verdict == "pass"
+    assert shuffled.low < 0.5 < shuffled.high
     assert shuffled.value == pytest.approx(0.5, abs=4 * 0.5 * 90**0.5 / 100 / 10)
-    assert [c.verdict for c in soundness_checks(np.zeros(5), seed=0)] == [
-        "pass",
-        "pass",
-    ]  # all ties
-    assert [c.verdict for c in soundness_checks(np.array([]), seed=0)] == ["not measurable"] * 2
-    assert all(
-        soundness_checks(np.array([2.0]), seed=seed)[1].verdict == "pass" for seed in range(20)
-    )
+    ties = np.zeros(5)
+    assert [check.verdict for check in soundness_checks(ties, seed=0)] == ["pass", "pass"]
+    nothing = soundness_checks(np.array([]), seed=0)
+    assert [check.verdict for check in nothing] == ["not measurable"] * 2
+    for seed in range(20):
+        _, shuffled = soundness_checks(np.array([2.0]), seed=seed)
+        assert shuffled.verdict == "pass"
 
 
 def test_a_metric_that_forgets_the_label_is_caught(monkeypatch):
-    from auditing import stats
-
     margins = np.array([1.0] * 70 + [-1.0] * 30)
     monkeypatch.setattr(stats, "pair_credit", lambda m: (np.abs(m) > 0).astype(float))
     assert [check.verdict for check in soundness_checks(margins, seed=0)] == ["fail", "fail"]
-
-
-def test_one_pair_and_no_pair_are_no_crash(folder):
-    scorer = Scorer(folder("qwen"))
-    pairs = table(scorer)
-    for few in (pairs.take(np.array([0])), pairs.take(np.array([], dtype=int))):
-        assert "fail" not in verdicts(run_integrity(scorer, few)).values()

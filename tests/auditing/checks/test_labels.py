@@ -1,4 +1,7 @@
-"""The labels: noise from votes, duplicates that contradict, and what the report shows to be read. Values worked by hand."""
+"""auditing.checks.labels by hand.
+
+Noise from votes, duplicates that contradict, and what the report shows to be read.
+"""
 
 import tracemalloc
 
@@ -9,24 +12,26 @@ from auditing.checks.labels import label_checks, top_and_bottom, worst_errors
 from auditing.checks.raters import label_accuracy
 from auditing.pairs import Pairs
 from auditing.result import ExtremeCompletion, WorstError
+from auditing.verdicts import Check
 
 
 def row(chosen="yes", rejected="no", rewards=(1.0, 0.0), prompt="Why?", **more) -> dict:
-    row = {"prompt": prompt, "chosen": chosen, "rejected": rejected} | more
-    return row | {"reward_chosen": rewards[0], "reward_rejected": rewards[1]}
+    """A scored pair, with more columns where they are given."""
+    texts = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return texts | more | {"reward_chosen": rewards[0], "reward_rejected": rewards[1]}
 
 
 def messages(role: str, text: str) -> list[dict]:
     return [{"role": role, "content": text}]
 
 
-def check(rows, name):
-    (found,) = [check for check in label_checks(Pairs.collect(rows)) if check.name == name]
-    assert found.section == "labels"
-    return found
+def check_of(rows: list[dict], name: str) -> Check:
+    (check,) = [check for check in label_checks(Pairs.collect(rows)) if check.name == name]
+    assert check.section == "labels"
+    return check
 
 
-# --- votes -----------------------------------------------------------------------------------------------------------
+# --- Votes ----------------------------------------------------------------------------------------
 
 
 def test_label_accuracy_by_hand():
@@ -40,36 +45,44 @@ def test_label_accuracy_by_hand():
 @pytest.mark.parametrize("noise, verdict", [(0.1, "pass"), (0.3, "warn"), (0.45, "fail")])
 def test_label_noise_is_found_from_votes(noise, verdict):
     rng = np.random.default_rng(0)
-    right = rng.binomial(5, 1 - noise, 2000)
-    found = check(
-        [row(votes=[max(k, 5 - k), min(k, 5 - k)]) for k in right.tolist()], "label noise"
-    )
-    assert found.low < noise < found.high and found.value == pytest.approx(noise, abs=0.03)
-    assert (found.n, found.verdict) == (2000, verdict)
+    right = rng.binomial(5, 1 - noise, 2000).tolist()
+    rows = [row(votes=[max(k, 5 - k), min(k, 5 - k)]) for k in right]
+    check = check_of(rows, "label noise")
+    assert check.low < noise < check.high
+    assert check.value == pytest.approx(noise, abs=0.03)
+    assert (check.n, check.verdict) == (2000, verdict)
 
 
 def test_rater_agreement_says_what_accuracy_it_allows():
-    # Three votes of which two agree: 1/3 of the couples; all agree: 1. Mean .68 -> e = .2 -> majority right .896.
-    rows = (
-        [row(votes=[3, 0])] * 52 + [row(votes=[2, 1])] * 48 + [row(votes=[1, 0])] * 7 + [row()] * 9
-    )
-    found = check(rows, "rater agreement")
-    assert found.value == pytest.approx(0.68) and found.low < 0.68 < found.high
-    assert (found.n, found.verdict) == (100, "not applicable")
-    assert "a perfect model scores .896 on the majority of such raters" in found.note
-    assert check(rows, "label noise").value == pytest.approx(0.2)
+    """Of three votes of which two agree, a third of the couples agree; of three equal ones, all.
+
+    The mean is .68, so that e = .2, and the majority is right in .896.
+    """
+    voted = [row(votes=[3, 0])] * 52 + [row(votes=[2, 1])] * 48
+    rows = voted + [row(votes=[1, 0])] * 7 + [row()] * 9
+    check = check_of(rows, "rater agreement")
+    assert check.value == pytest.approx(0.68)
+    assert check.low < 0.68 < check.high
+    assert (check.n, check.verdict) == (100, "not applicable")
+    assert "a perfect model scores .896 on the majority of such raters" in check.note
+    assert check_of(rows, "label noise").value == pytest.approx(0.2)
 
 
 def test_without_votes_noise_is_not_applicable():
-    found = check([row(), row(votes=[1, 0])], "label noise")
-    assert (found.verdict, found.value, found.note) == (
-        "not applicable",
-        None,
-        "no pair carries three votes, or more of an odd number",
-    )
+    check = check_of([row(), row(votes=[1, 0])], "label noise")
+    assert (check.verdict, check.value) == ("not applicable", None)
+    assert check.note == "no pair carries three votes, or more of an odd number"
 
 
-# --- duplicates ------------------------------------------------------------------------------------------------------
+def test_even_votes_are_left_out_because_their_ties_are():
+    """Two raters of a pair who disagree tie, and the pair is gone: of those left, all agree."""
+    rows = [row(votes=[2, 0])] * 50 + [row(votes=[3, 0])] * 52 + [row(votes=[2, 1])] * 48
+    check = check_of(rows, "label noise")
+    assert check.n == 100
+    assert check.value == pytest.approx(0.2)
+
+
+# --- Duplicates -----------------------------------------------------------------------------------
 
 
 def test_contradictory_and_repeated_pairs_are_counted():
@@ -81,79 +94,76 @@ def test_contradictory_and_repeated_pairs_are_counted():
         row("yes", "on"),
     ]
     rows += [row(f"yes {i}", "no") for i in range(5)]
-    found = check(rows, "contradictory duplicates")
-    assert (found.value, found.n, found.verdict) == (0.3, 10, "warn")  # three pairs of ten say both
-    assert (found.low, found.high) == pytest.approx((0.1078, 0.6032), abs=5e-5)  # Wilson
-    assert found.note == "3 pairs of 10: same prompt and completions, labelled both ways"
-    repeated = check(rows, "duplicate pairs")
+    check = check_of(rows, "contradictory duplicates")
+    assert (check.value, check.n, check.verdict) == (0.3, 10, "warn")  # Three of ten say both.
+    assert (check.low, check.high) == pytest.approx((0.1078, 0.6032), abs=5e-5)  # Wilson
+    assert check.note == "3 pairs of 10: same prompt and completions, labelled both ways"
+    repeated = check_of(rows, "duplicate pairs")
     assert (repeated.value, repeated.n) == (0.1, 10)
 
 
 def test_messages_and_subsets_do_not_hide_a_duplicate():
-    sides = {"chosen": messages("assistant", "yes"), "rejected": messages("assistant", "no")}
-    swapped = {"chosen": sides["rejected"], "rejected": sides["chosen"]}
-    rows = [
-        row(**s, prompt=messages("user", "Why?"), subset=name)
-        for s, name in ((sides, "a"), (swapped, "b"))
-    ]
-    assert check(rows, "contradictory duplicates").value == 1.0
-    assert check(rows, "duplicate pairs").value == 0.0
+    prompt = messages("user", "Why?")
+    yes, no = messages("assistant", "yes"), messages("assistant", "no")
+    rows = [row(yes, no, prompt=prompt, subset="a"), row(no, yes, prompt=prompt, subset="b")]
+    assert check_of(rows, "contradictory duplicates").value == 1.0
+    assert check_of(rows, "duplicate pairs").value == 0.0
 
 
 def test_duplicates_read_only_what_can_be_one():
-    """A hundred thousand different pairs: no text is read back, and no more than the columns is held."""
+    """Of a hundred thousand different pairs no text is read back.
+
+    No more than the columns is held in memory.
+    """
     n = 100_000
     pairs = Pairs(
-        rewards=np.random.default_rng(0).normal(size=(2, n)), lengths=np.ones((2, n)), characters=np.ones((2, n)),
-        markdown=np.zeros((2, n)), hedges=np.zeros((2, n)), subset=np.full(n, "all", dtype=object), prompt=np.arange(n),
-        votes=np.full((n, 2), np.nan), bayes_accuracy=np.full(n, np.nan), text=None,
-    )  # fmt: skip
+        rewards=np.random.default_rng(0).normal(size=(2, n)),
+        lengths=np.ones((2, n)),
+        characters=np.ones((2, n)),
+        markdown=np.zeros((2, n)),
+        hedges=np.zeros((2, n)),
+        subset=np.full(n, "all", dtype=object),
+        prompt=np.arange(n),
+        votes=np.full((n, 2), np.nan),
+        bayes_accuracy=np.full(n, np.nan),
+        text=None,
+    )
     tracemalloc.start()
     assert [c.value for c in label_checks(pairs) if "duplicate" in c.name] == [0.0, 0.0]
-    peak = tracemalloc.get_traced_memory()[1]
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 60e6
 
 
-# --- what to read ----------------------------------------------------------------------------------------------------
+# --- What to read ---------------------------------------------------------------------------------
+
+
+def rows_with_margins(margins: list[float]) -> list[dict]:
+    """A pair of a prompt of its own for each margin."""
+    return [row(rewards=(m, 0.0), prompt=f"{i}?") for i, m in enumerate(margins)]
 
 
 def test_confident_errors():
-    """Of 100 pairs the ten with the largest |margin|: all wrong, or one."""
-    margins = [1.0] * 90 + [-3.0] * 10
-    found = check(
-        [row(rewards=(m, 0.0), prompt=f"{i}?") for i, m in enumerate(margins)], "confident errors"
-    )
-    assert (found.value, found.n, found.verdict) == (1.0, 10, "fail")
-    margins = [1.0] * 81 + [-0.5] * 9 + [3.0] * 9 + [-3.0]
-    found = check(
-        [row(rewards=(m, 0.0), prompt=f"{i}?") for i, m in enumerate(margins)], "confident errors"
-    )
-    assert (found.value, found.n, found.verdict) == (0.1, 10, "not measurable")
+    """Of 100 pairs the ten with the largest |margin| are all wrong, or one is."""
+    all_wrong = rows_with_margins([1.0] * 90 + [-3.0] * 10)
+    check = check_of(all_wrong, "confident errors")
+    assert (check.value, check.n, check.verdict) == (1.0, 10, "fail")
+    one_wrong = rows_with_margins([1.0] * 81 + [-0.5] * 9 + [3.0] * 9 + [-3.0])
+    check = check_of(one_wrong, "confident errors")
+    assert (check.value, check.n, check.verdict) == (0.1, 10, "not measurable")
     for rewards in ((1.0, 0.0), (1.0, None)):
-        assert check([row(rewards=rewards)] * 3, "confident errors").verdict == "not measurable"
-
-
-def test_even_votes_are_left_out_because_their_ties_are():
-    """Two raters of a pair who disagree tie, and the pair is gone: of those left, all agree."""
-    rows = [row(votes=[2, 0])] * 50 + [row(votes=[3, 0])] * 52 + [row(votes=[2, 1])] * 48
-    assert check(rows, "label noise").n == 100 and check(
-        rows, "label noise"
-    ).value == pytest.approx(0.2)
+        check = check_of([row(rewards=rewards)] * 3, "confident errors")
+        assert check.verdict == "not measurable"
 
 
 def test_worst_errors_are_the_most_confident_ones_as_they_were_read():
-    rows = [
-        row(f"c{i}", f"r{i}", rewards=(m, 0.5), subset="s")
-        for i, m in enumerate([1.5, -2, None, 0.5, -7, 0.25])
-    ]
+    rows = []
+    for i, reward in enumerate([1.5, -2, None, 0.5, -7, 0.25]):
+        rows.append(row(f"c{i}", f"r{i}", rewards=(reward, 0.5), subset="s"))
     rows[4]["prompt"] = messages("user", "Why?")
     worst = worst_errors(Pairs.collect(rows))
-    assert [(e.chosen, e.margin) for e in worst] == [
-        ("c4", -7.5),
-        ("c1", -2.5),
-        ("c5", -0.25),
-    ]  # ties and wins are none
+    margins = [(error.chosen, error.margin) for error in worst]
+    assert margins == [("c4", -7.5), ("c1", -2.5), ("c5", -0.25)]  # Ties and wins are none.
     assert worst[0] == WorstError(
         prompt=messages("user", "Why?"), chosen="c4", rejected="r4", margin=-7.5, subset="s"
     )
@@ -165,12 +175,14 @@ def test_top_and_bottom_are_different_completions_with_finite_rewards():
         row("best", "worst", (9.0, -9.0), subset="a"),
         row("best", "bad", (9.0, -8.0)),
         row("good", "nan", (7.0, None)),
+        row("best", "worse", (6.0, -8.5), prompt="How?"),
     ]
-    rows += [row("best", "worse", (6.0, -8.5), prompt="How?")]
     top, bottom = top_and_bottom(Pairs.collect(rows), k=3)
     assert [(t.prompt, t.completion, t.reward) for t in top] == [
-        ("Why?", "best", 9.0), ("How?", "best", 6.0), ("Why?", "bad", -8.0),
-    ]  # fmt: skip
+        ("Why?", "best", 9.0),
+        ("How?", "best", 6.0),
+        ("Why?", "bad", -8.0),
+    ]
     assert [t.completion for t in bottom] == ["worst", "worse", "bad"]
     assert top[0] == ExtremeCompletion(
         prompt="Why?",
@@ -185,15 +197,13 @@ def test_top_and_bottom_are_different_completions_with_finite_rewards():
 
 
 def test_marks_of_length_and_style():
-    rows = [
-        row("word " * i, "word " * (100 - i), rewards=(0.0, 0.0), prompt=f"{i}?")
-        for i in range(1, 50)
-    ]
+    rows = []
+    for i in range(1, 50):
+        sides = "word " * i, "word " * (100 - i)
+        rows.append(row(*sides, rewards=(0.0, 0.0), prompt=f"{i}?"))
     rows[0] |= {"reward_chosen": 5.0, "reward_rejected": 4.0}
-    rows[10] |= {
-        "reward_chosen": 3.0,
-        "chosen": "## Steps\n- one\n- two\nIt depends. " + "word " * 40,
-    }
+    text = "## Steps\n- one\n- two\nIt depends. " + "word " * 40
+    rows[10] |= {"reward_chosen": 3.0, "chosen": text}
     top, _ = top_and_bottom(Pairs.collect(rows), k=3)
     assert top[0].marks == ["shorter than 98% of completions"]  # 97 of 98
     assert top[1].marks == ["longer than 98% of completions"]
@@ -206,10 +216,12 @@ def test_marks_of_length_and_style():
 
 def test_no_pairs_and_no_finite_ones():
     empty = Pairs.collect([])
-    assert [c.verdict for c in label_checks(empty)] == ["not applicable", *["not measurable"] * 3]
-    assert worst_errors(empty) == [] and top_and_bottom(empty) == ([], [])
+    verdicts = [check.verdict for check in label_checks(empty)]
+    assert verdicts == ["not applicable", *["not measurable"] * 3]
+    assert worst_errors(empty) == []
+    assert top_and_bottom(empty) == ([], [])
     pairs = Pairs.collect([row(rewards=(None, 1.0))])
-    assert worst_errors(pairs) == [] and top_and_bottom(pairs) == ([], [])
-    assert [c.verdict for c in label_checks(pairs) if "duplicate" in c.name] == [
-        "not measurable"
-    ] * 2
+    assert worst_errors(pairs) == []
+    assert top_and_bottom(pairs) == ([], [])
+    verdicts = [check.verdict for check in label_checks(pairs) if "duplicate" in check.name]
+    assert verdicts == ["not measurable"] * 2

@@ -1,11 +1,14 @@
-"""Overlap of test and train texts: planted copies of each kind are found and nothing else, in memory that the train side
-does not fill."""
+"""auditing.checks.leakage: planted copies of each kind are found, and nothing else.
+
+The train side does not fill the memory.
+"""
 
 import os
 import random
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from support import REPO, write_rows
 
 from auditing.checks.leakage import (
     KINDS,
+    Texts,
     find_leaks,
     jaccard,
     leak_checks,
@@ -24,66 +28,82 @@ from auditing.checks.leakage import (
 from auditing.pairs import Pairs
 from reward.data.splits import load_test_split
 
-WORDS = [
-    f"{a}{b}"
-    for a in "bcdfghklmnprst"
-    for b in ("ale", "ore", "ink", "ump", "eat", "oil", "and", "ust")
-]  # 112
+STARTS = "bcdfghklmnprst"
+ENDS = ("ale", "ore", "ink", "ump", "eat", "oil", "and", "ust")
+WORDS = [start + end for start in STARTS for end in ENDS]  # 112
 
 
-def text(rng: random.Random, words: int) -> str:
+def random_text(rng: random.Random, words: int) -> str:
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def texts(n: int, seed: int, words: int = 40):
+def random_rows(n: int, seed: int, words: int = 40) -> list[Texts]:
+    """n different rows; `words` is the length of each of their texts."""
     rng = random.Random(seed)
-    return [(text(rng, words), text(rng, words), text(rng, words)) for _ in range(n)]
+    rows = []
+    for _ in range(n):
+        rows.append((random_text(rng, words), random_text(rng, words), random_text(rng, words)))
+    return rows
 
 
-def changed(words: str, k: int) -> str:
-    """Every k-th word is another one."""
-    return " ".join("other" if i % k == 0 else word for i, word in enumerate(words.split()))
+def changed(text: str, k: int) -> str:
+    """The text with another word in place of every k-th one."""
+    words = text.split()
+    words[::k] = ["other"] * len(words[::k])
+    return " ".join(words)
 
 
-def kinds(test, train, **options) -> list[str | None]:
+def kinds(test: list[Texts], train: list[Texts]) -> list[str | None]:
+    """The strongest overlap of each test row, by name; None where there is none."""
     names = [*KINDS, None]
-    return [names[k] for k in find_leaks(test, train, **options).kind]
+    return [names[kind] for kind in find_leaks(test, train).kind]
 
 
-# --- one row ---------------------------------------------------------------------------------------------------------
+# --- One row --------------------------------------------------------------------------------------
 
-ROW = (
-    "What is the best way to keep fresh bread for a week?",
-    "Freeze half of the loaf on the first day, and keep the other half in a cloth bag in a cool, dry place.",
-    "I would rather not say, because that depends on many things that you have not told me about.",
+PROMPT = "What is the best way to keep fresh bread for a week?"
+CHOSEN = (
+    "Freeze half of the loaf on the first day, "
+    "and keep the other half in a cloth bag in a cool, dry place."
 )
+REJECTED = (
+    "I would rather not say, because that depends on many things that you have not told me about."
+)
+ROW = (PROMPT, CHOSEN, REJECTED)
+WITH_A_DASH = REJECTED.replace(",", " \u2014 ")
+WITH_A_FULL_WIDTH_W = "\uff37hat is\u00a0the best way to keep fresh bread for a week"
 
 
-@pytest.mark.parametrize("train, kind", [
-    (ROW, "exact"),
-    ((ROW[0], ROW[2], ROW[1]), "exact"),  # labelled the other way
-    ((ROW[0].upper(), f"  {ROW[1]}\n", ROW[2].replace(",", " \u2014 ")), "normalised"),
-    ((ROW[0], ROW[2].replace(",", ""), ROW[1]), "normalised"),
-    (("\uff37hat is\u00a0the best way to keep fresh bread for a week", *ROW[1:]), "normalised"),  # a full-width W
-    ((ROW[0], ROW[1] + " Enjoy!", ROW[2]), "near duplicate"),
-    ((ROW[0], "Buy less.", "Eat it."), "exact prompt"),
-    ((ROW[0].replace("bread", "soup"), "Buy less.", "Eat it."), None),
-    (("Where?", ROW[1].replace("half", "all"), "No."), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "train, kind",
+    [
+        (ROW, "exact"),
+        ((PROMPT, REJECTED, CHOSEN), "exact"),  # labelled the other way
+        ((PROMPT.upper(), f"  {CHOSEN}\n", WITH_A_DASH), "normalised"),
+        ((PROMPT, REJECTED.replace(",", ""), CHOSEN), "normalised"),
+        ((WITH_A_FULL_WIDTH_W, CHOSEN, REJECTED), "normalised"),
+        ((PROMPT, CHOSEN + " Enjoy!", REJECTED), "near duplicate"),
+        ((PROMPT, "Buy less.", "Eat it."), "exact prompt"),
+        ((PROMPT.replace("bread", "soup"), "Buy less.", "Eat it."), None),
+        (("Where?", CHOSEN.replace("half", "all"), "No."), None),
+    ],
+)
 def test_each_kind_of_overlap(train, kind):
     assert kinds([ROW], [train]) == [kind]
 
 
 def test_the_strongest_overlap_counts_whatever_the_order_of_the_train_rows():
-    train = [
-        (ROW[0], "Buy less.", "Eat it."),
-        (ROW[0], ROW[1] + " Enjoy!", ROW[2]),
-        (ROW[0].upper(), *ROW[1:]),
-        ROW,
-    ]
-    for last in range(1, 5):
-        kind = ["exact prompt", "near duplicate", "normalised", "exact"][last - 1]
-        assert kinds([ROW], train[:last]) == kinds([ROW], train[:last][::-1]) == [kind]
+    of_kind = {
+        "exact prompt": (PROMPT, "Buy less.", "Eat it."),
+        "near duplicate": (PROMPT, CHOSEN + " Enjoy!", REJECTED),
+        "normalised": (PROMPT.upper(), CHOSEN, REJECTED),
+        "exact": ROW,
+    }
+    train = []
+    for kind, row in of_kind.items():
+        train.append(row)
+        assert kinds([ROW], train) == [kind]
+        assert kinds([ROW], train[::-1]) == [kind]
 
 
 def test_texts_without_words_equal_only_themselves():
@@ -93,8 +113,8 @@ def test_texts_without_words_equal_only_themselves():
 
 
 def test_pairs_without_a_prompt():
-    row = ("", *ROW[1:])
-    assert kinds([row], [("", ROW[1].lower(), ROW[2])]) == ["normalised"]
+    row = ("", CHOSEN, REJECTED)
+    assert kinds([row], [("", CHOSEN.lower(), REJECTED)]) == ["normalised"]
     assert kinds([row], [("", "Buy less.", "Eat it.")]) == [None]
 
 
@@ -109,31 +129,37 @@ def test_no_rows_on_either_side():
 
 
 def test_characters_of_chinese_are_words():
-    a = "\u5982\u4f55\u8ba9\u9762\u5305\u4fdd\u6301\u65b0\u9c9c\u4e00\u4e2a\u661f\u671f\u800c\u4e0d\u53d8\u786c"
-    assert len(word_ids(a)) == 17
-    assert kinds([(a, a[::-1], a[::2])], [(a + "\u5417", a[::-1], a[::2])]) == ["near duplicate"]
+    text = (
+        "\u5982\u4f55\u8ba9\u9762\u5305\u4fdd\u6301\u65b0\u9c9c"
+        "\u4e00\u4e2a\u661f\u671f\u800c\u4e0d\u53d8\u786c"
+    )
+    assert len(word_ids(text)) == 17
+    row = (text, text[::-1], text[::2])
+    longer = (text + "\u5417", text[::-1], text[::2])
+    assert kinds([row], [longer]) == ["near duplicate"]
 
 
 def test_texts_of_a_table_of_preferences(tmp_path):
+    conversation = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant: "
     rows = [
-        {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant: So.",
-         "rejected": "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant: No."},
+        {"chosen": conversation + "So.", "rejected": conversation + "No."},
         {"prompt": "How?", "chosen": "Well.", "rejected": "Badly."},
-    ]  # fmt: skip
-    file = write_rows(tmp_path / "pairs.jsonl", rows)
-    table, _ = load_test_split([{"path": str(file), "test_split": str(file), "split": None}])
+    ]
+    file = str(write_rows(tmp_path / "pairs.jsonl", rows))
+    table, _ = load_test_split([{"path": file, "test_split": file, "split": None}])
     assert list(texts_of(table)) == [
         ("Hi\n\nYes?\n\nWhy?", "So.", "No."),
         ("How?", "Well.", "Badly."),
     ]
 
 
-# --- similarity ------------------------------------------------------------------------------------------------------
+# --- Similarity -----------------------------------------------------------------------------------
 
 
 def test_jaccard_by_hand():
     a, b = word_ids("a b c d e f g"), word_ids("a b c d e f h")
-    assert len(shingles_of([a], 3)) == 5 and len(shingles_of([a], 9)) == 1
+    assert len(shingles_of([a], 3)) == 5
+    assert len(shingles_of([a], 9)) == 1
     assert jaccard(shingles_of([a], 3), shingles_of([b], 3)) == pytest.approx(4 / 6)
     assert jaccard(shingles_of([a], 5), shingles_of([b], 5)) == pytest.approx(2 / 4)
     # The order of the words counts, that of the texts does not, and no shingle spans two texts.
@@ -142,143 +168,154 @@ def test_jaccard_by_hand():
     assert len(shingles_of([a[:2], a[2:4]], 3)) == 2
 
 
-@pytest.mark.parametrize(
-    "words", [8, 29, 31, 150]
-)  # a side: pairs of 58 words take the short shingles, of 62 the long
+# Of a side: pairs of 58 words take the short shingles, of 62 the long.
+@pytest.mark.parametrize("words", [8, 29, 31, 150])
 def test_near_duplicates_are_the_pairs_above_the_threshold(words):
-    """Every k-th word of a side is another, so that similarities lie on both sides of .8: no false one, and few are missed."""
-    size = 3 if 2 * words < 60 else 5
-    test = [("", a, b) for _, a, b in texts(100, seed=1, words=words)]
-    train = [("", a, changed(b, 2 + i % 60)) for i, (_, a, b) in enumerate(test)]
-    sets = [
-        [shingles_of([word_ids(t) for t in row], size) for row in rows] for rows in (test, train)
-    ]
-    similar = np.array([jaccard(*both) >= 0.8 for both in zip(*sets, strict=True)])
+    """Every k-th word of a side is another, so that similarities lie on both sides of .8.
+
+    None is called a near duplicate falsely, and few are missed.
+    """
+    size = 5
+    if 2 * words < 60:
+        size = 3
+    test, train, similar = [], [], []
+    for i, (_, a, b) in enumerate(random_rows(100, seed=1, words=words)):
+        row, copy = ("", a, b), ("", a, changed(b, 2 + i % 60))
+        test.append(row)
+        train.append(copy)
+        shingles = [shingles_of([word_ids(text) for text in texts], size) for texts in (row, copy)]
+        similar.append(jaccard(*shingles) >= 0.8)
+    similar = np.array(similar)
     assert 10 < similar.sum() < 95
-    found = find_leaks(test, train).mask
-    assert not np.any(found & ~similar)
-    assert np.sum(similar & ~found) <= 0.06 * similar.sum()
+    leaked = find_leaks(test, train).mask
+    assert not np.any(leaked & ~similar)
+    assert np.sum(similar & ~leaked) <= 0.06 * similar.sum()
 
 
 def test_a_pair_just_under_60_words_finds_one_just_over_and_the_other_way():
-    ((_, a, b),) = texts(1, seed=2, words=29)
+    ((_, a, b),) = random_rows(1, seed=2, words=29)
     row, longer = ("", a, b), ("", a, b + " and three more")
-    assert kinds([row], [longer]) == kinds([longer], [row]) == ["near duplicate"]
+    assert kinds([row], [longer]) == ["near duplicate"]
+    assert kinds([longer], [row]) == ["near duplicate"]
 
 
 def test_what_many_test_rows_share_is_a_template_and_does_not_count():
-    system = text(random.Random(3), 400)
-    rows = [(f"{system} {p}", a, b) for p, a, b in texts(60, seed=4, words=10)]
-    assert kinds(rows[:30], rows[30:]) == [None] * 30
-    assert (
-        kinds(rows[:30], [(p, a, b + " more") for p, a, b in rows[:30]]) == ["near duplicate"] * 30
-    )
+    system = random_text(random.Random(3), 400)
+    rows = [(f"{system} {p}", a, b) for p, a, b in random_rows(60, seed=4, words=10)]
+    test, others = rows[:30], rows[30:]
+    assert kinds(test, others) == [None] * 30
+    copies = [(p, a, b + " more") for p, a, b in test]
+    assert kinds(test, copies) == ["near duplicate"] * 30
 
 
 def test_the_same_texts_give_the_same_leaks_in_another_process():
     code = (
-        "from test_leakage import changed, kinds, texts; test = texts(40, 1)\n"
-        "print(kinds(test, [(p + '.', a, changed(b, 15)) for p, a, b in test]).count('near duplicate'))"
+        "from test_leakage import changed, kinds, random_rows\n"
+        "test = random_rows(40, 1)\n"
+        "train = [(p + '.', a, changed(b, 15)) for p, a, b in test]\n"
+        "print(kinds(test, train).count('near duplicate'))"
     )
-    found = [
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=Path(__file__).parent, text=True, capture_output=True, check=True,
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": f"{REPO}{os.pathsep}{REPO / 'tests'}"},
-        ).stdout
-        for seed in ("1", "2")
-    ]  # fmt: skip
-    assert found[0] == found[1] and 0 < int(found[0]) <= 40
+    python_path = os.pathsep.join([str(REPO), str(REPO / "tests")])
+    outputs = []
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent,
+            text=True,
+            capture_output=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": python_path},
+        )
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    assert 0 < int(outputs[0]) <= 40
 
 
-def peak_memory(call) -> int:
+# --- Memory ---------------------------------------------------------------------------------------
+
+
+def peak_memory(call: Callable[[], object]) -> int:
     """Bytes."""
     tracemalloc.start()
     try:
         call()
-        return tracemalloc.get_traced_memory()[1]
+        _, peak = tracemalloc.get_traced_memory()
+        return peak
     finally:
         tracemalloc.stop()
 
 
 def test_memory_does_not_grow_with_the_train_rows():
-    test = texts(50, seed=5)
-    few, many = (
-        peak_memory(
-            lambda n=n: find_leaks(test, (row for seed in range(n) for row in texts(50, 10 + seed)))
-        )
-        for n in (4, 40)
-    )
-    assert (
-        many - few < 300_000
-    )  # the shingles of the 1,800 further rows alone are 1.6 million bytes
+    test = random_rows(50, seed=5)
+
+    def find_in(batches: int) -> None:
+        find_leaks(test, (row for i in range(batches) for row in random_rows(50, seed=10 + i)))
+
+    few = peak_memory(lambda: find_in(4))
+    many = peak_memory(lambda: find_in(40))
+    # The shingles of the 1,800 further rows alone are 1.6 million bytes.
+    assert many - few < 300_000
 
 
 def test_a_long_completion_does_not_fill_the_memory():
     long = " ".join(map(str, range(100_000)))
-    rows = [("Count.", long, "No.")], [("Count!", long + " 1 2 3", "No.")]
-    assert kinds(*rows) == ["near duplicate"]
-    assert (
-        peak_memory(lambda: find_leaks(*rows)) < 40e6
-    )  # hashed in one piece: 100,000 x 128 x 4 bytes
+    test, train = [("Count.", long, "No.")], [("Count!", long + " 1 2 3", "No.")]
+    assert kinds(test, train) == ["near duplicate"]
+    # Hashed in one piece it would take 100,000 x 128 x 4 bytes.
+    assert peak_memory(lambda: find_leaks(test, train)) < 40e6
 
 
-# --- checks ----------------------------------------------------------------------------------------------------------
+# --- Checks ---------------------------------------------------------------------------------------
 
 
-def scored(test, margins) -> Pairs:
-    return Pairs.collect(
-        {"prompt": p, "chosen": a, "rejected": b, "reward_chosen": m, "reward_rejected": 0.0}
-        for (p, a, b), m in zip(test, margins, strict=True)
-    )
+def scored(test: list[Texts], margins: np.ndarray) -> Pairs:
+    rows = []
+    for (prompt, chosen, rejected), margin in zip(test, margins, strict=True):
+        texts = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        rows.append(texts | {"reward_chosen": margin, "reward_rejected": 0.0})
+    return Pairs.collect(rows)
 
 
 def test_leaked_pairs_are_counted_and_left_out_of_the_clean_accuracy():
-    test = texts(100, seed=6)
-    train = [*test[:10], *((p, a, b + " more") for p, a, b in test[10:20]), *texts(300, seed=7)]
-    margins = np.where(
-        np.arange(100) < 60, 1.0, -1.0
-    )  # right on the 20 leaked and on 40 of the 80 others
+    test = random_rows(100, seed=6)
+    near = [(p, a, b + " more") for p, a, b in test[10:20]]
+    train = [*test[:10], *near, *random_rows(300, seed=7)]
+    # It is right on the 20 leaked and on 40 of the 80 others.
+    margins = np.where(np.arange(100) < 60, 1.0, -1.0)
     margins[99] = np.nan
-    share, clean = leak_checks(scored(test, margins), find_leaks(test, train))
-    assert (share.name, share.value, share.n, share.verdict, share.section) == (
-        "leaked pairs",
-        0.2,
-        100,
-        "fail",
-        "leakage",
-    )
-    assert (share.low, share.high) == pytest.approx((0.1334, 0.2888), abs=5e-5)  # Wilson, 20 of 100
-    assert (
-        "10 exact" in share.note
-        and "10 near duplicate" in share.note
-        and "320 train pairs" in share.note
-    )
+    leaked, clean = leak_checks(scored(test, margins), find_leaks(test, train))
+    assert (leaked.name, leaked.section) == ("leaked pairs", "leakage")
+    assert (leaked.value, leaked.n, leaked.verdict) == (0.2, 100, "fail")
+    assert (leaked.low, leaked.high) == pytest.approx((0.1334, 0.2888), abs=5e-5)  # Wilson
+    assert "10 exact" in leaked.note
+    assert "10 near duplicate" in leaked.note
+    assert "320 train pairs" in leaked.note
     assert (clean.name, clean.n, clean.section) == ("accuracy, clean pairs", 79, "leakage")
-    assert clean.value == pytest.approx(40 / 79) and clean.low < 0.5 < clean.high
+    assert clean.value == pytest.approx(40 / 79)
+    assert clean.low < 0.5 < clean.high
     assert clean.verdict == "not measurable"
     assert clean.note.startswith(".606 on all pairs; 1 on 20 leaked pairs")
 
 
 def test_one_leaked_pair_warns_and_none_passes():
-    test = texts(200, seed=8)
-    train = texts(300, seed=9)
+    test = random_rows(200, seed=8)
+    train = random_rows(300, seed=9)
     pairs = scored(test, np.ones(200))
     (check,) = leak_checks(pairs, find_leaks(test, train))
-    assert (check.value, check.low, check.verdict) == (
-        0.0,
-        0.0,
-        "pass",
-    ) and check.detectable == pytest.approx(0.008, abs=1e-3)
+    assert (check.value, check.low, check.verdict) == (0.0, 0.0, "pass")
+    assert check.detectable == pytest.approx(0.008, abs=1e-3)
     assert leak_checks(pairs, find_leaks(test, [*train, test[7]]))[0].verdict == "warn"
 
 
 def test_no_verdict_without_train_rows_or_clean_pairs():
-    test = texts(5, seed=10)
+    test = random_rows(5, seed=10)
     pairs = scored(test, np.ones(5))
     (check,) = leak_checks(pairs, find_leaks(test, []))
     assert check.verdict == "not measurable"
-    share, clean = leak_checks(pairs, find_leaks(test, test))
-    assert share.verdict == "fail" and clean.verdict == "not measurable" and clean.n == 0
+    leaked, clean = leak_checks(pairs, find_leaks(test, test))
+    assert leaked.verdict == "fail"
+    assert clean.verdict == "not measurable"
+    assert clean.n == 0
     with pytest.raises(ValueError, match="leaks of 4 rows for 5 pairs"):
         leak_checks(pairs, find_leaks(test[:4], test))
 

@@ -1,10 +1,11 @@
-"""A policy against the reward model: the same base passes, another template or commit warns, another vocabulary fails."""
+"""auditing.checks.policy: the same base passes, other templates warn, other vocabularies fail."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,19 +22,29 @@ from reward.model.hub import ModelError
 torch.set_num_threads(1)
 
 
-def reward_model(folder, base, recorded=None, commit=None):
-    """A reward model as train_rm.py saves it, from the model in folder `base`; its manifest names `recorded` as the base."""
+def reward_model(
+    folder: Path, base: Path, recorded: str | None = None, commit: str | None = None
+) -> str:
+    """A reward model as train_rm.py saves it.
+
+    Args:
+        folder: Where it goes.
+        base: The folder of the model that it starts from.
+        recorded: What its manifest names as the base; None: that folder.
+        commit: What its manifest names as the base's commit.
+    """
     build_reward_model(str(base)).save_pretrained(folder)
     build_tokenizer(str(base), AutoConfig.from_pretrained(base)).save_pretrained(folder)
-    write_json(
-        folder / "manifest.json", {"base_model": recorded or str(base), "base_revision": commit}
-    )
+    manifest = {"base_model": recorded or str(base), "base_revision": commit}
+    write_json(folder / "manifest.json", manifest)
     return str(folder)
 
 
-def verdicts(ckpt, policy) -> dict[str, str]:
-    checks = policy_checks(str(ckpt), str(policy))
-    assert {check.section for check in checks} == {"anchor"} and all(check.note for check in checks)
+def verdicts(ckpt: str, policy: Path) -> dict[str, str]:
+    """Of a reward model and a policy: the verdict by the check's name without "policy "."""
+    checks = policy_checks(ckpt, str(policy))
+    assert {check.section for check in checks} == {"anchor"}
+    assert all(check.note for check in checks)
     return {check.name.removeprefix("policy "): check.verdict for check in checks}
 
 
@@ -65,8 +76,10 @@ def test_the_base_itself_passes(standin, trained, tmp_path):
 
 @pytest.mark.parametrize("kind", ["llama3", "base"])  # a BOS in front; no template of its own
 def test_the_base_itself_passes_whatever_its_template(standin, tmp_path, kind):
-    found = verdicts(reward_model(tmp_path / "rm-out", standin(kind)), standin(kind))
-    assert (found["base"], found["vocabulary"], found["template"]) == ("pass", "pass", "pass")
+    verdict_of = verdicts(reward_model(tmp_path / "rm-out", standin(kind)), standin(kind))
+    assert verdict_of["base"] == "pass"
+    assert verdict_of["vocabulary"] == "pass"
+    assert verdict_of["template"] == "pass"
 
 
 def test_another_model_of_the_same_kind_fails_by_name_alone(trained, other):
@@ -77,12 +90,10 @@ def test_another_model_of_the_same_kind_fails_by_name_alone(trained, other):
 
 def test_another_vocabulary_fails(trained, other):
     make_tokenizer("llama3").save_pretrained(other)
-    found = verdicts(trained, other)
-    assert (found["vocabulary"], found["special tokens"], found["template"]) == (
-        "fail",
-        "warn",
-        "warn",
-    )
+    verdict_of = verdicts(trained, other)
+    assert verdict_of["vocabulary"] == "fail"
+    assert verdict_of["special tokens"] == "warn"
+    assert verdict_of["template"] == "warn"
 
 
 def test_two_tokens_with_swapped_ids_fail(trained, other):
@@ -94,10 +105,8 @@ def test_two_tokens_with_swapped_ids_fail(trained, other):
     check = policy_checks(trained, str(other))[2]
     size = len(AutoTokenizer.from_pretrained(other))
     assert check.verdict == "fail"
-    assert (
-        check.note
-        == f"2 tokens of {size:,} and {size:,} are missing on one side or have another id"
-    )
+    differ = f"2 tokens of {size:,} and {size:,} are missing on one side or have another id"
+    assert check.note == differ
 
 
 def test_another_template_warns(trained, other):
@@ -112,38 +121,34 @@ def test_another_end_token_warns(trained, other):
     tokenizer.eos_token = "<|endoftext|>"
     tokenizer.save_pretrained(other)
     check = policy_checks(trained, str(other))[3]
-    assert (
-        check.verdict == "warn"
-        and "eos is '<|endoftext|>' for the policy and '<|im_end|>' here" in check.note
-    )
+    assert check.verdict == "warn"
+    assert "eos is '<|endoftext|>' for the policy and '<|im_end|>' here" in check.note
 
 
 def test_a_pad_token_that_is_the_end_token_warns(standin, tmp_path):
     """TinyLlama pads with its end token; the reward model, rightly, does not."""
-    found = policy_checks(
-        reward_model(tmp_path / "rm-out", standin("tinyllama")), str(standin("tinyllama"))
-    )
-    assert [check.verdict for check in found] == ["pass", "not applicable", "pass", "warn", "pass"]
-    assert found[3].note.startswith("pad is '</s>' for the policy and '<unk>' here: ")
+    base = standin("tinyllama")
+    ckpt = reward_model(tmp_path / "rm-out", base)
+    assert verdicts(ckpt, base) == SAME | {"special tokens": "warn"}
+    check = policy_checks(ckpt, str(base))[3]
+    assert check.note.startswith("pad is '</s>' for the policy and '<unk>' here: ")
 
 
 def test_an_adapter_over_the_base_starts_from_the_base(standin, trained, tmp_path):
-    write_json(
-        tmp_path / "adapter_config.json",
-        {"base_model_name_or_path": str(standin("qwen")), "revision": None},
-    )
+    adapter = {"base_model_name_or_path": str(standin("qwen")), "revision": None}
+    write_json(tmp_path / "adapter_config.json", adapter)
     assert verdicts(trained, tmp_path) == SAME
 
 
 def test_not_applicable_where_nothing_is_to_be_compared(standin, tmp_path):
-    foreign = tmp_path / "foreign"
-    reward_model(foreign, standin("qwen"))
-    (foreign / "manifest.json").unlink()
+    foreign = reward_model(tmp_path / "foreign", standin("qwen"))
+    (tmp_path / "foreign" / "manifest.json").unlink()
     encoder = reward_model(tmp_path / "encoder", standin("encoder"))
     for ckpt, why in ((foreign, "records no base model"), (encoder, "is an encoder")):
-        found = policy_checks(str(ckpt), str(standin("qwen")))
-        assert [check.name for check in found] == list(RULES)
-        assert {check.verdict for check in found} == {"not applicable"} and why in found[0].note
+        checks = policy_checks(ckpt, str(standin("qwen")))
+        assert [check.name for check in checks] == list(RULES)
+        assert {check.verdict for check in checks} == {"not applicable"}
+        assert why in checks[0].note
 
 
 def test_a_policy_that_is_none_is_named(trained, tmp_path):
@@ -160,28 +165,23 @@ def test_a_policy_without_a_tokenizer_is_named(trained, other):
 
 def test_commits_of_a_hub_id(standin, tmp_path):
     """The same Hub id: the recorded commit passes, another one warns; another id fails."""
-    for name in ("org/base", "org/other"):
-        shutil.copytree(standin("qwen"), tmp_path / "hub" / "models" / name)
-    make_model(tmp_path / "hub" / "models" / "org" / "other", "qwen", seed=1)
-    commit = commit_of(tmp_path / "hub" / "models" / "org" / "base")
-    current = reward_model(
-        tmp_path / "current", standin("qwen"), recorded="org/base", commit=commit
-    )
-    older = reward_model(
-        tmp_path / "older", standin("qwen"), recorded="org/base", commit="0123456789abcdef" * 2
-    )
+    models = tmp_path / "hub" / "models" / "org"
+    for name in ("base", "other"):
+        shutil.copytree(standin("qwen"), models / name)
+    make_model(models / "other", "qwen", seed=1)
+    commit, old_commit = commit_of(models / "base"), "0123456789abcdef" * 2
+    current = reward_model(tmp_path / "current", standin("qwen"), "org/base", commit)
+    older = reward_model(tmp_path / "older", standin("qwen"), "org/base", old_commit)
+    cases = [(current, "org/base"), (older, "org/base"), (current, "org/other")]
     code = (
-        "import sys; from auditing.checks.policy import policy_checks\n"
-        f"for ckpt, policy in (({current!r}, 'org/base'), ({older!r}, 'org/base'), ({current!r}, 'org/other')):\n"
-        "    print(*(check.verdict for check in policy_checks(ckpt, policy)[:2]), sep=', ')"
+        "from auditing.checks.policy import policy_checks\n"
+        f"for ckpt, policy in {cases!r}:\n"
+        "    base, revision, *_ = policy_checks(ckpt, policy)\n"
+        "    print(base.verdict, revision.verdict, sep=', ')"
     )
     with serve(tmp_path / "hub") as url:
-        env = {
-            **os.environ,
-            "HF_ENDPOINT": url,
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_OFFLINE": "0",
-        }
+        hub = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        env = {**os.environ, **hub}
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=REPO, env=env, text=True, capture_output=True
         )
