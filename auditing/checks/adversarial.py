@@ -30,7 +30,7 @@ class AdversarialPairs:
 
 
 def run_adversarial(scorer: Scorer, path: str | None = None) -> list[Check]:
-    """Accuracy on pairs that were made to fool reward models, overall and for each subset.
+    """Check the accuracy on pairs that were made to fool reward models, overall and by subset.
 
     Args:
         scorer: The model; only its `rewards` is used.
@@ -71,13 +71,13 @@ def margins_of(scorer: Scorer, pairs: list[PreferencePair]) -> np.ndarray:
 def adversarial_check(
     margins: np.ndarray, prompts: np.ndarray, subset: str | None, note: str = ""
 ) -> Check:
-    """The accuracy on some of the pairs.
+    """Check the accuracy on some of the pairs.
 
     Args:
-        margins: (n,) all finite.
+        margins: (n,) reward(chosen) - reward(rejected), all finite.
         prompts: (n,) the prompt of each pair.
-        subset: Their name; None: all of them.
-        note: What else there is to say about them.
+        subset: The name of these pairs; None where they are all pairs.
+        note: What the report says beside the number.
     """
     n = len(margins)
     detectable = None
@@ -122,7 +122,15 @@ def adversarial_pairs(path: str) -> AdversarialPairs:
 
 
 def pairs_of_row(row: object, place: str) -> list[PreferencePair]:
-    """The canonical pairs of one row; `place` names it in errors."""
+    """The canonical pairs of one row.
+
+    Args:
+        row: What the file holds.
+        place: The file and line, to name in an error.
+
+    Raises:
+        DataError: The row is no preference data.
+    """
     if not isinstance(row, dict):
         raise DataError(f"{place}: the row is no mapping of columns to values")
     try:

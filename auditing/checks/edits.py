@@ -58,18 +58,21 @@ class Edit(NamedTuple):
 
 
 def hedging_preamble(prompt: Side, text: str, other: str | None) -> str | None:
+    """A sentence of hedges in front."""
     if not text.strip():
         return None
     return HEDGE + text
 
 
 def flattery(prompt: Side, text: str, other: str | None) -> str | None:
+    """Praise of whoever asks, in front."""
     if not text.strip():
         return None
     return FLATTERY + text
 
 
 def sure_prefix(prompt: Side, text: str, other: str | None) -> str | None:
+    """An affirmative opening, where the text does not have one already."""
     if not text.strip() or text.lower().startswith("sure"):
         return None
     return SURE + text
@@ -94,6 +97,7 @@ def emoji(prompt: Side, text: str, other: str | None) -> str | None:
 
 
 def neutral_padding(prompt: Side, text: str, other: str | None) -> str | None:
+    """Four sentences at the end that say nothing."""
     if not text.strip():
         return None
     return text.rstrip() + PADDING
@@ -107,6 +111,7 @@ def whitespace(prompt: Side, text: str, other: str | None) -> str | None:
 
 
 def casing(prompt: Side, text: str, other: str | None) -> str | None:
+    """All letters in lower case."""
     lower = text.lower()
     if CODE in text or lower == text:
         return None
@@ -114,6 +119,7 @@ def casing(prompt: Side, text: str, other: str | None) -> str | None:
 
 
 def sentences(text: str) -> list[str]:
+    """The sentences of a text, each with its full stop."""
     return SENTENCE_END.split(text.strip())
 
 
@@ -121,6 +127,7 @@ def sentences(text: str) -> list[str]:
 
 
 def repeated_answer(prompt: Side, text: str, other: str | None) -> str | None:
+    """The whole text twice."""
     if not text.strip():
         return None
     return f"{text}\n\n{text}"
@@ -136,6 +143,7 @@ def truncated_answer(prompt: Side, text: str, other: str | None) -> str | None:
 
 
 def empty_answer(prompt: Side, text: str, other: str | None) -> str | None:
+    """No text at all."""
     if not text.strip():
         return None
     return ""
@@ -154,6 +162,7 @@ def gibberish_suffix(prompt: Side, text: str, other: str | None) -> str | None:
 
 
 def copied_prompt(prompt: Side, text: str, other: str | None) -> str | None:
+    """What the user asked last, in place of an answer."""
     question = last_user_turn(prompt).strip()
     if not question or question == text.strip():
         return None
@@ -161,6 +170,7 @@ def copied_prompt(prompt: Side, text: str, other: str | None) -> str | None:
 
 
 def other_answer(prompt: Side, text: str, other: str | None) -> str | None:
+    """The completion of another prompt."""
     if not other or not other.strip() or other.strip() == text.strip():
         return None
     return other
@@ -263,7 +273,7 @@ def edit_completion(edit: Edit, prompt: Side, completion: Side, other: Side | No
     """Make an edit in a completion.
 
     Args:
-        edit: One of EDITS.
+        edit: The edit, from EDITS.
         prompt: What the completion answers.
         completion: A string, or messages, whose last assistant turn is edited.
         other: A completion of another prompt; None where there is none.

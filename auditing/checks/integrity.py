@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from auditing import stats
-from auditing.checks.probes import SIDES, sample_pairs, standard_deviation
+from auditing.checks.probes import SIDES, sample_pairs, spread_of_rewards
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, Finding, count, joined, judge, short, with_verdict
@@ -53,10 +53,10 @@ def run_integrity(
 
     Args:
         scorer: The model.
-        pairs: What the texts are taken from.
+        pairs: The audited pairs, from which the texts are taken.
         truncation: How many pairs are too long; None where nobody counted.
-        limit: How many prompts, with one pair each.
-        seed: Of the choice of pairs and of the shuffled labels.
+        limit: The largest number of prompts to take texts of, with one pair each.
+        seed: It decides which pairs are taken, and how labels are shuffled.
     """
     # They are in the order of the sample, not sorted by length: that gives the most padding. The
     # two sides of a pair stay together, so that orders can be compared.
@@ -78,7 +78,12 @@ def run_integrity(
 
 
 def encode_all(scorer: Scorer, texts: list[Text]) -> list[list[int] | None]:
-    """Token ids of all texts, None where one is too long; nothing where one cannot be encoded."""
+    """Encode all texts.
+
+    Returns:
+        The token ids of each text, None where it is too long. The list is empty where one of the
+        texts cannot be encoded.
+    """
     try:
         return [scorer.encode(prompt, [completion]).ids[0] for prompt, completion in texts]
     except EncodingError:  # malformed_check counts them.
@@ -89,7 +94,7 @@ def encode_all(scorer: Scorer, texts: list[Text]) -> list[list[int] | None]:
 
 
 def malformed_check(scorer: Scorer, texts: list[Text]) -> Check:
-    """Whether every encoding has one BOS at most, and the end token last and once."""
+    """Check that every encoding has one BOS at most, and the end token last and once."""
     tokenizer = scorer.tokenizer
     end_of_template = template_end(scorer)
     n = 0
@@ -138,7 +143,7 @@ def string_end(tokenizer: PreTrainedTokenizerBase) -> int:
 def fault_of_text(
     tokenizer: PreTrainedTokenizerBase, prompt: Side, completion: Side, end: int
 ) -> str:
-    """What is wrong with the encoding of a text; "" where nothing is."""
+    """Encode a text, and say what is wrong with the encoding; "" where nothing is."""
     try:
         ids = encode(tokenizer, prompt, completion)
     except EncodingError:
@@ -147,7 +152,7 @@ def fault_of_text(
 
 
 def encoding_fault(ids: list[int], bos: int | None, end: int) -> str:
-    """What is wrong with an encoding; "" where nothing is.
+    """Say what is wrong with an encoding; "" where nothing is.
 
     Args:
         ids: The encoding.
@@ -167,7 +172,7 @@ def encoding_fault(ids: list[int], bos: int | None, end: int) -> str:
 
 
 def pad_token_check(scorer: Scorer, texts: list[Text]) -> Check:
-    """Whether the pad token is another one than the end token.
+    """Check that the pad token is another one than the end token.
 
     Stock transformers reads the reward at the last token that is no pad token.
     """
@@ -206,7 +211,7 @@ def are_strings(texts: list[Text]) -> bool:
 
 
 def truncation_check(truncation: Truncation) -> Check:
-    """How many test pairs are too long for the model."""
+    """Check that few test pairs are too long for the model."""
     finding = Finding(
         "truncation rate",
         None,
@@ -226,7 +231,7 @@ def truncation_check(truncation: Truncation) -> Check:
 
 
 def invariance_checks(scorer: Scorer, ids: list[list[int]], rewards: list[float]) -> list[Check]:
-    """The largest difference in reward between batch sizes, padding sides and dtypes.
+    """Check that rewards are the same in all batch sizes, on both padding sides and in float32.
 
     Args:
         scorer: The model.
@@ -244,7 +249,7 @@ def invariance_checks(scorer: Scorer, ids: list[list[int]], rewards: list[float]
 def batch_size_check(
     scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray, packed: np.ndarray
 ) -> Check:
-    """Whether a reward depends on how many texts share its batch.
+    """Check that a reward does not depend on how many texts share its batch.
 
     Args:
         scorer: The model.
@@ -265,7 +270,7 @@ def batch_size_check(
 
 
 def padding_side_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray) -> Check:
-    """Whether a reward survives padding on the left."""
+    """Check that a reward is the same with padding on the left."""
     if is_encoder(scorer.model.config):
         why = "an encoder reads [CLS], which stands first"
         return no_difference_check("padding side", len(ids), why)
@@ -275,7 +280,7 @@ def padding_side_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndar
 
 
 def dtype_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray) -> Check:
-    """How far the saved dtype is from float32."""
+    """Check how far rewards in the saved dtype are from those in float32."""
     model = scorer.model
     if model.dtype == torch.float32:
         return no_difference_check("dtype", len(ids), "saved in float32, scored in float32")
@@ -292,10 +297,10 @@ def dtype_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray) ->
 def difference_check(
     what: str, reference: np.ndarray, others: list[np.ndarray], note: str
 ) -> Check:
-    """The largest difference from the reference, in standard deviations of the reference.
+    """Check the largest difference from the reference, in standard deviations of the reference.
 
     Args:
-        what: What differs, in words.
+        what: What rewards are compared between, in words.
         reference: (texts,) rewards.
         others: Rewards of the same texts, computed in other ways.
         note: What is compared.
@@ -313,6 +318,7 @@ def difference_check(
 
 
 def difference_finding(what: str, n: int) -> Finding:
+    """A difference in reward that is not measured yet."""
     return Finding(
         f"reward difference, {what}",
         None,
@@ -324,7 +330,7 @@ def difference_finding(what: str, n: int) -> Finding:
 
 
 def no_difference_check(what: str, n: int, why: str) -> Check:
-    """A difference that this model cannot have."""
+    """The check of a difference that this model cannot have, with the reason."""
     finding = replace(difference_finding(what, n), note=why)
     return with_verdict(finding, "not applicable", THRESHOLDS["reward difference"].source)
 
@@ -332,7 +338,7 @@ def no_difference_check(what: str, n: int, why: str) -> Check:
 def padded_rewards(
     scorer: Scorer, ids: list[list[int]], batch_size: int, padding_side: str = "right"
 ) -> np.ndarray:
-    """Rewards from padded batches of neighbours, in the order given.
+    """Compute rewards in padded batches of neighbours, in the order given.
 
     Args:
         scorer: The model.
@@ -355,7 +361,7 @@ def padded_rewards(
 
 
 def in_float32(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
-    """(texts,) rewards from the saved weights by float32 arithmetic.
+    """Compute (texts,) rewards from the saved weights by float32 arithmetic.
 
     The weights go back to their dtype afterwards, exactly.
     """
@@ -388,12 +394,12 @@ def has_room_for_float32(model: PreTrainedModel) -> bool:
 
 
 def bare_text_check(scorer: Scorer, texts: list[Text], rewards: list[float | None]) -> Check:
-    """What somebody sees who gives the model bare text: information, no alarm.
+    """Say what somebody sees who gives the model bare text. It is information, and no alarm.
 
     Args:
         scorer: The model.
-        texts: Chosen and rejected in turn.
-        rewards: Of these texts, with the chat template.
+        texts: The chosen and the rejected text of each pair in turn.
+        rewards: The rewards of these texts with the chat template.
     """
     if are_strings(texts):
         return bare_text_information("plain strings are read as they are")
@@ -407,7 +413,7 @@ def bare_text_check(scorer: Scorer, texts: list[Text], rewards: list[float | Non
     templated, bare = templated[present], bare[present]
 
     n = len(templated)
-    scale = standard_deviation(templated)
+    scale = spread_of_rewards(templated)
     if n < 2 or scale == 0:
         return bare_text_information("too few pairs, or rewards that do not vary", n)
     order = np.sign(templated[:, 0] - templated[:, 1])
@@ -422,6 +428,7 @@ def bare_text_check(scorer: Scorer, texts: list[Text], rewards: list[float | Non
 
 
 def bare_text_information(note: str, n: int = 0, turned: Estimate | None = None) -> Check:
+    """A check without a threshold: `turned` is the share of n pairs whose order changes."""
     finding = Finding("without the template", turned, n, SECTION, note=note)
     rule = "no alarm: how far bare text, without the chat template, is from the real thing"
     return with_verdict(finding, "not applicable", rule)
@@ -431,18 +438,19 @@ def bare_text_information(note: str, n: int = 0, turned: Estimate | None = None)
 
 
 def soundness_checks(margins: np.ndarray, seed: int) -> list[Check]:
-    """Whether the audit's accuracy follows its labels.
+    """Check that the audit's accuracy follows its labels.
 
     With the labels swapped accuracy is 1 - accuracy, with them shuffled one half.
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected), finite.
-        seed: Of the shuffles.
+        seed: It decides how the labels are shuffled.
     """
     return [swapped_check(margins), shuffled_check(margins, seed)]
 
 
 def swapped_check(margins: np.ndarray) -> Check:
+    """Check that with all labels swapped the accuracy is 1 - accuracy."""
     rule = "fail unless it is 1 - accuracy (by construction)"
     n = len(margins)
     if not n:
@@ -459,6 +467,7 @@ def swapped_check(margins: np.ndarray) -> Check:
 
 
 def shuffled_check(margins: np.ndarray, seed: int) -> Check:
+    """Check that with the labels shuffled the mean accuracy is about one half."""
     rule = f"fail unless within {short(SHUFFLED_ERRORS)} standard errors of .5 (by construction)"
     n = len(margins)
     if not n:
@@ -484,5 +493,6 @@ def shuffled_check(margins: np.ndarray, seed: int) -> Check:
 
 
 def no_margins_check(name: str, rule: str) -> Check:
+    """The check of the labels where there are no rewards to check them with."""
     finding = Finding(name, None, 0, SECTION, note="no pair has two finite rewards")
     return with_verdict(finding, "not measurable", rule)

@@ -26,7 +26,7 @@ EXTREME_LENGTH = 0.95  # the share of all completions that are shorter, or longe
 
 
 def label_checks(pairs: Pairs) -> list[Check]:
-    """The checks of this section, of all pairs and of those with finite rewards."""
+    """Check the labels. Only duplicates are also looked for among pairs without finite rewards."""
     known = pairs.finite()
     return [*vote_checks(known), *duplicate_checks(pairs), confident_error_check(known)]
 
@@ -35,9 +35,9 @@ def label_checks(pairs: Pairs) -> list[Check]:
 
 
 def vote_checks(pairs: Pairs) -> list[Check]:
-    """One rater's error rate, from how often two raters of a pair agree, and what follows from it.
+    """Check one rater's error rate, which follows from how often two raters of a pair agree.
 
-    That is the accuracy that a perfect model has on labels made by such raters.
+    The other check says what accuracy a perfect model has on the labels of such raters.
     """
     votes = pairs.votes[pairs.voted]
     votes = votes[votes.sum(axis=1) >= 2]  # (n, 2)
@@ -74,7 +74,7 @@ class DuplicateCounts(NamedTuple):
 
 
 def duplicate_checks(pairs: Pairs) -> list[Check]:
-    """Pairs of the same prompt and completions.
+    """Check for pairs of the same prompt and completions.
 
     Some are labelled both ways, others are repeated with the same label.
     """
@@ -96,13 +96,13 @@ def duplicate_checks(pairs: Pairs) -> list[Check]:
 
 
 def duplicate_check(name: str, duplicates: int, n: int, what: str) -> Check:
-    """The share of duplicates.
+    """Check the share of one kind of duplicates.
 
     Args:
-        name: Of the check.
-        duplicates: How many there are.
-        n: Number of pairs.
-        what: The duplicates in words.
+        name: The name of the check.
+        duplicates: How many pairs are such duplicates.
+        n: How many pairs there are.
+        what: What makes them duplicates, in words.
     """
     if not n:
         return judge(Finding(name, None, 0, SECTION))
@@ -154,7 +154,7 @@ def unordered_hash(texts: PairTexts) -> bytes:
 
 
 def confident_error_check(known: Pairs) -> Check:
-    """The share of wrong ones among the pairs that the model is surest of.
+    """Check how many pairs are wrong of those that the model is surest of.
 
     These are the tenth with the largest |margin|.
 

@@ -115,8 +115,9 @@ def find_leaks(
         test_texts: The audited pairs.
         train_texts: What the model was trained on.
         threshold: The similarity from which two pairs are near duplicates.
-        permutations: Numbers in a MinHash. More miss fewer near duplicates, and take longer.
-        seed: Of the hashing.
+        permutations: How many numbers a MinHash has. More of them miss fewer near duplicates, and
+            take longer.
+        seed: It decides the permutations of MinHash.
     """
     index = LeakIndex(threshold, permutations, seed)
     for texts in test_texts:
@@ -136,8 +137,8 @@ class LeakIndex:
 
     Args:
         threshold: The similarity from which two pairs are near duplicates.
-        permutations: Numbers in a MinHash.
-        seed: Of the hashing.
+        permutations: How many numbers a MinHash has.
+        seed: It decides the permutations of MinHash.
     """
 
     def __init__(self, threshold: float, permutations: int, seed: int) -> None:
@@ -205,6 +206,12 @@ class LeakIndex:
         return sizes
 
     def _compare_shingles(self, shingles: np.ndarray, size: int) -> None:
+        """Look for near duplicates of a train row.
+
+        Args:
+            shingles: Those of the row, without the template.
+            size: The size of the shingles in words.
+        """
         for i in self._tables[size].query(self._sketch(shingles)):
             if self.strongest[i] <= NEAR:
                 continue
@@ -212,9 +219,11 @@ class LeakIndex:
                 self.strongest[i] = NEAR
 
     def _without_template(self, shingles: np.ndarray) -> np.ndarray:
+        """The shingles that count."""
         return np.setdiff1d(shingles, self._template, assume_unique=True)
 
     def _sketch(self, shingles: np.ndarray) -> MinHash:
+        """The MinHash of a set of shingles."""
         sketch = self._blank.copy()
         for start in range(0, len(shingles), CHUNK):
             upper_halves = shingles[start : start + CHUNK] >> np.uint64(32)
@@ -265,6 +274,7 @@ def word_ids(text: str) -> np.ndarray:
 
 @lru_cache(1 << 17)
 def word_id(word: str) -> int:
+    """A hash of 64 bits, which is the same in every process."""
     digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
@@ -311,11 +321,11 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def leak_checks(pairs: Pairs, leaks: Leaks) -> list[Check]:
-    """The share of leaked pairs, and where there are any the accuracy on the others.
+    """Check for leaked pairs, and where there are any the accuracy on the others.
 
     Args:
         pairs: The audited pairs.
-        leaks: Of the texts of these pairs, in the same order.
+        leaks: What `find_leaks` found for the texts of these pairs, in the same order.
 
     Raises:
         ValueError: The leaks are of another number of pairs.
@@ -332,6 +342,7 @@ def leak_checks(pairs: Pairs, leaks: Leaks) -> list[Check]:
 
 
 def leaked_pairs_check(leaks: Leaks) -> Check:
+    """Check that no audited pair is among the train pairs."""
     n = len(leaks.kind)
     if not n or not leaks.train_rows:
         why = "no test pairs, or no training pairs"
@@ -355,7 +366,7 @@ def leaked_pairs_check(leaks: Leaks) -> Check:
 
 
 def clean_accuracy_check(pairs: Pairs, leaks: Leaks) -> Check:
-    """The accuracy on the pairs that have not leaked, where some have."""
+    """Check the accuracy on the pairs that have not leaked, where some have."""
     finite = np.isfinite(pairs.rewards).all(axis=0)
     clean = pairs.take(finite & ~leaks.mask)
     leaked = pairs.take(finite & leaks.mask)

@@ -57,8 +57,8 @@ def policy_checks(
     Args:
         ckpt: The reward model, a folder or a Hub id.
         policy: The model that RL starts from, a folder or a Hub id.
-        revision: Of the reward model.
-        policy_revision: Of the policy.
+        revision: The branch, tag or commit of the reward model.
+        policy_revision: The branch, tag or commit of the policy.
         trust_remote_code: Whether code that lies with a model may run.
 
     Raises:
@@ -145,6 +145,7 @@ def is_same_model(one: str, other: str) -> bool:
 
 
 def base_check(base: ModelVersion, anchor: ModelVersion) -> Check:
+    """Check that the policy starts from the reward model's base."""
     if is_same_model(base.model, anchor.model):
         return anchor_check("policy base", "pass", f"both start from {base.model}")
     note = f"the policy starts from {anchor.model}, the reward model from {base.model}"
@@ -152,6 +153,7 @@ def base_check(base: ModelVersion, anchor: ModelVersion) -> Check:
 
 
 def revision_check(base: ModelVersion, anchor: ModelVersion) -> Check:
+    """Check that both start from the same commit of it."""
     name = "policy revision"
     if not is_same_model(base.model, anchor.model):
         return anchor_check(name, "not applicable", "they start from different models")
@@ -165,6 +167,12 @@ def revision_check(base: ModelVersion, anchor: ModelVersion) -> Check:
 
 
 def vocabulary_check(ours: dict[str, int], theirs: dict[str, int]) -> Check:
+    """Check that every token has the same id for both.
+
+    Args:
+        ours: The id of each token of the reward model.
+        theirs: The id of each token of the policy.
+    """
     name = "policy vocabulary"
     # Tokens that only one has, or with another id.
     differ = len({token for token, _ in ours.items() ^ theirs.items()})
@@ -178,6 +186,7 @@ def vocabulary_check(ours: dict[str, int], theirs: dict[str, int]) -> Check:
 
 
 def special_tokens_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> Check:
+    """Check that both pad, end and begin a text with the same tokens."""
     name = "policy special tokens"
     differences = []
     for kind in SPECIAL_TOKENS:
@@ -192,10 +201,14 @@ def special_tokens_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokeni
 
 
 def layout_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> Check:
-    """Whether both templates lay a conversation out in the same way.
+    """Check that both templates lay a conversation out in the same way.
 
     They are compared as train_rm.py would save them, so that what it writes around every template
-    makes no difference. `theirs` is changed in place.
+    makes no difference.
+
+    Args:
+        ours: The reward model's tokenizer.
+        theirs: The policy's tokenizer, which is changed in place.
     """
     name = "policy template"
     try:
@@ -211,6 +224,7 @@ def layout_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase)
 
 
 def anchor_check(name: str, verdict: str, note: str) -> Check:
+    """A check of this section, with the verdict that its rule gives."""
     return with_verdict(Finding(name, None, 0, SECTION, note=note), verdict, RULES[name])
 
 

@@ -34,9 +34,9 @@ def run_probes(
 
     Args:
         scorer: The model; only its `rewards` is used, once for all texts.
-        pairs: What the texts are taken from.
-        limit: How many prompts, with one pair each.
-        seed: Of the choice of pairs, which is the same for the same seed.
+        pairs: The audited pairs, from which a sample is taken.
+        limit: The largest number of prompts in the sample, with one pair each.
+        seed: It decides which pairs are in the sample.
 
     Returns:
         The checks, and the result of each edit for the report's table.
@@ -44,7 +44,7 @@ def run_probes(
     sample = [pairs.text(i) for i in sample_pairs(pairs, limit, seed)]
     versions = score_versions(scorer, sample)
     original = versions[ORIGINAL].rewards
-    scale = standard_deviation(original)
+    scale = spread_of_rewards(original)
 
     checks, results = [], []
     for edit in EDITS:
@@ -63,12 +63,12 @@ def sample_pairs(pairs: Pairs, limit: int, seed: int) -> list[int]:
     """Choose pairs of different prompts whose texts were kept whole.
 
     Args:
-        pairs: What they are chosen from.
-        limit: How many, at most.
-        seed: Of their order.
+        pairs: The pairs to choose from.
+        limit: How many are chosen, at most.
+        seed: It decides which ones are chosen, and their order.
 
     Returns:
-        Their indices, in a random order.
+        The indices of the chosen pairs, in a random order.
     """
     _, first_of_prompt = np.unique(pairs.prompt, return_index=True)
     sample = []
@@ -110,7 +110,15 @@ class Version:
 
 
 def score_versions(scorer: Scorer, sample: list[PairTexts]) -> dict[str, Version]:
-    """Score the sample in all versions, by the version's name."""
+    """Score the sample in all versions, with one call of the scorer.
+
+    Args:
+        scorer: The model.
+        sample: The texts of each pair of the sample.
+
+    Returns:
+        Each version by its name: ORIGINAL, BLANKED, SHUFFLED and the names of the edits.
+    """
     readings = all_readings(sample)
     rewards = scorer.rewards([(reading.prompt, reading.completion) for reading in readings])
 
@@ -128,7 +136,7 @@ def score_versions(scorer: Scorer, sample: list[PairTexts]) -> dict[str, Version
 
 
 def all_readings(sample: list[PairTexts]) -> list[Reading]:
-    """All texts that the probes need of a sample."""
+    """List all texts that the model has to read for the probes of a sample."""
     readings = []
     for i, texts in enumerate(sample):
         neighbour = None
@@ -140,12 +148,12 @@ def all_readings(sample: list[PairTexts]) -> list[Reading]:
 
 
 def prompt_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> Iterator[Reading]:
-    """A pair with its own prompt, an empty one and another pair's.
+    """List the readings of a pair with its own prompt, an empty one and another pair's.
 
     Args:
-        i: Its index in the sample.
-        texts: Its texts.
-        neighbour: A pair of another prompt; None where there is none.
+        i: The index of the pair in the sample.
+        texts: The texts of the pair.
+        neighbour: The texts of a pair of another prompt; None where there is no other one.
     """
     for side in SIDES:
         yield Reading(i, ORIGINAL, side, texts["prompt"], texts[side])
@@ -155,12 +163,14 @@ def prompt_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> It
 
 
 def edit_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> Iterator[Reading]:
-    """A pair with each edit: of both sides where it is cosmetic, of the chosen one else.
+    """List the readings of a pair with each edit.
+
+    A cosmetic edit is made in both sides, a degraded text out of the chosen side alone.
 
     Args:
-        i: Its index in the sample.
-        texts: Its texts.
-        neighbour: A pair of another prompt; None where there is none.
+        i: The index of the pair in the sample.
+        texts: The texts of the pair.
+        neighbour: The texts of a pair of another prompt; None where there is no other one.
     """
     other = None
     if neighbour is not None:
@@ -192,8 +202,8 @@ class EditEffect:
     example: int | None  # index of the pair whose chosen completion gained most
 
 
-def standard_deviation(rewards: np.ndarray) -> float:
-    """Of the rewards that are there; 0 for fewer than two."""
+def spread_of_rewards(rewards: np.ndarray) -> float:
+    """The standard deviation of the rewards that are finite; 0 for fewer than two."""
     present = rewards[np.isfinite(rewards)]
     if len(present) < 2:
         return 0.0
@@ -210,7 +220,7 @@ def effect_of(edit: Edit, original: np.ndarray, edited: np.ndarray, scale: float
     Args:
         edit: The edit.
         original: (2, pairs) rewards of chosen and rejected before it; NaN where there is none.
-        edited: (2, pairs) rewards after it. A degraded edit has none of the rejected side.
+        edited: (2, pairs) rewards after it. A degraded edit leaves the rejected side as NaN.
         scale: The standard deviation of `original`.
     """
     change = edited[0] - original[0]
@@ -246,7 +256,14 @@ def effect_of(edit: Edit, original: np.ndarray, edited: np.ndarray, scale: float
 def probe_result(
     edit: Edit, effect: EditEffect, sample: list[PairTexts], versions: dict[str, Version]
 ) -> ProbeResult:
-    """The row of one edit in the report's table, with the completion that gained most."""
+    """Make the row of one edit in the report's table.
+
+    Args:
+        edit: The edit.
+        effect: What it does.
+        sample: The texts of each pair of the sample.
+        versions: The scored versions, of which the completion that gained most is shown.
+    """
     result = ProbeResult(
         probe=edit.name,
         kind=edit.kind,
@@ -275,7 +292,7 @@ def probe_result(
 
 
 def edit_checks(edit: Edit, effect: EditEffect) -> list[Check]:
-    """The checks of one edit: wins, and for a cosmetic one the mean change and flips as well."""
+    """Check what one edit does: its wins, and for a cosmetic edit the mean change and flips too."""
     note = note_of(edit, effect)
     wins = share_check(f"{edit.kind} wins", edit, effect.wins, effect.n, note)
     if edit.kind == "degraded":
@@ -288,6 +305,7 @@ def edit_checks(edit: Edit, effect: EditEffect) -> list[Check]:
 
 
 def note_of(edit: Edit, effect: EditEffect) -> str:
+    """What the report says of an edit beside its numbers."""
     moved = skipped = ""
     if effect.change is not None:
         value, low, high = (short(number) for number in effect.change)
@@ -298,14 +316,14 @@ def note_of(edit: Edit, effect: EditEffect) -> str:
 
 
 def share_check(rule: str, edit: Edit, share: Estimate | None, n: int, note: str) -> Check:
-    """Whether a share stays below its limits.
+    """Check that a share stays below its limits.
 
     Args:
-        rule: Its entry in thresholds.yaml.
+        rule: The entry in thresholds.yaml, from which the check has its name.
         edit: The edit.
-        share: What was measured; None: too few.
-        n: Of how many.
-        note: What else there is to say.
+        share: The measured share; None where there is too little to measure it.
+        n: How many texts or pairs it is a share of.
+        note: What the report says beside the number.
     """
     detectable = None
     if n:
@@ -324,7 +342,7 @@ def share_check(rule: str, edit: Edit, share: Estimate | None, n: int, note: str
 
 
 def change_check(edit: Edit, effect: EditEffect, note: str) -> Check:
-    """Whether a cosmetic edit moves the reward."""
+    """Check that a cosmetic edit does not raise the reward."""
     unmeasured = f"{count(effect.n, 'text')}; {FEWEST} are needed"
     if effect.scale == 0:
         unmeasured = "the rewards do not vary"
@@ -345,9 +363,13 @@ def change_check(edit: Edit, effect: EditEffect, note: str) -> Check:
 
 
 def without_small_wins(wins: Check, change: Estimate | None) -> Check:
-    """The check of wins, without its alarm where the edit hardly moves the reward.
+    """Take the alarm back where edited texts win, but by next to nothing.
 
     A deterministic model that adds .001 to every edited text lets all of them win.
+
+    Args:
+        wins: The check of how many edited texts win.
+        change: The mean change of the reward; None where it could not be measured.
     """
     limit = THRESHOLDS["reward change"].warn
     if wins.verdict not in ("warn", "fail"):
@@ -369,15 +391,15 @@ def share_if_enough(credit: np.ndarray, prompts: np.ndarray | None = None) -> Es
 
 
 def prompt_check(prompt: str, original: np.ndarray, without: np.ndarray) -> Check:
-    """Accuracy with the right prompt minus accuracy with another one in its place.
+    """Check that accuracy is lost where another prompt stands in the place of the right one.
 
     The alarm is that nothing is lost. The p-value is against "nothing is lost", so the
     false-discovery control would take just this alarm back: it stands in the note instead.
 
     Args:
         prompt: What stands in the prompt's place, in words.
-        original: (2, pairs) rewards with the right prompt.
-        without: (2, pairs) rewards with the other one.
+        original: (2, pairs) rewards with the right prompt; NaN where there is none.
+        without: (2, pairs) rewards with what stands in its place.
     """
     present = np.isfinite(original).all(axis=0) & np.isfinite(without).all(axis=0)
     n = int(present.sum())
