@@ -20,14 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only cost on models so 
 
 
 SLOWEST_FILES_FIRST = (
-    "test_engines",
-    "test_objectives",
-    "test_launch",
-    "test_quickstart",
-    "test_recipes_run",
-    "test_scoring",
-    "test_hh_minilm",
-)
+    "test_engines test_objectives test_launch test_quickstart test_recipes_run test_scoring "
+    "test_hh_minilm"
+).split()
 
 
 def pytest_collection_modifyitems(items):
@@ -46,7 +41,10 @@ def empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def standin(tmp_path_factory):
-    """`standin("qwen")` -> folder of a tiny language model of that kind (tests/standins.py), made once."""
+    """`standin("qwen")` -> the folder of a tiny language model of that kind, made once.
+
+    The kinds are those of tests/standins.py.
+    """
     from standins import make_model
 
     made = {}
@@ -88,7 +86,10 @@ def hh_real():
 
 @pytest.fixture(scope="session")
 def hh_options(standin, tmp_path_factory) -> list:
-    """The recipe for one GPU, pointed at a stand-in and at local pairs; steps are short, and large enough to matter."""
+    """Options that point the recipe for one GPU at a stand-in and at local pairs.
+
+    Its steps are short, and large enough to matter.
+    """
     from standins import hh_rows
 
     data = tmp_path_factory.mktemp("pairs")
@@ -103,8 +104,9 @@ def hh_options(standin, tmp_path_factory) -> list:
 
 @pytest.fixture(scope="session")
 def train_options():
-    """A run of a few steps on a CPU, as command-line overrides."""
+    """Options of a run of a few steps on a CPU."""
     return (
-        "--max_steps 4 --eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 2 --logging_steps 2 "
-        "--per_device_train_batch_size 4 --activation_checkpointing false --learning_rate 5e-3 --report_to none"
+        "--max_steps 4 --eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 2 "
+        "--logging_steps 2 --per_device_train_batch_size 4 --activation_checkpointing false "
+        "--learning_rate 5e-3 --report_to none"
     ).split()

@@ -1,6 +1,7 @@
 """train_rm.py, which also writes what each process saw of its engine to $SEEN/RANK.json.
 
-An exit status of 0 proves nothing here: accelerate falls back to fewer processes or to another engine in silence.
+An exit status of 0 proves nothing here: accelerate falls back to fewer processes or to another
+engine in silence.
 """
 
 import hashlib
@@ -15,15 +16,14 @@ import torch
 
 from reward.training.engine import Engine
 
-if os.environ.get(
-    "FSDP_ON_CPU"
-):  # accelerate leaves FSDP out on a machine without GPUs, and runs DDP
+# accelerate leaves FSDP out on a machine without GPUs, and runs DDP.
+if os.environ.get("FSDP_ON_CPU"):
     import accelerate.state as state
 
-    made = state.AcceleratorState.__init__
+    original_init = state.AcceleratorState.__init__
 
     def with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
-        made(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        original_init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if self.distributed_type == state.DistributedType.MULTI_CPU and fsdp_plugin is not None:
             self.fsdp_plugin = fsdp_plugin
             self.distributed_type = state.DistributedType.FSDP
@@ -31,10 +31,13 @@ if os.environ.get(
 
     state.AcceleratorState.__init__ = with_fsdp
 
-    check = Engine.check
-    Engine.check = lambda self, recipe, use_cpu: check(
-        self, recipe, False
-    )  # which knows what stock accelerate does
+    # Engine.check knows what stock accelerate does, so it would refuse FSDP on a CPU.
+    original_check = Engine.check
+
+    def check_as_if_on_gpus(self, recipe, use_cpu):
+        return original_check(self, recipe, False)
+
+    Engine.check = check_as_if_on_gpus
 
 import train_rm
 from reward.training.trainer import PairTrainer
@@ -44,14 +47,20 @@ batches = []  # of this process: the pairs of each, by a hash of their tokens
 
 
 def local(tensor):
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    """The part of a sharded tensor that this process holds."""
+    if hasattr(tensor, "to_local"):
+        return tensor.to_local()
+    return tensor
 
 
-def held(weight) -> int:
-    return weight.ds_tensor.numel() if hasattr(weight, "ds_tensor") else local(weight).numel()
+def held_elements(weight) -> int:
+    """How many elements of a weight this process holds."""
+    if hasattr(weight, "ds_tensor"):
+        return weight.ds_tensor.numel()
+    return local(weight).numel()
 
 
-def noted_step(self, model, inputs, *args, **kwargs):
+def training_step_that_notes(self, model, inputs, *args, **kwargs):
     if not os.environ.get("SEEN"):
         return training_step(self, model, inputs, *args, **kwargs)
     texts = [text for part in inputs["micro_batches"] for text in part["seen"]]
@@ -65,23 +74,23 @@ def die(how: str):
     Path(os.environ["SEEN"], "died").touch()
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    raise {"raises": RuntimeError, "memory": torch.OutOfMemoryError}[how](
-        "this process has had enough"
-    )
+    errors = {"raises": RuntimeError, "memory": torch.OutOfMemoryError}
+    raise errors[how]("this process has had enough")
 
 
 def state_bytes(optimizer) -> int:
+    """How many bytes of optimizer states this process holds."""
     while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
         optimizer = optimizer.optimizer
-    values = [value for entry in optimizer.state.values() for value in entry.values()]
-    return sum(
-        local(v).numel() * v.element_size()
-        for v in values
-        if hasattr(v, "element_size") and v.dim()
-    )
+    total = 0
+    for entry in optimizer.state.values():
+        for value in entry.values():
+            if hasattr(value, "element_size") and value.dim():
+                total += local(value).numel() * value.element_size()
+    return total
 
 
-def seen(self, *args, **kwargs):
+def train_that_notes(self, *args, **kwargs):
     if not os.environ.get("SEEN"):  # tests/several.py: nobody asked
         return train(self, *args, **kwargs)
     batches.clear()
@@ -94,29 +103,31 @@ def seen(self, *args, **kwargs):
     self.data_collator.micro_batch = with_pairs
     result = train(self, *args, **kwargs)
     engine, accelerator = self.model_wrapped, self.accelerator
+    zero_stage = None
+    if hasattr(engine, "zero_optimization_stage"):
+        zero_stage = engine.zero_optimization_stage()
     weights = list(self.model.parameters())
+    best = self.state.best_model_checkpoint
     facts = {
         "num_processes": accelerator.num_processes,
         "distributed_type": accelerator.distributed_type.value,
         "wrapped": type(engine).__name__,
-        "zero_stage": engine.zero_optimization_stage()
-        if hasattr(engine, "zero_optimization_stage")
-        else None,
+        "zero_stage": zero_stage,
         "optimizer": state_bytes(self.optimizer),
-        "held": sum(held(w) for w in weights),
-        "whole": sum(getattr(w, "ds_numel", w.numel()) for w in weights),
+        "held": sum(held_elements(weight) for weight in weights),
+        "whole": sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights),
         "batches": self.packing,
         "pairs": batches,
         "hosts": Engine.launched().hosts,
         "steps": self.state.global_step,
-        "best": self.state.best_model_checkpoint and Path(self.state.best_model_checkpoint).name,
+        "best": best and Path(best).name,
         "checkpointing": self.model.is_gradient_checkpointing,
-        "trained": sum(p.requires_grad for p in weights),
+        "trained": sum(weight.requires_grad for weight in weights),
     }
     Path(os.environ["SEEN"], f"{accelerator.process_index}.json").write_text(json.dumps(facts))
     return result
 
 
-PairTrainer.train, PairTrainer.training_step = seen, noted_step
+PairTrainer.train, PairTrainer.training_step = train_that_notes, training_step_that_notes
 if __name__ == "__main__":
     train_rm.leave(train_rm.main(sys.argv[1:]))

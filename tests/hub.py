@@ -1,28 +1,34 @@
-"""A loopback stand-in for the Hugging Face hub, read side: `with serve(root) as url:`, then HF_ENDPOINT=url.
+"""A loopback stand-in for the read side of the Hugging Face hub: `with serve(root) as url:`.
 
-Serves ROOT/models/ORG/NAME/... and ROOT/datasets/ORG/NAME/... the way huggingface_hub 2 and datasets 5 ask for them. A
-repository has one branch, `main`; its commit is a hash of its files. Give the client an empty HF_HOME, or its cache answers.
+Set HF_ENDPOINT to the url, and give the client an empty HF_HOME, or its cache answers. The hub
+serves ROOT/models/ORG/NAME/... and ROOT/datasets/ORG/NAME/... the way huggingface_hub 2 and
+datasets 5 ask for them. A repository has one branch, `main`; its commit is a hash of its files.
 """
 
 import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 API = re.compile(
-    r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?$"
+    r"/api/(models|datasets)/([^/]+/[^/]+)"
+    r"(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?$"
 )
 RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 
 
 @contextmanager
-def serve(root, gated=()):
-    """The address of a hub over `root`, served by a thread of this process. The files of repositories named in `gated`
-    are refused, as the Hub does before one accepts a licence."""
+def serve(root: Path | str, gated: Sequence[str] = ()) -> Iterator[str]:
+    """Serve a hub over `root` from a thread of this process, and yield its address.
+
+    The files of repositories named in `gated` are refused, as the Hub does before one accepts a
+    licence.
+    """
 
     class Handler(HubHandler):
         folder, refused = Path(root), frozenset(gated)
@@ -39,28 +45,28 @@ def serve(root, gated=()):
         thread.join()
 
 
-def commit_of(repository) -> str:
+def commit_of(repository: Path | str) -> str:
     """The commit hash that the hub gives a repository folder: it changes with any file."""
     repository = Path(repository)
-    return hashlib.sha1(
-        "".join(f"{f} {blob_id(repository / f)}\n" for f in files(repository)).encode()
-    ).hexdigest()
+    listing = "".join(f"{file} {blob_id(repository / file)}\n" for file in files(repository))
+    return hashlib.sha1(listing.encode()).hexdigest()
 
 
 def files(repository: Path) -> list[str]:
-    return sorted(
-        path.relative_to(repository).as_posix() for path in repository.rglob("*") if path.is_file()
-    )
+    """The paths of a repository's files, inside it, in order."""
+    paths = [path for path in repository.rglob("*") if path.is_file()]
+    return sorted(path.relative_to(repository).as_posix() for path in paths)
 
 
 def blob_id(path: Path) -> str:
+    """The hash by which git names a file's content."""
     data = path.read_bytes()
-    return hashlib.sha1(
-        b"blob %d\0" % len(data) + data
-    ).hexdigest()  # as git names a file's content
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class HubHandler(BaseHTTPRequestHandler):
+    """Answers one request. `folder` is the hub's root, `refused` names the gated repositories."""
+
     folder, refused = Path(), frozenset()
     protocol_version = "HTTP/1.1"
 
@@ -70,61 +76,71 @@ class HubHandler(BaseHTTPRequestHandler):
         if match := API.match(unquote(url.path)):
             kind, name, operation, revision, inside = match.groups()
         elif match := RESOLVE.match(unquote(url.path)):
-            kind, name, operation, revision, inside = (
-                match[1] or "models",
-                match[2],
-                "resolve",
-                match[3],
-                match[4],
-            )
+            kind, name, revision, inside = match.groups()
+            kind = kind or "models"
+            operation = "resolve"
         else:
             return self.refuse(404, "NotFound", "this stand-in does not know the endpoint")
         repository = self.folder / kind / name
         if not repository.is_dir():
-            return self.refuse(
-                401, "RepoNotFound", "Invalid username or password."
-            )  # the Hub's words without a token
+            # The Hub's words to a client without a token.
+            return self.refuse(401, "RepoNotFound", "Invalid username or password.")
         commit = commit_of(repository)
         if revision not in (None, "main", commit):
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if operation == "resolve":
             return self.send_file(repository / inside, name, commit)
         if operation == "refs":
-            return self.send_json({"branches": [{"name": "main", "ref": "refs/heads/main", "targetCommit": commit}],
-                                   "converts": [], "tags": []})  # fmt: skip
+            main = {"name": "main", "ref": "refs/heads/main", "targetCommit": commit}
+            return self.send_json({"branches": [main], "converts": [], "tags": []})
         if operation == "tree":
-            deep = parse_qs(url.query).get("recursive", ["false"])[0].lower() in ("true", "1")
+            recursive = parse_qs(url.query).get("recursive", ["false"])[0]
+            deep = recursive.lower() in ("true", "1")
             return self.send_tree(repository, repository / (inside or ""), deep)
         if operation == "paths-info":
-            is_json = "json" in (self.headers.get("Content-Type") or "")
-            paths = (json.loads(body) if is_json else parse_qs(body.decode())).get("paths", [])
-            return self.send_json(
-                [entry(repository, repository / p) for p in paths if (repository / p).exists()]
-            )
-        self.send_json(
-            {"_id": "0", "id": name, "modelId": name, "sha": commit, "private": False, "disabled": False, "tags": [],
-             "gated": "manual" if name in self.refused else False, "downloads": 0, "likes": 0,
-             "lastModified": "2024-01-01T00:00:00.000Z", "createdAt": "2024-01-01T00:00:00.000Z",
-             "siblings": [{"rfilename": file} for file in files(repository)]}
-        )  # fmt: skip
+            if "json" in (self.headers.get("Content-Type") or ""):
+                names = json.loads(body).get("paths", [])
+            else:
+                names = parse_qs(body.decode()).get("paths", [])
+            paths = [repository / path for path in names]
+            return self.send_json([entry(repository, path) for path in paths if path.exists()])
+        self.send_json(self.describe(repository, name, commit))
 
     do_HEAD = do_POST = do_GET
 
+    def describe(self, repository: Path, name: str, commit: str) -> dict:
+        """What the hub says of a repository as a whole."""
+        gated = False
+        if name in self.refused:
+            gated = "manual"
+        return {
+            "_id": "0",
+            "id": name,
+            "modelId": name,
+            "sha": commit,
+            "private": False,
+            "disabled": False,
+            "tags": [],
+            "gated": gated,
+            "downloads": 0,
+            "likes": 0,
+            "lastModified": "2024-01-01T00:00:00.000Z",
+            "createdAt": "2024-01-01T00:00:00.000Z",
+            "siblings": [{"rfilename": file} for file in files(repository)],
+        }
+
     def send_file(self, path: Path, name: str, commit: str):
         if name in self.refused:
-            return self.refuse(
-                401, "GatedRepo", f"Access to model {name} is restricted. Please log in."
-            )
+            message = f"Access to model {name} is restricted. Please log in."
+            return self.refuse(401, "GatedRepo", message)
         if not path.is_file():
             return self.refuse(404, "EntryNotFound", "Entry not found", [("X-Repo-Commit", commit)])
         data = path.read_bytes()
-        headers = [
-            ("X-Repo-Commit", commit),
-            ("ETag", f'"{blob_id(path)}"'),
-            ("Accept-Ranges", "bytes"),
-        ]
+        headers = [("X-Repo-Commit", commit), ("ETag", f'"{blob_id(path)}"')]
+        headers.append(("Accept-Ranges", "bytes"))
         if part := re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
-            start, end = int(part[1]), min(int(part[2] or len(data) - 1), len(data) - 1)
+            last = len(data) - 1
+            start, end = int(part[1]), min(int(part[2] or last), last)
             headers.append(("Content-Range", f"bytes {start}-{end}/{len(data)}"))
             return self.send(206, data[start : end + 1], headers)
         self.send(200, data, headers)
@@ -132,24 +148,18 @@ class HubHandler(BaseHTTPRequestHandler):
     def send_tree(self, repository: Path, folder: Path, deep: bool):
         if not folder.is_dir():
             return self.refuse(404, "EntryNotFound", f"{folder.name} does not exist")
-        self.send_json(
-            [
-                entry(repository, path)
-                for path in sorted(folder.rglob("*") if deep else folder.iterdir())
-            ]
-        )
+        paths = folder.iterdir()
+        if deep:
+            paths = folder.rglob("*")
+        self.send_json([entry(repository, path) for path in sorted(paths)])
 
     def refuse(self, status: int, code: str, message: str, headers=()):
-        self.send_json(
-            {"error": message},
-            status,
-            [("X-Error-Code", code), ("X-Error-Message", message), *headers],
-        )
+        error_headers = [("X-Error-Code", code), ("X-Error-Message", message), *headers]
+        self.send_json({"error": message}, status, error_headers)
 
     def send_json(self, value, status: int = 200, headers=()):
-        self.send(
-            status, json.dumps(value).encode(), [("Content-Type", "application/json"), *headers]
-        )
+        body = json.dumps(value).encode()
+        self.send(status, body, [("Content-Type", "application/json"), *headers])
 
     def send(self, status: int, body: bytes, headers):
         self.send_response(status)
@@ -164,22 +174,25 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 def entry(repository: Path, path: Path) -> dict:
-    """A line of a listing."""
+    """One line of a folder's listing."""
     name = path.relative_to(repository).as_posix()
     if path.is_dir():
-        return {
-            "type": "directory",
-            "oid": hashlib.sha1(name.encode()).hexdigest(),
-            "size": 0,
-            "path": name,
-        }
+        folder_id = hashlib.sha1(name.encode()).hexdigest()
+        return {"type": "directory", "oid": folder_id, "size": 0, "path": name}
     return {"type": "file", "oid": blob_id(path), "size": path.stat().st_size, "path": name}
 
 
 def hub_environment(url: str, home: Path) -> dict:
-    """Everything a Hugging Face client reads, pointed at `url` and at an empty cache."""
+    """The environment that points every Hugging Face client at `url` and at an empty cache."""
     return {
-        "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN": "",
-        "HF_DATASETS_CACHE": str(home / "datasets"), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0",
-        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "OMP_NUM_THREADS": "1",  # threads only cost on models so small
-    }  # fmt: skip
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN": "",
+        "HF_DATASETS_CACHE": str(home / "datasets"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",  # threads only cost on models so small
+    }

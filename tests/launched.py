@@ -1,4 +1,7 @@
-"""Launch the scripts as users do, with several processes on a CPU, and read what each process saw (tests/driver.py)."""
+"""Launch the scripts as users do, with several processes on a CPU, and read what each one saw.
+
+What a process saw is written by tests/driver.py.
+"""
 
 import json
 import os
@@ -12,11 +15,12 @@ from support import REPO, run_script
 
 LAUNCH = ["-m", "accelerate.commands.launch"]  # `accelerate launch`, of this interpreter
 DRIVER = REPO / "tests" / "driver.py"
-CPU = {  # threads only cost on models so small
-    "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
-}  # fmt: skip
-ENGINES = {  # config -> distributed type, wrapped class (of a plain model), ZeRO stage, share of the weights each process holds
-    # accelerate's name for DDP over gloo; with GPUs the same file gives MULTI_GPU
+# Threads only cost on models so small.
+CPU = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+# config -> distributed type, wrapped class (of a plain model), ZeRO stage, and the share of the
+# weights that each process holds.
+ENGINES = {
+    # accelerate's name for DDP over gloo; with GPUs the same file gives MULTI_GPU.
     "ddp": ("MULTI_CPU", "DistributedDataParallel", None, 1.0),
     "fsdp2": ("FSDP", "FSDP{}ForSequenceClassification", None, 0.5),
     "zero2": ("DEEPSPEED", "DeepSpeedEngine", 2, 1.0),
@@ -27,22 +31,23 @@ PACKED = "each shared prefix computed once, no padding"
 
 
 def free_port() -> int:
-    """For the rendezvous: another run on this machine may hold the default one."""
+    """A free port for the rendezvous: another run on this machine may hold the default one."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def extensions_folder() -> str:
-    """Where DeepSpeed's compiled operators are kept from one run of the tests to the next."""
-    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(
-        Path.home() / ".cache" / "torch_extensions"
-    )
+    """The folder that keeps DeepSpeed's compiled operators from one test run to the next."""
+    default = Path.home() / ".cache" / "torch_extensions"
+    return os.environ.get("TORCH_EXTENSIONS_DIR") or str(default)
 
 
 def environment(config: str, seen: Path | str = "") -> dict:
-    """Of a launched run under a config of accelerate_configs/."""
-    shim = "1" if config == "fsdp2" else ""  # accelerate leaves FSDP out without GPUs
+    """The environment of a run that is launched under a config of accelerate_configs/."""
+    shim = ""
+    if config == "fsdp2":
+        shim = "1"  # accelerate leaves FSDP out without GPUs
     return {
         **CPU,
         "FSDP_ON_CPU": shim,
@@ -52,34 +57,37 @@ def environment(config: str, seen: Path | str = "") -> dict:
 
 
 def launcher(config: str | Path, processes: int = 2) -> list:
-    """The beginning of a command that launches under a shipped config, named, or another one, by its path."""
-    file = config if isinstance(config, Path) else f"accelerate_configs/{config}.yaml"
-    return [
-        *LAUNCH,
-        "--config_file",
-        file,
-        "--num_processes",
-        processes,
-        "--main_process_port",
-        free_port(),
-    ]
+    """The beginning of a command that launches under a config.
+
+    A string names a config of accelerate_configs/; a Path is another one.
+    """
+    file = f"accelerate_configs/{config}.yaml"
+    if isinstance(config, Path):
+        file = config
+    options = ["--config_file", file, "--num_processes", processes]
+    return [*LAUNCH, *options, "--main_process_port", free_port()]
 
 
 def launch(config: str, processes: int, *command, seen: Path):
-    """`accelerate launch` of a shipped config -> (finished process, what each process saw, by rank)."""
+    """`accelerate launch` of a shipped config.
+
+    Returns:
+        The finished process, and what each process saw, by rank.
+    """
     seen.mkdir(parents=True)
-    done = run_script(
-        *launcher(config, processes), *command, env=environment(config, seen), timeout=600
-    )
+    launch_prefix = launcher(config, processes)
+    done = run_script(*launch_prefix, *command, env=environment(config, seen), timeout=600)
     return done, read_seen(seen)
 
 
 def needs_compiler(config: str) -> None:
+    """Skip the test of a DeepSpeed config on a machine without a compiler."""
     if config.startswith("zero") and shutil.which("g++") is None:
         pytest.skip("DeepSpeed compiles its operators: g++ is needed")
 
 
 def read_seen(folder: Path) -> list[dict]:
+    """What each process saw, by rank."""
     return [read_json(path) for path in sorted(folder.iterdir())]
 
 
@@ -87,7 +95,7 @@ def read_json(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-# ------------------------------------------------------------------ several runs in one process
+# --- Several runs in one process ------------------------------------------------------------------
 
 
 @dataclass
@@ -123,7 +131,9 @@ def train_several(
         run["seen"] = str(seen_folder)
     runs_file = folder / "runs.json"
     runs_file.write_text(json.dumps(runs), encoding="utf-8")
-    launch_prefix = launcher("ddp", processes) if processes > 1 else []
+    launch_prefix = []
+    if processes > 1:
+        launch_prefix = launcher("ddp", processes)
     script = REPO / "tests" / "several.py"
     done = run_script(*launch_prefix, script, runs_file, env=env or CPU, timeout=1500, check=False)
     finished = []

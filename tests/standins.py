@@ -1,6 +1,7 @@
-"""Tiny stand-ins for real models and data, built in seconds: `make_model(folder, "qwen")`, `hh_rows(40)`.
+"""Tiny stand-ins for real models and data: `make_model(folder, "qwen")`, `hh_rows(40)`.
 
-Same architecture, special tokens and chat template as the real one; small random weights from a fixed seed.
+They are built in seconds. A stand-in has the architecture, special tokens and chat template
+of the real model, and small random weights from a fixed seed.
 """
 
 import random
@@ -15,35 +16,46 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     LlamaConfig,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-ZEPHYR = (  # TinyLlama-1.1B-Chat's own template
-    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}"
-    "\n{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
-    "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
-    "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
+# TinyLlama-1.1B-Chat's own template.
+ZEPHYR = (
+    "{% for message in messages %}\n"
+    "{% if message['role'] == 'user' %}\n"
+    "{{ '<|user|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'system' %}\n"
+    "{{ '<|system|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'assistant' %}\n"
+    "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n"
+    "{% endif %}\n"
+    "{% if loop.last and add_generation_prompt %}\n"
+    "{{ '<|assistant|>' }}\n"
+    "{% endif %}\n"
+    "{% endfor %}"
 )
-KINDS = {  # special tokens, what the tokenizer's roles are, template; as in the real repositories
+LLAMA3_TOKENS = (
+    "<|begin_of_text|> <|end_of_text|> <|reserved_special_token_0|> <|reserved_special_token_1|> "
+    "<|start_header_id|> <|end_header_id|> <|eot_id|>"
+).split()
+# kind -> its special tokens, the roles that its tokenizer gives them, and its chat template; all as
+# in the real repositories.
+KINDS = {
     "qwen": (
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
         (TEMPLATES / "qwen2_5.jinja").read_text(encoding="utf-8"),
     ),
     "llama3": (
-        [
-            "<|begin_of_text|>",
-            "<|end_of_text|>",
-            "<|reserved_special_token_0|>",
-            "<|reserved_special_token_1|>",
-        ]
-        + ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        LLAMA3_TOKENS,
         {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
         (TEMPLATES / "llama3.jinja").read_text(encoding="utf-8"),
     ),
-    "tinyllama": (  # pad = eos, as on the Hub
+    # The tokenizer pads with the end token, as on the Hub.
+    "tinyllama": (
         ["<unk>", "<s>", "</s>"],
         {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"},
         ZEPHYR,
@@ -56,20 +68,22 @@ KINDS = {  # special tokens, what the tokenizer's roles are, template; as in the
     ),
 }
 WORDS = (
-    "tea coffee garden music river winter bread window paper train morning letter how what why can you tell me about the "
-    "best way to make it is a good idea to start with some water and a little patience sure here are three steps sorry i "
-    "would rather not say that depends on many things first then finally thank you for asking please stop"
+    "tea coffee garden music river winter bread window paper train morning letter how what why can "
+    "you tell me about the best way to make it is a good idea to start with some water and a "
+    "little patience sure here are three steps sorry i would rather not say that depends on many "
+    "things first then finally thank you for asking please stop"
 ).split()
 
 
 def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of one of KINDS on WORDS."""
     special, roles, template = KINDS[kind]
     if kind == "encoder":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,!?'\"-()[]<>|/:_")
+        alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789.,!?'\"-()[]<>|/:_")
         trainer = trainers.WordPieceTrainer(
-            vocab_size=400, special_tokens=special, initial_alphabet=letters
+            vocab_size=400, special_tokens=special, initial_alphabet=alphabet
         )
         tokenizer.train_from_iterator(WORDS, trainer)
         ids = {token: tokenizer.token_to_id(token) for token in special}
@@ -85,7 +99,8 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
             vocab_size=400, special_tokens=special, initial_alphabet=alphabet
         )
         tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
-        if "bos_token" in roles:  # these tokenizers add BOS by themselves
+        # These tokenizers add BOS by themselves.
+        if "bos_token" in roles:
             bos = roles["bos_token"]
             tokenizer.post_processor = processors.TemplateProcessing(
                 single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
@@ -95,22 +110,22 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_config(kind: str, tokenizer, layers: int = 2):
+def make_config(kind: str, tokenizer: PreTrainedTokenizerFast, layers: int = 2) -> PretrainedConfig:
+    """The config of a tiny model of one of KINDS."""
     sizes = {
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 2048,
     }
-    sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 2048}
-    sizes |= (
-        {"hidden_size": 64} if kind == "llama3" else {}
-    )  # the least that bitsandbytes packs for a CPU in 4 bits
+    if kind == "llama3":
+        sizes["hidden_size"] = 64  # the least that bitsandbytes packs for a CPU in 4 bits
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     if kind == "encoder":
-        return BertConfig(
-            **{**sizes, "max_position_embeddings": 512}, pad_token_id=tokenizer.pad_token_id
-        )
+        sizes["max_position_embeddings"] = 512
+        return BertConfig(**sizes, pad_token_id=tokenizer.pad_token_id)
     if kind in ("llama3", "tinyllama"):
         return LlamaConfig(
             **sizes, **ids, num_key_value_heads=2, bos_token_id=tokenizer.bos_token_id
@@ -118,19 +133,17 @@ def make_config(kind: str, tokenizer, layers: int = 2):
     return Qwen2Config(**sizes, **ids, num_key_value_heads=2, bos_token_id=None)
 
 
-def make_model(folder, kind: str, seed: int = 0, layers: int = 2) -> Path:
-    """A language model (or encoder) without a reward head, saved to `folder`."""
+def make_model(folder: Path | str, kind: str, seed: int = 0, layers: int = 2) -> Path:
+    """Save a language model (or an encoder) without a reward head, and its tokenizer."""
     tokenizer = make_tokenizer(kind)
     torch.manual_seed(seed)
     config = make_config(kind, tokenizer, layers)
-    model = (
-        AutoModel.from_config(config)
-        if kind == "encoder"
-        else AutoModelForCausalLM.from_config(config)
-    )
-    with (
-        torch.no_grad()
-    ):  # transformers' std of .02 makes all rewards nearly equal, which hides faults
+    if kind == "encoder":
+        model = AutoModel.from_config(config)
+    else:
+        model = AutoModelForCausalLM.from_config(config)
+    # transformers' standard deviation of .02 makes all rewards nearly equal, which hides faults.
+    with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.3)
@@ -140,10 +153,18 @@ def make_model(folder, kind: str, seed: int = 0, layers: int = 2) -> Path:
 
 
 def hh_rows(n: int, seed: int = 0, turns: int = 2) -> list[dict]:
-    """HH-RLHF transcripts of random words; the rejected answer apologises, so that there is something to learn."""
+    """HH-RLHF transcripts of random words.
+
+    The rejected answer apologises, so that there is something to learn.
+
+    Args:
+        n: the number of pairs.
+        seed: of the words; it also stands in each prompt.
+        turns: a prompt has at most so many questions.
+    """
     rng = random.Random(seed)
 
-    def words(low, high):
+    def words(low: int, high: int) -> str:
         return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
 
     rows = []
@@ -153,12 +174,9 @@ def hh_rows(n: int, seed: int = 0, turns: int = 2) -> list[dict]:
             for _ in range(rng.randint(0, turns - 1))
         )
         prompt += f"\n\nHuman: {seed} {i} {words(4, 12)}?\n\nAssistant:"
-        rows.append(
-            {
-                "chosen": f"{prompt} here are three steps {words(4, 20)}",
-                "rejected": f"{prompt} sorry {words(4, 20)}",
-            }
-        )
+        chosen = f"{prompt} here are three steps {words(4, 20)}"
+        rejected = f"{prompt} sorry {words(4, 20)}"
+        rows.append({"chosen": chosen, "rejected": rejected})
     return rows
 
 

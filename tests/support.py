@@ -24,16 +24,31 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 
 
 def run_script(
-    *command, timeout: float = 300, env: dict | None = None, cwd: Path = REPO, check: bool = True
-):
-    """Run `python COMMAND...` in the repository; the CompletedProcess, with text output. `check`: it must exit 0."""
+    *command,
+    timeout: float = 300,
+    env: dict | None = None,
+    cwd: Path = REPO,
+    check: bool = True,
+) -> subprocess.CompletedProcess:
+    """Run `python COMMAND...` in the repository; the output is text.
+
+    Args:
+        command: the script and its options.
+        timeout: seconds.
+        env: what is added to this process's environment.
+        cwd: the folder that the command runs in.
+        check: whether an exit status above 0 raises AssertionError, with the end of the output.
+    """
     done = subprocess.run(
         [sys.executable, *map(str, command)],
-        cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     if check and done.returncode:
-        raise AssertionError(
-            f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
-        )
+        output = f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        raise AssertionError(f"exit {done.returncode}\n{output}")
     return done

@@ -1,12 +1,11 @@
-"""python data/quickstart/make.py [--model]
+"""Makes the demonstration whose truth is known: `python data/quickstart/make.py [--model]`
 
-Makes the demonstration whose truth is known: preference pairs labelled by simulated raters
-(train.jsonl.gz and test.jsonl.gz), and a tiny untrained language model (model/). With --model, only
-the model folder.
+It makes preference pairs labelled by simulated raters (train.jsonl.gz and test.jsonl.gz), and a
+tiny untrained language model (model/). With --model, only the model folder.
 
 The raters' utility and their length bias are stated below, so an audit can be checked against what
-was planted. The pairs need the standard library alone. What is already there and right is left as
-it is: repeating takes a second.
+was planted. The pairs need the standard library alone. What is already there and right is left
+alone: repeating takes a second.
 """
 
 import argparse
@@ -18,6 +17,7 @@ import math
 import os
 import random
 import shutil
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,33 +28,31 @@ SEED = 1
 TRAIN_PAIRS = 5000
 TEST_PAIRS = 2200  # a 95% interval of about +-2 points
 
-# An answer's utility is u = RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy, where
-# courtesy is -1 (rude), 0 (plain) or 1 (polite).
+# The utility of an answer, where courtesy is -1 (rude), 0 (plain) or 1 (polite):
+#     u = RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy
 # No sum of differences is zero: in every pair one answer is truly better.
 RELEVANCE = 2.0
 CANDOUR = 1.5
 COURTESY = 0.7
-# P(A preferred) = sigmoid((u_A - u_B + length_bias * (words_A - words_B) / LENGTH_SCALE) / NOISE)
+# What a rater prefers:
+#     advantage = u_A - u_B + length_bias * (words_A - words_B) / LENGTH_SCALE
+#     P(A preferred) = sigmoid(advantage / NOISE)
 NOISE = 0.8
 LENGTH_SCALE = 12  # words; about two filler sentences
 TRAIN_LENGTH_BIAS = 1.0  # the planted fault: training raters like long answers
 TEST_LENGTH_BIAS = 0.0  # test raters do not, so the fault can be measured
 TEST_VOTES = 3
 
-SUBSETS = {
-    "relevance": 0.25,
-    "candour": 0.21,
-    "courtesy": 0.21,
-    "multi-turn": 0.33,
-}  # shares of the pairs
-# multi-turn: the share of wrong answers that fit an earlier question; the others fit no question
+# The shares of the pairs.
+SUBSETS = {"relevance": 0.25, "candour": 0.21, "courtesy": 0.21, "multi-turn": 0.33}
+# Multi-turn: the share of wrong answers that fit an earlier question; the others fit no question.
 STALE = 0.5
-MIXED = 0.2  # chance that an attribute other than the subset's own is drawn for each answer apart
+# The chance that an attribute other than the subset's own is drawn for each answer apart.
+MIXED = 0.2
 # The share of answers that say whether they keep to the question: relevance that needs no matching.
 ANNOUNCED = 0.25
-MAX_FILLERS = (
-    4  # 0-4 neutral sentences an answer, whatever its quality: length says nothing about utility
-)
+# An answer has 0 to 4 neutral sentences, whatever its quality: length says nothing about utility.
+MAX_FILLERS = 4
 
 VOCAB_SIZE = 2048  # an upper limit: the words of the pairs need fewer
 HIDDEN_SIZE = 64
@@ -73,25 +71,40 @@ CHAT_TEMPLATE = (
 
 @dataclass
 class Answer:
+    """A completion and its true utility."""
+
     text: str
     utility: float
 
     @property
-    def words(self):
+    def words(self) -> int:
+        """The number of its words."""
         return len(self.text.split())
 
 
 # --- Text -----------------------------------------------------------------------------------------
 
 
-def draw_tasks(rng, n):
-    """n tasks of n different topics, each as (task, its pieces of advice)."""
+def draw_tasks(rng: random.Random, n: int) -> list[tuple[str, list[str]]]:
+    """Draw n tasks of n different topics, each as (task, its pieces of advice)."""
     topics = rng.sample(list(PHRASES["topics"].values()), n)
     return [rng.choice(list(topic.items())) for topic in topics]
 
 
-def answer(rng, advice, relevant, candid, courtesy):
-    """An answer with the given qualities; its filler sentences are drawn apart from them."""
+def answer(
+    rng: random.Random, advice: list[str], relevant: bool, candid: bool, courtesy: int
+) -> Answer:
+    """Draw an answer with the given qualities.
+
+    The number of its filler sentences does not depend on the qualities.
+
+    Args:
+        rng: what draws.
+        advice: at least two pieces, of which two are told.
+        relevant: whether the advice fits the question.
+        candid: whether it tells the advice plainly, not evasively.
+        courtesy: -1 (rude), 0 (plain) or 1 (polite).
+    """
     first, second = rng.sample(advice, 2)
     body, closing = rng.choice(PHRASES["candid" if candid else "evasive"])
     sentences = [body.format(first=first, second=second), closing]
@@ -100,22 +113,23 @@ def answer(rng, advice, relevant, candid, courtesy):
     if courtesy:
         sentences.insert(0, rng.choice(PHRASES["polite" if courtesy > 0 else "rude"]))
     sentences += rng.sample(PHRASES["fillers"], rng.randint(0, MAX_FILLERS))
-    return Answer(
-        " ".join(sentences), RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy
-    )
+    utility = RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy
+    return Answer(" ".join(sentences), utility)
 
 
-def draw_dialogue(rng, subset):
-    """A prompt in transcript form, its first human turn, and two answers.
+def draw_dialogue(rng: random.Random, subset: str) -> tuple[str, str, list[Answer]]:
+    """Draw a prompt and two answers that differ in what the subset is about.
 
-    The answers differ in what the subset is about.
+    Returns:
+        The prompt in transcript form, its first human turn, and the two answers.
     """
-    turns = rng.choice([2, 2, 3]) if subset == "multi-turn" else 1
+    turns = 1
+    if subset == "multi-turn":
+        turns = rng.choice([2, 2, 3])
     *tasks, (_, other_advice) = draw_tasks(rng, turns + 1)
     question = f"{tasks[0][0]} {rng.choice(PHRASES['contexts'])}".strip()
     opener = rng.choice(PHRASES["openers"])
-    asked = rng.choice(PHRASES["questions"]).format(task=question)
-    first_turn = f"{opener} {asked}".strip()
+    first_turn = f"{opener} {rng.choice(PHRASES['questions']).format(task=question)}".strip()
     prompt = f"\n\nHuman: {first_turn}"
     for (_, advice), (task, _) in itertools.pairwise(tasks):
         reply = rng.choice(PHRASES["replies"]).format(first=rng.choice(advice))
@@ -137,7 +151,9 @@ def draw_dialogue(rng, subset):
         courtesy = [1, -1]
     else:
         stale = subset == "multi-turn" and rng.random() < STALE
-        advice[1] = rng.choice(tasks[:-1])[1] if stale else other_advice
+        advice[1] = other_advice
+        if stale:
+            advice[1] = rng.choice(tasks[:-1])[1]
     relevant = [True, advice[0] == advice[1]]
     qualities = zip(advice, relevant, candid, courtesy, strict=True)
     return prompt, first_turn, [answer(rng, *each) for each in qualities]
@@ -146,30 +162,52 @@ def draw_dialogue(rng, subset):
 # --- Raters ---------------------------------------------------------------------------------------
 
 
-def preference(a, b, length_bias):
+def preference(a: Answer, b: Answer, length_bias: float) -> float:
     """P(a rater prefers a to b)."""
     advantage = a.utility - b.utility + length_bias * (a.words - b.words) / LENGTH_SCALE
     return 1 / (1 + math.exp(-advantage / NOISE))
 
 
-def bayes_accuracy(a, b):
-    """P(the majority of three unbiased raters sides with the truly better answer).
+def bayes_accuracy(a: Answer, b: Answer) -> float:
+    """P(the majority of three unbiased raters prefers the truly better answer).
 
-    It is p^3 + 3 p^2 (1 - p), where p is the probability that one of them does.
+    It is p^3 + 3 p^2 (1 - p), where p is the chance that one of them does.
     """
-    p = (
-        preference(a, b, length_bias=0)
-        if a.utility > b.utility
-        else preference(b, a, length_bias=0)
-    )
+    better, worse = a, b
+    if b.utility > a.utility:
+        better, worse = b, a
+    p = preference(better, worse, length_bias=0)
     return p**3 + 3 * p**2 * (1 - p)
 
 
-def draw_rows(rng, n, votes, length_bias, forbidden=frozenset(), rate=None):
-    """n labelled rows, their first human turns, and the share whose label is on the better answer.
+@dataclass
+class DrawnRows:
+    """The labelled rows of one split."""
 
-    The texts do not depend on length_bias, only the labels do. forbidden: first human turns of the
-    other split. rate: more columns, made from the chosen and the rejected Answer.
+    rows: list[dict]
+    first_turns: set[str]  # the first human turns of the rows
+    agreed: float  # the share of rows whose label sides with the truly better answer
+
+
+def draw_rows(
+    rng: random.Random,
+    n: int,
+    votes: int,
+    length_bias: float,
+    forbidden: Set[str] = frozenset(),
+    rate: Callable[[Answer, Answer], dict] | None = None,
+) -> DrawnRows:
+    """Draw n labelled rows.
+
+    The texts do not depend on length_bias, only the labels do.
+
+    Args:
+        rng: what draws.
+        n: the number of rows.
+        votes: the number of raters of a pair; the majority labels it.
+        length_bias: how much the raters like long answers; 0 for not at all.
+        forbidden: first human turns of the other split, which no row may have.
+        rate: makes more columns from the chosen and the rejected Answer.
     """
     rows, first_turns, seen, agreed = [], set(), set(), 0
     while len(rows) < n:
@@ -187,23 +225,40 @@ def draw_rows(rng, n, votes, length_bias, forbidden=frozenset(), rate=None):
         if votes == TEST_VOTES:
             row["votes"] = [max(for_a, votes - for_a), min(for_a, votes - for_a)]
             row["bayes_accuracy"] = round(bayes_accuracy(a, b), 6)
-        row |= rate(chosen, rejected) if rate else {}
+        if rate:
+            row |= rate(chosen, rejected)
         rows.append(row)
-    return rows, first_turns, agreed / n
+    return DrawnRows(rows, first_turns, agreed / n)
 
 
-def make_pairs(seed=SEED, length_bias=TRAIN_LENGTH_BIAS, rate=None):
-    """{"train": rows, "test": rows}, and for each the share of labels on the truly better side."""
-    test, taken, test_agreed = draw_rows(
-        random.Random(f"{seed} test"), TEST_PAIRS, TEST_VOTES, TEST_LENGTH_BIAS
-    )
+def make_pairs(
+    seed: int = SEED,
+    length_bias: float = TRAIN_LENGTH_BIAS,
+    rate: Callable[[Answer, Answer], dict] | None = None,
+) -> tuple[dict[str, list[dict]], dict[str, float]]:
+    """Draw both splits.
+
+    Args:
+        seed: of the texts and the labels.
+        length_bias: of the training raters.
+        rate: makes more columns of the training rows, as in `draw_rows`.
+
+    Returns:
+        The rows by split, and for each split the share of labels on the truly better side.
+    """
+    rng = random.Random(f"{seed} test")
+    test = draw_rows(rng, TEST_PAIRS, TEST_VOTES, TEST_LENGTH_BIAS)
     rng = random.Random(f"{seed} train")
-    train, _, train_agreed = draw_rows(rng, TRAIN_PAIRS, 1, length_bias, forbidden=taken, rate=rate)
-    return {"train": train, "test": test}, {"train": train_agreed, "test": test_agreed}
+    train = draw_rows(rng, TRAIN_PAIRS, 1, length_bias, forbidden=test.first_turns, rate=rate)
+    rows = {"train": train.rows, "test": test.rows}
+    return rows, {"train": train.agreed, "test": test.agreed}
 
 
-def write_rows(path, rows):
-    """Gzipped JSON lines. The gzip header has no time and no name: equal rows give equal bytes."""
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write gzipped JSON lines: the same rows give the same bytes.
+
+    The gzip header has neither a time nor a name.
+    """
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if path.exists() and gzip.decompress(path.read_bytes()) == text:
         return
@@ -218,7 +273,7 @@ def write_rows(path, rows):
 # --- Model ----------------------------------------------------------------------------------------
 
 
-def make_tokenizer(texts):
+def make_tokenizer(texts: Iterable[str]):
     """A byte-level BPE tokenizer in Qwen's manner, trained on the texts."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -226,8 +281,8 @@ def make_tokenizer(texts):
     # Qwen2's own pattern: transformers may load the files as a Qwen2 tokenizer, which brings this
     # pattern along.
     pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -254,7 +309,7 @@ def make_tokenizer(texts):
     )
 
 
-def make_model(path, train_rows, seed=SEED):
+def make_model(path: Path, train_rows: list[dict], seed: int = SEED) -> None:
     """Write the folder of a tiny Qwen2 with seeded random weights, and of its tokenizer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -279,7 +334,7 @@ def make_model(path, train_rows, seed=SEED):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
 
-    # Written beside and renamed, so that an interrupted run leaves no half folder behind.
+    # It is written beside and renamed, so that an interrupted run leaves no half folder behind.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
@@ -288,7 +343,7 @@ def make_model(path, train_rows, seed=SEED):
     unfinished.rename(path)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("--model", action="store_true", help="only write the model folder")
     only_model = parser.parse_args().model
@@ -297,10 +352,8 @@ def main():
     if not only_model:
         for split, rows in pairs.items():
             write_rows(HERE / f"{split}.jsonl.gz", rows)
-            print(
-                f"{split}.jsonl.gz: {len(rows)} pairs, {agreed[split]:.3f} of the labels "
-                "on the truly better side"
-            )
+            agreement = f"{agreed[split]:.3f} of the labels on the truly better side"
+            print(f"{split}.jsonl.gz: {len(rows)} pairs, {agreement}")
         ceiling = sum(row["bayes_accuracy"] for row in pairs["test"]) / len(pairs["test"])
         print(f"Bayes ceiling on test: {ceiling:.4f}")
 

@@ -1,4 +1,7 @@
-"""A real pretrained encoder on real HH-RLHF pairs, through recipes/minilm-hh.yaml and a loopback hub."""
+"""A real pretrained encoder learns real HH-RLHF pairs.
+
+It is trained by recipes/minilm-hh.yaml, from a loopback hub.
+"""
 
 import gzip
 import importlib.util
@@ -35,23 +38,12 @@ def test_minilm_learns_real_pairs(real_encoder, hh_real, tmp_path):
     rows = rows[:150]
     write_rows(tmp_path / "hub/datasets/Anthropic/hh-rlhf/harmless-base/test.jsonl.gz", rows)
     out = tmp_path / "rm-out"
-    less = [
-        "--output_dir",
-        out,
-        "--max_steps",
-        60,
-        "--max_length",
-        128,
-        "--max_dropped",
-        0.3,
-        "--save_steps",
-        60,
-    ]
+    limits = ["--output_dir", out, "--max_steps", 60, "--save_steps", 60]
+    limits += ["--max_length", 128, "--max_dropped", 0.3]
     with serve(tmp_path / "hub") as url:
         environment = hub_environment(url, tmp_path / "home")
-        run_script(
-            "train_rm.py", "--recipe", "recipes/minilm-hh.yaml", *less, env=environment, timeout=900
-        )
+        train = ["train_rm.py", "--recipe", "recipes/minilm-hh.yaml", *limits]
+        run_script(*train, env=environment, timeout=900)
         run_script("audit.py", "--ckpt", out, env=environment, timeout=600)
 
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
@@ -61,11 +53,8 @@ def test_minilm_learns_real_pairs(real_encoder, hh_real, tmp_path):
     ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
     assert sum(counts["read"] for counts in ledger.values()) == 150
     checks = json.loads((out / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
-    assert (
-        next(check for check in checks if check["name"] == "accuracy")["n"]
-        == ledger["test"]["kept"]
-        > 20
-    )
+    accuracy = next(check for check in checks if check["name"] == "accuracy")
+    assert accuracy["n"] == ledger["test"]["kept"] > 20
     state = json.loads((out / "checkpoint-60" / "trainer_state.json").read_text(encoding="utf-8"))
     accuracies = [log["accuracy"] for log in state["log_history"] if "accuracy" in log]
     assert len(accuracies) == 6 and accuracies[-1] > 0.75

@@ -1,4 +1,7 @@
-"""The README's first command, at full length: the demonstration trains, and its audit finds what was planted."""
+"""The README's first command, at full length.
+
+The demonstration trains, and its audit finds what was planted.
+"""
 
 import gzip
 import json
@@ -15,9 +18,8 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     out = tmp_path / "rm-out"
     recipe = ["--recipe", "recipes/quickstart.yaml", "--output_dir", out]
     trained = run_script("-m", "accelerate.commands.launch", "train_rm.py", *recipe, timeout=900)
-    assert (
-        "machine: " in trained.stdout and "a fresh process gives the same rewards" in trained.stdout
-    )
+    assert "machine: " in trained.stdout
+    assert "a fresh process gives the same rewards" in trained.stdout
     audited = run_script("audit.py", "--ckpt", out, timeout=300)
     assert f"open {out}/audit/report.html" in audited.stdout
 
@@ -26,21 +28,22 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     accuracy = overall["accuracy"]
     ceiling = float(re.search(r"ceiling (\.\d+)", accuracy["note"])[1])
     assert accuracy["n"] >= 2000 and ceiling >= 0.82
-    assert (
-        0.65 <= accuracy["value"] <= 0.80 and accuracy["verdict"] == "pass"
-    )  # it beats the length rules
+    assert 0.65 <= accuracy["value"] <= 0.80
+    assert accuracy["verdict"] == "pass"  # it beats the length rules
     # The training raters' liking for length, which the test raters do not share.
     assert overall["length correlation, within pairs"]["low"] > 0.3
     assert overall["length correlation, within pairs"]["verdict"] in ("warn", "fail")
     assert overall["length correlation, pooled"]["value"] > 0.3
     assert overall["length excess"]["low"] > 0.05 and overall["length excess"]["verdict"] == "warn"
-    # The test raters' noise: how often one of them errs, if all did alike, is known from what they were drawn from.
+    # The test raters' noise: how often one of them errs, if all did alike, is known from what
+    # their votes were drawn from.
     truth = planted_noise()
     assert overall["label noise"]["low"] - 0.01 < truth < overall["label noise"]["high"] + 0.01
     noise = f"{overall['label noise']['value']:.3f}".removeprefix("0")
     assert f"a rater errs on {noise} of pairs" in audited.stdout
 
-    # A recipe against length turns the verdict, and gains accuracy; less than half of the excess is left.
+    # A recipe against length turns the verdict, and gains accuracy; less than half of the excess
+    # is left.
     debiased = tmp_path / "debiased"
     run_script("train_rm.py", *recipe[:3], debiased, "--length_head", "true", timeout=900)
     run_script("audit.py", "--ckpt", debiased, "--quick", timeout=300)
@@ -50,15 +53,18 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     for name in ("length correlation, pooled", "length correlation, within pairs"):
         assert length[name]["verdict"] in ("pass", "not measurable")
     assert length["length excess"]["value"] < overall["length excess"]["value"] / 2
-    found = next(
-        check for check in checks if check["name"] == "accuracy" and check["subset"] is None
-    )
-    assert found["value"] > accuracy["value"]
+    overall_checks = [check for check in checks if check["subset"] is None]
+    debiased_accuracy = next(c for c in overall_checks if c["name"] == "accuracy")
+    assert debiased_accuracy["value"] > accuracy["value"]
 
 
 def planted_noise() -> float:
-    """The error rate e with 1 - 2 e (1 - e) = the mean over test pairs of 1 - 2 p (1 - p), p a rater's chance to side with the
-    better answer; a row holds b = p^3 + 3 p^2 (1 - p), the chance that two of three do."""
+    """How often a rater of the test split errs, if all of them did alike.
+
+    It is the error rate e with 1 - 2 e (1 - e) = the mean over test pairs of 1 - 2 p (1 - p), where
+    p is a rater's chance to side with the better answer. A row holds b = p^3 + 3 p^2 (1 - p), the
+    chance that two of three do.
+    """
     with gzip.open(REPO / "data/quickstart/test.jsonl.gz", "rt", encoding="utf-8") as file:
         b = np.array([json.loads(line)["bayes_accuracy"] for line in file])
     grid = np.linspace(0, 1, 10_001)

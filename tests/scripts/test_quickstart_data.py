@@ -1,7 +1,9 @@
-"""python -m pytest tests/scripts/test_quickstart_data.py
+"""The bundled demonstration: its pairs can be remade, and they hold what was planted.
 
-The bundled demonstration: the pairs can be remade, their ceiling is what they say, and the length
-bias of the training raters, and of them alone, is in the labels.
+Their ceiling is what they say, and the length bias of the training raters, and of them alone, is
+in the labels.
+
+python -m pytest tests/scripts/test_quickstart_data.py
 """
 
 import gzip
@@ -59,9 +61,10 @@ def words_more(row):
 
 
 def share_longer(rows):
-    """The share of pairs whose chosen answer is the longer, and its standard error under chance.
+    """How often the chosen answer is the longer one, without ties.
 
-    Ties are left out.
+    Returns:
+        The share of such pairs, and its standard error under chance.
     """
     differences = [d for d in map(words_more, rows) if d]
     return sum(d > 0 for d in differences) / len(differences), 0.5 / math.sqrt(len(differences))
@@ -73,9 +76,8 @@ def test_remaking_gives_the_committed_rows_and_the_same_bytes(make, remade, tmp_
     make.write_rows(first, remade[0][split])
     make.write_rows(second, remade[0][split])
     assert first.read_bytes() == second.read_bytes()
-    assert gzip.decompress(first.read_bytes()) == gzip.decompress(
-        (FOLDER / f"{split}.jsonl.gz").read_bytes()
-    )
+    committed = (FOLDER / f"{split}.jsonl.gz").read_bytes()
+    assert gzip.decompress(first.read_bytes()) == gzip.decompress(committed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.jsonl.gz", "second.jsonl.gz"]
 
 
@@ -112,17 +114,14 @@ def test_votes_and_ceiling(rows, remade):
     ceiling = sum(row["bayes_accuracy"] for row in test) / len(test)
     assert ceiling >= 0.82
     agreed = remade[1]["test"]  # the share of labels on the truly better side
-    deviation = math.sqrt(
-        sum(row["bayes_accuracy"] * (1 - row["bayes_accuracy"]) for row in test)
-    ) / len(test)
+    variance = sum(row["bayes_accuracy"] * (1 - row["bayes_accuracy"]) for row in test)
+    deviation = math.sqrt(variance) / len(test)
     assert abs(agreed - ceiling) < 3 * deviation
 
 
 def test_bayes_accuracy_is_the_majority_of_three_unbiased_votes(make):
-    better, worse = (
-        make.Answer("short", 2.0),
-        make.Answer("a much longer answer than the other", 0.5),
-    )
+    better = make.Answer("short", 2.0)
+    worse = make.Answer("a much longer answer than the other", 0.5)
     p = 1 / (1 + math.exp(-1.5 / make.NOISE))
     votes = [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
     expected = sum(p ** sum(v) * (1 - p) ** (3 - sum(v)) for v in votes if sum(v) >= 2)
@@ -131,9 +130,8 @@ def test_bayes_accuracy_is_the_majority_of_three_unbiased_votes(make):
 
 
 def test_splits_share_no_first_human_turn(rows):
-    train, test = (
-        {first_human_turn(row["chosen"]) for row in rows[split]} for split in ("train", "test")
-    )
+    train = {first_human_turn(row["chosen"]) for row in rows["train"]}
+    test = {first_human_turn(row["chosen"]) for row in rows["test"]}
     assert not train & test
 
 
@@ -177,11 +175,8 @@ def test_model_folder_loads_and_is_the_same_when_made_again(make, remade, tmp_pa
     model = AutoModelForSequenceClassification.from_pretrained(first, num_labels=1)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.config.pad_token_id == tokenizer.pad_token_id
-    assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token) == (
-        "<|endoftext|>",
-        "<|im_end|>",
-        None,
-    )
+    tokens = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token)
+    assert tokens == ("<|endoftext|>", "<|im_end|>", None)
     assert model.config.vocab_size == len(tokenizer)
 
     messages = [
@@ -195,7 +190,6 @@ def test_model_folder_loads_and_is_the_same_when_made_again(make, remade, tmp_pa
     )
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
-    assert make.make_tokenizer([row["chosen"] for row in remade[0]["train"][:50]]).encode(
-        text
-    )  # unseen bytes encode
+    small = make.make_tokenizer([row["chosen"] for row in remade[0]["train"][:50]])
+    assert small.encode(text)  # it encodes bytes that it has not seen
     assert model(torch.tensor([ids])).logits.shape == (1, 1)

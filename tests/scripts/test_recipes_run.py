@@ -267,8 +267,9 @@ def test_recipe_runs_unmodified(recipe, recipe_runs, hub_root):
         ).stdout
         values = re.findall(r"^([AB])  ([+-]\d+\.\d{4})  (.*)$", scored, re.MULTILINE)
         assert [(letter, text) for letter, _, text in values] == [
-            ("A", "start with some water"), ("B", "sorry i would rather not say"),
-        ]  # fmt: skip
+            ("A", "start with some water"),
+            ("B", "sorry i would rather not say"),
+        ]
         assert values[0][1] != values[1][1]
         assert "P(A beats B) = " in scored and "A, reward after each token" in scored
 

@@ -224,10 +224,18 @@ def test_grpo_trainer_equals_training(kind, trained, standin, tmp_path):
     ckpt = ckpt / "merged" if kind == "merged" else ckpt
     prompts, completions = [t["prompt"] for t in texts], [t["completion"] for t in texts]
     trainer = GRPOTrainer(
-        model=str(standin("qwen")), reward_funcs=str(ckpt), train_dataset=Dataset.from_dict({"prompt": prompts}),
-        args=GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", num_generations=2,
-                        per_device_train_batch_size=2),
-    )  # fmt: skip
+        model=str(standin("qwen")),
+        reward_funcs=str(ckpt),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        args=GRPOConfig(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            num_generations=2,
+            per_device_train_batch_size=2,
+        ),
+    )
     found = trainer._calculate_rewards(
         [{"prompt": prompt} for prompt in prompts], prompts, completions, None
     )
@@ -433,14 +441,21 @@ def test_csv_and_gz(trained, scorer, run, tmp_path):
         )
 
 
-@pytest.mark.parametrize(("name", "text", "line"), [
-    ("in.jsonl", '{"prompt": "a", "completion": "b"}\n\n{"prompt": "a", "completion": "secret\n', 3),
-    ("in.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": 5}\n', 2),
-    ("in.jsonl", '{"prompt": "a", "completion": "b"}\n["secret"]\n', 2),
-    ("in.jsonl", '{"completion": "secret"}\n', 1),
-    ("in.jsonl", '{"question": "secret"}\n', 1),
-    ("in.csv", "prompt,completion\na,b\nsecret\n", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        (
+            "in.jsonl",
+            '{"prompt": "a", "completion": "b"}\n\n{"prompt": "a", "completion": "secret\n',
+            3,
+        ),
+        ("in.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": 5}\n', 2),
+        ("in.jsonl", '{"prompt": "a", "completion": "b"}\n["secret"]\n', 2),
+        ("in.jsonl", '{"completion": "secret"}\n', 1),
+        ("in.jsonl", '{"question": "secret"}\n', 1),
+        ("in.csv", "prompt,completion\na,b\nsecret\n", 3),
+    ],
+)
 def test_a_malformed_row_is_named_by_file_and_line(name, text, line, trained, run, tmp_path):
     (tmp_path / name).write_text(text)
     command = [
@@ -508,10 +523,12 @@ def test_the_one_off_form(trained, scorer, run):
     )
     assert status == 0
     for line in (
-        f"A  {a:+.4f}  some water", f"B  {b:+.4f}  sorry",
-        f"P(A beats B) = {1 / (1 + math.exp(b - a)):.3f}", f"P(B beats C) = {1 / (1 + math.exp(c - b)):.3f}",
+        f"A  {a:+.4f}  some water",
+        f"B  {b:+.4f}  sorry",
+        f"P(A beats B) = {1 / (1 + math.exp(b - a)):.3f}",
+        f"P(B beats C) = {1 / (1 + math.exp(c - b)):.3f}",
         "A, reward after each token (only the last value was trained):",
-    ):  # fmt: skip
+    ):
         assert line in printed
     assert printed.count("beats") == 3
 
@@ -540,14 +557,23 @@ def test_an_interrupted_run_leaves_no_half_file(trained, run, tmp_path, monkeypa
     assert (folder / "old.jsonl").read_text() == "an earlier result\n"
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--input", "nowhere.jsonl"], "no such file"),
-    (["--prompt", "a"], "give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR"),
-    (["--input", "in.jsonl", "--convert", "plain"], "or --convert DIR"),
-    (["--convert", "."], "--convert .: it exists already"),
-    (["--prompt", "a", "--completion", "b", "--output", "no/such/folder/out.jsonl"], "no such folder"),
-    (["--prompt", "a", "--completion", "b", "--token_budget", "0"], "at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--input", "nowhere.jsonl"], "no such file"),
+        (
+            ["--prompt", "a"],
+            "give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR",
+        ),
+        (["--input", "in.jsonl", "--convert", "plain"], "or --convert DIR"),
+        (["--convert", "."], "--convert .: it exists already"),
+        (
+            ["--prompt", "a", "--completion", "b", "--output", "no/such/folder/out.jsonl"],
+            "no such folder",
+        ),
+        (["--prompt", "a", "--completion", "b", "--token_budget", "0"], "at least 1"),
+    ],
+)
 def test_wrong_options_are_answered_before_loading(options, message, run):
     status, _, error = run(score, "--ckpt", "nothing-is-loaded", *options)
     assert status == 2 and message in error

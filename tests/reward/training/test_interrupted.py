@@ -20,7 +20,10 @@ from reward.checkpoint.resume import checkpoint_fault
 # Every test here runs train_rm.py in a process of its own.
 pytestmark = pytest.mark.slow
 
-LONG = "--max_steps 40 --eval_steps 20 --save_steps 20 --logging_steps 1 --gradient_accumulation_steps 1".split()
+LONG = (
+    "--max_steps 40 --eval_steps 20 --save_steps 20 --logging_steps 1 "
+    "--gradient_accumulation_steps 1"
+).split()
 SIGNAL_AFTER = 23  # steps: past the first checkpoint, and well before the next evaluation
 
 
@@ -33,23 +36,29 @@ def uninterrupted(hh_options, tmp_path_factory) -> Path:
 
 
 def interrupt(command: list, out: Path) -> subprocess.Popen:
-    """Start a run, send SIGTERM to the started process after a few steps, and wait until that one is gone."""
-    log = open(
-        out.parent / "stderr.txt", "w+", encoding="utf-8"
-    )  # a pipe that nobody reads would fill up
+    """Start a run, interrupt it after a few steps, and wait until its process is gone.
+
+    SIGTERM goes to the started process. It gets two attributes: the `log` that its stderr went to,
+    and the `children` that it had at the signal.
+    """
+    # A pipe that nobody reads would fill up.
+    log = open(out.parent / "stderr.txt", "w+", encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, *map(str, command), "--output_dir", str(out)], cwd=REPO,
-        env={**os.environ, **CPU, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=log, text=True,
-    )  # fmt: skip
+        [sys.executable, *map(str, command), "--output_dir", str(out)],
+        cwd=REPO,
+        env={**os.environ, **CPU, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    )
     process.log, process.children = log, []
     steps = 0
     for line in process.stdout:
         steps += line.startswith("{'loss'")
         if steps == SIGNAL_AFTER:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            process.children = (
-                [int(pid) for pid in children.read_text().split()] if children.exists() else []
-            )
+            if children.exists():
+                process.children = [int(pid) for pid in children.read_text().split()]
             process.send_signal(signal.SIGTERM)
             break
     try:
@@ -60,15 +69,21 @@ def interrupt(command: list, out: Path) -> subprocess.Popen:
     return process
 
 
-def said(process: subprocess.Popen) -> str:
+def stderr_of(process: subprocess.Popen) -> str:
+    """What an interrupted process wrote to stderr."""
     process.log.seek(0)
     return process.log.read()
 
 
 def assert_sealed_and_unfinished(out: Path) -> Path:
-    """One checkpoint past the first, whole; no final model beside it. Returns it."""
+    """Check that one checkpoint lies past the first, whole, with no final model beside it.
+
+    Returns:
+        The folder of that checkpoint.
+    """
     folders = sorted((int(path.name.split("-")[1]), path) for path in out.glob("checkpoint-*"))
-    assert len(folders) == 2 and folders[0][0] == 20 and SIGNAL_AFTER <= folders[1][0] < 40, folders
+    assert len(folders) == 2, folders
+    assert folders[0][0] == 20 and SIGNAL_AFTER <= folders[1][0] < 40, folders
     newest = folders[1][1]
     assert checkpoint_fault(newest) is None
     assert read_json(newest / "manifest.json")["step"] == folders[1][0]
@@ -77,27 +92,25 @@ def assert_sealed_and_unfinished(out: Path) -> Path:
 
 
 def assert_same_weights(out: Path, expected: Path) -> None:
-    found, expected = (
-        load_file(out / "model.safetensors"),
-        load_file(expected / "model.safetensors"),
-    )
-    assert found.keys() == expected.keys()
-    assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
+    weights = load_file(out / "model.safetensors")
+    expected_weights = load_file(expected / "model.safetensors")
+    assert weights.keys() == expected_weights.keys()
+    differing = [key for key in weights if not torch.equal(weights[key], expected_weights[key])]
+    assert differing == []
 
 
 def test_interrupted_run_goes_on_bit_for_bit(hh_options, uninterrupted, tmp_path):
     out, torn = tmp_path / "out", tmp_path / "torn" / "out"
     command = ["train_rm.py", *hh_options, *LONG]
     process = interrupt(command, out)
-    assert process.returncode == 75, said(process)
-    assert "SIGTERM: finishing this step" in said(process)
+    assert process.returncode == 75, stderr_of(process)
+    assert "SIGTERM: finishing this step" in stderr_of(process)
     newest = assert_sealed_and_unfinished(out)
-    assert f"interrupted at step {read_json(newest / 'manifest.json')['step']}; go on with" in said(
-        process
-    )
+    step = read_json(newest / "manifest.json")["step"]
+    assert f"interrupted at step {step}; go on with" in stderr_of(process)
     shutil.copytree(out, torn)
 
-    # Torn: the newest has a cut file, a newer one no manifest.
+    # The torn copy: its newest checkpoint has a cut file, a newer one no manifest.
     cut = torn / newest.name / "optimizer.pt"
     cut.write_bytes(cut.read_bytes()[:-200])
     shutil.copytree(torn / newest.name, torn / "checkpoint-39")
@@ -106,20 +119,20 @@ def test_interrupted_run_goes_on_bit_for_bit(hh_options, uninterrupted, tmp_path
     whole_run, torn_run = train_several(lines, tmp_path / "launch")
     assert (whole_run.status, torn_run.status) == (0, 0), torn_run.stderr[-3000:]
 
-    # -- as it is: from the newest
+    # The run as it is goes on from the newest.
     assert f"resume: from {newest}\n" in whole_run.stdout
     assert_same_weights(out, uninterrupted)
-    manifest, expected = (
-        read_json(out / "manifest.json"),
-        read_json(uninterrupted / "manifest.json"),
-    )
+    manifest = read_json(out / "manifest.json")
+    expected = read_json(uninterrupted / "manifest.json")
     for key in ("loss", "accuracy", "tie_rate", "n", "margin"):
         assert manifest["validation"][key] == expected["validation"][key]
 
-    # -- torn: from the last good one, and a line about each other
+    # The torn one goes on from the last good one, with a line about each other.
+    no_manifest = "no manifest.json, so saving it was interrupted"
+    changed = "optimizer.pt missing or changed since it was saved"
     assert [line for line in torn_run.stdout.splitlines() if line.startswith("resume: ")] == [
-        f"resume: not from {torn / 'checkpoint-39'}: no manifest.json, so saving it was interrupted",
-        f"resume: not from {torn / newest.name}: optimizer.pt missing or changed since it was saved",
+        f"resume: not from {torn / 'checkpoint-39'}: {no_manifest}",
+        f"resume: not from {torn / newest.name}: {changed}",
         f"resume: from {torn / 'checkpoint-20'}",
     ]
     assert_same_weights(torn, uninterrupted)
@@ -127,7 +140,10 @@ def test_interrupted_run_goes_on_bit_for_bit(hh_options, uninterrupted, tmp_path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_sigterm_to_the_launcher_reaches_the_run(hh_options, tmp_path):
-    """accelerate's launcher dies of SIGTERM and tells its one child nothing; the child writes its checkpoint all the same."""
+    """accelerate's launcher dies of SIGTERM and tells its one child nothing.
+
+    The child writes its checkpoint all the same.
+    """
     out = tmp_path / "out"
     process = interrupt([*LAUNCH, "train_rm.py", *hh_options, *LONG], out)
     assert process.returncode == -signal.SIGTERM
@@ -135,20 +151,19 @@ def test_sigterm_to_the_launcher_reaches_the_run(hh_options, tmp_path):
     deadline = time.monotonic() + 30  # what schedulers grant
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not Path(f"/proc/{child}").exists(), said(process)
+    assert not Path(f"/proc/{child}").exists(), stderr_of(process)
     assert_sealed_and_unfinished(out)
-    assert "interrupted at step" in said(process)
+    assert "interrupted at step" in stderr_of(process)
 
 
 def test_not_finite_stops_and_leaves_the_earlier_model(hh_options, uninterrupted, tmp_path):
     out = shutil.copytree(uninterrupted, tmp_path / "out")
     before = hash_files(out)
     assert "model.safetensors" in before
-    done = run_script(
-        *["train_rm.py", *hh_options, *LONG, "--output_dir", out, "--overwrite"],
-        *["--learning_rate", 1e30, "--lr_scheduler_type", "constant", "--save_steps", 1, "--eval_steps", 1],
-        env=CPU, check=False,
-    )  # fmt: skip
+    diverging = ["--learning_rate", 1e30, "--lr_scheduler_type", "constant"]
+    every_step = ["--save_steps", 1, "--eval_steps", 1]
+    options = [*hh_options, *LONG, "--output_dir", out, "--overwrite", *diverging, *every_step]
+    done = run_script("train_rm.py", *options, env=CPU, check=False)
     assert done.returncode == 3, done.stderr[-3000:]
     assert "not finite at step" in done.stderr and "Traceback" not in done.stderr
     assert hash_files(out) == before

@@ -88,12 +88,20 @@ def two_hosts(hh_options, tmp_path):
                 time.sleep(0.2)
             started.append(
                 subprocess.Popen(
-                    [sys.executable, *map(str, [*LAUNCH, *config, *hosts, *command])], cwd=folder, text=True,
-                    env={**os.environ, **environment(name, tmp_path / "seen"), "PYTHONPATH": str(REPO), **env},
-                    stdin=subprocess.DEVNULL, stdout=(tmp_path / f"out-{rank}").open("w"),
+                    [sys.executable, *map(str, [*LAUNCH, *config, *hosts, *command])],
+                    cwd=folder,
+                    text=True,
+                    env={
+                        **os.environ,
+                        **environment(name, tmp_path / "seen"),
+                        "PYTHONPATH": str(REPO),
+                        **env,
+                    },
+                    stdin=subprocess.DEVNULL,
+                    stdout=(tmp_path / f"out-{rank}").open("w"),
                     stderr=(tmp_path / f"err-{rank}").open("w"),
                 )
-            )  # fmt: skip
+            )
         return started
 
     yield begin
@@ -226,9 +234,10 @@ def test_slurm_script(hh_options, one_process, tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in {
-        "srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1\necho other-host\n",
+        "srun": SRUN,
+        "scontrol": "#!/bin/bash\necho 127.0.0.1\necho other-host\n",
         "accelerate": f'#!/bin/bash\nexec {sys.executable} -m accelerate.commands.launch "${{@:2}}"\n',
-    }.items():  # fmt: skip
+    }.items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     options = [
@@ -240,11 +249,22 @@ def test_slurm_script(hh_options, one_process, tmp_path):
         tmp_path / "out",
     ]
     done = subprocess.run(
-        ["bash", "accelerate_configs/slurm.sbatch", *map(str, options)], cwd=REPO, capture_output=True, text=True,
-        env={**os.environ, **CPU, "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "host[1-2]",
-             "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": str(free_port() + 40_000)},
-        timeout=300, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        ["bash", "accelerate_configs/slurm.sbatch", *map(str, options)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            **CPU,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "SLURM_JOB_NODELIST": "host[1-2]",
+            "SLURM_NNODES": "2",
+            "SLURM_GPUS_ON_NODE": "1",
+            "SLURM_JOB_ID": str(free_port() + 40_000),
+        },
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert ", 2 processes\n" in done.stdout and "to go on from; starting anew" in done.stdout
     assert_same_model(tmp_path / "out", one_process)
@@ -278,9 +298,19 @@ def test_a_process_that_dies_ends_the_others_and_speaks_first(
     out = tmp_path / "out"
     (tmp_path / "seen").mkdir()
     done = run_script(
-        *[*launcher(config), DRIVER, *hh_options, *STEPS, "--output_dir", out, "--per_device_train_batch_size", 4],
-        env={**environment(config, tmp_path / "seen"), "DIES": "1", "HOW": how}, check=False,
-    )  # fmt: skip
+        *[
+            *launcher(config),
+            DRIVER,
+            *hh_options,
+            *STEPS,
+            "--output_dir",
+            out,
+            "--per_device_train_batch_size",
+            4,
+        ],
+        env={**environment(config, tmp_path / "seen"), "DIES": "1", "HOW": how},
+        check=False,
+    )
     assert (
         done.returncode == 1 and time.time() - (tmp_path / "seen" / "died").stat().st_mtime < WITHIN
     )
@@ -296,15 +326,33 @@ def test_a_process_that_dies_ends_the_others_and_speaks_first(
 @pytest.mark.slow
 def test_what_all_processes_would_say_is_said_once(hh_options, tmp_path):
     done = run_script(
-        *[*launcher("ddp"), "train_rm.py", *hh_options, "--output_dir", tmp_path / "out", "--max_length", 20],
-        *["--overlong", "error"], env=CPU, check=False,
-    )  # fmt: skip
+        *[
+            *launcher("ddp"),
+            "train_rm.py",
+            *hh_options,
+            "--output_dir",
+            tmp_path / "out",
+            "--max_length",
+            20,
+        ],
+        *["--overlong", "error"],
+        env=CPU,
+        check=False,
+    )
     assert done.returncode == 1 and done.stderr.count("max_length is 20. Raise max_length") == 1
     assert "train_rm.py (process 0 of 2): " in done.stderr
     done = run_script(
-        *[*launcher("ddp"), "train_rm.py", "--recipe", "recipes/qwen-0.5b.yaml", "--learnig_rate", 5],
-        env=CPU, check=False,
-    )  # fmt: skip
+        *[
+            *launcher("ddp"),
+            "train_rm.py",
+            "--recipe",
+            "recipes/qwen-0.5b.yaml",
+            "--learnig_rate",
+            5,
+        ],
+        env=CPU,
+        check=False,
+    )
     assert done.stderr.count("unknown key `learnig_rate`") == 1
 
 
@@ -338,8 +386,10 @@ def test_a_launch_that_would_save_nothing_is_refused_before_the_data(
 ):
     config = config_file(tmp_path, name, section, **changes)
     done = run_script(
-        *[*launcher(config), "train_rm.py", *hh_options, "--output_dir", tmp_path / "out"], env=CPU, check=False,
-    )  # fmt: skip
+        *[*launcher(config), "train_rm.py", *hh_options, "--output_dir", tmp_path / "out"],
+        env=CPU,
+        check=False,
+    )
     assert done.returncode == 1 and done.stderr.count(sentence) == 1, done.stderr[-3000:]
     assert "machine:" not in done.stdout and "data:" not in done.stdout
     assert (

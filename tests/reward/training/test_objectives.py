@@ -17,11 +17,20 @@ from support import write_rows
 from reward.checkpoint.golden import read_golden
 from reward.model.scorer import Scorer
 
-OBJECTIVES = {  # name -> recipe keys
-    "bradley_terry, two logits": {"head": "two_logit", "head_init": "normal", "label_smoothing": 0.1},
+# name -> recipe keys
+OBJECTIVES = {
+    "bradley_terry, two logits": {
+        "head": "two_logit",
+        "head_init": "normal",
+        "label_smoothing": 0.1,
+    },
     "rao_kupper, head bias": {
-        "loss_type": "rao_kupper", "tie_margin": 0.4, "head_bias": True, "head_dropout": 0.1,
-        "center_rewards_coefficient": 0.01,  # without it the bias has no gradient, and Adam turns rounding into a drift
+        "loss_type": "rao_kupper",
+        "tie_margin": 0.4,
+        "head_bias": True,
+        "head_dropout": 0.1,
+        # Without it the bias has no gradient, and Adam turns rounding into a drift.
+        "center_rewards_coefficient": 0.01,
     },
     "mse, zero head": {"loss_type": "mse", "head_init": "zero", "head_bias": True},
     "rating_mse": {"loss_type": "rating_mse", "head_bias": True},
@@ -32,17 +41,23 @@ OBJECTIVES = {  # name -> recipe keys
         "mismatched_prompts": 0.5,
         "min_rater_agreement": 0.6,
     },
-}  # fmt: skip
+}
 LAST_LAYERS = {"train_last_layers": 1}
 # Every run here is a launch: a minute for all of them.
 pytestmark = pytest.mark.slow
 
-STEPS = "--max_steps 3 --eval_steps 3 --save_steps 3 --logging_steps 1 --learning_rate 3e-3 --warmup_steps 0".split()
+STEPS = (
+    "--max_steps 3 --eval_steps 3 --save_steps 3 --logging_steps 1 --learning_rate 3e-3 "
+    "--warmup_steps 0"
+).split()
 
 
 def labelled_rows(n: int, seed: int) -> list[dict]:
-    """A third are pairs with votes and ratings, a third rankings of three, a third preferences with a strength; ties among
-    each. Better answers begin with "here are three steps"."""
+    """Rows of every kind of label, with ties among each.
+
+    A third are pairs with votes and ratings, a third rankings of three, a third preferences with a
+    strength. Better answers begin with "here are three steps".
+    """
     rng = random.Random(seed)
 
     def words(low: int, high: int) -> str:
@@ -51,41 +66,38 @@ def labelled_rows(n: int, seed: int) -> list[dict]:
     rows = []
     for i in range(n):
         prompt, tie = f"{seed} {i} {words(3, 9)}?", i % 7 == 0
-        answers = [
-            f"here are three steps {words(2, 12)}",
-            f"sorry {words(2, 12)}",
-            f"please stop {words(2, 12)}",
-        ]
-        ratings = [3, 3] if tie else [4, 1]
-        rated = dict(zip(("rating_chosen", "rating_rejected"), ratings, strict=True))
+        best = f"here are three steps {words(2, 12)}"
+        second = f"sorry {words(2, 12)}"
+        third = f"please stop {words(2, 12)}"
+        row = {"prompt": prompt}
         if i % 3 == 0:
-            votes = [2, 2] if tie else rng.choice([[3, 1], [4, 0]])
-            rows.append(
-                {
-                    "prompt": prompt,
-                    "chosen": answers[0],
-                    "rejected": answers[1],
-                    "votes": votes,
-                    **rated,
-                }
-            )
+            votes, ratings = [2, 2], [3, 3]
+            if not tie:
+                votes, ratings = rng.choice([[3, 1], [4, 0]]), [4, 1]
+            row |= {"chosen": best, "rejected": second, "votes": votes}
+            row |= {"rating_chosen": ratings[0], "rating_rejected": ratings[1]}
         elif i % 3 == 1:
-            rows.append(
-                {"prompt": prompt, "completions": answers, "ranks": [1, 2, 2] if tie else [1, 2, 3]}
-            )
+            ranks = [1, 2, 3]
+            if tie:
+                ranks = [1, 2, 2]
+            row |= {"completions": [best, second, third], "ranks": ranks}
         else:
-            strength = 0 if tie else -rng.randint(1, 3)
-            rows.append({"prompt": prompt, "response_1": answers[0], "response_2": answers[1]})
-            rows[-1]["preference_strength"] = strength
+            strength = 0
+            if not tie:
+                strength = -rng.randint(1, 3)
+            row |= {"response_1": best, "response_2": second, "preference_strength": strength}
+        rows.append(row)
     return rows
 
 
 def rated_rows(n: int, seed: int) -> list[dict]:
+    """The rows with ratings, about n of them."""
     return [row for row in labelled_rows(3 * n, seed) if "rating_chosen" in row]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
+    """A folder of two data sets: `mixed` has all labelled rows, `rated` those with ratings."""
     folder = tmp_path_factory.mktemp("labelled")
     for name, rows in (("mixed", labelled_rows), ("rated", rated_rows)):
         write_rows(folder / name / "train.jsonl", rows(90, seed=1))
@@ -94,8 +106,13 @@ def data(tmp_path_factory):
 
 
 def recipe_of(keys: dict, data: Path, base: Path, folder: Path, processes: int) -> Path:
-    """Write the recipe of one run into `folder`; the same pairs a step for any number of processes."""
-    kind = "rated" if keys.get("loss_type") == "rating_mse" else "mixed"
+    """Write the recipe of one run into `folder`.
+
+    A step sees the same pairs for any number of processes.
+    """
+    kind = "mixed"
+    if keys.get("loss_type") == "rating_mse":
+        kind = "rated"
     recipe = {
         "model_name_or_path": str(base),
         "dataset_name": str(data / kind),
@@ -156,7 +173,7 @@ def keys_by_run(processes: int) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def trained(runs):
-    """`trained(name, processes)` -> (the saved folder, what was printed), once the run is checked."""
+    """`trained(name, processes)` -> (saved folder, what was printed), once the run is checked."""
 
     def get(name: str, processes: int = 1):
         out, run = runs(processes)[name]
@@ -168,8 +185,10 @@ def trained(runs):
         assert max(rewards) - min(rewards) > 1e-2
         assert Scorer(str(out)).rewards(texts) == pytest.approx(rewards, abs=1e-4)
         manifest = read_json(out / "manifest.json")
-        two_logits = keys_by_run(processes)[name].get("head") == "two_logit"
-        assert manifest["labels"] == (2 if two_logits else 1)
+        labels = 1
+        if keys_by_run(processes)[name].get("head") == "two_logit":
+            labels = 2
+        assert manifest["labels"] == labels
         verified = manifest["verified"]
         assert verified["max_difference"] <= verified["tolerance"] == pytest.approx(1e-4)
         return out, run.stdout
@@ -197,7 +216,9 @@ def test_two_processes_give_the_weights_of_one(name, trained, standin):
     expected = load_file(one / "model.safetensors")
     start = load_file(standin("qwen") / "model.safetensors")
     for key in expected:
-        step = expected[key] - start[key] if key in start else expected[key]
+        step = expected[key]
+        if key in start:
+            step = expected[key] - start[key]
         difference = weights[key] - expected[key]
         # The order of a sum differs, and Adam divides by the root of a small number.
         assert difference.norm().item() <= 1e-3 * step.norm().item(), key
@@ -214,15 +235,11 @@ def test_two_processes_give_the_weights_of_one(name, trained, standin):
 
 def test_the_last_layers_alone_are_trained_and_said(trained, standin):
     out, printed = trained("last layers, checkpointing")
-    before, after = (
-        load_file(standin("qwen") / "model.safetensors"),
-        load_file(out / "model.safetensors"),
-    )
+    before = load_file(standin("qwen") / "model.safetensors")
+    after = load_file(out / "model.safetensors")
     moved = {key for key in before if key in after and not (before[key] == after[key]).all()}
     assert moved and all(key.startswith("model.layers.1.") for key in moved)
     total = sum(value.numel() for value in after.values())
-    share = (
-        sum(after[key].numel() for key in after if key.startswith(("model.layers.1.", "score")))
-        / total
-    )
-    assert f"{total:,} parameters, {share:.1%} trained" in printed
+    trained_parts = ("model.layers.1.", "score")
+    count = sum(after[key].numel() for key in after if key.startswith(trained_parts))
+    assert f"{total:,} parameters, {count / total:.1%} trained" in printed
