@@ -418,9 +418,9 @@ def self_test(
             handle.remove()
     allowed = ALLOWED_IN_FLOAT32
     if dtypes & {torch.bfloat16, torch.float16}:
-        rounding = largest_difference(torch.cat(alone), together)
+        rounding = largest_relative_difference(torch.cat(alone), together)
         allowed = max(ALLOWED_IN_HALF_PRECISION, 3 * rounding)
-    return SelfTestResult(largest_difference(packed, together), allowed)
+    return SelfTestResult(largest_relative_difference(packed, together), allowed)
 
 
 def _watch(
@@ -460,7 +460,7 @@ def _packed(
         return torch.full_like(like, float("inf"))
 
 
-def largest_difference(hidden: torch.Tensor, expected: torch.Tensor) -> float:
+def largest_relative_difference(hidden: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the largest distance of a row from the expected one, relative to the latter's norm."""
     distances = (hidden - expected).norm(dim=1) / expected.norm(dim=1)
     return distances.max().item()

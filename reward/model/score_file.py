@@ -39,7 +39,9 @@ def score_file(scorer: Scorer, source: str, output: str | None) -> None:
     Raises:
         DataError: The file or a row of it cannot be read.
     """
-    encoded_rows = [encode_row(scorer, source, line, row) for line, row in read_rows(source)]
+    encoded_rows = [
+        encode_row_to_score(scorer, source, line, row) for line, row in read_rows(source)
+    ]
     ids = [ids for encoded in encoded_rows for ids in encoded.ids]
     rewards = iter(scorer.rewards_of_ids(ids, progress="Scoring"))
     if not processes().is_main_process:
@@ -52,10 +54,10 @@ def score_file(scorer: Scorer, source: str, output: str | None) -> None:
                 too_long += 1
             row = with_rewards(encoded.row, row_rewards)
             sink.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(summary(scorer, encoded_rows, too_long), file=sys.stderr)
+    print(closing_line(scorer, encoded_rows, too_long), file=sys.stderr)
 
 
-def encode_row(scorer: Scorer, source: str, line: int, row: dict) -> EncodedRow:
+def encode_row_to_score(scorer: Scorer, source: str, line: int, row: dict) -> EncodedRow:
     """Encode what is scored of the row at a line of the source."""
     transcript = scorer.manifest.get("transcript", "messages")
     try:
@@ -86,7 +88,7 @@ def written_whole(output: str | None) -> Iterator[TextIO]:
         temporary.unlink(missing_ok=True)
 
 
-def summary(scorer: Scorer, encoded_rows: list[EncodedRow], too_long: int) -> str:
+def closing_line(scorer: Scorer, encoded_rows: list[EncodedRow], too_long: int) -> str:
     """Return in a line what was scored, and what was cut or has no reward."""
     cut = sum(encoded.prompt_cut for encoded in encoded_rows)
     prompts_differ = sum(encoded.prompts_differ for encoded in encoded_rows)

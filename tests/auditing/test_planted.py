@@ -76,6 +76,7 @@ def alarms(pairs: Pairs, train: Pairs | None = None, more=()) -> set[str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raters", [1, 3])
 def test_a_clean_scorer_raises_an_alarm_in_at_most_one_audit_in_twenty(raters):
     raised = [

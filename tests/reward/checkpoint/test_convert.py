@@ -120,6 +120,7 @@ def test_merging_a_two_logit_adapter_says_that_one_label_is_left(headed, tmp_pat
     torch.testing.assert_close(scored(folder / "merged"), scored(folder), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "head", "bias"), [(False, "linear", [0.75]), (True, "two_logit", [-3.0, 0.75])]
 )

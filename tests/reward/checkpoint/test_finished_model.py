@@ -33,6 +33,7 @@ def trained(standin, tmp_path_factory, train_options):
     return home / "rm", done
 
 
+@pytest.mark.slow
 def test_a_finished_model(trained, standin):
     folder, done = trained
     assert "a fresh process gives the same rewards" in done.stdout
