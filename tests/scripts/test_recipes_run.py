@@ -1,5 +1,8 @@
-"""Every file in recipes/ runs unmodified, through real hub loading, against a loopback hub with tiny stand-ins under the
-real names; only steps and the output folder are limited, on the command line."""
+"""Every file in recipes/ runs unmodified, through real hub loading, against a loopback hub.
+
+The hub has tiny stand-ins under the real names. Only steps and the output folder are limited, on
+the command line.
+"""
 
 import json
 import re
@@ -18,7 +21,8 @@ from reward.data.transcripts import assistant, parse_transcript, user
 pytestmark = pytest.mark.slow
 
 RECIPES = sorted((REPO / "recipes").glob("*.yaml"), key=lambda path: path.stem)
-MODELS = {  # real name -> stand-in, and the length limit in its real tokenizer_config.json
+# real name -> stand-in, and the length limit in its real tokenizer_config.json
+MODELS = {
     "Qwen/Qwen2.5-0.5B-Instruct": ("qwen", 131072),
     "Qwen/Qwen2.5-1.5B-Instruct": ("qwen", 131072),
     "Qwen/Qwen2.5-7B-Instruct": ("qwen", 131072),
@@ -29,7 +33,8 @@ MODELS = {  # real name -> stand-in, and the length limit in its real tokenizer_
 HH_FOLDERS = ["harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled"]
 ROWS = {"train": 60, "test": 20}  # a folder
 FEW_STEPS = "--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1".split()
-OTHERS = {  # recipe -> the rows read and kept by split, of the stand-ins that `other_datasets` writes
+# recipe -> the rows read and kept by split, of the stand-ins that `other_datasets` writes
+OTHERS = {
     "votes-and-ties": {"read": 420},
     "target-margins": {"read": 420, "test": (20, 15)},  # every fourth preference is a tie
     "rating-regression": {"read": 420, "test": (20, 15)},
@@ -44,9 +49,9 @@ def hub_root(tmp_path_factory) -> Path:
     """The stand-ins and HH-RLHF's four folders as they lie on the Hub."""
     root = tmp_path_factory.mktemp("hub")
     for number, (name, (kind, longest)) in enumerate(MODELS.items()):
-        layers = (
-            28 if "1.5B" in name else 2
-        )  # as many as the recipe that freezes all but eight needs
+        layers = 2
+        if "1.5B" in name:
+            layers = 28  # as many as the recipe that freezes all but eight needs
         folder = make_model(root / "models" / name, kind, seed=number, layers=layers)
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         settings["model_max_length"] = longest
@@ -62,65 +67,92 @@ def hub_root(tmp_path_factory) -> Path:
     return root
 
 
+Triple = tuple[str, str, str]  # a prompt, the better and the worse answer
+
+
 def other_datasets(root: Path) -> None:
-    """Rows under the columns and file names of the real datasets; every fourth preference is a tie."""
-    pairs = [
-        parse_transcript(row["chosen"]) + parse_transcript(row["rejected"])[-1:]
-        for row in hh_rows(420, turns=1)
-    ]
-    texts = [[message["content"] for message in pair] for pair in pairs]  # prompt, better, worse
-    votes = [
-        (0, 0, 1) if i % 4 == 0 else (1, 0, 0) if i % 2 else (0, 1, 0) for i in range(len(texts))
-    ]
+    """Write rows under the columns and file names of the real datasets.
+
+    Every fourth preference is a tie.
+    """
+    triples = []
+    for row in hh_rows(420, turns=1):
+        messages = parse_transcript(row["chosen"]) + parse_transcript(row["rejected"])[-1:]
+        triples.append(tuple(message["content"] for message in messages))
     arena = root / "lmsys" / "lmsys-arena-human-preference-55k"
-    write_rows(
-        arena / "train.jsonl",
-        [
+    write_rows(arena / "train.jsonl", arena_rows(triples))
+    preferences = root / "nvidia" / "HelpSteer3" / "preference"
+    ratings = root / "nvidia" / "HelpSteer2"
+    binarized = root / "trl-lib" / "ultrafeedback_binarized"
+    train, validation = triples[:400], triples[400:]
+    write_rows(preferences / "train.jsonl.gz", helpsteer3_rows(train))
+    write_rows(preferences / "validation.jsonl.gz", helpsteer3_rows(validation))
+    write_rows(ratings / "train.jsonl.gz", helpsteer2_rows(train))
+    write_rows(ratings / "validation.jsonl.gz", helpsteer2_rows(validation))
+    write_rows(binarized / "train.jsonl", ultrafeedback_rows(train))
+    write_rows(binarized / "test.jsonl", ultrafeedback_rows(validation))
+    files = [{"split": s, "path": f"preference/{s}.jsonl.gz"} for s in ("train", "validation")]
+    config = {"config_name": "preference", "default": True, "data_files": files}
+    card = yaml.safe_dump({"configs": [config]})
+    (root / "nvidia" / "HelpSteer3" / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
+
+
+def arena_rows(triples: list[Triple]) -> list[dict]:
+    """The columns of lmsys-arena-human-preference-55k; the better answer is now A, now B."""
+    rows = []
+    for i, (prompt, better, worse) in enumerate(triples):
+        tie = i % 4 == 0
+        rows.append(
             {
                 "id": i,
-                "prompt": json.dumps([p]),
-                "response_a": json.dumps([a]),
-                "response_b": json.dumps([b]),
+                "prompt": json.dumps([prompt]),
+                "response_a": json.dumps([better]),
+                "response_b": json.dumps([worse]),
+                "winner_model_a": int(not tie and i % 2 == 1),
+                "winner_model_b": int(not tie and i % 2 == 0),
+                "winner_tie": int(tie),
             }
-            | dict(zip(("winner_model_a", "winner_model_b", "winner_tie"), vote, strict=True))
-            for i, ((p, a, b), vote) in enumerate(zip(texts, votes, strict=True))
-        ],
-    )
-    for split, (start, stop) in {"train": (0, 400), "validation": (400, 420)}.items():
-        three = [
-            {
-                "domain": "general",
-                "context": [{"role": "user", "content": p}],
-                "response1": a,
-                "response2": b,
-            }
-            | {"overall_preference": 0 if i % 4 == 0 else -1 - i % 3}
-            for i, (p, a, b) in enumerate(texts[start:stop])
-        ]
-        write_rows(root / "nvidia" / "HelpSteer3" / "preference" / f"{split}.jsonl.gz", three)
-        ultra = [
-            {"chosen": user(p) + assistant(a), "rejected": user(p) + assistant(b)}
-            | {"score_chosen": 8.0, "score_rejected": 8.0 if i % 4 == 0 else 3.5}
-            for i, (p, a, b) in enumerate(texts[start:stop])
-        ]
-        name = {"train": "train", "validation": "test"}[split]
-        write_rows(root / "trl-lib" / "ultrafeedback_binarized" / f"{name}.jsonl", ultra)
-        two = [
-            {
-                "prompt": p,
-                "response": text,
-                "helpfulness": 2 if i % 4 == 0 else rating,
-                "correctness": 3,
-            }
-            for i, (p, a, b) in enumerate(texts[start:stop])
-            for text, rating in ((a, 4), (b, 1))
-        ]
-        write_rows(root / "nvidia" / "HelpSteer2" / f"{split}.jsonl.gz", two)
-    files = [{"split": s, "path": f"preference/{s}.jsonl.gz"} for s in ("train", "validation")]
-    card = yaml.safe_dump(
-        {"configs": [{"config_name": "preference", "default": True, "data_files": files}]}
-    )
-    (root / "nvidia" / "HelpSteer3" / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
+        )
+    return rows
+
+
+def helpsteer3_rows(triples: list[Triple]) -> list[dict]:
+    """The columns of HelpSteer3's preferences."""
+    rows = []
+    for i, (prompt, better, worse) in enumerate(triples):
+        preference = -1 - i % 3
+        if i % 4 == 0:
+            preference = 0
+        row = {"domain": "general", "context": user(prompt)}
+        row |= {"response1": better, "response2": worse, "overall_preference": preference}
+        rows.append(row)
+    return rows
+
+
+def ultrafeedback_rows(triples: list[Triple]) -> list[dict]:
+    """The columns of ultrafeedback_binarized."""
+    rows = []
+    for i, (prompt, better, worse) in enumerate(triples):
+        score_rejected = 3.5
+        if i % 4 == 0:
+            score_rejected = 8.0
+        row = {"chosen": user(prompt) + assistant(better)}
+        row |= {"rejected": user(prompt) + assistant(worse)}
+        row |= {"score_chosen": 8.0, "score_rejected": score_rejected}
+        rows.append(row)
+    return rows
+
+
+def helpsteer2_rows(triples: list[Triple]) -> list[dict]:
+    """The columns of HelpSteer2: two rated responses of a prompt, in two rows."""
+    rows = []
+    for i, (prompt, better, worse) in enumerate(triples):
+        for text, rating in ((better, 4), (worse, 1)):
+            if i % 4 == 0:
+                rating = 2
+            row = {"prompt": prompt, "response": text}
+            rows.append(row | {"helpfulness": rating, "correctness": 3})
+    return rows
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +161,7 @@ def hub(hub_root):
         yield url
 
 
-# ----------------------------------------------------------------------- every recipe file
+# --- Every recipe file ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +184,10 @@ def recipe_runs(hub, tmp_path_factory):
         done = run_script(*launch_prefix, "train_rm.py", *options, env=environment)
         runs[name] = (home / name, done.stdout, environment)
     others = [recipe.stem for recipe in RECIPES if recipe.stem not in launches]
-    lines = [
-        ["--recipe", f"recipes/{name}.yaml", *FEW_STEPS, "--output_dir", home / name]
-        for name in others
-    ]
+    lines = []
+    for name in others:
+        options = ["--recipe", f"recipes/{name}.yaml", *FEW_STEPS, "--output_dir", home / name]
+        lines.append(options)
     finished = train_several(lines, home / "launch", env=environment)
     for name, run in zip(others, finished, strict=True):
         assert run.status == 0, f"{name}: {run.stderr[-3000:]}"
@@ -167,67 +199,93 @@ def recipe_runs(hub, tmp_path_factory):
 def test_recipe_runs_unmodified(recipe, recipe_runs, hub_root):
     keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     name = keys["model_name_or_path"]
-    assert name in MODELS or name.startswith("data/"), (
-        f"{name}: add a stand-in to MODELS, under its real name"
-    )
+    add_one = f"{name}: add a stand-in to MODELS, under its real name"
+    assert name in MODELS or name.startswith("data/"), add_one
     out, printed, env = recipe_runs[recipe.stem]
-
     manifest = read_json(out / "manifest.json")
-    on_hub = name in MODELS
-    assert manifest["base_model"] == name
-    assert manifest["base_revision"] == (commit_of(hub_root / "models" / name) if on_hub else None)
-    assert manifest["steps"] == 2
-    assert manifest["dtype"] == keys["dtype"]
-    assert manifest["max_length"] == keys["max_length"]
-    assert manifest["labels"] == (2 if keys.get("head") == "two_logit" else 1)
-
-    # -- the ledger: every row of every folder is accounted for, under its folder's name
     ledger = read_json(out / "ledger.json")
+    revision = None
+    if name in MODELS:
+        revision = commit_of(hub_root / "models" / name)
+    assert_manifest_follows(keys, manifest, revision)
     if recipe.stem in OTHERS:
-        known = OTHERS[recipe.stem]
-        found = {"read": sum(counts["read"] for counts in ledger.values())}
-        found |= {
-            split: (ledger[split]["read"], ledger[split]["kept"])
-            for split in known
-            if split in ledger
-        }
-        assert {split: found[split] for split in known} == known
-        ties = sum(
-            c["noted"].get(TIE, 0) + c["dropped"].get(NO_RIGHT_SIDE, 0) for c in ledger.values()
-        )
-        assert ties == found["read"] / 4
-    elif sources := keys.get("datasets"):
-        folders = {entry["data_dir"] for entry in sources}
-        assert set(ledger["test"]["by_subset"]) == set(ledger["train"]["by_subset"]) == folders
-        assert manifest["subsets"] == sorted(folders)
-        if len(sources) > 1:
-            assert folders == set(HH_FOLDERS)
-        rows = sum(
-            ROWS[split] for entry in sources for split in {entry["split"], entry["test_split"]}
-        )
-        assert sum(counts["read"] for counts in ledger.values()) == rows
-        assert (
-            sum(counts["kept"] for counts in ledger.values()) == rows
-        )  # the stand-in's rows are all sound
-        assert sum(sum(counts["by_subset"].values()) for counts in ledger.values()) == rows
-        if "test_fraction" not in keys:
-            assert ledger["test"]["read"] == sum(ROWS[entry["test_split"]] for entry in sources)
+        assert_other_rows_are_counted(ledger, OTHERS[recipe.stem])
+    elif keys.get("datasets"):
+        assert_hh_rows_are_counted(ledger, keys, manifest["subsets"])
     assert ("validation" in ledger) is (keys["validation_fraction"] > 0)
     assert manifest["validation"].get("n", 0) == ledger.get("validation", {"kept": 0})["kept"]
     assert len(read_json(out / "test_ids.json")) == ledger["test"]["kept"]
 
-    # -- the verification, by a fresh process, of rewards that are not all the same
+    # A fresh process verified rewards that are not all the same.
     verified = manifest["verified"]
     assert 0 <= verified["max_difference"] <= verified["tolerance"]
-    golden = [
-        json.loads(line) for line in (out / "golden.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    rewards = [row["reward"] for row in golden]
-    assert max(rewards) - min(rewards) > 100 * verified["max_difference"]
+    golden = (out / "golden.jsonl").read_text(encoding="utf-8").splitlines()
+    rewards = [json.loads(line)["reward"] for line in golden]
+    spread = max(rewards) - min(rewards)
+    assert spread > 100 * verified["max_difference"]
     assert not (out / "unverified").exists()
     assert f"saved {out}: a fresh process gives the same rewards" in printed
 
-    # -- what was saved
+    assert_saved_files(out, keys, manifest, spread)
+    # The most demanding load: an adapter here, its base on the hub.
+    if recipe.stem == "llama-3-8b-lora":
+        assert_one_off_scores(out, env)
+
+
+def assert_manifest_follows(keys: dict, manifest: dict, revision: str | None) -> None:
+    """The manifest says what the recipe's keys say, and the base's revision."""
+    assert manifest["base_model"] == keys["model_name_or_path"]
+    assert manifest["base_revision"] == revision
+    assert manifest["steps"] == 2
+    assert manifest["dtype"] == keys["dtype"]
+    assert manifest["max_length"] == keys["max_length"]
+    labels = 1
+    if keys.get("head") == "two_logit":
+        labels = 2
+    assert manifest["labels"] == labels
+
+
+def assert_other_rows_are_counted(ledger: dict, expected: dict) -> None:
+    """The ledger has the rows of one of OTHERS; every fourth preference is a tie."""
+    rows = {"read": sum(counts["read"] for counts in ledger.values())}
+    for split in expected:
+        if split in ledger:
+            rows[split] = (ledger[split]["read"], ledger[split]["kept"])
+    assert {split: rows[split] for split in expected} == expected
+    ties = 0
+    for counts in ledger.values():
+        ties += counts["noted"].get(TIE, 0) + counts["dropped"].get(NO_RIGHT_SIDE, 0)
+    assert ties == rows["read"] / 4
+
+
+def assert_hh_rows_are_counted(ledger: dict, keys: dict, subsets: list[str]) -> None:
+    """Every row of every folder of HH-RLHF is in the ledger, under its folder's name."""
+    sources = keys["datasets"]
+    folders = {entry["data_dir"] for entry in sources}
+    assert set(ledger["test"]["by_subset"]) == set(ledger["train"]["by_subset"]) == folders
+    assert subsets == sorted(folders)
+    if len(sources) > 1:
+        assert folders == set(HH_FOLDERS)
+    rows = 0
+    for entry in sources:
+        rows += sum(ROWS[split] for split in {entry["split"], entry["test_split"]})
+    assert sum(counts["read"] for counts in ledger.values()) == rows
+    # The stand-in's rows are all sound.
+    assert sum(counts["kept"] for counts in ledger.values()) == rows
+    assert sum(sum(counts["by_subset"].values()) for counts in ledger.values()) == rows
+    if "test_fraction" not in keys:
+        assert ledger["test"]["read"] == sum(ROWS[entry["test_split"]] for entry in sources)
+
+
+def assert_saved_files(out: Path, keys: dict, manifest: dict, spread: float) -> None:
+    """A whole model was saved, or an adapter and its merged model.
+
+    Args:
+        out: the output folder.
+        keys: of the recipe.
+        manifest: of the output folder.
+        spread: the largest golden reward minus the smallest.
+    """
     adapter = keys.get("use_peft", False)
     quantized = keys.get("load_in_4bit", False)
     assert manifest["adapter"] is adapter
@@ -237,70 +295,53 @@ def test_recipe_runs_unmodified(recipe, recipe_runs, hub_root):
         assert manifest["quantization"]["bnb_4bit_quant_type"] == keys["bnb_4bit_quant_type"]
         assert manifest["quantization"]["bnb_4bit_use_double_quant"] is keys["use_bnb_nested_quant"]
     assert (out / "adapter_model.safetensors").exists() is adapter
-    assert (
-        out / "merged" / "model.safetensors"
-    ).exists() is adapter  # its base on the Hub has no pad token
+    # An adapter is merged because its base on the Hub has no pad token.
+    assert (out / "merged" / "model.safetensors").exists() is adapter
     assert (out / "model.safetensors").exists() is not adapter
     if adapter:
         assert read_json(out / "adapter_config.json")["revision"] == manifest["base_revision"]
         merged = read_json(out / "merged" / "manifest.json")
         assert merged["merged_from_adapter"] is True and merged["quantization"] is None
-        assert (
-            0
-            <= merged["merging_moved_rewards"]
-            < (0.2 if quantized else 1e-2) * (max(rewards) - min(rewards))
-        )
+        limit = 1e-2
+        if quantized:
+            limit = 0.2
+        assert 0 <= merged["merging_moved_rewards"] < limit * spread
     assert read_json(out / "checkpoint-2" / "manifest.json")["step"] == 2
 
-    if (
-        recipe.stem == "llama-3-8b-lora"
-    ):  # the most demanding load: an adapter here, its base on the hub
-        scored = run_script(
-            *["score.py", "--ckpt", out, "--prompt", "how can you make tea?"],
-            *[
-                "--completion",
-                "start with some water",
-                "--completion",
-                "sorry i would rather not say",
-            ],
-            env=env,
-        ).stdout
-        values = re.findall(r"^([AB])  ([+-]\d+\.\d{4})  (.*)$", scored, re.MULTILINE)
-        assert [(letter, text) for letter, _, text in values] == [
-            ("A", "start with some water"),
-            ("B", "sorry i would rather not say"),
-        ]
-        assert values[0][1] != values[1][1]
-        assert "P(A beats B) = " in scored and "A, reward after each token" in scored
+
+def assert_one_off_scores(out: Path, env: dict) -> None:
+    """score.py prints the rewards of two completions on the command line."""
+    better, worse = "start with some water", "sorry i would rather not say"
+    options = ["--prompt", "how can you make tea?", "--completion", better, "--completion", worse]
+    scored = run_script("score.py", "--ckpt", out, *options, env=env).stdout
+    values = re.findall(r"^([AB])  ([+-]\d+\.\d{4})  (.*)$", scored, re.MULTILINE)
+    assert [(letter, text) for letter, _, text in values] == [("A", better), ("B", worse)]
+    assert values[0][1] != values[1][1]
+    assert "P(A beats B) = " in scored and "A, reward after each token" in scored
 
 
-# ----------------------------------------------------------------------------------------- what cannot be had from it
+# --- What cannot be had from the hub --------------------------------------------------------------
 
 
 def test_what_the_hub_lacks_is_a_fault_in_one_sentence(hub, tmp_path):
-    """A missing model, a gated one, a missing dataset, and a dataset without a test split: exit 2, no traceback."""
+    """It exits with status 2 and no traceback.
+
+    The hub lacks a model, a licence for a gated one, a dataset, and a dataset's test split.
+    """
     recipe = ["--recipe", "recipes/qwen-0.5b.yaml", "--output_dir", str(tmp_path / "out")]
     no_test = ["--datasets", "[{path: somebody/train-only}]", "--validation_fraction", "0.3"]
+    not_there = "nobody/no-such-model: no such folder here, and not to be"
+    gated = f"{GATED} is gated: accept its licence on the Hub, then `hf auth login`"
     cases = [  # what is asked for; what the answer must say
-        (
-            ["--model_name_or_path", "nobody/no-such-model"],
-            "nobody/no-such-model: no such folder here, and not to be",
-        ),
-        (
-            ["--model_name_or_path", GATED],
-            f"{GATED} is gated: accept its licence on the Hub, then `hf auth login`",
-        ),
+        (["--model_name_or_path", "nobody/no-such-model"], not_there),
+        (["--model_name_or_path", GATED], gated),
         (["--datasets", "[{path: nobody/no-such-data}]"], "nobody/no-such-data: cannot be loaded"),
         (no_test, "somebody/train-only: no 'test' split, so there would be nothing to audit on."),
     ]
-    mended = [
-        *no_test,
-        "--test_fraction",
-        "0.3",
-        "--check-data",
-    ]  # the line that the last answer names
+    mended = [*no_test, "--test_fraction", "0.3", "--check-data"]  # as the last answer says
 
-    lines = [[*recipe, *case] for case in [*(case for case, _ in cases), mended]]
+    options = [*(case for case, _ in cases), mended]
+    lines = [[*recipe, *case] for case in options]
     environment = hub_environment(hub, tmp_path / "home")
     *answers, mended_run = train_several(lines, tmp_path / "launch", env=environment)
 
