@@ -15,6 +15,7 @@ from auditing.verdicts import Check, Finding, count, judge, short
 
 SECTION = "length and style"
 ABOUT_EQUAL = 0.1  # of the longer side
+FEW_PROMPTS = "prompts repeat, and there are fewer than five of them"
 
 
 def length_checks(finite: Pairs) -> list[Check]:
@@ -50,9 +51,10 @@ def length_checks(finite: Pairs) -> list[Check]:
 
 
 def pooled_correlation_check(finite: Pairs) -> Check:
-    """Reward against length, over all completions.
+    """Whether the reward grows with length, over all completions.
 
-    It also carries what differs between prompts, and can have the other sign than within pairs.
+    This correlation also holds what differs between prompts, so that its sign can be another one
+    than within pairs.
     """
     return correlation_check(
         "length correlation, pooled",
@@ -64,7 +66,7 @@ def pooled_correlation_check(finite: Pairs) -> Check:
 
 
 def correlation_within_pairs_check(finite: Pairs) -> Check:
-    """Margin against length difference."""
+    """Whether the margin grows with the length difference."""
     return correlation_check(
         "length correlation, within pairs",
         finite.length_differences,
@@ -77,14 +79,14 @@ def correlation_within_pairs_check(finite: Pairs) -> Check:
 def correlation_check(
     name: str, x: np.ndarray, y: np.ndarray, prompts: np.ndarray, n: int
 ) -> Check:
-    """A correlation that should be small.
+    """Check a correlation that should be small.
 
     Args:
-        name: Of the check.
-        x: (points,) lengths or their differences.
+        name: The name of the check.
+        x: (points,) lengths, or length differences.
         y: (points,) rewards or margins.
         prompts: (points,) the prompt of each point.
-        n: Number of pairs.
+        n: The number of pairs.
     """
     finding = Finding(
         name,
@@ -102,6 +104,8 @@ def correlation_check(
         return judge(finding)
     independent = Estimate(r, *stats.fisher_interval(r, len(x)))
     estimate = stats.widened(independent, stats.correlation_influence(x, y), prompts)
+    if estimate is None:
+        return judge(replace(finding, unmeasured=FEW_PROMPTS))
     note = f"Spearman {short(stats.spearman(x, y))}, r squared {short(r * r)}"
     return judge(replace(finding, estimate=estimate, note=note))
 
@@ -114,17 +118,19 @@ def length_excess(
 ) -> Estimate | None:
     """P(model prefers the longer) - P(raters prefer the longer), over pairs of unequal length.
 
-    It is paired: d = credit(model) - credit(raters) for each pair, with paired_interval. It is
-    positive also for a perfect model of raters who prefer longer answers more often than not:
-    raters are noisy, the model is not.
+    It is the mean of d = credit(model) - credit(raters) over pairs, with paired_interval. Where
+    raters prefer longer answers more often than not, it is positive even for a perfect model of
+    them, because the raters are noisy and the model is not.
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
-        length_differences: (n,) of the chosen side minus of the rejected one; or of any feature.
-        prompts: (n,) the prompt of each pair; None: no prompt repeats.
+        length_differences: (n,) length(chosen) - length(rejected), or the difference in another
+            feature.
+        prompts: (n,) the prompt of each pair; None if no prompt repeats.
 
     Returns:
-        None where no pair has sides of unequal length.
+        None if no pair has sides of unequal length, or if prompts repeat and there are fewer than
+        five of them.
     """
     unequal = length_differences != 0
     longer = np.sign(length_differences[unequal])  # +1 where the chosen side is longer, else -1
@@ -139,25 +145,27 @@ def length_excess(
 
 
 def excess_check(name: str, feature: np.ndarray, finite: Pairs, more: str, less: str) -> Check:
-    """How much more often than the raters does the model prefer the side with more of a feature?
+    """Check how much more often than the raters the model prefers the side with more of a feature.
 
     Args:
-        name: Of the check.
-        feature: (2, n) of the chosen and of the rejected sides.
+        name: The name of the check.
+        feature: (2, n) the feature of the chosen and of the rejected sides.
         finite: The pairs whose two rewards are finite.
         more: What to call the side with more of it.
         less: What to call the other side.
     """
     difference = feature[0] - feature[1]
     n = int(np.count_nonzero(difference))
-    estimate = length_excess(finite.margins, difference, finite.prompt)
-    if estimate is None:
+    if n == 0:
         why = "no pair has sides that differ in it"
         return judge(Finding(name, None, 0, SECTION, unmeasured=why))
+    estimate = length_excess(finite.margins, difference, finite.prompt)
+    if estimate is None:
+        return judge(Finding(name, None, n, SECTION, unmeasured=FEW_PROMPTS))
     note = f"{count(n, 'pair')} whose sides differ"
     detectable = stats.detectable_mean(estimate)
     check = judge(Finding(name, estimate, n, SECTION, note=note, detectable=detectable))
-    if check.verdict != "warn":
+    if check.verdict not in ("warn", "fail"):
         return check
     preferred = more
     if estimate.value <= 0:
@@ -174,17 +182,18 @@ def length_controlled_accuracy(
 ) -> Estimate | None:
     """What the accuracy would be at equal lengths.
 
-    sigmoid(a) of the fit P(model right) = sigmoid(a + b dl / sd(dl)). The idea is Dubois et al.
-    2024 (arXiv 2404.04475), who do so for win rates. Ties count one half; the interval is
+    It is sigmoid(a) of the fit P(model right) = sigmoid(a + b dl / sd(dl)). The idea is Dubois et
+    al. 2024 (arXiv 2404.04475), who do so for win rates. Ties count one half; the interval is
     sigmoid(a +- z se(a)).
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
-        length_differences: (n,) dl, of the chosen side minus of the rejected one.
-        prompts: (n,) the prompt of each pair; None: no prompt repeats.
+        length_differences: (n,) dl = length(chosen) - length(rejected).
+        prompts: (n,) the prompt of each pair; None if no prompt repeats.
 
     Returns:
-        None where lengths or answers do not vary.
+        None if lengths or answers do not vary, if the fit has no finite maximum (stats.logistic),
+        or if prompts repeat and there are fewer than five of them.
     """
     if len(margins) == 0:
         return None
@@ -233,17 +242,21 @@ def accuracy_by_length(
     rejected_lengths: np.ndarray,
     prompts: np.ndarray | None = None,
 ) -> dict[str, tuple[Estimate | None, int]]:
-    """Accuracy and n where the chosen side is shorter, about as long, and longer, by name.
+    """The accuracy on pairs whose chosen side is shorter, about as long, and longer.
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
-        chosen_lengths: (n,)
-        rejected_lengths: (n,) About equal are lengths that differ by 10% of the longer one at most.
-        prompts: (n,) the prompt of each pair; None: no prompt repeats.
+        chosen_lengths: (n,) lengths of the chosen sides.
+        rejected_lengths: (n,) lengths of the rejected sides.
+        prompts: (n,) the prompt of each pair; None if no prompt repeats.
+
+    Returns:
+        The accuracy and the number of pairs of each of the three classes, by the name of the class.
+        Two lengths are about equal if they differ by at most 10% of the longer one.
     """
     difference = chosen_lengths - rejected_lengths
-    longest = np.maximum(chosen_lengths, rejected_lengths)
-    about_equal = np.abs(difference) <= ABOUT_EQUAL * longest
+    longer = np.maximum(chosen_lengths, rejected_lengths)
+    about_equal = np.abs(difference) <= ABOUT_EQUAL * longer
     classes = {
         "chosen shorter": ~about_equal & (difference < 0),
         "about equal": about_equal,
@@ -251,10 +264,10 @@ def accuracy_by_length(
     }
     accuracies = {}
     for name, mask in classes.items():
-        of_class = None
+        prompts_of_class = None
         if prompts is not None:
-            of_class = prompts[mask]
-        accuracies[name] = accuracy(margins[mask], of_class), int(mask.sum())
+            prompts_of_class = prompts[mask]
+        accuracies[name] = accuracy(margins[mask], prompts_of_class), int(mask.sum())
     return accuracies
 
 
@@ -262,12 +275,12 @@ def by_length_checks(finite: Pairs) -> list[Check]:
     """Whether the model is better than a coin whichever side is longer."""
     accuracies = accuracy_by_length(finite.margins, *finite.lengths, finite.prompt)
     checks = []
-    for where, (estimate, n) in accuracies.items():
+    for length_class, (estimate, n) in accuracies.items():
         detectable = None
         if n:
             detectable = stats.detectable_accuracy(n, 0.5)
         finding = Finding(
-            f"accuracy, {where}",
+            f"accuracy, {length_class}",
             estimate,
             n,
             SECTION,
@@ -285,8 +298,8 @@ def accuracy_curve(
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
-        length_differences: (n,) of the chosen side minus of the rejected one.
-        bins: The largest number of classes, which hold 10 pairs at least.
+        length_differences: (n,) length(chosen) - length(rejected).
+        bins: The largest number of classes; each class holds at least 10 pairs.
     """
     curve = []
     for index in equal_mass(length_differences, min(bins, max(1, len(margins) // 10))):

@@ -1,6 +1,7 @@
 """Length excess, accuracy at equal lengths and by length; what their intervals cover."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,17 @@ from scipy import special
 from auditing import stats as ours
 from auditing.checks.accuracy import accuracy
 from auditing.checks.length import (
+    FEW_PROMPTS,
     accuracy_by_length,
     accuracy_curve,
+    correlation_check,
+    excess_check,
     length_controlled_accuracy,
     length_excess,
 )
+from auditing.pairs import Pairs
 from auditing.stats import Estimate
+from auditing.verdicts import THRESHOLDS
 
 
 def test_length_excess_by_hand():
@@ -42,6 +48,57 @@ def test_length_excess_covers_95_percent():
         estimate = length_excess(np.where(d == 0, 1.0, -1.0), differences)
         hits += estimate.low <= 0.15 <= estimate.high
     assert 0.92 < hits / 400 < 0.985
+
+
+def pairs_of_lengths(prompts, lengths) -> Pairs:
+    """Pairs whose prompts have these numbers and whose sides have these lengths in tokens."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "prompt": f"Question {prompt}?",
+            "chosen": "yes",
+            "rejected": "no",
+            "reward_chosen": float(rng.normal()),
+            "reward_rejected": float(rng.normal()),
+            "chosen_tokens": chosen,
+            "rejected_tokens": rejected,
+        }
+        for prompt, (chosen, rejected) in zip(prompts, lengths, strict=True)
+    ]
+    return Pairs.collect(rows)
+
+
+def test_an_excess_over_few_repeated_prompts_says_that_they_are_few():
+    finite = pairs_of_lengths([0, 0, 0, 1, 1, 1], [(i + 2, 1) for i in range(6)])
+    check = excess_check("length excess", finite.lengths, finite, "longer", "shorter")
+    assert (check.verdict, check.n, check.value) == ("not measurable", 6, None)
+    assert check.note == FEW_PROMPTS
+
+    equal = pairs_of_lengths([0, 0, 0, 1, 1, 1], [(5, 5)] * 6)
+    check = excess_check("length excess", equal.lengths, equal, "longer", "shorter")
+    assert (check.verdict, check.n) == ("not measurable", 0)
+    assert check.note == "no pair has sides that differ in it"
+
+
+def test_an_excess_that_fails_also_says_which_side_the_model_prefers(monkeypatch):
+    limits = THRESHOLDS["length excess"]
+    monkeypatch.setitem(THRESHOLDS, "length excess", replace(limits, fail=0.5))
+    rows = pairs_of_lengths(range(60), [(1, 2)] * 60)
+    longer_wins = replace(rows, rewards=np.array([[0.0] * 60, [1.0] * 60]))
+    check = excess_check("length excess", longer_wins.lengths, longer_wins, "longer", "shorter")
+    assert check.verdict == "fail"
+    assert check.note.endswith("the model prefers the longer more often than its raters")
+
+
+def test_a_correlation_over_few_repeated_prompts_says_that_they_are_few():
+    x = np.arange(6.0)
+    y = np.array([1.0, 0.0, 2.0, 5.0, 3.0, 4.0])
+    check = correlation_check("length correlation, pooled", x, y, np.repeat([0, 1], 3), n=6)
+    assert (check.verdict, check.n, check.value) == ("not measurable", 6, None)
+    assert check.note == FEW_PROMPTS
+
+    check = correlation_check("length correlation, pooled", x, np.ones(6), np.arange(6), n=6)
+    assert check.note == "lengths or rewards do not vary"
 
 
 # --- Accuracy at equal lengths, and by length -----------------------------------------------------
@@ -78,13 +135,13 @@ def test_accuracy_by_length():
         np.array([90, 100, 89, 100, 0, 200.0]),
         np.array([100, 90, 100, 111, 0, 10.0]),
     )
-    found = accuracy_by_length(np.array([1.0, 1.0, -1.0, 1.0, 0.0, 1.0]), chosen, rejected)
-    assert {name: n for name, (_, n) in found.items()} == {
+    accuracies = accuracy_by_length(np.array([1.0, 1.0, -1.0, 1.0, 0.0, 1.0]), chosen, rejected)
+    assert {name: n for name, (_, n) in accuracies.items()} == {
         "chosen shorter": 1,
         "about equal": 4,
         "chosen longer": 1,
     }
-    assert [estimate.value for estimate, _ in found.values()] == [0.0, 0.875, 1.0]
+    assert [estimate.value for estimate, _ in accuracies.values()] == [0.0, 0.875, 1.0]
     assert accuracy_by_length(np.ones(1), np.ones(1), np.ones(1))["chosen longer"] == (None, 0)
 
 
