@@ -1,7 +1,7 @@
 """The audit's numbers: pure functions of NumPy arrays, each with its equation and its source.
 
-What is undefined for its input (no rows, no variance) is None, never NaN. Intervals are two-sided,
-95%. A statistic that one section of the report alone needs lies beside its check, in
+A number that is undefined for its input (no rows, no variance) is None, never NaN. Intervals are
+two-sided, 95%. A statistic that only one section of the report needs lies beside its check, in
 auditing.checks. Neither torch nor scipy.stats is imported with this module: both are slow to load.
 """
 
@@ -31,10 +31,12 @@ class Estimate(NamedTuple):
 
 
 def pair_credit(differences: np.ndarray) -> np.ndarray:
-    """What a pair counts: 1[d > 0] + 1/2 1[d = 0], the convention of Mann and Whitney (1947).
+    """How much each pair counts as right: 1[d > 0] + 1/2 1[d = 0].
+
+    It is the convention of Mann and Whitney (1947).
 
     Args:
-        differences: (n,) what speaks for the chosen side minus what speaks for the rejected one.
+        differences: (n,) d, such as reward(chosen) - reward(rejected).
 
     Returns:
         (n,) 1 for a win, one half for a tie, 0 for a loss.
@@ -48,8 +50,9 @@ def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     Wilson, JASA 22 (1927). SciPy has it for whole successes only.
 
     Args:
-        successes: How many of n; need not be whole, because ties count one half.
-        n: Number of independent trials.
+        successes: How many of the n trials succeeded. It need not be a whole number, because ties
+            count one half.
+        n: The number of independent trials.
     """
     p = successes / n
     z2 = Z_95**2
@@ -57,7 +60,7 @@ def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     low = (centre - half) / (1 + z2 / n)
     high = (centre + half) / (1 + z2 / n)
-    # Rounding would leave 1e-17 of these two bounds.
+    # Rounding would make these two bounds 1e-17 and 1 - 1e-17.
     if not successes:
         low = 0.0
     if successes >= n:
@@ -71,7 +74,7 @@ def wilson_estimate(successes: float, n: int) -> Estimate:
 
 
 def bootstrap_mean(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """The bootstrap of a mean of independent values: each is a cluster of its own."""
+    """The bootstrap of a mean of independent values: each value is a cluster of its own."""
     return cluster_bootstrap_mean(values, np.arange(len(values)), resamples, seed)
 
 
@@ -82,22 +85,22 @@ def cluster_bootstrap_mean(
 
     Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8. The
     percentiles are Hesterberg's (The American Statistician 69, 2015, section 4.4), a little further
-    out than 2.5 and 97.5: plain ones are too narrow with few groups. One group alone says nothing
-    about the spread between groups: its values then count as independent.
+    out than 2.5 and 97.5, which give too narrow an interval when there are few groups. A single
+    group does not show the spread between groups, so its values then count as independent.
 
     Args:
-        values: (n,) at least one.
+        values: (n,) the values, at least one.
         groups: (n,) the group of each value, such as its prompt.
         resamples: How many bootstrap samples are drawn.
-        seed: Of the random numbers.
+        seed: The seed of the random numbers.
     """
     _, group = np.unique(groups, return_inverse=True)
     sizes = np.bincount(group)
     count = len(sizes)
-    if count == 1 < len(values):
-        return bootstrap_mean(values, resamples, seed)
     mean = float(values.mean())
     if count == 1:
+        if len(values) > 1:
+            return bootstrap_mean(values, resamples, seed)
         return Estimate(mean, mean, mean)
     table = np.stack([np.bincount(group, weights=values), sizes])  # (2, groups)
     means = resampled_means(table, resamples, seed)
@@ -115,10 +118,10 @@ def resampled_means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     Args:
         table: (2, groups) the sum and the size of each group.
         resamples: How many samples are drawn.
-        seed: Of the random numbers.
+        seed: The seed of the random numbers.
 
     Returns:
-        (resamples,)
+        (resamples,) the mean of each sample.
     """
     count = table.shape[1]
     kinds, counts = np.unique(table, axis=1, return_counts=True)  # (2, kinds), (kinds,)
@@ -130,7 +133,7 @@ def resampled_means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
         rows = min(resamples - start, rows_at_once)
         if width < count:
             total, size = kinds @ rng.multinomial(count, counts / count, size=rows).T
-        else:  # There are nearly as many kinds as groups: drawing the groups is quicker.
+        else:  # Drawing the groups is quicker when there are nearly as many kinds as groups.
             drawn = rng.integers(count, size=(rows, count), dtype=np.int32)
             total = table[0][drawn].sum(axis=1)
             size = table[1][drawn].sum(axis=1)
@@ -146,14 +149,14 @@ def t_quantile(df: int) -> float:
 def share_interval(credit: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
     """The mean of values in [0, 1], with its interval; None for no values.
 
-    The interval is Wilson's where the values are independent and all 0 or 1, else the bootstrap's.
-    Equal values leave the bootstrap without a width. Then it is Wilson's again, on the number of
-    prompts: on the safe side, because no values in [0, 1] of that mean vary more than zeros and
-    ones.
+    The interval is Wilson's if the values are independent and all of them are 0 or 1; otherwise it
+    is the bootstrap's. If all values are equal, the bootstrap's interval would have no width, so
+    Wilson's is taken with the number of prompts as n. That is on the safe side, because values in
+    [0, 1] of a given mean vary most if they are zeros and ones.
 
     Args:
         credit: (n,) values in [0, 1].
-        prompts: (n,) the prompt of each value; None where no prompt repeats.
+        prompts: (n,) the prompt of each value; None if no prompt repeats.
     """
     n = len(credit)
     if n == 0:
@@ -161,7 +164,7 @@ def share_interval(credit: np.ndarray, prompts: np.ndarray | None = None) -> Est
     groups = n
     if prompts is not None:
         groups = len(np.unique(prompts))
-    if groups == 1:  # There is one prompt throughout, so nothing to cluster by.
+    if groups == 1:  # All values have the same prompt, so there is nothing to cluster by.
         groups = n
     if credit.min() == credit.max():
         mean = float(credit[0])
@@ -174,7 +177,7 @@ def share_interval(credit: np.ndarray, prompts: np.ndarray | None = None) -> Est
 
 
 def mean_interval(values: np.ndarray) -> Estimate | None:
-    """mean +- t s / sqrt(n): Student (1908). None for fewer than five values."""
+    """mean +- t s / sqrt(n), by Student (1908); None for fewer than five values."""
     n = len(values)
     if n < 5:
         return None
@@ -186,8 +189,9 @@ def mean_interval(values: np.ndarray) -> Estimate | None:
 def paired_interval(differences: np.ndarray) -> Estimate:
     """The mean of paired differences: Agresti and Min, Statistics in Medicine 24 (2005).
 
-    Half a pair is added to each of the four cells, then Wald's interval is taken. It keeps a width
-    when the two sides never differ, where Wald's and the bootstrap's have none:
+    Half a pair is added to each of the four cells of the table, then Wald's interval is taken. If
+    the two sides never differ, this interval still has a width; Wald's own and the bootstrap's have
+    none. It is
     (S1 +- z sqrt(S2 + 1 - S1^2 / N)) / N, with N = n + 2, S1 = sum d, S2 = sum d^2.
 
     Args:
@@ -207,25 +211,26 @@ def paired_interval(differences: np.ndarray) -> Estimate:
 def widened(
     estimate: Estimate | None, influence: np.ndarray, groups: np.ndarray
 ) -> Estimate | None:
-    """The interval where the values of a group hang together, from the one for independent values.
+    """Widen an interval for independent values, because values of one group are correlated.
 
     Half widths are multiplied by the root of Kish's design effect (Survey Sampling, 1965),
-    G / (G - 1) sum over the G groups of (sum of influence)^2 / sum of influence^2, which counts as
-    1 at least, and t takes the place of z.
+    G / (G - 1) sum over the G groups of (sum of influence)^2 / sum of influence^2, which is taken
+    as at least 1. The quantile t takes the place of z.
 
     Args:
-        estimate: With the interval for independent values; None stays None.
-        influence: (n,) what a value moves the estimate by, such as its deviation for a mean.
+        estimate: A number with the interval for independent values; None stays None.
+        influence: (n,) how far each value moves the estimate. For a mean it is the value's
+            deviation from the mean.
         groups: (n,) the group of each value, such as its prompt.
 
     Returns:
-        None for fewer than five groups that repeat.
+        The estimate with the wider interval. None if prompts repeat and there are fewer than five.
     """
     _, group = np.unique(groups, return_inverse=True)
     count = int(group.max(initial=-1)) + 1
     nothing_repeats = count == len(groups)
-    prompt_is_unknown = count == 1  # It is the same throughout, so there is nothing to cluster by.
-    if estimate is None or nothing_repeats or prompt_is_unknown:
+    one_group = count == 1  # There is nothing to cluster by.
+    if estimate is None or nothing_repeats or one_group:
         return estimate
     if count < 5:
         return None
@@ -243,10 +248,14 @@ def widened(
 
 
 def two_sided_p(estimate: Estimate, null: float = 0.0) -> float:
-    """The p-value that belongs to an interval: below .05 exactly where that leaves `null` out.
+    """The p-value that belongs to an interval; below .05 exactly if `null` lies outside of it.
 
-    P(|Z| > z |value - null| / (distance from the value to the bound on the null's side)). It is the
-    p-value of the z-test where the interval is value +- z x standard error.
+    P(|Z| > z |value - null| / (distance from the value to the bound on the null's side)). If the
+    interval is value +- z x standard error, this is the p-value of the z-test.
+
+    Args:
+        estimate: The number with its 95% interval.
+        null: The number under the hypothesis of no effect.
     """
     distance = abs(estimate.value - null)
     if distance == 0:
@@ -265,7 +274,7 @@ def difference_of_proportions(a: Estimate, b: Estimate) -> tuple[Estimate, float
 
     Newcombe's hybrid score interval, Statistics in Medicine 17 (1998), method 10:
     a - b - sqrt((a - low_a)^2 + (high_b - b)^2) to a - b + sqrt((high_a - a)^2 + (b - low_b)^2).
-    It does not matter what the two intervals were made by.
+    The two intervals may come from any method.
     """
     difference = a.value - b.value
     estimate = Estimate(
@@ -281,13 +290,17 @@ def paired_bootstrap_difference(
 ) -> Estimate | None:
     """mean(credit_a - credit_b) on the same pairs. Efron and Tibshirani (1993), chapter 8.
 
-    The interval is paired_interval's where the difference is the same on every pair: the bootstrap
-    has no width then. None for no pairs.
+    If the difference is the same on every pair, the bootstrap's interval would have no width, and
+    the interval is that of paired_interval.
 
     Args:
-        credit_a: (n,) what each pair counts for one model.
-        credit_b: (n,) what it counts for the other.
-        groups: (n,) the prompt of each pair: its pairs are drawn together. None: no prompt repeats.
+        credit_a: (n,) how much each pair counts as right for one model (pair_credit).
+        credit_b: (n,) the same for the other model.
+        groups: (n,) the prompt of each pair; pairs of one prompt are drawn together. None if no
+            prompt repeats.
+
+    Returns:
+        None for no pairs.
     """
     differences = credit_a - credit_b
     if len(differences) == 0:
@@ -302,11 +315,16 @@ def paired_bootstrap_difference(
 def mcnemar_exact(credit_a: np.ndarray, credit_b: np.ndarray) -> tuple[int, int, float]:
     """McNemar's exact test (Psychometrika 12, 1947) of two models on the same pairs.
 
-    p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2). With ties, where a tie is better than
-    an error, it is the sign test.
+    p = min(1, 2 P(X <= min(a_better, b_better))), X ~ Binomial(a_better + b_better, 1/2). If pairs
+    tie, which counts as better than an error, it is the sign test.
+
+    Args:
+        credit_a: (n,) how much each pair counts as right for model a (pair_credit).
+        credit_b: (n,) the same for model b.
 
     Returns:
-        b, the pairs on which a does better; c, those on which b does better; and p.
+        a_better, the number of pairs on which a does better; b_better, the number on which b does
+        better; and p.
     """
     a_better = int(np.sum(credit_a > credit_b))
     b_better = int(np.sum(credit_a < credit_b))
@@ -330,11 +348,14 @@ def average_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def equal_mass(values: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Index arrays of about equal size, in the order of the values; equal values stay in one bin.
+    """Cut values into bins of about equal size; equal values stay in one bin.
 
     Args:
-        values: (n,)
-        bins: The largest number of bins. Equal values can leave fewer.
+        values: (n,) the values.
+        bins: The largest number of bins. Equal values can make them fewer.
+
+    Returns:
+        The indices of the values of each bin, the smallest values first.
     """
     if len(values) == 0:
         return []
@@ -345,8 +366,11 @@ def equal_mass(values: np.ndarray, bins: int) -> list[np.ndarray]:
     return np.split(order, starts)
 
 
-def standardised(values: np.ndarray) -> np.ndarray:
-    """Centred values over the largest absolute one: squares neither underflow nor overflow."""
+def centred_and_scaled(values: np.ndarray) -> np.ndarray:
+    """Values minus their mean, divided by the largest absolute one.
+
+    Their squares neither underflow nor overflow.
+    """
     values = values - values.mean()
     return values / np.abs(values).max()
 
@@ -354,32 +378,32 @@ def standardised(values: np.ndarray) -> np.ndarray:
 def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
     """r = sum(dx dy) / sqrt(sum dx^2 sum dy^2), dx = x - mean(x). Pearson (1895).
 
-    r^2 is the variance explained. None where x or y does not vary. SciPy's pearsonr gives the same
-    number, and warns about values that are nearly constant.
+    r^2 is the share of the variance that is explained. None if x or y does not vary. SciPy's
+    pearsonr gives the same number, but warns about values that are nearly constant.
     """
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    dx = standardised(x)
-    dy = standardised(y)
+    dx = centred_and_scaled(x)
+    dy = centred_and_scaled(y)
     r = np.sum(dx * dy) / math.sqrt(np.sum(dx**2) * np.sum(dy**2))
     return float(np.clip(r, -1, 1))
 
 
 def correlation_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """What each point moves Pearson's r by, up to a constant: zx zy - r (zx^2 + zy^2) / 2.
+    """How far each point moves Pearson's r, up to a constant factor: zx zy - r (zx^2 + zy^2) / 2.
 
     Devlin, Gnanadesikan and Kettenring, Biometrika 62 (1975).
     """
-    zx = standardised(x)
+    zx = centred_and_scaled(x)
     zx = zx / zx.std()
-    zy = standardised(y)
+    zy = centred_and_scaled(y)
     zy = zy / zy.std()
     r = float(np.mean(zx * zy))
     return zx * zy - r * (zx**2 + zy**2) / 2
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's r of the average ranks: Spearman (1904). None where x or y does not vary."""
+    """Pearson's r of the average ranks, by Spearman (1904). None if x or y does not vary."""
     return pearson(average_ranks(x), average_ranks(y))
 
 
@@ -411,8 +435,8 @@ def spearman_interval(x: np.ndarray, y: np.ndarray) -> Estimate | None:
 def within_groups_spearman(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Estimate | None:
     """The mean over groups (prompts) of Spearman's r within the group +- t s / sqrt(groups).
 
-    It is of the groups of three and more in which both x and y vary, and every group counts the
-    same. None with fewer than five such groups.
+    Groups count if they have at least three values and both x and y vary in them; every group
+    counts the same. None if there are fewer than five such groups.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     a = centred_ranks_within(x, group)
@@ -431,8 +455,11 @@ def centred_ranks_within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Average ranks within each group, minus their mean.
 
     Args:
-        values: (n,)
-        group: (n,) ints from 0, none left out.
+        values: (n,) the values.
+        group: (n,) the number of each value's group; the groups are numbered from 0 without a gap.
+
+    Returns:
+        (n,) the centred rank of each value.
     """
     _, level = np.unique(values, return_inverse=True)
     sizes = np.bincount(group)
@@ -464,14 +491,14 @@ def logistic(
     least squares: McCullagh and Nelder, Generalized Linear Models (1989), section 4.4.
 
     Args:
-        X: (n, k) one column a coefficient.
+        X: (n, k) one column per coefficient.
         y: (n,) outcomes in [0, 1].
-        offset: (n,) added to X b; None: nothing.
-        weights: (n,) w, how often a row counts; None: once.
+        offset: (n,) what is added to X b; None for nothing.
+        weights: (n,) w, how often each row counts; None if each counts once.
 
     Returns:
-        None where there is no finite maximum (separable data) or where the columns of X depend on
-        each other.
+        None if there is no finite maximum (separable data), or if the columns of X are linearly
+        dependent.
     """
     if offset is None:
         offset = np.zeros(len(y))
@@ -493,7 +520,7 @@ def logistic(
         step = np.linalg.solve(information, X.T @ (weights * (y - p)))
         before = likelihood
         likelihood = float(np.sum(weights * (y * eta - np.logaddexp(0, eta))))
-        if likelihood < before - 1e-9 * abs(before):  # It overshot: take half the last step back.
+        if likelihood < before - 1e-9 * abs(before):  # It overshot: half the last step is undone.
             last_step = last_step / 2
             b = b - last_step
             likelihood = before
@@ -505,11 +532,11 @@ def logistic(
     return None
 
 
-# --- The smallest effect that n pairs show with 80% power, at a two-sided 5% ----------------------
+# --- The smallest effect that n pairs show with 80% power, at a two-sided 5% level ----------------
 
 
 def detectable_correlation(n: int) -> float | None:
-    """The smallest |r| that n points tell from 0; None for n <= 3.
+    """The smallest |r| that n points can tell apart from 0; None for n <= 3.
 
     tanh((z_.975 + z_.80) / sqrt(n - 3)): Cohen (1988), chapter 3, by Fisher's z.
     """
@@ -519,15 +546,18 @@ def detectable_correlation(n: int) -> float | None:
 
 
 def detectable_accuracy(n: int, baseline: float) -> float | None:
-    """The smallest accuracy that n pairs tell from a fixed baseline; None where even 1 is not.
+    """The smallest accuracy that n pairs can tell apart from a fixed baseline.
 
     p - q = (z_.975 sqrt(q (1 - q)) + z_.80 sqrt(p (1 - p))) / sqrt(n), a quadratic in p.
     Fleiss, Levin and Paik, Statistical Methods for Rates and Proportions (2003), section 2.5.
-    A tie has less variance than a win or a loss, so with ties this is on the safe side.
+    A tie has less variance than a win or a loss, so this is on the safe side if pairs tie.
 
     Args:
-        n: Number of pairs, at least one.
+        n: The number of pairs, at least one.
         baseline: q, at least one half.
+
+    Returns:
+        p; None if even 1 could not be told apart.
     """
     needed = baseline + Z_95 * math.sqrt(baseline * (1 - baseline) / n)
     if needed >= 1:
@@ -538,12 +568,12 @@ def detectable_accuracy(n: int, baseline: float) -> float | None:
 
 
 def detectable_mean(interval: Estimate) -> float:
-    """(z_.975 + z_.80) x standard error, which is read back from the width of a 95% interval."""
+    """(z_.975 + z_.80) x standard error, where a 95% interval gives the standard error."""
     return (Z_95 + Z_POWER) * (interval.high - interval.low) / (2 * Z_95)
 
 
 def detectable_share(n: int) -> float:
-    """1 - .2^(1/n): the smallest share of which n pairs show at least one, four times in five."""
+    """1 - .2^(1/n): the smallest share that n pairs show at least once with probability .8."""
     return 1 - 0.2 ** (1 / n)
 
 
@@ -554,11 +584,11 @@ def detectable_mcnemar(n: int, discordant_share: float) -> float | None:
     Connor, Biometrics 43 (1987).
 
     Args:
-        n: Number of pairs.
+        n: The number of pairs.
         discordant_share: s, the share of pairs on which the two models differ.
 
     Returns:
-        None where it would not do if all differing pairs were on one side.
+        d; None if even all differing pairs on one side would not suffice.
     """
     inside = n + Z_POWER**2 - Z_95**2
     if inside <= 0 or discordant_share <= 0:

@@ -6,7 +6,14 @@ import numpy as np
 
 from auditing import stats
 from auditing.pairs import Pairs
-from auditing.stats import RESAMPLES, Estimate, average_ranks, chi2_sf, equal_mass, standardised
+from auditing.stats import (
+    RESAMPLES,
+    Estimate,
+    average_ranks,
+    centred_and_scaled,
+    chi2_sf,
+    equal_mass,
+)
 from auditing.verdicts import Check, Finding, count, judge, short
 
 SECTION = "distribution"
@@ -177,7 +184,7 @@ def eta_squared(
     k = int(label.max(initial=-1)) + 1
     if k < 2 or n <= k or np.ptp(values) == 0:
         return None, None
-    values = standardised(values)
+    values = centred_and_scaled(values)
     eta = between_share(totals(values, label)[None])[0]
     draws = between_share(moment_draws(values, label, groups))
     low, high = 2 * eta - np.quantile(draws, [0.975, 0.025])
@@ -250,7 +257,7 @@ def scale_ratio(
     if np.sum(sizes >= FEWEST) < 2 or np.ptp(values[kept]) == 0:
         return None
     _, label = np.unique(label[kept], return_inverse=True)
-    values = standardised(values[kept])
+    values = centred_and_scaled(values[kept])
     if groups is not None:
         groups = groups[kept]
     variances = within_variances(totals(values, label)[None])[0]  # (labels,)
