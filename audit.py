@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditing.options import AuditOptions, first_fault
+from reward.model import TOKEN_BUDGET
 
 if TYPE_CHECKING:
     from auditing.result import Audit
@@ -77,7 +78,7 @@ def read_options() -> AuditOptions:
     parser.add_argument(
         "--token_budget",
         type=int,
-        default=4096,
+        default=TOKEN_BUDGET,
         help="tokens of one forward: lower it to save memory",
     )
     parser.add_argument(

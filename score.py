@@ -18,6 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from reward.model import TOKEN_BUDGET
+
 
 def main() -> int:
     """Run the script. Returns its exit status: 0, or 2 for bad input."""
@@ -96,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--token_budget",
         type=int,
-        default=4096,
+        default=TOKEN_BUDGET,
         help="tokens of one forward: lower it to save memory",
     )
     add("--trust_remote_code", action="store_true", help="run the model's own Python code")

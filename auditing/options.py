@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from reward.model import TOKEN_BUDGET
+
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -23,7 +25,7 @@ class AuditOptions:
     adversarial: str | None = None
     policy: str | None = None
     output_dir: str | None = None
-    token_budget: int = 4096
+    token_budget: int = TOKEN_BUDGET
     probed: int = 100
     quick: bool = False
     fail_on: str | None = None  # "warn" or "fail"

@@ -17,9 +17,10 @@ from auditing.run import NO_OTHER_DATA, matched, pairs_of, summary
 from auditing.source import EncodedPairs
 from auditing.verdicts import Check
 from reward.checkpoint.manifest import versions
-from reward.data.files import DataError, Source
+from reward.data.files import DataError, Source, describe_source
 from reward.model.scorer import Scorer
 from reward.recipe.recipe import Recipe
+from reward.training.losses import LOSSES
 
 TRAIN_SAMPLE = 1000  # train pairs that are scored, to compare train and test accuracy
 STRIPS = 5  # completions of each list that get the reward after each token
@@ -132,7 +133,7 @@ def identity_of(
         "base model": manifest.get("base_model"),
         "base revision": manifest.get("base_revision"),
         "trained on": ", ".join(manifest.get("data", [])),
-        "audited on": ", ".join(name_of(entry) for entry in sources),
+        "audited on": ", ".join(describe_source(entry) for entry in sources),
         "split": None,
         "revision": None,
         "pairs": pairs,
@@ -144,12 +145,6 @@ def identity_of(
     if options.revision != "main":
         identity["revision"] = options.revision
     return {key: str(value) for key, value in identity.items() if value}
-
-
-def name_of(entry: Source) -> str:
-    """A source in a few words: its path, configuration and folder."""
-    parts = [str(entry[key]) for key in ("path", "name", "data_dir") if entry.get(key)]
-    return " ".join(parts)
 
 
 # --- What it was trained on -----------------------------------------------------------------------
@@ -210,7 +205,7 @@ def is_bradley_terry(recipe: Recipe | None) -> bool | None:
     """Whether sigmoid(margin) claims to be a probability; None where nothing says."""
     if recipe is None:
         return None
-    return recipe["loss_type"] == "bradley_terry"
+    return LOSSES[recipe["loss_type"]].margin_is_log_odds
 
 
 # --- What only a forward can show -----------------------------------------------------------------

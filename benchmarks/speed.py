@@ -41,10 +41,11 @@ sys.path.insert(0, str(REPO))
 from reward.data.encoding import encode_each, prepare_tokenizer
 from reward.data.splits import load_test_split
 from reward.data.tokens import PairTexts, decode_sides
+from reward.model import TOKEN_BUDGET
 from reward.model.batches import SIDES, own_tokens, pack, padded, shared_prefix
 from reward.model.heads import Float32Head, without_adapter
 from reward.model.packed_attention import enable_packing, self_test
-from reward.model.scorer import TOKEN_BUDGET, Scorer
+from reward.model.scorer import Scorer
 from reward.training.trainer import PairOptions, PairTrainer
 
 REAL_VOCABULARY, SMALL_VOCABULARY = 151_936, 16_000

@@ -232,6 +232,19 @@ def encoder_facts(tokenizer: PreTrainedTokenizerBase) -> EncoderFacts:
     }
 
 
+def differing_facts(
+    tokenizer: PreTrainedTokenizerBase, base_tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Names of the facts that an RL trainer would get wrong if it used the base's tokenizer.
+
+    These are the template, the end token and the pad token, as `encoder_facts` names them.
+    """
+    ours = encoder_facts(tokenizer)
+    theirs = encoder_facts(base_tokenizer)
+    names = ("chat_template_sha256", "end_token_id", "pad_token_id")
+    return [name for name in names if ours[name] != theirs[name]]
+
+
 def _default_template(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> str:
     """The template for a model that has none."""
     if not is_encoder:

@@ -47,6 +47,12 @@ class Source(TypedDict, total=False):
     streaming: bool  # read the train split as a stream, without a copy on disk
 
 
+def describe_source(source: Source) -> str:
+    """A source in a few words: its path, configuration and folder, as far as it has them."""
+    parts = [source["path"], source.get("name"), source.get("data_dir")]
+    return " ".join(str(part) for part in parts if part)
+
+
 # --- Reading rows ---------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from reward.data.transcripts import Side
 if TYPE_CHECKING:  # only for the annotations: the import takes seconds
     from transformers import PreTrainedTokenizerBase
 
-ROWS_A_PROCESS = 20_000  # with fewer rows to encode, another process takes longer than it saves
+ROWS_PER_PROCESS = 20_000  # with fewer rows to encode, another process takes longer than it saves
 
 # Reasons of the ledger.
 SAME_IDS = "identical sides once encoded"
@@ -38,7 +38,8 @@ class EncodingOptions:
 
     max_length: int | None = None  # the limit of a side in tokens; None for no limit
     overlong: str = "drop"  # what becomes of a longer pair: drop, truncate_prompt or error
-    loss_type: str = "bradley_terry"  # rating_mse needs ratings, the other losses do without
+    loss_type: str = "bradley_terry"  # the loss that the error about missing ratings names
+    needs_ratings: bool = False  # whether this loss regresses on ratings
     soft_labels: bool = True  # False: only the side that most raters chose counts
     strength_as: str = "target_margin"  # what a preference strength becomes; or chosen_probability
     num_proc: int | None = None  # processes; None: one for every CPU, where there are many rows
@@ -168,9 +169,9 @@ def labels_of(row: dict, options: EncodingOptions) -> Labels:
     strength.
 
     Args:
-        row: A row of the table that reward.data.splits gives. options: Of these, `loss_type`,
-        `soft_labels` and `strength_as`. Without soft labels the side
-            that most raters chose is all that counts; a tie stays .5.
+        row: A row of the table that reward.data.splits gives.
+        options: Of these, `needs_ratings`, `soft_labels` and `strength_as`. Without soft labels the
+            side that most raters chose is all that counts; a tie stays .5.
 
     Raises:
         DataError: The loss regresses on ratings, and the row has none.
@@ -188,12 +189,12 @@ def labels_of(row: dict, options: EncodingOptions) -> Labels:
         probability = float(probability > 0.5)
     rating_chosen = row["rating_chosen"]
     rating_rejected = row["rating_rejected"]
-    if options.loss_type == "rating_mse" and None in (rating_chosen, rating_rejected):
+    if options.needs_ratings and None in (rating_chosen, rating_rejected):
         raise DataError(
-            f"{row['where']}: no ratings, which loss_type: rating_mse regresses on; needed are "
-            "numbers in the columns rating_chosen and rating_rejected (or score_chosen and "
-            "score_rejected, or helpfulness). For pairs without ratings: loss_type: bradley_terry, "
-            "or mse"
+            f"{row['where']}: no ratings, which loss_type: {options.loss_type} regresses on; "
+            "needed are numbers in the columns rating_chosen and rating_rejected (or score_chosen "
+            "and score_rejected, or helpfulness). For pairs without ratings: loss_type: "
+            "bradley_terry, or mse"
         )
     return {
         "target_margin": target_margin or 0.0,
@@ -260,7 +261,7 @@ class _RowEncoder:
         label_options = self.options
         if split == "test":
             # Nobody computes a loss on the test split, so a row there needs no ratings.
-            label_options = replace(self.options, loss_type="bradley_terry")
+            label_options = replace(self.options, needs_ratings=False)
         return {
             **encoded,
             "subset_id": self.subsets.index(row["subset"]),
@@ -322,7 +323,7 @@ def _processes_for(row_count: int) -> int | None:
         cpus = len(os.sched_getaffinity(0))
     else:
         cpus = os.cpu_count() or 1
-    processes = min(cpus, row_count // ROWS_A_PROCESS)
+    processes = min(cpus, row_count // ROWS_PER_PROCESS)
     if processes > 1:
         return processes
     return None

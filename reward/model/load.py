@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reward.data.encoding import encoder_facts, prepare_tokenizer
+from reward.data.encoding import prepare_tokenizer
 from reward.model.classifier import (
     LoadedClassifier,
     keep_unpacked,
@@ -77,7 +77,7 @@ def load_reward_model(
     for path, module in model.named_modules():
         if type(module) is torch.nn.Linear and is_head_key(path):
             module.__class__ = Float32Head
-    # bitsandbytes has put a quantised model where it belongs.
+    # bitsandbytes has put a quantized model where it belongs.
     if not quantized or _quantization(parts) is None:
         model.to(device or default_device())
     return model.eval(), tokenizer
@@ -208,7 +208,7 @@ def _dtype(parts: CheckpointParts) -> torch.dtype | str:
 
 
 def _quantization(parts: CheckpointParts) -> BitsAndBytesConfig | None:
-    """Return how a base was quantised under its adapter; None where it was not."""
+    """Return how a base was quantized under its adapter; None where it was not."""
     settings = parts.manifest.get("quantization")
     if not parts.is_adapter or not settings:
         return None
@@ -313,16 +313,3 @@ def default_device() -> str:
     if torch.backends.mps.is_available():
         return "mps"
     return "cpu"
-
-
-def facts_differ(
-    tokenizer: PreTrainedTokenizerBase, base_tokenizer: PreTrainedTokenizerBase
-) -> list[str]:
-    """Return what an RL trainer would get wrong that takes the base's tokenizer for an adapter.
-
-    Of template, end token and pad token: the names of the facts (`encoder_facts`) that differ.
-    """
-    ours = encoder_facts(tokenizer)
-    theirs = encoder_facts(base_tokenizer)
-    names = ("chat_template_sha256", "end_token_id", "pad_token_id")
-    return [name for name in names if ours[name] != theirs[name]]

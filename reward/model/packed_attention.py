@@ -126,7 +126,7 @@ def packed_attention(
     if has_varlen(query, value.dtype) and not dropout:
         output = varlen_kernel(query, key, value, packing, scale, window)
     else:
-        output = one_kernel_a_text(query, key, value, packing, scale, window, dropout)
+        output = kernel_per_text(query, key, value, packing, scale, window, dropout)
     return output, None
 
 
@@ -162,7 +162,7 @@ def varlen_kernel(
     return output[None]
 
 
-def one_kernel_a_text(
+def kernel_per_text(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -237,7 +237,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 # --- Which models can be packed -------------------------------------------------------------------
 
 
-def why_padded(model: PreTrainedModel) -> str | None:
+def why_model_not_packed(model: PreTrainedModel) -> str | None:
     """Return why this model (without a wrapper) cannot be packed, as far as its config tells.
 
     Returns:
@@ -265,7 +265,7 @@ def why_padded(model: PreTrainedModel) -> str | None:
     return None
 
 
-def why_not_packed(
+def why_training_not_packed(
     model: PreTrainedModel, args: TrainingArguments, prefix_sharing: str
 ) -> str | None:
     """Return why batches of this model are padded in training.
@@ -286,7 +286,7 @@ def why_not_packed(
         return "neftune_noise_alpha scales its noise by the length of a row"
     if args.torch_compile and prefix_sharing == "auto":  # docs/speed.md has the times
         return "torch_compile would compile anew for batch after batch (prefix_sharing: on does so)"
-    return why_padded(model)
+    return why_model_not_packed(model)
 
 
 def drops_out(model: PreTrainedModel) -> bool:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from reward.data.encoding import encode, encode_within
 from reward.data.transcripts import Side, text_of
+from reward.model import TOKEN_BUDGET
 from reward.model.batches import TokenIds, pack, padded, token_batches
 from reward.model.heads import (
     is_encoder,
@@ -25,10 +26,7 @@ from reward.model.heads import (
 )
 from reward.model.hub import checkpoint_json
 from reward.model.load import load_reward_model
-from reward.model.packed_attention import enable_packing, self_test, why_padded
-
-# The computed tokens of one forward. More gains nothing on a CPU (benchmarks/speed.py).
-TOKEN_BUDGET = 4096
+from reward.model.packed_attention import enable_packing, self_test, why_model_not_packed
 
 SELF_TEST_TEXTS = 4  # how many texts the self-test reads
 FEW_BATCHES = 8  # fewer than these need no progress bar
@@ -87,7 +85,7 @@ class Scorer:
         self.token_budget = token_budget
         self.distributed = distributed
         self.self_tested = False
-        self.padded_because = why_padded(self.base_model)
+        self.padded_because = why_model_not_packed(self.base_model)
         if self.padded_because is None:
             enable_packing(self.base_model)
         self.manifest = checkpoint_json(ckpt, "manifest.json", revision) or {}

@@ -51,6 +51,11 @@ class Recipe:
 
     __getitem__ = get
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the base is loaded in 4 or 8 bits."""
+        return bool(self["load_in_4bit"] or self["load_in_8bit"])
+
     def section(self, name: str) -> dict[str, object]:
         """The keys of one of TRL's dataclasses that were given or whose default we change.
 

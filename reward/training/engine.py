@@ -72,7 +72,7 @@ class Engine:
             if key.startswith(("ACCELERATE_", "FSDP_")):
                 settings[key.removeprefix("ACCELERATE_DEEPSPEED_").lower()] = value
         processes = int(environment.get("WORLD_SIZE", 1))
-        processes_a_host = int(environment.get("LOCAL_WORLD_SIZE", processes))
+        processes_per_host = int(environment.get("LOCAL_WORLD_SIZE", processes))
         kind = "NO"
         if processes > 1:
             kind = "MULTI_GPU"
@@ -82,7 +82,7 @@ class Engine:
         elif values.get("fsdp") or _true(settings.get("accelerate_use_fsdp")):
             kind = "FSDP"
             settings |= _fsdp_settings(values)
-        return cls._of(kind, processes, max(1, processes // processes_a_host), settings)
+        return cls._of(kind, processes, max(1, processes // processes_per_host), settings)
 
     @classmethod
     def read(cls, path: str | Path) -> "Engine":
@@ -195,7 +195,7 @@ class Engine:
             refuse_checkpointing_twice(self, recipe)
             refuse_bitsandbytes_optimizers(recipe)
             refuse_4bit_stored_as_integers(recipe)
-            refuse_loading_quantised_checkpoints(recipe)
+            refuse_loading_quantized_checkpoints(recipe)
         refuse_more_processes_than_gpus(self, use_cpu, environment)
         if self.kind == "DEEPSPEED":
             refuse_operators_that_cannot_be_built(self, use_cpu, environment)
@@ -319,9 +319,8 @@ def refuse_4bit_stored_as_integers(recipe: Recipe) -> None:
     )
 
 
-def refuse_loading_quantised_checkpoints(recipe: Recipe) -> None:
-    quantised = recipe["load_in_4bit"] or recipe["load_in_8bit"]
-    if not quantised or not recipe["load_best_model_at_end"]:
+def refuse_loading_quantized_checkpoints(recipe: Recipe) -> None:
+    if not recipe.quantized or not recipe["load_best_model_at_end"]:
         return
     raise LaunchError(
         "FSDP2 cannot load a checkpoint back into 4-bit or 8-bit layers (KeyError: absmax), so "

@@ -4,8 +4,9 @@ Each has its equation and its source beside it. Notation, one value a pair: r_c 
 rewards of the chosen and the rejected side, d = r_c - r_r is the margin, and p is the chosen
 probability, how likely a rater prefers the chosen side.
 
-To add a loss: a function here and its line in `LOSSES`; a test with values worked out by hand; a
-recipe that uses it; a line in docs/objectives.md.
+To add a loss: a function here and its line in `LOSSES`; the keys that do not go with it in
+reward/recipe/checks.py; a test with values worked out by hand; a recipe that uses it; a line in
+docs/objectives.md.
 """
 
 from collections.abc import Callable
@@ -163,21 +164,33 @@ def classification(
 
 @dataclass(frozen=True)
 class Loss:
-    """An objective, and the label columns of a batch that its function takes beside the rewards."""
+    """An objective, and what other code has to know of it."""
 
     function: Callable[..., Tensor]  # (rewards_chosen, rewards_rejected, **labels) -> (pairs,)
-    labels: tuple[str, ...]  # the names of columns, which are the function's parameters too
+    labels: tuple[str, ...]  # columns of a batch, which are parameters of the function too
+    takes_log_odds: bool = False  # of two logits the function gets their difference, not logit 1
+    margin_is_log_odds: bool = False  # sigmoid(margin) claims to be P(the chosen side wins)
+
+    @property
+    def needs_ratings(self) -> bool:
+        """Whether a pair without ratings has no loss."""
+        return "rating_chosen" in self.labels
 
 
-# The values of the recipe key `loss_type`. This dict is the only place that lists them:
+# The values of the recipe key `loss_type`. This dict is the only list of them:
 # reward/recipe/keys.py reads its keys from the text of this file, because a recipe is checked
-# without importing torch. So every key must be a plain text here.
+# without importing torch. So every key must be a plain text here. The checks of keys that do not
+# go together name single losses, for the same reason: `_check_objective` in
+# reward/recipe/checks.py (tie_margin, length_head, label_smoothing, mismatched_prompts). Look there
+# when you add a loss. All other code asks the fields of `Loss`.
 LOSSES = {
-    "bradley_terry": Loss(bradley_terry, labels=("target_margin", "chosen_probability")),
+    "bradley_terry": Loss(
+        bradley_terry, labels=("target_margin", "chosen_probability"), margin_is_log_odds=True
+    ),
     "rao_kupper": Loss(rao_kupper, labels=("chosen_probability",)),
     "mse": Loss(mse, labels=("chosen_probability",)),
     "rating_mse": Loss(rating_mse, labels=("rating_chosen", "rating_rejected")),
-    "classification": Loss(classification, labels=("chosen_probability",)),
+    "classification": Loss(classification, labels=("chosen_probability",), takes_log_odds=True),
 }
 
 

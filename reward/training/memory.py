@@ -34,8 +34,8 @@ GIB = 2**30
 SHORT = 64
 LONG = 128
 
-# Bytes of a 4-bit weight with the constants of its quantisation, one set of constants for 64
-# weights. In the nested form these constants are quantised in turn.
+# Bytes of a 4-bit weight with the constants of its quantization, one set of constants for 64
+# weights. In the nested form these constants are quantized in turn.
 NF4_BYTES = 0.5625
 NF4_NESTED_BYTES = 0.516
 
@@ -77,7 +77,7 @@ class PlannedModel:
     trained_linear: int  # trained parameters of linear layers, which autocast copies
     trained_embeddings: int  # trained parameters whose 8-bit states transformers keeps in 32 bits
     frozen_bytes: float  # bytes of all frozen parameters as they are loaded
-    bytes_a_trained: int  # bytes of one trained parameter as it is loaded
+    bytes_per_trained: int  # bytes of one trained parameter as it is loaded
     largest_block: int  # parameters of the largest block, or of the embeddings if they are larger
     trained_blocks: int  # blocks that keep activations for a backward
 
@@ -126,8 +126,8 @@ def plan_model(
 
     Args:
         config: the model's config.
-        dtype: the dtype in which weights that are not quantised are loaded.
-        recipe: says what is frozen and what is quantised.
+        dtype: the dtype in which weights that are not quantized are loaded.
+        recipe: says what is frozen and what is quantized.
         peft_config: the adapter, or None.
         **options: passed on to `AutoModelForSequenceClassification.from_config`.
     """
@@ -147,15 +147,15 @@ def plan_model(
         trained_linear=0,
         trained_embeddings=0,
         frozen_bytes=0.0,
-        bytes_a_trained=_bytes_a_trained(dtype, recipe, peft_config),
+        bytes_per_trained=_bytes_per_trained(dtype, recipe, peft_config),
         largest_block=int(largest_block_bytes / dtype.itemsize),
         trained_blocks=trained_blocks,
     )
-    _count_parameters(planned, dtype, _bytes_a_quantised(dtype, recipe), head_of(plain)[0])
+    _count_parameters(planned, dtype, _bytes_per_quantized(dtype, recipe), head_of(plain)[0])
     return planned
 
 
-def _bytes_a_quantised(dtype: torch.dtype, recipe: Recipe) -> float:
+def _bytes_per_quantized(dtype: torch.dtype, recipe: Recipe) -> float:
     """Bytes of one frozen weight of a linear layer, which is what bitsandbytes quantises."""
     if recipe["load_in_4bit"] and recipe["use_bnb_nested_quant"]:
         return NF4_NESTED_BYTES
@@ -166,21 +166,21 @@ def _bytes_a_quantised(dtype: torch.dtype, recipe: Recipe) -> float:
     return dtype.itemsize
 
 
-def _bytes_a_trained(dtype: torch.dtype, recipe: Recipe, peft_config: PeftConfig | None) -> int:
+def _bytes_per_trained(dtype: torch.dtype, recipe: Recipe, peft_config: PeftConfig | None) -> int:
     """Bytes of one trained weight.
 
-    The weights of an adapter are float32 beside bf16 weights (peft), and bf16 beside quantised ones
+    The weights of an adapter are float32 beside bf16 weights (peft), and bf16 beside quantized ones
     (TRL).
     """
     if peft_config is None:
         return dtype.itemsize
-    if recipe["load_in_4bit"] or recipe["load_in_8bit"]:
+    if recipe.quantized:
         return 2
     return 4
 
 
 def _count_parameters(
-    planned: PlannedModel, dtype: torch.dtype, bytes_a_quantised: float, head: str
+    planned: PlannedModel, dtype: torch.dtype, bytes_per_quantized: float, head: str
 ) -> None:
     """Fill in the counts of trained parameters and the bytes of frozen ones."""
     for name, module in planned.model.named_modules():
@@ -193,7 +193,7 @@ def _count_parameters(
                 planned.trained_linear += count * is_linear
                 planned.trained_embeddings += count * isinstance(module, torch.nn.Embedding)
             elif is_linear and not in_head and parameter.dim() >= 2:
-                planned.frozen_bytes += count * bytes_a_quantised
+                planned.frozen_bytes += count * bytes_per_quantized
             else:
                 planned.frozen_bytes += count * dtype.itemsize
 
@@ -235,13 +235,13 @@ def micro_batch_like(tokens: int, paths: float | None) -> PackedInputs | dict[st
     """
     if paths is None:
         return {"input_ids": torch.ones(1, tokens, dtype=torch.long)}
-    texts_a_group = max(2, math.ceil(paths) + 1)
-    shared = max(1, round((paths - 1) * SHORT / (texts_a_group - 1)))
-    own, with_one_more = divmod(SHORT - shared, texts_a_group)
+    texts_per_group = max(2, math.ceil(paths) + 1)
+    shared = max(1, round((paths - 1) * SHORT / (texts_per_group - 1)))
+    own, with_one_more = divmod(SHORT - shared, texts_per_group)
     group = []
-    for index in range(texts_a_group):
+    for index in range(texts_per_group):
         own_tokens = own + (index < with_one_more)
-        group.append([texts_a_group + 1] * shared + [1 + index] * own_tokens)
+        group.append([texts_per_group + 1] * shared + [1 + index] * own_tokens)
     # The first token of a text is the number of its group, so that groups share nothing.
     return pack([[10 + number, *text[1:]] for number in range(tokens // SHORT) for text in group])
 
@@ -388,11 +388,11 @@ def trained_bytes(planned: PlannedModel, engine: Engine, half: bool) -> TrainedB
     """The bytes of one trained parameter under this engine."""
     if engine.kind == "DEEPSPEED":
         # Weights in half precision, and float32 copies of weights and gradients beside them.
-        weight = planned.bytes_a_trained
+        weight = planned.bytes_per_trained
         if half:
             weight = 2
         return TrainedBytes(weight, master=4, optimizer_state=4)
-    weight = planned.bytes_a_trained
+    weight = planned.bytes_per_trained
     if engine.kind == "FSDP" and half:
         weight = 4  # accelerate makes trained weights float32
     return TrainedBytes(weight, master=0, optimizer_state=weight)
@@ -416,10 +416,10 @@ def model_memory(planned: PlannedModel, engine: Engine, half: bool, optim: str) 
     host = 0.0  # of one process
     if engine.shards_weights:
         weights_share = weights / engine.processes
-        bytes_a_gathered = each.weight
+        bytes_per_gathered = each.weight
         if half:
-            bytes_a_gathered = 2
-        weights = _gathered_weights(planned, engine) * bytes_a_gathered
+            bytes_per_gathered = 2
+        weights = _gathered_weights(planned, engine) * bytes_per_gathered
         if engine.offload_weights:
             host += weights_share
         else:
@@ -431,10 +431,10 @@ def model_memory(planned: PlannedModel, engine: Engine, half: bool, optim: str) 
             host += gradients
             gradients = min(gradients, 2 * planned.largest_block * each.weight)
     if engine.kind == "DEEPSPEED":
-        bytes_a_exchanged = 4
+        bytes_per_exchanged = 4
         if half:
-            bytes_a_exchanged = 2
-        gradients += ZERO_BUCKET * bytes_a_exchanged
+            bytes_per_exchanged = 2
+        gradients += ZERO_BUCKET * bytes_per_exchanged
     return ModelMemory(weights, gradients, optimizer, host * engine.processes / engine.hosts)
 
 

@@ -22,7 +22,7 @@ from trl import RewardConfig
 from trl.trainer.utils import disable_dropout_in_model
 
 from reward.model.batches import PackedInputs, PaddedInputs, PreferenceCollator
-from reward.model.packed_attention import drops_out, why_not_packed
+from reward.model.packed_attention import drops_out, why_training_not_packed
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine
 from reward.training.memory import (
@@ -54,8 +54,8 @@ class TokenCounts:
     unit: str  # "pairs" or "rankings": what a row is
     rows: int
     read: int  # tokens of both sides of all pairs; 0 for a stream
-    computed_a_row: float  # tokens that training computes
-    padded_a_row: float  # tokens that TRL's padding would compute
+    computed_per_row: float  # tokens that training computes
+    padded_per_row: float  # tokens that TRL's padding would compute
     largest: int  # computed tokens of the largest micro-batch that was met
     paths: float | None  # tokens of its texts over its computed tokens; None where it is padded
     sampled_batches: int
@@ -69,7 +69,7 @@ def tokens_of(inputs: PackedInputs | PaddedInputs) -> int:
 def count_tokens(
     table: Dataset | IterableDataset,
     collator: PreferenceCollator,
-    rows_a_batch: int,
+    rows_per_batch: int,
     seed: int = 0,
     rows_by_length: int | None = None,
 ) -> TokenCounts:
@@ -78,13 +78,13 @@ def count_tokens(
     Args:
         table: the encoded training pairs.
         collator: makes the micro-batches; its `table` is set where rows are rankings.
-        rows_a_batch: per_device_train_batch_size.
+        rows_per_batch: per_device_train_batch_size.
         seed: of the order in which rows are drawn.
         rows_by_length: rows of like length are drawn together, among so many; None draws any.
     """
-    rows, unit = _rows_of(table, collator, rows_a_batch)
+    rows, unit = _rows_of(table, collator, rows_per_batch)
     order = _order_of(rows, seed, rows_by_length)
-    batches = [order[i : i + rows_a_batch] for i in range(0, len(order), rows_a_batch)]
+    batches = [order[i : i + rows_per_batch] for i in range(0, len(order), rows_per_batch)]
     batches = batches[:: math.ceil(len(batches) / SAMPLED_BATCHES)]
     trl_collator = PreferenceCollator(
         collator.pad_token_id, collator.pad_to_multiple_of, collator.table
@@ -104,8 +104,8 @@ def count_tokens(
         unit=unit,
         rows=len(rows),
         read=_tokens_read(table),
-        computed_a_row=computed / sampled_rows,
-        padded_a_row=padded / sampled_rows,
+        computed_per_row=computed / sampled_rows,
+        padded_per_row=padded / sampled_rows,
         largest=tokens_of(largest),
         paths=_paths_of(largest),
         sampled_batches=len(batches),
@@ -113,11 +113,11 @@ def count_tokens(
 
 
 def _rows_of(
-    table: Dataset | IterableDataset, collator: PreferenceCollator, rows_a_batch: int
+    table: Dataset | IterableDataset, collator: PreferenceCollator, rows_per_batch: int
 ) -> tuple[list[dict] | Dataset, str]:
     """The rows that PairTrainer makes batches of, or a sample of a stream, and what a row is."""
     if not isinstance(table, Dataset):
-        return list(islice(table, SAMPLED_BATCHES * rows_a_batch)), "pairs"
+        return list(islice(table, SAMPLED_BATCHES * rows_per_batch)), "pairs"
     rows = batch_rows(table)
     if rows is table:
         return table, "pairs"
@@ -198,10 +198,10 @@ class Plan:
     activations: float  # bytes on each GPU
 
     @property
-    def rows_a_step(self) -> int:
+    def rows_per_step(self) -> int:
         """Pairs, or rankings, of one optimizer step of all processes."""
-        rows_a_process = self.args.per_device_train_batch_size
-        return self.engine.processes * rows_a_process * self.args.gradient_accumulation_steps
+        rows_per_process = self.args.per_device_train_batch_size
+        return self.engine.processes * rows_per_process * self.args.gradient_accumulation_steps
 
     def __str__(self) -> str:
         lines = [
@@ -247,7 +247,7 @@ def plan(
     precision = _computing_precision(recipe)
     half = HALF.get(precision)
 
-    padded_because = why_not_packed(model.model, args, recipe["prefix_sharing"])
+    padded_because = why_training_not_packed(model.model, args, recipe["prefix_sharing"])
     collator = _training_collator(model, padded_because is None, recipe, tokenizer, args)
     tokens = _count_training_tokens(table, collator, args)
     activations = activation_bytes(
@@ -298,11 +298,11 @@ def _training_collator(
 def _count_training_tokens(
     table: Dataset | IterableDataset, collator: PreferenceCollator, args: RewardConfig
 ) -> TokenCounts:
-    rows_a_batch = args.per_device_train_batch_size
+    rows_per_batch = args.per_device_train_batch_size
     rows_by_length = None
     if args.train_sampling_strategy == "group_by_length":
-        rows_by_length = rows_a_batch * args.gradient_accumulation_steps
-    return count_tokens(table, collator, rows_a_batch, args.seed, rows_by_length)
+        rows_by_length = rows_per_batch * args.gradient_accumulation_steps
+    return count_tokens(table, collator, rows_per_batch, args.seed, rows_by_length)
 
 
 def _planned_config(
@@ -327,8 +327,7 @@ def _loaded_dtype(config: PreTrainedConfig, recipe: Recipe) -> torch.dtype:
 
 def _computing_precision(recipe: Recipe) -> str:
     """What a step would compute in on the machine that is planned for, which has bf16."""
-    quantised = recipe["load_in_4bit"] or recipe["load_in_8bit"]
-    if recipe["use_cpu"] and not quantised:
+    if recipe["use_cpu"] and not recipe.quantized:
         return "float32"
     if recipe["fp16"]:
         return "fp16"
@@ -353,7 +352,7 @@ def _steps_line(estimate: Plan) -> str:
     each = estimate.args.per_device_train_batch_size
     accumulation = estimate.args.gradient_accumulation_steps
     line = (
-        f"steps   {estimate.steps.run:,}: {estimate.rows_a_step} {estimate.tokens.unit} a step "
+        f"steps   {estimate.steps.run:,}: {estimate.rows_per_step} {estimate.tokens.unit} a step "
         f"({processes} process{plural} x {each} x {accumulation} accumulated)"
     )
     if estimate.streamed:
@@ -364,15 +363,15 @@ def _steps_line(estimate: Plan) -> str:
 def _tokens_lines(estimate: Plan) -> list[str]:
     tokens = estimate.tokens
     if estimate.streamed:  # of the whole run, for a stream has no epoch
-        rows = estimate.steps.run * estimate.rows_a_step
+        rows = estimate.steps.run * estimate.rows_per_step
         read = ""
     else:
         rows = tokens.rows
         read = f"{tokens.read:,} read in an epoch, "
-    saved = 1 - tokens.computed_a_row / tokens.padded_a_row
+    saved = 1 - tokens.computed_per_row / tokens.padded_per_row
     return [
-        f"tokens  {read}{rows * tokens.computed_a_row:,.0f} computed ({_batches_are(estimate)});",
-        f"        TRL's padding would compute {rows * tokens.padded_a_row:,.0f}, "
+        f"tokens  {read}{rows * tokens.computed_per_row:,.0f} computed ({_batches_are(estimate)});",
+        f"        TRL's padding would compute {rows * tokens.padded_per_row:,.0f}, "
         f"so {saved:.0%} is saved",
     ]
 

@@ -42,15 +42,14 @@ from reward.checkpoint.fresh_process import (
 from reward.checkpoint.golden import golden_pairs, golden_texts, write_golden
 from reward.checkpoint.manifest import Manifest, fingerprint, seal, versions
 from reward.checkpoint.resume import SealCheckpoint, checkpoint_fault, newest_valid_checkpoint
-from reward.data.encoding import EncodingError, encoder_facts
-from reward.data.files import DataError, Source, write_json
+from reward.data.encoding import EncodingError, differing_facts, encoder_facts
+from reward.data.files import DataError, Source, describe_source, write_json
 from reward.data.ledger import Ledger
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import position_limit
 from reward.model.hub import ModelError, resolved_revision
-from reward.model.load import facts_differ
 from reward.recipe.keys import PATHS
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
@@ -205,10 +204,6 @@ class Settings:
         """Where the model is saved until it is verified."""
         return self.output_dir / "unverified"
 
-    @property
-    def quantised(self) -> bool:
-        return self.model_config.load_in_4bit or self.model_config.load_in_8bit
-
 
 def read_settings(recipe: Recipe) -> Settings:
     """Turn a recipe into the settings of this process.
@@ -224,7 +219,7 @@ def read_settings(recipe: Recipe) -> Settings:
         engine = Engine.launched(recipe)
     keys = recipe.section("RewardConfig")
     model_config = ModelConfig(**recipe.section("ModelConfig"))
-    machine = choose_precision(keys, model_config.load_in_4bit or model_config.load_in_8bit)
+    machine = choose_precision(keys, recipe.quantized)
     if recipe.plan is None:
         engine.check(recipe, keys.get("use_cpu", False))
     else:  # this process plans alone, without the engine that is planned for
@@ -370,6 +365,7 @@ def load_data(settings: Settings, base: Base) -> Data:
         max_length=base.max_length,
         overlong=recipe["overlong"],
         loss_type=recipe["loss_type"],
+        needs_ratings=LOSSES[recipe["loss_type"]].needs_ratings,
         soft_labels=recipe["soft_labels"],
         strength_as=recipe["strength_as"],
         num_proc=settings.args.dataset_num_proc,
@@ -461,7 +457,7 @@ def build(settings: Settings, base: Base, data: Data) -> Training:
     stop = StopOnSignal()
     trainer = build_trainer(settings, base, data, model, stop)
     resume_from = choose_checkpoint(settings.recipe, settings.output_dir, settings.state)
-    if resume_from and settings.quantised and settings.engine.kind == "FSDP":
+    if resume_from and settings.recipe.quantized and settings.engine.kind == "FSDP":
         raise LaunchError(
             f"FSDP2 cannot load {resume_from} back into 4-bit or 8-bit layers; go on with ddp.yaml "
             "or zero3.yaml"
@@ -541,12 +537,6 @@ def start_manifest(
         precision=machine.precision,
         validation={},
     )
-
-
-def describe_source(source: Source) -> str:
-    """Return a source's path, config name and folder, as far as it has them."""
-    parts = [source["path"], source["name"], source["data_dir"]]
-    return " ".join(str(part) for part in parts if part)
 
 
 def build_trainer(
@@ -730,7 +720,7 @@ def merge_adapter(settings: Settings, base: Base) -> None:
     token may differ from ours.
     """
     base_tokenizer = AutoTokenizer.from_pretrained(base.name, **base.load_options)
-    differing = facts_differ(base.tokenizer, base_tokenizer)
+    differing = differing_facts(base.tokenizer, base_tokenizer)
     if not settings.recipe.merge and not differing:
         return
     because = ""

@@ -51,7 +51,7 @@ from reward.model.packed_attention import (
     drops_out,
     enable_packing,
     self_test,
-    why_not_packed,
+    why_training_not_packed,
 )
 from reward.training.length_head import LengthHead
 from reward.training.losses import LOSSES, centering, smooth
@@ -148,12 +148,12 @@ class PairTrainer(RewardTrainer):
         **kwargs,
     ):
         self.options = options
-        self.pair_loss = LOSSES[options.loss_type].function
-        self.loss_labels = LOSSES[options.loss_type].labels
+        self.objective = LOSSES[options.loss_type]
+        self.loss_function = self.objective.function
         if options.tie_margin is not None:
-            self.pair_loss = partial(self.pair_loss, tie_margin=options.tie_margin)
+            self.loss_function = partial(self.loss_function, tie_margin=options.tie_margin)
         args.logging_nan_inf_filter = False  # it would write 0.0 for NaN
-        padded_because = why_not_packed(model, args, options.prefix_sharing)
+        padded_because = why_training_not_packed(model, args, options.prefix_sharing)
         if padded_because is None:
             enable_packing(model)
         head_bias = head_of(model)[1].bias
@@ -289,19 +289,19 @@ class PairTrainer(RewardTrainer):
             The losses, (pairs,).
         """
         chosen, rejected = rewards_from_logits(logits).unbind(1)
-        loss_labels = {name: labels[name] for name in self.loss_labels}
+        loss_labels = {name: labels[name] for name in self.objective.labels}
         if "chosen_probability" in loss_labels:
             loss_labels["chosen_probability"] = smooth(
                 loss_labels["chosen_probability"], self.options.label_smoothing
             )
-        if self.options.loss_type == "classification" and logits.shape[-1] == 2:
+        if self.objective.takes_log_odds and logits.shape[-1] == 2:
             log_odds = logits[..., 1] - logits[..., 0]  # (pairs, 2)
-            loss = self.pair_loss(*log_odds.unbind(1), **loss_labels)
+            loss = self.loss_function(*log_odds.unbind(1), **loss_labels)
         else:
             length_reward = 0.0
             if self.length_head:
                 length_reward = self.length_head.coefficient * labels["length_difference"]
-            loss = self.pair_loss(chosen + length_reward, rejected, **loss_labels)
+            loss = self.loss_function(chosen + length_reward, rejected, **loss_labels)
         if self.args.center_rewards_coefficient is not None:
             loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
         return loss

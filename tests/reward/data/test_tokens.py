@@ -193,7 +193,7 @@ def test_conversation_that_the_template_refuses_is_named(tmp_path):
         ),
         (
             {"rating_chosen": 4.0, "rating_rejected": 0.0},
-            {"loss_type": "rating_mse"},
+            {"loss_type": "rating_mse", "needs_ratings": True},
             (0.0, 1.0, 4.0, 0.0),
         ),
     ],
@@ -256,9 +256,9 @@ def test_regression_on_ratings_names_the_first_row_without_them(tmp_path, qwen, 
     splits, ledger = load_preferences([found], validation_fraction=0)
     with pytest.raises(DataError) as caught:
         list(
-            encode_splits(splits, ledger, qwen, EncodingOptions(loss_type="rating_mse")).tables[
-                "train"
-            ]
+            encode_splits(
+                splits, ledger, qwen, EncodingOptions(loss_type="rating_mse", needs_ratings=True)
+            ).tables["train"]
         )
     assert str(caught.value) == (
         f"{tmp_path}/train.jsonl:2: no ratings, which loss_type: rating_mse regresses on; needed "
@@ -272,7 +272,9 @@ def test_a_test_split_needs_no_ratings(tmp_path, qwen):
     """Nobody computes a loss on it."""
     found = folder(tmp_path, [row(1, rating_chosen=2, rating_rejected=1)], [row("plain")])
     splits, ledger = load_preferences([found], validation_fraction=0)
-    encoded = encode_splits(splits, ledger, qwen, EncodingOptions(loss_type="rating_mse")).tables
+    encoded = encode_splits(
+        splits, ledger, qwen, EncodingOptions(loss_type="rating_mse", needs_ratings=True)
+    ).tables
     assert len(encoded["test"]) == 1
 
 

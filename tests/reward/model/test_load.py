@@ -26,11 +26,11 @@ from transformers import (
 
 import audit
 import score
-from reward.data.encoding import encode
+from reward.data.encoding import differing_facts, encode
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head
 from reward.model.hub import ModelError
-from reward.model.load import facts_differ, load_reward_model
+from reward.model.load import load_reward_model
 
 pytest_plugins = ["reward_model_fixtures"]
 torch.set_num_threads(1)
@@ -251,8 +251,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 # --- The tokenizer --------------------------------------------------------------------------------
 
 
-def test_facts_differ_names_what_an_rl_trainer_would_get_wrong(standin, saved):
+def test_differing_facts_are_what_an_rl_trainer_would_get_wrong(standin, saved):
     tokenizer = AutoTokenizer.from_pretrained(saved("tinyllama"))
-    assert facts_differ(tokenizer, tokenizer) == []
+    assert differing_facts(tokenizer, tokenizer) == []
     base = AutoTokenizer.from_pretrained(standin("tinyllama"))
-    assert {"chat_template_sha256", "pad_token_id"} <= set(facts_differ(tokenizer, base))
+    assert {"chat_template_sha256", "pad_token_id"} <= set(differing_facts(tokenizer, base))

@@ -14,7 +14,13 @@ from reward.model.batches import (
     pack,
     padded,
 )
-from reward.model.packed_attention import FAMILIES, drops_out, enable_packing, self_test, why_padded
+from reward.model.packed_attention import (
+    FAMILIES,
+    drops_out,
+    enable_packing,
+    self_test,
+    why_model_not_packed,
+)
 
 torch.set_num_threads(1)
 
@@ -120,7 +126,9 @@ def test_bfloat16_differs_no_more_than_padding_does(family):
 def test_what_is_refused_and_why():
     def reason(config, **options):
         with torch.device("meta"):
-            return why_padded(AutoModelForSequenceClassification.from_config(config, **options))
+            return why_model_not_packed(
+                AutoModelForSequenceClassification.from_config(config, **options)
+            )
 
     qwen = AutoConfig.for_model("qwen2", **SMALL)
     assert reason(qwen) is None

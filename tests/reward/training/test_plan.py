@@ -54,7 +54,7 @@ def test_parameters_are_those_of_the_model(train_last_layers, trained_blocks, st
     assert planned.total == sum(p.numel() for p in model.parameters())
     assert planned.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert planned.frozen_bytes == 4 * (planned.total - planned.trained)
-    assert planned.bytes_a_trained == 4
+    assert planned.bytes_per_trained == 4
     assert planned.trained_blocks == trained_blocks
     one_block = sum(p.numel() for p in model.model.layers[0].parameters())
     embeddings = 400 * 32
@@ -71,10 +71,10 @@ def test_parameters_of_adapters_and_of_four_bit_weights():
     norms = (2 * 28 + 1) * 3584
     biases = 28 * (3584 + 2 * 512)
     head = 3584
-    whole = embeddings + norms + biases + head  # not quantised
+    whole = embeddings + norms + biases + head  # not quantized
     assert planned.total == linear + whole + rank + head  # the head once more, to be saved
     assert planned.frozen_bytes == pytest.approx(0.516 * linear + 2 * whole)
-    assert (planned.bytes_a_trained, planned.trained_embeddings) == (2, 0)
+    assert (planned.bytes_per_trained, planned.trained_embeddings) == (2, 0)
 
 
 # --- Tokens, steps --------------------------------------------------------------------------------
@@ -113,18 +113,18 @@ def test_tokens_are_those_that_the_collator_makes():
     tokens = count_tokens(table, collator, 8)
     computed = sum(10 + i + 1 + 2 for i in range(8))
     assert tokens.read == computed + 8 * 10
-    assert (tokens.computed_a_row, tokens.padded_a_row) == (computed / 8, 2 * 8 * 18 / 8)
+    assert (tokens.computed_per_row, tokens.padded_per_row) == (computed / 8, 2 * 8 * 18 / 8)
     assert (tokens.rows, tokens.largest, tokens.sampled_batches) == (8, computed, 1)
     assert tokens.paths == tokens.read / computed
     collator.token_budget = 40  # two or three pairs
     budgeted = count_tokens(table, collator, 8)
-    assert budgeted.computed_a_row == tokens.computed_a_row and budgeted.largest <= 40
+    assert budgeted.computed_per_row == tokens.computed_per_row and budgeted.largest <= 40
     # Batches of two, of like lengths or of any
     collator = PreferenceCollator(0)
     like = count_tokens(pairs(200), collator, 2, 0, rows_by_length=2)
     any_length = count_tokens(pairs(200), collator, 2, 0)
-    assert like.computed_a_row < 0.85 * any_length.computed_a_row
-    assert any_length.computed_a_row == pytest.approx(any_length.padded_a_row)
+    assert like.computed_per_row < 0.85 * any_length.computed_per_row
+    assert any_length.computed_per_row == pytest.approx(any_length.padded_per_row)
 
 
 def test_tokens_of_rankings_and_of_a_stream():
@@ -139,14 +139,14 @@ def test_tokens_of_rankings_and_of_a_stream():
     collator.packed = True
     tokens = count_tokens(table, collator, 1)
     assert (tokens.unit, tokens.rows) == ("rankings", 4)
-    assert (tokens.computed_a_row, tokens.padded_a_row) == (10 + 2 + 3 + 4, 3 * 14)
+    assert (tokens.computed_per_row, tokens.padded_per_row) == (10 + 2 + 3 + 4, 3 * 14)
     assert tokens.read == 4 * 2 * (12 + 13 + 14)
     stream = IterableDataset.from_generator(lambda: iter(pairs(8)))
     collator = PreferenceCollator(0)
     collator.packed = True
     streamed = count_tokens(stream, collator, 2)
     whole = count_tokens(pairs(8), collator, 2)
-    assert (streamed.read, streamed.computed_a_row) == (0, whole.computed_a_row)
+    assert (streamed.read, streamed.computed_per_row) == (0, whole.computed_per_row)
 
 
 # --- Memory ---------------------------------------------------------------------------------------
