@@ -12,25 +12,30 @@ import audit
 
 
 def scored_rows(n: int, seed: int = 0, skill: float = 1.0, prompts: str = "question") -> list[dict]:
+    """Pairs with rewards.
+
+    Args:
+        n: the number of pairs.
+        seed: of the lengths and the rewards.
+        skill: the mean margin; the rewards have a standard deviation of 1.
+        prompts: the first word of each prompt.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
-        chosen, rejected = (
-            side + "word " * int(k)
-            for side, k in zip(("yes ", "no "), rng.integers(5, 40, 2), strict=True)
-        )
-        rewards = rng.normal(skill, 1), rng.normal(0, 1)
-        rows.append({"prompt": f"{prompts} {i}", "chosen": chosen, "rejected": rejected})
-        rows[-1] |= {
-            "reward_chosen": rewards[0],
-            "reward_rejected": rewards[1],
-            "subset": "ab"[i % 2],
-        }
+        words_chosen, words_rejected = rng.integers(5, 40, 2)
+        row = {"prompt": f"{prompts} {i}"}
+        row |= {"chosen": "yes " + "word " * int(words_chosen)}
+        row |= {"rejected": "no " + "word " * int(words_rejected)}
+        row |= {"reward_chosen": rng.normal(skill, 1), "reward_rejected": rng.normal(0, 1)}
+        rows.append(row | {"subset": "ab"[i % 2]})
     return rows
 
 
 @pytest.fixture
 def run(capsys, monkeypatch):
+    """`run("--scores", ...)` -> (exit status, stdout, stderr) of audit.py's main()."""
+
     def call(*options):
         monkeypatch.setattr(sys, "argv", ["audit.py", *map(str, options)])
         status = audit.main()
@@ -40,20 +45,17 @@ def run(capsys, monkeypatch):
 
 
 def checks_of(folder) -> dict:
-    found = json.loads((folder / "audit.json").read_text(encoding="utf-8"))["checks"]
-    return {check["name"]: check for check in found if check["subset"] is None}
+    """The checks of an audit that are about all pairs, by name."""
+    checks = json.loads((folder / "audit.json").read_text(encoding="utf-8"))["checks"]
+    return {check["name"]: check for check in checks if check["subset"] is None}
 
 
 def test_scores_alone_need_no_torch(tmp_path):
     path = write_rows(tmp_path / "scored.jsonl", scored_rows(300))
     code = "import sys, audit; status = audit.main(); sys.exit(status or 'torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--scores", str(path), "--output_dir", str(tmp_path / "out")],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ["--scores", str(path), "--output_dir", str(tmp_path / "out")]
+    command = [sys.executable, "-c", code, *options]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     written = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"report.html", "report.md", "audit.json", "scores.jsonl", "margins.png"} <= written
@@ -71,20 +73,18 @@ def test_compare_and_other_data(run, tmp_path):
     ours = write_rows(tmp_path / "ours.jsonl", scored_rows(400))
     worse = scored_rows(400)
     for row, other in zip(worse, scored_rows(400, seed=5, skill=0.0), strict=True):
-        row |= {
-            "reward_chosen": other["reward_chosen"],
-            "reward_rejected": other["reward_rejected"],
-        }
+        row["reward_chosen"] = other["reward_chosen"]
+        row["reward_rejected"] = other["reward_rejected"]
     theirs = write_rows(tmp_path / "theirs.jsonl", worse)
-    away = write_rows(
-        tmp_path / "away.jsonl", scored_rows(400, seed=9, skill=0.0, prompts="elsewhere")
-    )
+    elsewhere = scored_rows(400, seed=9, skill=0.0, prompts="elsewhere")
+    away = write_rows(tmp_path / "away.jsonl", elsewhere)
     options = ("--compare", theirs, "--ood", away, "--output_dir", tmp_path / "out")
     assert run("--scores", ours, *options)[0] == 0
-    found = checks_of(tmp_path / "out")
-    assert found["comparison"]["verdict"] == "pass" and "better" in found["comparison"]["note"]
-    assert found["comparison"]["low"] > 0.1
-    assert found["spillover"]["verdict"] in ("warn", "fail") and found["spillover"]["high"] < -0.1
+    checks = checks_of(tmp_path / "out")
+    comparison, spillover = checks["comparison"], checks["spillover"]
+    assert comparison["verdict"] == "pass" and "better" in comparison["note"]
+    assert comparison["low"] > 0.1
+    assert spillover["verdict"] in ("warn", "fail") and spillover["high"] < -0.1
     status, _, error = run("--scores", ours, "--compare", away, "--output_dir", tmp_path / "no")
     assert status == 2 and "other pairs than the audited ones (400 differ)" in error
 
@@ -99,30 +99,29 @@ def test_best_of_n_finds_a_reward_that_length_hacks(run, tmp_path):
         for _ in range(16):
             quality, words = rng.normal(), int(rng.integers(5, 100))
             reward, gold = quality + words / 10, quality - words / 10
-            rows.append(
-                {"prompt": f"q {i}", "completion": "word " * words, "reward": reward, "gold": gold}
-            )
-            rows[-1]["rating"] = quality
+            row = {"prompt": f"q {i}", "completion": "word " * words}
+            rows.append(row | {"reward": reward, "gold": gold, "rating": quality})
     completions = write_rows(tmp_path / "completions.jsonl", rows)
     pairs = write_rows(tmp_path / "scored.jsonl", scored_rows(200))
-    assert (
-        run("--scores", pairs, "--completions", completions, "--output_dir", tmp_path / "out")[0]
-        == 0
-    )
-    found = checks_of(tmp_path / "out")
-    assert found["best-of-n, gold"]["verdict"] == "fail" and found["best-of-n, gold"]["high"] < 0
-    assert (
-        found["best-of-n, length"]["verdict"] == "warn" and found["best-of-n, length"]["low"] > 0.5
-    )
-    assert found["human ratings, within prompts"]["n"] == 150
+    options = ("--completions", completions, "--output_dir", tmp_path / "out")
+    assert run("--scores", pairs, *options)[0] == 0
+    checks = checks_of(tmp_path / "out")
+    gold, length = checks["best-of-n, gold"], checks["best-of-n, length"]
+    assert gold["verdict"] == "fail" and gold["high"] < 0
+    assert length["verdict"] == "warn" and length["low"] > 0.5
+    assert checks["human ratings, within prompts"]["n"] == 150
     assert "KL" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     status, _, error = run("--scores", completions, "--output_dir", tmp_path / "no")
     assert status == 2 and "--completions" in error
 
 
 ROW = scored_rows(1)[0]
+LAST = ROW | {"prompt": "last"}
+TIES = [row | {"reward_chosen": 1.0, "reward_rejected": 1.0} for row in scored_rows(40)]
+TEN_MEGABYTES = "- **may** " * 10**6
+UNSCORED = {name: value for name, value in ROW.items() if name != "reward_rejected"}
 BAD = {
-    "missing column": ({k: v for k, v in ROW.items() if k != "reward_rejected"}, "reward_rejected"),
+    "missing column": (UNSCORED, "reward_rejected"),
     "text for a reward": (ROW | {"reward_chosen": "high"}, "reward_chosen"),
     "no pair": ({"text": "hello"}, "text"),
 }
@@ -141,29 +140,23 @@ def test_bad_rows_are_named_by_line_and_never_shown(name, run, tmp_path):
     ("name", "rows"),
     [
         ("one pair", scored_rows(1)),
-        (
-            "all ties",
-            [row | {"reward_chosen": 1.0, "reward_rejected": 1.0} for row in scored_rows(40)],
-        ),
+        ("all ties", TIES),
         ("no reward", [row | {"reward_chosen": None} for row in scored_rows(5)]),
-        ("a NaN", [*scored_rows(60), ROW | {"prompt": "last", "reward_chosen": float("nan")}]),
-        ("a subset of one", [*scored_rows(60), ROW | {"prompt": "last", "subset": "alone"}]),
-        (
-            "ten megabytes",
-            [*scored_rows(30), ROW | {"prompt": "last", "chosen": "- **may** " * 10**6}],
-        ),
+        ("a NaN", [*scored_rows(60), LAST | {"reward_chosen": float("nan")}]),
+        ("a subset of one", [*scored_rows(60), LAST | {"subset": "alone"}]),
+        ("ten megabytes", [*scored_rows(30), LAST | {"chosen": TEN_MEGABYTES}]),
     ],
 )
 def test_odd_but_readable_input_is_audited(name, rows, run, tmp_path):
     path = write_rows(tmp_path / "scored.jsonl", rows)
     status, printed, error = run("--scores", path, "--output_dir", tmp_path / "out")
     assert status == 0, error
-    found = checks_of(tmp_path / "out")
-    assert found["non-finite rewards"]["n"] == len(rows)
+    checks = checks_of(tmp_path / "out")
+    assert checks["non-finite rewards"]["n"] == len(rows)
     if name in ("one pair", "all ties", "no reward"):
-        assert found["accuracy"]["verdict"] == "not measurable"
+        assert checks["accuracy"]["verdict"] == "not measurable"
     if name == "a NaN":
-        assert found["non-finite rewards"]["verdict"] == "fail" and found["accuracy"]["n"] == 60
+        assert checks["non-finite rewards"]["verdict"] == "fail" and checks["accuracy"]["n"] == 60
 
 
 @pytest.mark.parametrize(
@@ -196,16 +189,18 @@ def test_a_wrong_path_is_a_sentence_before_anything_is_read(tmp_path, monkeypatc
         monkeypatch.setattr(sys, "argv", ["audit.py", *map(str, options)])
         with pytest.raises(SystemExit) as stopped:
             audit.main()
-        said = capsys.readouterr().err.splitlines()[-1]
-        assert stopped.value.code == 2 and message in said and str(tmp_path) in said
+        last_line = capsys.readouterr().err.splitlines()[-1]
+        assert stopped.value.code == 2
+        assert message in last_line and str(tmp_path) in last_line
 
 
 def test_rewards_that_mirror_each_other_or_are_huge(run, tmp_path):
     """A judge's [1, 0]: every pair has the same mean. Squares of 1e300 overflow."""
-    for name, reward in (
-        ("judge", lambda i: (float(i % 3 > 0), float(i % 3 == 0))),
-        ("huge", lambda i: (1e300 * i, 0.0)),
-    ):
+    rewards = {
+        "judge": lambda i: (float(i % 3 > 0), float(i % 3 == 0)),
+        "huge": lambda i: (1e300 * i, 0.0),
+    }
+    for name, reward in rewards.items():
         rows = scored_rows(60)
         for i, row in enumerate(rows):
             row["reward_chosen"], row["reward_rejected"] = reward(i)

@@ -1,5 +1,8 @@
-"""End to end: a trained checkpoint gives the same rewards to everybody who reads it, through score.py, audit.py, stock
-transformers, peft and TRL. Each kind of checkpoint is trained once, by train_rm.py in a process of its own."""
+"""End to end: a trained checkpoint gives the same rewards to everybody who reads it.
+
+It is read through score.py, audit.py, stock transformers, peft and TRL. Each kind of checkpoint is
+trained once, by train_rm.py in a process of its own.
+"""
 
 import csv
 import gzip
@@ -8,6 +11,7 @@ import math
 import re
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +46,7 @@ torch.set_num_threads(1)
 
 LORA = "use_peft: true\nlora_r: 4\nlora_target_modules: all-linear\n"
 QLORA = LORA + "load_in_4bit: true\nbnb_4bit_quant_type: nf4\nuse_bnb_nested_quant: true\n"
+# kind of checkpoint -> stand-in, and more lines of the recipe
 KINDS = {
     "full": ("qwen", ""),
     "adapter": ("tinyllama", LORA),
@@ -54,8 +59,11 @@ pytestmark = pytest.mark.slow
 
 
 def wide_model(folder):
-    """For 4-bit layers, which need a width of one block of 64. With weights of transformers' own size: those of the other
-    stand-ins are so large that bf16's rounding alone is more than the tolerance."""
+    """Save a base model for 4-bit layers, which need a width of one block of 64.
+
+    Its weights have transformers' own size: those of the other stand-ins are so large that bf16's
+    rounding alone is more than the tolerance.
+    """
     tokenizer = make_tokenizer("qwen")
     config = make_config("qwen", tokenizer)
     config.hidden_size, config.intermediate_size = 64, 128
@@ -75,17 +83,24 @@ def data(tmp_path_factory):
 
 
 def conversational(row: dict) -> dict:
+    """A transcript pair as prompt, chosen and rejected messages."""
     chosen, rejected = parse_transcript(row["chosen"]), parse_transcript(row["rejected"])
     return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
 
 @pytest.fixture(scope="module")
 def trained(standin, data, tmp_path_factory, train_options):
-    """`trained("full")` -> (checkpoint folder, what the run printed); one process trains all kinds."""
+    """`trained("full")` -> (checkpoint folder, what the run printed).
+
+    One process trains all kinds.
+    """
     folders, lines = {}, []
     for kind, (base, extra) in KINDS.items():
         home = folders[kind] = tmp_path_factory.mktemp(kind)
-        model = wide_model(home / "base") if base == "wide" else standin(base)
+        if base == "wide":
+            model = wide_model(home / "base")
+        else:
+            model = standin(base)
         (home / "recipe.yaml").write_text(
             f"model_name_or_path: {model}\ndtype: float32\ndataset_name: {data}\nmax_length: 256\n"
             f"validation_fraction: 0.2\noutput_dir: {home / 'rm'}\n{extra}"
@@ -109,7 +124,10 @@ def scorer(trained):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """`run(score, "--ckpt", ...)` -> (exit status, stdout, stderr) of a script's main(). Training was another process."""
+    """`run(score, "--ckpt", ...)` -> (exit status, stdout, stderr) of a script's main().
+
+    The checkpoint was trained in another process.
+    """
 
     def call(script, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
@@ -128,12 +146,11 @@ def score_rows(run, tmp_path):
     """`score_rows(ckpt, rows)` -> rows out, through files."""
 
     def call(ckpt, rows, *options):
-        source = write_rows(tmp_path / "in.jsonl", rows)
-        status, _, error = run(
-            score, "--ckpt", ckpt, "--input", source, "--output", tmp_path / "out.jsonl", *options
-        )
+        source, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+        arguments = ["--ckpt", ckpt, "--input", source, "--output", out, *options]
+        status, _, error = run(score, *arguments)
         assert status == 0, error
-        return read_rows(tmp_path / "out.jsonl")
+        return read_rows(out)
 
     return call
 
@@ -149,97 +166,114 @@ def golden(ckpt) -> tuple[list[dict], list[float]]:
     return [row["text"] for row in rows], [row["reward"] for row in rows]
 
 
-# ---------------------------------------------------------------------------------------------- the same to everybody
+# --- The same to everybody ------------------------------------------------------------------------
 
 
 def test_train_time_evaluation_equals_the_scorer(trained, scorer):
     """Validation margin, loss and accuracy as the trainer logged them, from the saved files."""
     ckpt = trained("full")[0]
     recipe = load_saved(ckpt / "recipe.yaml")
+    fraction = recipe["validation_fraction"]
     splits, ledger = load_preferences(
-        recipe.data_sources(), "messages", validation_fraction=recipe["validation_fraction"]
+        recipe.data_sources(), "messages", validation_fraction=fraction
     )
-    encoded = encode_splits(
-        {"validation": splits["validation"]}, ledger, scorer.tokenizer, EncodingOptions(256)
-    )
+    validation = {"validation": splits["validation"]}
+    encoded = encode_splits(validation, ledger, scorer.tokenizer, EncodingOptions(256))
     table = encoded.tables["validation"]
-    chosen, rejected = (
-        np.array(scorer.rewards_of_ids(table[side][:])) for side in ("chosen_ids", "rejected_ids")
-    )
+    chosen = np.array(scorer.rewards_of_ids(table["chosen_ids"][:]))
+    rejected = np.array(scorer.rewards_of_ids(table["rejected_ids"][:]))
     logged = read_manifest(ckpt)["validation"]
     assert logged["n"] == len(table) > 5
     assert logged["margin"] == pytest.approx((chosen - rejected).mean(), abs=TOLERANCE)
     assert logged["accuracy"] == pytest.approx((chosen > rejected).mean())
-    assert logged["loss"] == pytest.approx(
-        np.log1p(np.exp(rejected - chosen)).mean(), abs=TOLERANCE
-    )
+    loss = np.log1p(np.exp(rejected - chosen)).mean()
+    assert logged["loss"] == pytest.approx(loss, abs=TOLERANCE)
+
+
+def trained_folder(kind: str, trained) -> Path:
+    """The checkpoint that was trained for a kind; `merged` comes from the adapter's."""
+    if kind == "merged":
+        return trained("adapter")[0]
+    return trained(kind)[0]
+
+
+def golden_of(kind: str, trained) -> tuple[Path, list[dict], list[float]]:
+    """The folder of a kind, and the golden texts and rewards of its training."""
+    ckpt = trained_folder(kind, trained)
+    texts, rewards = golden(ckpt)
+    if kind == "merged":
+        ckpt = ckpt / "merged"
+    return ckpt, texts, rewards
+
+
+def rendered_texts(tokenizer, texts: list[dict]) -> list[str]:
+    """The conversations as the checkpoint's chat template renders them."""
+    conversations = [text["prompt"] + text["completion"] for text in texts]
+    return [tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
+
+
+def classifier(ckpt):
+    """transformers' pipeline over a checkpoint; it gives the reward as its score."""
+    return pipeline("text-classification", model=str(ckpt), function_to_apply="none", device="cpu")
 
 
 @pytest.mark.parametrize("kind", ["full", "merged", "adapter", "encoder"])
 def test_score_py_equals_training(kind, trained, score_rows):
-    ckpt = trained("adapter" if kind == "merged" else kind)[0]
-    texts, rewards = golden(ckpt)
-    assert (
-        read_manifest(ckpt)["verified"]["max_difference"] <= TOLERANCE
-    )  # golden rewards equal trainer.predict's
-    found = score_rows(ckpt / "merged" if kind == "merged" else ckpt, texts)
-    assert [row["reward"] for row in found] == pytest.approx(rewards, abs=TOLERANCE)
+    ckpt, texts, rewards = golden_of(kind, trained)
+    # The golden rewards equal trainer.predict's.
+    verified = read_manifest(trained_folder(kind, trained))["verified"]
+    assert verified["max_difference"] <= TOLERANCE
+    scored = score_rows(ckpt, texts)
+    assert [row["reward"] for row in scored] == pytest.approx(rewards, abs=TOLERANCE)
 
 
 def test_score_py_in_a_process_of_its_own(trained, tmp_path):
     texts, rewards = golden(trained("full")[0])
     source = write_rows(tmp_path / "in.jsonl", texts)
-    done = run_script(
-        "score.py", "--ckpt", trained("full")[0], "--input", source, env={"OMP_NUM_THREADS": "1"}
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [row["reward"] for row in found] == pytest.approx(rewards, abs=TOLERANCE)
+    options = ["--ckpt", trained("full")[0], "--input", source]
+    done = run_script("score.py", *options, env={"OMP_NUM_THREADS": "1"})
+    scored = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [row["reward"] for row in scored] == pytest.approx(rewards, abs=TOLERANCE)
     assert f"scored {len(texts)} rows" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["full", "merged", "encoder"])
 def test_pipeline_equals_training(kind, trained):
-    ckpt = trained("adapter" if kind == "merged" else kind)[0]
-    texts, rewards = golden(ckpt)
-    ckpt = ckpt / "merged" if kind == "merged" else ckpt
-    tokenizer = AutoTokenizer.from_pretrained(ckpt)
-    rendered = [
-        tokenizer.apply_chat_template(t["prompt"] + t["completion"], tokenize=False) for t in texts
-    ]
-    classify = pipeline(
-        "text-classification", model=str(ckpt), function_to_apply="none", device="cpu"
-    )
+    ckpt, texts, rewards = golden_of(kind, trained)
+    rendered = rendered_texts(AutoTokenizer.from_pretrained(ckpt), texts)
+    classify = classifier(ckpt)
     # The template bakes in BOS, or [CLS] and [SEP]; Qwen has none of them and needs no option.
-    options = {} if kind == "full" else {"add_special_tokens": False}
-    found = [classify(text, **options)[0]["score"] for text in rendered]
-    assert found == pytest.approx(rewards, abs=TOLERANCE)
+    options = {}
+    if kind != "full":
+        options = {"add_special_tokens": False}
+    scores = [classify(text, **options)[0]["score"] for text in rendered]
+    assert scores == pytest.approx(rewards, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["full", "merged"])
 def test_grpo_trainer_equals_training(kind, trained, standin, tmp_path):
     from trl import GRPOConfig, GRPOTrainer
 
-    ckpt = trained("adapter" if kind == "merged" else kind)[0]
-    texts, rewards = golden(ckpt)
-    ckpt = ckpt / "merged" if kind == "merged" else ckpt
-    prompts, completions = [t["prompt"] for t in texts], [t["completion"] for t in texts]
+    ckpt, texts, rewards = golden_of(kind, trained)
+    prompts = [text["prompt"] for text in texts]
+    completions = [text["completion"] for text in texts]
+    config = GRPOConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        num_generations=2,
+        per_device_train_batch_size=2,
+    )
     trainer = GRPOTrainer(
         model=str(standin("qwen")),
         reward_funcs=str(ckpt),
         train_dataset=Dataset.from_dict({"prompt": prompts}),
-        args=GRPOConfig(
-            output_dir=str(tmp_path),
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            num_generations=2,
-            per_device_train_batch_size=2,
-        ),
+        args=config,
     )
-    found = trainer._calculate_rewards(
-        [{"prompt": prompt} for prompt in prompts], prompts, completions, None
-    )
-    assert found[:, 0].tolist() == pytest.approx(rewards, abs=TOLERANCE)
+    inputs = [{"prompt": prompt} for prompt in prompts]
+    scores = trainer._calculate_rewards(inputs, prompts, completions, None)
+    assert scores[:, 0].tolist() == pytest.approx(rewards, abs=TOLERANCE)
 
 
 def test_stock_peft_equals_training(trained):
@@ -248,25 +282,24 @@ def test_stock_peft_equals_training(trained):
     model = AutoPeftModelForSequenceClassification.from_pretrained(ckpt, num_labels=1).eval()
     tokenizer = AutoTokenizer.from_pretrained(ckpt)
     model.config.pad_token_id = tokenizer.pad_token_id
-    found = []
-    for text in texts:
-        rendered = tokenizer.apply_chat_template(
-            text["prompt"] + text["completion"], tokenize=False
-        )
+    scores = []
+    for rendered in rendered_texts(tokenizer, texts):
         with torch.inference_mode():
             ids = tokenizer(rendered, add_special_tokens=False, return_tensors="pt")
-            found.append(model(**ids).logits[0, 0].item())
-    assert found == pytest.approx(rewards, abs=TOLERANCE)
+            scores.append(model(**ids).logits[0, 0].item())
+    assert scores == pytest.approx(rewards, abs=TOLERANCE)
 
 
 def test_an_adapter_over_a_base_with_another_pad_token_is_merged(trained, standin):
-    """TinyLlama's tokenizer pads with eos, and an RL trainer takes the base's tokenizer for an adapter."""
+    """TinyLlama's tokenizer pads with its end token.
+
+    For an adapter, an RL trainer takes the base's tokenizer.
+    """
     ckpt, printed = trained("adapter")
     assert "an RL trainer would take the base's tokenizer" in printed and "pad_token_id" in printed
     assert "merging moved rewards by at most" in printed
-    assert (ckpt / "adapter_model.safetensors").exists() and not (
-        ckpt / "model.safetensors"
-    ).exists()
+    assert (ckpt / "adapter_model.safetensors").exists()
+    assert not (ckpt / "model.safetensors").exists()
     merged = AutoTokenizer.from_pretrained(ckpt / "merged")
     assert merged.pad_token_id != merged.eos_token_id
     assert merged.chat_template == AutoTokenizer.from_pretrained(ckpt).chat_template
@@ -279,10 +312,8 @@ def test_an_adapter_over_a_base_with_another_pad_token_is_merged(trained, standi
 def test_qlora(trained, score_rows):
     ckpt, printed = trained("qlora")
     manifest = read_manifest(ckpt)
-    assert (
-        manifest["quantization"]["bnb_4bit_quant_type"] == "nf4"
-        and manifest["quantization"]["load_in_4bit"]
-    )
+    assert manifest["quantization"]["bnb_4bit_quant_type"] == "nf4"
+    assert manifest["quantization"]["load_in_4bit"]
     assert 0 < manifest["verified"]["max_difference"] <= manifest["verified"]["tolerance"]
     texts, rewards = golden(ckpt)
     std = np.std(rewards, ddof=1)
@@ -292,9 +323,8 @@ def test_qlora(trained, score_rows):
     moved = read_manifest(ckpt / "merged")["merging_moved_rewards"]
     assert f"merging moved rewards by at most {moved:.1e}" in printed
     merged = [row["reward"] for row in score_rows(ckpt / "merged", texts)]
-    assert max(abs(a - b) for a, b in zip(merged, rewards, strict=True)) == pytest.approx(
-        moved, abs=TOLERANCE
-    )
+    largest = max(abs(a - b) for a, b in zip(merged, rewards, strict=True))
+    assert largest == pytest.approx(moved, abs=TOLERANCE)
     assert moved < 0.05 * std
 
 
@@ -303,33 +333,27 @@ def test_the_encoder_trains_and_reads_cls(trained):
     assert "a fresh process gives the same rewards" in printed
     loaded = Scorer(str(ckpt))
     assert loaded.model.classifier.weight.shape == (1, 32)
-    assert (
-        loaded.rewards_by_token(
-            [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
-        )
-        is None
-    )
+    assert loaded.rewards_by_token(*messages("a", "b").values()) is None
     facts = read_manifest(ckpt)["encoder"]
     assert facts["end_token"] == "[SEP]" and facts["pad_token"] == "[PAD]"
 
 
-# ------------------------------------------------------------------------------------------------------------- score.py
+# --- score.py -------------------------------------------------------------------------------------
 
 
 def messages(prompt: str, completion: str) -> dict:
+    """A row of a prompt and a completion, as messages."""
     turn = [{"role": "assistant", "content": completion}]
     return {"prompt": [{"role": "user", "content": prompt}], "completion": turn}
 
 
-TEXTS = [
-    "tea",
-    "some water and a little patience " * 6,
-    "sorry",
-    "three steps " * 12,
-    "ok",
-    "music in the garden",
-    "no",
-]
+def sides_of(prompt: str, completion: str) -> tuple:
+    """A prompt and a completion as the scorer takes them."""
+    return tuple(messages(prompt, completion).values())
+
+
+LONG_TEXTS = ["some water and a little patience " * 6, "three steps " * 12]
+TEXTS = ["tea", LONG_TEXTS[0], "sorry", LONG_TEXTS[1], "ok", "music in the garden", "no"]
 
 
 def test_order_extra_columns_and_strings(trained, scorer, score_rows):
@@ -339,14 +363,11 @@ def test_order_extra_columns_and_strings(trained, scorer, score_rows):
         {"id": i, "prompt": "how can you make tea?", "completion": text, "note": {"a": [i]}}
         for i, text in enumerate(TEXTS)
     ]
-    found = score_rows(ckpt, rows, "--token_budget", 60)
-    assert [{k: v for k, v in row.items() if k != "reward"} for row in found] == rows
-    alone = [
-        scorer.rewards([tuple(messages("how can you make tea?", text).values())])[0]
-        for text in TEXTS
-    ]
+    scored = score_rows(ckpt, rows, "--token_budget", 60)
+    assert [{k: v for k, v in row.items() if k != "reward"} for row in scored] == rows
+    alone = [scorer.rewards([sides_of("how can you make tea?", text)])[0] for text in TEXTS]
     assert len({round(reward, 4) for reward in alone}) == len(TEXTS)
-    assert [row["reward"] for row in found] == pytest.approx(alone, abs=TOLERANCE)
+    assert [row["reward"] for row in scored] == pytest.approx(alone, abs=TOLERANCE)
     turns = score_rows(ckpt, [messages("how can you make tea?", text) for text in TEXTS])
     assert [row["reward"] for row in turns] == pytest.approx(alone, abs=TOLERANCE)
 
@@ -358,58 +379,52 @@ def test_two_processes_give_the_rows_of_one(script, trained, tmp_path):
     ckpt = trained("full")[0]
     data = write_rows(tmp_path / "pairs.jsonl", hh_rows(41, seed=9))
     launch = launcher("ddp")
-    found, said = [], []
-    for before in ([], launch):
-        out = tmp_path / f"out{len(before)}"
-        if script == "score.py":
-            options = ["--input", data, "--output", out]
-        else:
+    written, printed = [], []
+    for launch_prefix in ([], launch):
+        out = tmp_path / f"out{len(launch_prefix)}"
+        scores = out
+        options = ["--input", data, "--output", out]
+        if script == "audit.py":
+            scores = out / "scores.jsonl"
             options = ["--data", data, "--output_dir", out, "--probed", 5]
-        done = run_script(
-            *before, script, "--ckpt", ckpt, *options, "--token_budget", 200, env=CPU, timeout=400
-        )
-        scores = out if script == "score.py" else out / "scores.jsonl"
-        found.append([json.loads(line) for line in scores.read_text(encoding="utf-8").splitlines()])
-        said.append(done.stdout + done.stderr)
-    one, two = found
+        command = [script, "--ckpt", ckpt, *options, "--token_budget", 200]
+        done = run_script(*launch_prefix, *command, env=CPU, timeout=400)
+        written.append(read_rows(scores))
+        printed.append(done.stdout + done.stderr)
+    one, two = written
     assert len(one) == len(two) == 41
     rewards = ("reward_chosen", "reward_rejected", "margin")
     for a, b in zip(one, two, strict=True):
-        assert {k: v for k, v in a.items() if k not in rewards} == {
-            k: v for k, v in b.items() if k not in rewards
-        }
-        assert [a[k] for k in rewards if k in a] == pytest.approx(
-            [b[k] for k in rewards if k in b], abs=1e-4
-        )
+        columns = {key: value for key, value in a.items() if key not in rewards}
+        assert columns == {key: value for key, value in b.items() if key not in rewards}
+        expected = [b[key] for key in rewards if key in b]
+        assert [a[key] for key in rewards if key in a] == pytest.approx(expected, abs=1e-4)
+    last = "report.html"
     if script == "score.py":
-        one_off = [
-            "--prompt",
-            "tea?",
-            *(x for i in range(12) for x in ("--completion", f"water {i}")),
-        ]
-        told = [
-            run_script(*before, script, "--ckpt", ckpt, *one_off, env=CPU).stdout
-            for before in ([], launch)
-        ]
-        assert told[0].count("A  ") == 1 and told[0] == told[1]
-    last = "scored 41 rows" if script == "score.py" else "report.html"
-    assert [text.count(last) for text in said] == [1, 1]
+        last = "scored 41 rows"
+        one_off = ["--prompt", "tea?"]
+        for i in range(12):
+            one_off += ["--completion", f"water {i}"]
+        answers = []
+        for launch_prefix in ([], launch):
+            done = run_script(*launch_prefix, script, "--ckpt", ckpt, *one_off, env=CPU)
+            answers.append(done.stdout)
+        assert answers[0].count("A  ") == 1 and answers[0] == answers[1]
+    assert [text.count(last) for text in printed] == [1, 1]
 
 
 def test_preference_files(trained, scorer, score_rows):
     rows = [{**row, "id": i} for i, row in enumerate(hh_rows(6, seed=9))]
-    found = score_rows(trained("full")[0], rows)
-    for row, out in zip(rows, found, strict=True):
+    scored = score_rows(trained("full")[0], rows)
+    for row, out in zip(rows, scored, strict=True):
         pair = conversational(row)
-        chosen, rejected = scorer.rewards(
-            [(pair["prompt"], pair["chosen"]), (pair["prompt"], pair["rejected"])]
-        )
+        prompt = pair["prompt"]
+        chosen, rejected = scorer.rewards([(prompt, pair["chosen"]), (prompt, pair["rejected"])])
         assert {key: out[key] for key in row} == row
         assert out["reward_chosen"] == pytest.approx(chosen, abs=TOLERANCE)
         assert out["reward_rejected"] == pytest.approx(rejected, abs=TOLERANCE)
-        assert out["margin"] == pytest.approx(
-            out["reward_chosen"] - out["reward_rejected"], abs=1e-9
-        )
+        margin = out["reward_chosen"] - out["reward_rejected"]
+        assert out["margin"] == pytest.approx(margin, abs=1e-9)
         assert "reward" not in out
 
 
@@ -417,28 +432,18 @@ def test_csv_and_gz(trained, scorer, run, tmp_path):
     ckpt = trained("full")[0]
     with open(tmp_path / "in.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerows(
-            [["prompt", "completion"], ["make tea,\nplease", 'say "no"'], ["why?", "it depends"]]
-        )
-    expected = scorer.rewards(
-        [
-            tuple(messages("make tea,\nplease", 'say "no"').values()),
-            tuple(messages("why?", "it depends").values()),
-        ]
-    )
+        writer.writerow(["prompt", "completion"])
+        writer.writerows([["make tea,\nplease", 'say "no"'], ["why?", "it depends"]])
+    rows = [messages("make tea,\nplease", 'say "no"'), messages("why?", "it depends")]
+    expected = scorer.rewards([tuple(row.values()) for row in rows])
     (tmp_path / "in.csv.gz").write_bytes(gzip.compress((tmp_path / "in.csv").read_bytes()))
-    write_rows(
-        tmp_path / "in.jsonl.gz",
-        [messages("make tea,\nplease", 'say "no"'), messages("why?", "it depends")],
-    )
+    write_rows(tmp_path / "in.jsonl.gz", rows)
+    out = tmp_path / "out.jsonl"
     for name in ("in.csv", "in.csv.gz", "in.jsonl.gz"):
-        status, _, error = run(
-            score, "--ckpt", ckpt, "--input", tmp_path / name, "--output", tmp_path / "out.jsonl"
-        )
+        source = tmp_path / name
+        status, _, error = run(score, "--ckpt", ckpt, "--input", source, "--output", out)
         assert status == 0, error
-        assert [row["reward"] for row in read_rows(tmp_path / "out.jsonl")] == pytest.approx(
-            expected, abs=TOLERANCE
-        )
+        assert [row["reward"] for row in read_rows(out)] == pytest.approx(expected, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -458,14 +463,8 @@ def test_csv_and_gz(trained, scorer, run, tmp_path):
 )
 def test_a_malformed_row_is_named_by_file_and_line(name, text, line, trained, run, tmp_path):
     (tmp_path / name).write_text(text)
-    command = [
-        "--ckpt",
-        trained("full")[0],
-        "--input",
-        tmp_path / name,
-        "--output",
-        tmp_path / "out.jsonl",
-    ]
+    source, out = tmp_path / name, tmp_path / "out.jsonl"
+    command = ["--ckpt", trained("full")[0], "--input", source, "--output", out]
     status, _, error = run(score, *command)
     assert status == 2 and f"{tmp_path / name}:{line}: " in error and "secret" not in error
     assert {path.name for path in tmp_path.iterdir()} == {name}
@@ -479,57 +478,46 @@ def test_an_over_long_completion_has_no_reward_and_is_counted(trained, run, tmp_
         {"prompt": "a", "chosen": "b", "rejected": "tea " * 600},
     ]
     source = write_rows(tmp_path / "in.jsonl", rows)
-    status, _, error = run(
-        score, "--ckpt", trained("full")[0], "--input", source, "--output", tmp_path / "out.jsonl"
-    )
-    found = read_rows(tmp_path / "out.jsonl")
-    assert (
-        status == 0
-        and found[0]["reward"] is None
-        and found[3]["reward_rejected"] is found[3]["margin"] is None
-    )
-    assert None not in (found[1]["reward"], found[2]["reward"], found[3]["reward_chosen"])
+    out = tmp_path / "out.jsonl"
+    command = ["--ckpt", trained("full")[0], "--input", source, "--output", out]
+    status, _, error = run(score, *command)
+    scored = read_rows(out)
+    assert status == 0
+    assert scored[0]["reward"] is None
+    assert scored[3]["reward_rejected"] is scored[3]["margin"] is None
+    assert None not in (scored[1]["reward"], scored[2]["reward"], scored[3]["reward_chosen"])
     assert "scored 4 rows, 1 with the start of the prompt cut to fit 512 tokens" in error
     assert "2 with no reward because a completion alone is longer than 512 tokens" in error
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
 def test_the_last_of_the_rewards_after_each_token_is_the_reward(kind, trained, scorer):
-    scorer = scorer if kind == "full" else Scorer(str(trained(kind)[0]))
+    end = "<|im_end|>"
+    if kind == "adapter":
+        scorer = Scorer(str(trained(kind)[0]))
+        end = "</s>"
     for text in TEXTS[:4]:
         prompt, completion = messages("what can you tell me?", text).values()
         steps = scorer.rewards_by_token(prompt, completion)
         assert steps[-1][1] == pytest.approx(scorer.rewards([(prompt, completion)])[0], abs=1e-5)
-        assert "".join(token for token, _ in steps[:-1]).strip().replace(
-            " ", ""
-        ) == text.strip().replace(" ", "")
-        assert steps[-1][0] == ("<|im_end|>" if kind == "full" else "</s>")
+        joined = "".join(token for token, _ in steps[:-1])
+        assert joined.strip().replace(" ", "") == text.strip().replace(" ", "")
+        assert steps[-1][0] == end
 
 
 def test_the_one_off_form(trained, scorer, run):
-    command = [
-        "--prompt",
-        "make tea",
-        "--completion",
-        "some water",
-        "--completion",
-        "sorry",
-        "--completion",
-        "no",
-    ]
+    completions = ["some water", "sorry", "no"]
+    command = ["--prompt", "make tea"]
+    for completion in completions:
+        command += ["--completion", completion]
     status, printed, _ = run(score, "--ckpt", trained("full")[0], *command)
-    a, b, c = scorer.rewards(
-        [tuple(messages("make tea", text).values()) for text in ("some water", "sorry", "no")]
-    )
+    a, b, c = scorer.rewards([sides_of("make tea", completion) for completion in completions])
     assert status == 0
-    for line in (
-        f"A  {a:+.4f}  some water",
-        f"B  {b:+.4f}  sorry",
-        f"P(A beats B) = {1 / (1 + math.exp(b - a)):.3f}",
-        f"P(B beats C) = {1 / (1 + math.exp(c - b)):.3f}",
-        "A, reward after each token (only the last value was trained):",
-    ):
-        assert line in printed
+    assert f"A  {a:+.4f}  some water" in printed
+    assert f"B  {b:+.4f}  sorry" in printed
+    assert f"P(A beats B) = {1 / (1 + math.exp(b - a)):.3f}" in printed
+    assert f"P(B beats C) = {1 / (1 + math.exp(c - b)):.3f}" in printed
+    assert "A, reward after each token (only the last value was trained):" in printed
     assert printed.count("beats") == 3
 
 
@@ -557,14 +545,16 @@ def test_an_interrupted_run_leaves_no_half_file(trained, run, tmp_path, monkeypa
     assert (folder / "old.jsonl").read_text() == "an earlier result\n"
 
 
+ONE_OF_THREE = (
+    "give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR"
+)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--input", "nowhere.jsonl"], "no such file"),
-        (
-            ["--prompt", "a"],
-            "give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR",
-        ),
+        (["--prompt", "a"], ONE_OF_THREE),
         (["--input", "in.jsonl", "--convert", "plain"], "or --convert DIR"),
         (["--convert", "."], "--convert .: it exists already"),
         (
@@ -587,22 +577,14 @@ def test_convert_writes_a_stock_checkpoint_with_the_same_rewards(
     texts, rewards = golden(ckpt)
     status, printed, error = run(score, "--ckpt", ckpt, "--convert", tmp_path / "plain")
     assert status == 0, error
-    assert (
-        f"saved {tmp_path / 'plain'}: one label, rewards moved by at most " in printed
-        and "leaves out" not in printed
-    )
-    assert [row["reward"] for row in score_rows(tmp_path / "plain", texts)] == pytest.approx(
-        rewards, abs=TOLERANCE
-    )
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plain")
-    rendered = [
-        tokenizer.apply_chat_template(t["prompt"] + t["completion"], tokenize=False) for t in texts
-    ]
-    classify = pipeline(
-        "text-classification", model=str(tmp_path / "plain"), function_to_apply="none", device="cpu"
-    )
-    found = [classify(text, add_special_tokens=False)[0]["score"] for text in rendered]
-    assert found == pytest.approx(rewards, abs=TOLERANCE)
+    assert f"saved {tmp_path / 'plain'}: one label, rewards moved by at most " in printed
+    assert "leaves out" not in printed
+    plain_rewards = [row["reward"] for row in score_rows(tmp_path / "plain", texts)]
+    assert plain_rewards == pytest.approx(rewards, abs=TOLERANCE)
+    rendered = rendered_texts(AutoTokenizer.from_pretrained(tmp_path / "plain"), texts)
+    classify = classifier(tmp_path / "plain")
+    scores = [classify(text, add_special_tokens=False)[0]["score"] for text in rendered]
+    assert scores == pytest.approx(rewards, abs=TOLERANCE)
 
 
 def test_convert_says_what_stock_transformers_leaves_out(trained, run, score_rows, tmp_path):
@@ -618,9 +600,8 @@ def test_convert_says_what_stock_transformers_leaves_out(trained, run, score_row
     assert "stock transformers leaves out -0.2500, the same for every completion" in printed
     texts = golden(trained("full")[0])[0][:4]
     expected = [row["reward"] for row in score_rows(tmp_path / "two", texts)]
-    assert [row["reward"] for row in score_rows(tmp_path / "plain", texts)] == pytest.approx(
-        expected, abs=1e-5
-    )
+    plain_rewards = [row["reward"] for row in score_rows(tmp_path / "plain", texts)]
+    assert plain_rewards == pytest.approx(expected, abs=1e-5)
 
 
 def test_convert_of_what_is_no_reward_model_leaves_nothing(standin, run, tmp_path):
@@ -629,10 +610,11 @@ def test_convert_of_what_is_no_reward_model_leaves_nothing(standin, run, tmp_pat
     assert not (tmp_path / "plain").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------- audit.py
+# --- audit.py -------------------------------------------------------------------------------------
 
 
-def numbers(folder) -> dict:
+def overall_checks(folder) -> dict:
+    """The checks of an audit that are about all pairs, by name."""
     report = json.loads((folder / "audit.json").read_text())
     return {check["name"]: check for check in report["checks"] if check["subset"] is None}
 
@@ -649,21 +631,20 @@ def test_audit_numbers_equal_those_of_score_py(trained, scorer, data, run, tmp_p
     run(score, "--ckpt", ckpt, "--input", data / "test.jsonl", "--output", tmp_path / "out.jsonl")
     rows = read_rows(tmp_path / "out.jsonl")
     margin = np.array([row["margin"] for row in rows])
-    found = numbers(ckpt / "audit")
-    assert found["accuracy"]["n"] == 24
-    assert found["accuracy"]["value"] == pytest.approx(((margin > 0) + 0.5 * (margin == 0)).mean())
-    assert found["mean margin"]["value"] == pytest.approx(margin.mean(), abs=TOLERANCE)
-    assert found["tie rate"]["value"] == (margin == 0).mean()
-    sides = [
-        (row[f"reward_{side}"], row[side][0]["content"])
-        for side in ("chosen", "rejected")
-        for row in rows
-    ]
-    lengths = [
-        len(scorer.tokenizer(text, add_special_tokens=False)["input_ids"]) for _, text in sides
-    ]
-    pooled = np.corrcoef(lengths, [reward for reward, _ in sides])[0, 1]
-    assert found["length correlation, pooled"]["value"] == pytest.approx(pooled, abs=1e-3)
+    checks = overall_checks(ckpt / "audit")
+    accuracy = ((margin > 0) + 0.5 * (margin == 0)).mean()
+    assert checks["accuracy"]["n"] == 24
+    assert checks["accuracy"]["value"] == pytest.approx(accuracy)
+    assert checks["mean margin"]["value"] == pytest.approx(margin.mean(), abs=TOLERANCE)
+    assert checks["tie rate"]["value"] == (margin == 0).mean()
+    rewards, lengths = [], []
+    for side in ("chosen", "rejected"):
+        for row in rows:
+            ids = scorer.tokenizer(row[side][0]["content"], add_special_tokens=False)["input_ids"]
+            rewards.append(row[f"reward_{side}"])
+            lengths.append(len(ids))
+    pooled = np.corrcoef(lengths, rewards)[0, 1]
+    assert checks["length correlation, pooled"]["value"] == pytest.approx(pooled, abs=1e-3)
 
 
 def test_audit_on_a_file_and_fail_on(trained, data, run, tmp_path):
@@ -674,47 +655,29 @@ def test_audit_on_a_file_and_fail_on(trained, data, run, tmp_path):
     run(score, "--ckpt", ckpt, "--input", data / "test.jsonl", "--output", tmp_path / "out.jsonl")
     pairs = []
     for row in read_rows(tmp_path / "out.jsonl"):
-        sides = (
-            [row["chosen"], row["rejected"]]
-            if row["margin"] > 0
-            else [row["rejected"], row["chosen"]]
-        )
-        pairs.append({"prompt": row["prompt"], "chosen": sides[0], "rejected": sides[1]})
+        better, worse = row["chosen"], row["rejected"]
+        if not row["margin"] > 0:
+            better, worse = worse, better
+        pairs.append({"prompt": row["prompt"], "chosen": better, "rejected": worse})
     right = write_rows(tmp_path / "right.jsonl", pairs)
-    wrong = write_rows(
-        tmp_path / "wrong.jsonl",
-        [{**p, "chosen": p["rejected"], "rejected": p["chosen"]} for p in pairs],
-    )
+    swapped = [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs]
+    wrong = write_rows(tmp_path / "wrong.jsonl", swapped)
 
-    def audited(path, *options):
-        return run(
-            audit,
-            "--ckpt",
-            foreign,
-            "--data",
-            path,
-            "--output_dir",
-            tmp_path / path.stem,
-            "--quick",
-            *options,
-        )[0]
+    def audited(path, *options) -> int:
+        out = tmp_path / path.stem
+        command = ["--ckpt", foreign, "--data", path, "--output_dir", out, "--quick", *options]
+        return run(audit, *command)[0]
 
     # A model that is not known to be Bradley-Terry is not judged on its calibration.
-    assert (
-        audited(right),
-        audited(right, "--fail-on", "fail"),
-        audited(right, "--fail-on", "warn"),
-    ) == (0, 0, 0)
-    assert (
-        audited(wrong),
-        audited(wrong, "--fail-on", "fail"),
-        audited(wrong, "--fail-on", "warn"),
-    ) == (0, 1, 1)
-    assert (
-        numbers(tmp_path / "right")["accuracy"]["value"] == 1
-        and numbers(tmp_path / "right")["accuracy"]["n"] == 24
-    )
-    assert numbers(tmp_path / "wrong")["accuracy"]["value"] == 0
+    assert audited(right) == 0
+    assert audited(right, "--fail-on", "fail") == 0
+    assert audited(right, "--fail-on", "warn") == 0
+    assert audited(wrong) == 0
+    assert audited(wrong, "--fail-on", "fail") == 1
+    assert audited(wrong, "--fail-on", "warn") == 1
+    accuracy = overall_checks(tmp_path / "right")["accuracy"]
+    assert accuracy["value"] == 1 and accuracy["n"] == 24
+    assert overall_checks(tmp_path / "wrong")["accuracy"]["value"] == 0
 
 
 def moved_checkpoint(ckpt, data, folder):
@@ -730,9 +693,8 @@ def test_audit_says_that_the_test_file_has_changed(trained, data, run, tmp_path)
     ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
     assert run(audit, "--ckpt", ckpt, "--quick")[0] == 0
     lines = test.read_text().splitlines(keepends=True)
-    test.write_text(
-        "".join([lines[0].replace("here are three steps", "here are four steps"), *lines[1:-2]])
-    )
+    changed = lines[0].replace("here are three steps", "here are four steps")
+    test.write_text("".join([changed, *lines[1:-2]]))
     shutil.rmtree(ckpt / "audit")
     status, _, error = run(audit, "--ckpt", ckpt, "--quick")
     assert status == 2 and "the test split has changed" in error
@@ -757,25 +719,21 @@ def test_audit_on_other_data_does_not_need_the_training_data(trained, data, run,
     card = (ckpt / "README.md").read_bytes()
     status, printed, error = run(audit, "--ckpt", ckpt, "--data", other, "--probed", 12)
     assert status == 0, error
-    assert (
-        f"open {ckpt / 'audit-other' / 'report.html'}" in printed and not (ckpt / "audit").exists()
-    )
+    assert f"open {ckpt / 'audit-other' / 'report.html'}" in printed
+    assert not (ckpt / "audit").exists()
     assert (ckpt / "README.md").read_bytes() == card
-    found = json.loads((ckpt / "audit-other" / "audit.json").read_text())
-    assert any(
-        said.startswith("Leakage: the training data cannot be read: ")
-        for said in found["not_measured"]
-    )
+    not_measured = json.loads((ckpt / "audit-other" / "audit.json").read_text())["not_measured"]
+    leakage = "Leakage: the training data cannot be read: "
+    assert any(sentence.startswith(leakage) for sentence in not_measured)
     assert run(audit, "--ckpt", ckpt)[0] == 2  # its own test split is gone
 
 
 @pytest.mark.parametrize("kind", ["adapter", "encoder"])
 def test_audit_reads_every_kind_of_checkpoint(kind, trained, run, tmp_path):
-    status, _, error = run(
-        audit, "--ckpt", trained(kind)[0], "--output_dir", tmp_path, "--probed", 12
-    )
+    command = ["--ckpt", trained(kind)[0], "--output_dir", tmp_path, "--probed", 12]
+    status, _, error = run(audit, *command)
     assert status == 0, error
-    assert numbers(tmp_path)["accuracy"]["n"] == 24
+    assert overall_checks(tmp_path)["accuracy"]["n"] == 24
 
 
 def test_audit_writes_the_card_and_compares_the_policy(trained, standin, data, run, tmp_path):
@@ -783,15 +741,19 @@ def test_audit_writes_the_card_and_compares_the_policy(trained, standin, data, r
     before = (ckpt / "README.md").read_text(encoding="utf-8")
     for policy, verdict in ((standin("qwen"), "pass"), (standin("llama3"), "fail")):
         assert run(audit, "--ckpt", ckpt, "--quick", "--policy", policy)[0] == 0
-        assert numbers(ckpt / "audit")["policy base"]["verdict"] == verdict
+        assert overall_checks(ckpt / "audit")["policy base"]["verdict"] == verdict
     card = (ckpt / "README.md").read_text(encoding="utf-8")
     assert "model-index:" in card and before.split("---", 2)[2] == card.split("---", 2)[2]
-    found, *_ = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["metrics"]
-    assert found["name"].startswith("accuracy (95% interval") and "n = 24" in found["name"]
+    result = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]
+    name = result["metrics"][0]["name"]
+    assert name.startswith("accuracy (95% interval") and "n = 24" in name
 
 
 def test_audit_compares_with_another_model_and_another_file(trained, data, run, tmp_path):
-    """The other model has its own tokenizer; a completion of 120 words is too long for none of them."""
+    """The other model has its own tokenizer.
+
+    A completion of 120 words is too long for none of them.
+    """
     ckpt, test = moved_checkpoint(trained("full")[0], data, tmp_path)
     others = [*read_rows(test)[:12], {"prompt": "q", "chosen": "same", "rejected": "same"}]
     ood = write_rows(tmp_path / "ood.jsonl", others)
@@ -799,50 +761,29 @@ def test_audit_compares_with_another_model_and_another_file(trained, data, run, 
     options = ("--quick", "--compare", trained("encoder")[0], "--ood", ood, "--output_dir", out)
     status, _, error = run(audit, "--ckpt", ckpt, *options)
     assert status == 0, error
-    found = numbers(out)
-    assert found["comparison"]["n"] == 24 and found["spillover accuracy"]["n"] == 12
-    said = json.loads((out / "audit.json").read_text())["not_measured"]
-    assert any(
-        sentence.startswith("1 of 13 pairs of --ood were left out: 1 identical")
-        for sentence in said
-    ), said
+    checks = overall_checks(out)
+    assert checks["comparison"]["n"] == 24 and checks["spillover accuracy"]["n"] == 12
+    not_measured = json.loads((out / "audit.json").read_text())["not_measured"]
+    left_out = "1 of 13 pairs of --ood were left out: 1 identical"
+    assert any(sentence.startswith(left_out) for sentence in not_measured), not_measured
     # Its own scores file is the same model: no difference at all.
-    assert (
-        run(
-            audit,
-            "--ckpt",
-            ckpt,
-            "--quick",
-            "--compare",
-            out / "scores.jsonl",
-            "--output_dir",
-            tmp_path / "b",
-        )[0]
-        == 0
-    )
-    assert numbers(tmp_path / "b")["comparison"]["value"] == 0
+    options = ("--quick", "--compare", out / "scores.jsonl", "--output_dir", tmp_path / "b")
+    assert run(audit, "--ckpt", ckpt, *options)[0] == 0
+    assert overall_checks(tmp_path / "b")["comparison"]["value"] == 0
     status, _, error = run(audit, "--scores", out / "scores.jsonl", "--output_dir", out)
     assert status == 2 and "its scores.jsonl is read and would be overwritten" in error
 
 
 def test_score_py_uses_the_temperature_that_an_audit_left(trained, data, run, tmp_path):
     ckpt, _ = moved_checkpoint(trained("full")[0], data, tmp_path)
-    sides = [
-        "--prompt",
-        "how can you make tea?",
-        "--completion",
-        TEXTS[0],
-        "--completion",
-        TEXTS[1],
-    ]
+    sides = ["--prompt", "how can you make tea?"]
+    sides += ["--completion", TEXTS[0], "--completion", TEXTS[1]]
     plain = run(score, "--ckpt", ckpt, *sides)[1]
     (ckpt / "audit").mkdir()
     (ckpt / "audit" / "audit.json").write_text('{"temperature": 0.5}')
     calibrated = run(score, "--ckpt", ckpt, *sides)[1]
-    assert (
-        "temperature" not in plain
-        and "(margins divided by 0.50, the temperature that the audit found)" in calibrated
-    )
+    assert "temperature" not in plain
+    assert "(margins divided by 0.50, the temperature that the audit found)" in calibrated
 
     def odds(text):
         p = float(re.search(r"P\(A beats B\) = (\d\.\d+)", text)[1])
