@@ -1,4 +1,4 @@
-"""Accuracy: does the model order more pairs as the raters did than a rule that does not read?"""
+"""Accuracy: does the model agree with the raters more often than a rule that ignores content?"""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ from auditing.verdicts import THRESHOLDS, Check, Finding, Limits, count, judge, 
 
 SECTION = "accuracy"
 NO_PAIR = "no pair has two finite rewards"
-# Pairs that could not tell this accuracy from a baseline are too few: no verdict.
+# If the pairs are too few to tell this accuracy apart from a baseline, there is no verdict.
 HEALTHY = THRESHOLDS["accuracy, human labels"].fail
 
 
@@ -22,7 +22,7 @@ def accuracy_checks(finite: Pairs, train: Pairs | None) -> list[Check]:
 
     Args:
         finite: The pairs whose two rewards are finite.
-        train: Scored pairs that the model was trained on; None where there are none.
+        train: Scored pairs that the model was trained on; None if there are none.
     """
     checks = [accuracy_check(finite, None)]
     if finite.human_labels:
@@ -39,38 +39,44 @@ def accuracy_checks(finite: Pairs, train: Pairs | None) -> list[Check]:
     return checks
 
 
-# --- Against rules that do not read ---------------------------------------------------------------
+# --- Against rules that ignore content ------------------------------------------------------------
 
 
 def accuracy(margins: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
     """mean(1[m > 0] + 1/2 1[m = 0]); None for no pairs.
 
-    The interval is Wilson's; with ties, which make it not binomial, the bootstrap's.
+    The interval is Wilson's. If pairs tie, so that the outcome is not binomial, it is the
+    bootstrap's; if prompts repeat, it is the bootstrap's over prompts.
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
-        prompts: (n,) the prompt of each pair; where prompts repeat, the bootstrap is over prompts.
+        prompts: (n,) the prompt of each pair; None if no prompt repeats.
     """
     return share_interval(pair_credit(margins), prompts)
 
 
 def baselines(pairs: Pairs) -> dict[str, float]:
-    """What rules that do not read would score on the same pairs, by name; ties count one half."""
+    """The accuracies of rules that ignore content, on the same pairs, by name of the rule.
+
+    Ties count one half.
+    """
     longer, shorter = length_baselines(*pairs.lengths)
     markdown = feature_baseline(pairs.markdown)
     return {"the longer wins": longer, "the shorter wins": shorter, "more markdown wins": markdown}
 
 
 def best_baseline(pairs: Pairs) -> tuple[str, float]:
-    """The name and the accuracy of the best rule that does not read."""
+    """The name and the accuracy of the best rule that ignores content."""
     return max(baselines(pairs).items(), key=lambda rule: rule[1])
 
 
 def feature_baseline(feature: np.ndarray) -> float | None:
-    """The accuracy of "more of it wins", ties one half; None for no pairs.
+    """The accuracy of "the side with more of a feature wins"; None for no pairs.
+
+    Ties count one half.
 
     Args:
-        feature: (2, n) of chosen and of rejected.
+        feature: (2, n) the feature of the chosen and of the rejected sides.
     """
     if not feature.shape[1]:
         return None
@@ -80,24 +86,24 @@ def feature_baseline(feature: np.ndarray) -> float | None:
 def length_baselines(
     chosen_lengths: np.ndarray, rejected_lengths: np.ndarray
 ) -> tuple[float, float]:
-    """The accuracy of "the longer wins" and of "the shorter wins", equal lengths one half.
+    """The accuracy of "the longer wins" and of "the shorter wins"; the two sum to 1.
 
-    The two sum to 1.
+    Equal lengths count one half.
 
     Args:
-        chosen_lengths: (n,), at least one.
-        rejected_lengths: (n,)
+        chosen_lengths: (n,) lengths of the chosen sides, at least one.
+        rejected_lengths: (n,) lengths of the rejected sides.
     """
     longer = float(pair_credit(chosen_lengths - rejected_lengths).mean())
     return longer, 1 - longer
 
 
 def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
-    """Whether the model orders more pairs as the raters did than a rule that does not read.
+    """Check that the model agrees with the raters more often than a rule that ignores content.
 
     Args:
-        pairs: Those of the subset, with finite rewards.
-        subset: None: they are all pairs.
+        pairs: The pairs of the subset, with finite rewards.
+        subset: The name of the subset; None if these are all pairs.
     """
     n = len(pairs)
     estimate = accuracy(pairs.margins, pairs.prompt)
@@ -107,7 +113,7 @@ def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
         return with_verdict(finding, "not measurable", threshold)
     rule, baseline = best_baseline(pairs)
     detectable = stats.detectable_accuracy(n, baseline)
-    if detectable is not None:  # Where prompts repeat, pairs tell less than their number.
+    if detectable is not None:  # If prompts repeat, n pairs show less than n independent ones.
         detectable = max(detectable, baseline + stats.detectable_mean(estimate))
     verdict, notes = accuracy_verdict(pairs, estimate, baseline, detectable)
     ceiling = bayes_ceiling(pairs)
@@ -161,7 +167,7 @@ def accuracy_verdict(
 
 
 def bayes_ceiling(pairs: Pairs) -> float | None:
-    """What the true utilities would score; None unless every pair has simulated raters."""
+    """The accuracy of the true utilities; None unless every pair has simulated raters."""
     if not len(pairs) or not np.isfinite(pairs.bayes_accuracy).all():
         return None
     return float(pairs.bayes_accuracy.mean())
@@ -171,7 +177,7 @@ def bayes_ceiling(pairs: Pairs) -> float | None:
 
 
 def human_label_checks(finite: Pairs) -> list[Check]:
-    """Is the accuracy lower, or higher, than human labels let one expect?"""
+    """Check that the accuracy is neither lower nor higher than human labels let one expect."""
     estimate = accuracy(finite.margins, finite.prompt)
     finding = Finding(
         "accuracy, human labels",
@@ -186,7 +192,10 @@ def human_label_checks(finite: Pairs) -> list[Check]:
 
 
 def majority_limits(finite: Pairs) -> Limits | None:
-    """Above what accuracy majorities of votes are suspicious; None unless most labels are such."""
+    """The accuracy above which the model agrees too well with majorities of votes.
+
+    None unless more than half of the labels are such majorities.
+    """
     votes = finite.votes[finite.voted]
     if len(votes) <= len(finite) / 2:
         return None
@@ -208,15 +217,15 @@ def macro_accuracy(
 ) -> Estimate | None:
     """The mean of the k subsets' accuracies +- z sqrt(sum of their variances) / k.
 
-    A subset's variance is that of its credits with one win and one loss added, over n: a small or
-    perfect subset keeps its doubt (Agresti and Caffo, The American Statistician 54, 2000). Where
-    prompts repeat within a subset, it is the larger of that and
+    A subset's variance is that of its credits, with one win and one loss added, over n. In this way
+    a small or perfect subset keeps a variance (Agresti and Caffo, The American Statistician 54,
+    2000). If prompts repeat within a subset, its variance is the larger of that and
     sum over prompts (sum of residuals)^2 / n^2.
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
         subsets: (n,) the subset of each pair.
-        prompts: (n,) the prompt of each pair; None: no prompt repeats.
+        prompts: (n,) the prompt of each pair; None if no prompt repeats.
 
     Returns:
         None for no pairs.
@@ -244,7 +253,7 @@ def macro_accuracy(
 
 
 def train_test_check(test: Pairs, train: Pairs) -> Check:
-    """How much better the model does on the pairs that it was trained on."""
+    """Check how much better the model does on the pairs that it was trained on."""
     name = "train-test gap"
     n = min(len(test), len(train))
     if not n:
@@ -256,8 +265,8 @@ def train_test_check(test: Pairs, train: Pairs) -> Check:
         f"{short(seen.value)} on {len(train):,} pairs it was trained on, "
         f"{short(unseen.value)} on {len(test):,} test pairs"
     )
-    train_votes = votes_a_label(train)
-    test_votes = votes_a_label(test)
+    train_votes = votes_per_label(train)
+    test_votes = votes_per_label(test)
     if train_votes != test_votes:
         note += (
             f"; labels of {short(train_votes)} votes there, {short(test_votes)} here: "
@@ -267,8 +276,8 @@ def train_test_check(test: Pairs, train: Pairs) -> Check:
     return judge(Finding(name, gap, n, SECTION, p=p, note=note, detectable=detectable))
 
 
-def votes_a_label(pairs: Pairs) -> float:
-    """How many votes decide a label, on average; a label without known votes is one vote."""
+def votes_per_label(pairs: Pairs) -> float:
+    """How many votes decide a label, on average; a label without recorded votes is one vote."""
     if not pairs.voted.any():
         return 1.0
     return float(pairs.votes[pairs.voted].sum(axis=1).mean())

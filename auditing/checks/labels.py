@@ -1,11 +1,11 @@
-"""How far can the labels be trusted, and what should be read first? NumPy only.
+"""Labels: how far can they be trusted, and which pairs should be read first? NumPy only.
 
     checks = label_checks(pairs)
     worst = worst_errors(pairs)
     top, bottom = top_and_bottom(pairs)
 
-Nothing is relabelled: a confident error may be the raters' or the model's, and only a reader can
-tell.
+Nothing is relabelled. A confident error may be the raters' or the model's, and only a reader can
+tell which.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from auditing.verdicts import Check, Finding, count, judge, short, with_verdict
 from reward.data.transcripts import text_of
 
 SECTION = "labels"
-EXTREME_LENGTH = 0.95  # the share of all completions that are shorter, or longer
+EXTREME_LENGTH = 0.95  # a completion is marked if this share of all is shorter, or longer
 
 
 def label_checks(pairs: Pairs) -> list[Check]:
-    """Check the labels. Only duplicates are also looked for among pairs without finite rewards."""
-    known = pairs.finite()
-    return [*vote_checks(known), *duplicate_checks(pairs), confident_error_check(known)]
+    """Check the labels. Duplicates count also among the pairs without finite rewards."""
+    finite = pairs.finite()
+    return [*vote_checks(finite), *duplicate_checks(pairs), confident_error_check(finite)]
 
 
 # --- Votes ----------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def label_checks(pairs: Pairs) -> list[Check]:
 def vote_checks(pairs: Pairs) -> list[Check]:
     """Check one rater's error rate, which follows from how often two raters of a pair agree.
 
-    The other check says what accuracy a perfect model has on the labels of such raters.
+    A second check says what accuracy a perfect model has on the labels of such raters.
     """
     votes = pairs.votes[pairs.voted]
     votes = votes[votes.sum(axis=1) >= 2]  # (n, 2)
@@ -67,16 +67,16 @@ def vote_checks(pairs: Pairs) -> list[Check]:
 
 
 class DuplicateCounts(NamedTuple):
-    """How many pairs are there more than once."""
+    """How many pairs a set of pairs holds more than once."""
 
     contradictory: int  # pairs that another one contradicts
     repeated: int  # pairs that repeat an earlier one with its label
 
 
 def duplicate_checks(pairs: Pairs) -> list[Check]:
-    """Check for pairs of the same prompt and completions.
+    """Check for pairs with the same prompt and completions.
 
-    Some are labelled both ways, others are repeated with the same label.
+    Some carry both labels, others repeat the same label.
     """
     duplicates = count_duplicates(pairs)
     return [
@@ -106,25 +106,25 @@ def duplicate_check(name: str, duplicates: int, n: int, what: str) -> Check:
     """
     if not n:
         return judge(Finding(name, None, 0, SECTION))
-    share = stats.wilson_estimate(duplicates, n)
+    duplicate_rate = stats.wilson_estimate(duplicates, n)
     note = f"{count(duplicates, 'pair')} of {n:,}: {what}"
     detectable = stats.detectable_share(n)
-    return judge(Finding(name, share, n, SECTION, note=note, detectable=detectable))
+    return judge(Finding(name, duplicate_rate, n, SECTION, note=note, detectable=detectable))
 
 
 def count_duplicates(pairs: Pairs) -> DuplicateCounts:
-    """Count pairs that are there more than once.
+    """Count the pairs that occur more than once.
 
-    Only pairs that share their prompt and both lengths can be equal, so only the texts of these are
+    Only pairs with the same prompt and the same two lengths can be equal, so only their texts are
     read back.
     """
-    lengths = np.sort(pairs.characters, axis=0).T  # (n, 2): in order, whichever side was chosen
+    lengths = np.sort(pairs.characters, axis=0).T  # (n, 2): the shorter side first
     shapes = np.column_stack([pairs.prompt, lengths])  # (n, 3)
     _, group, sizes = np.unique(shapes, axis=0, return_inverse=True, return_counts=True)
     candidates = np.flatnonzero(sizes[group.ravel()] > 1)
 
-    # By the hash of prompt and sides in alphabetical order: how often the first side was chosen,
-    # and how often the second.
+    # The key is the hash of the prompt and both sides in alphabetical order. The value is how often
+    # the first side was chosen, and how often the second.
     labels: dict[bytes, list[int]] = {}
     for i in candidates.tolist():
         texts = pairs.text(i)
@@ -146,27 +146,27 @@ def count_duplicates(pairs: Pairs) -> DuplicateCounts:
 def unordered_hash(texts: PairTexts) -> bytes:
     """A hash of prompt and completions that is the same whichever side was chosen."""
     sides = sorted([text_of(texts["chosen"]), text_of(texts["rejected"])])
-    joined = "\0".join([text_of(texts["prompt"]), *sides])
-    return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    parts = "\0".join([text_of(texts["prompt"]), *sides])
+    return hashlib.blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 # --- What to read ---------------------------------------------------------------------------------
 
 
-def confident_error_check(known: Pairs) -> Check:
-    """Check how many pairs are wrong of those that the model is surest of.
+def confident_error_check(finite: Pairs) -> Check:
+    """Check how often the model is wrong on the pairs that it is surest of.
 
-    These are the tenth with the largest |margin|.
+    These are the tenth of all pairs with the largest |margin|.
 
     Args:
-        known: The pairs whose two rewards are finite.
+        finite: The pairs whose two rewards are finite.
     """
-    by_confidence = np.argsort(-np.abs(known.margins), kind="stable")
-    surest = by_confidence[: len(known) // 10]
-    wrong = stats.pair_credit(-known.margins[surest])
+    by_confidence = np.argsort(-np.abs(finite.margins), kind="stable")
+    surest = by_confidence[: len(finite) // 10]
+    wrong = stats.pair_credit(-finite.margins[surest])
     finding = Finding(
         "confident errors",
-        stats.share_interval(wrong, known.prompt[surest]),
+        stats.share_interval(wrong, finite.prompt[surest]),
         len(surest),
         SECTION,
         note="of the tenth of pairs that the model is surest of, the share it has wrong: "
@@ -183,12 +183,12 @@ def worst_errors(pairs: Pairs, k: int = 10) -> list[WorstError]:
         pairs: All pairs; those without finite rewards are left out.
         k: How many, at most.
     """
-    known = pairs.finite()
+    finite = pairs.finite()
     errors = []
-    for i in np.argsort(known.margins, kind="stable")[:k].tolist():
-        margin = float(known.margins[i])
+    for i in np.argsort(finite.margins, kind="stable")[:k].tolist():
+        margin = float(finite.margins[i])
         if margin < 0:
-            errors.append(WorstError(**known.text(i), margin=margin, subset=known.subset[i]))
+            errors.append(WorstError(**finite.text(i), margin=margin, subset=finite.subset[i]))
     return errors
 
 
@@ -206,19 +206,19 @@ def top_and_bottom(pairs: Pairs, k: int = 10) -> Extremes:
         pairs: All pairs; those without finite rewards are left out.
         k: How many of each, at most.
     """
-    known = pairs.finite()
-    rewards = known.rewards.ravel()  # (2n,): of the chosen, then of the rejected
+    finite = pairs.finite()
+    rewards = finite.rewards.ravel()  # (2n,): of the chosen, then of the rejected
     return Extremes(
-        top=first_different(known, np.argsort(-rewards, kind="stable"), k),
-        bottom=first_different(known, np.argsort(rewards, kind="stable"), k),
+        top=first_different(finite, np.argsort(-rewards, kind="stable"), k),
+        bottom=first_different(finite, np.argsort(rewards, kind="stable"), k),
     )
 
 
-def first_different(known: Pairs, order: np.ndarray, k: int) -> list[ExtremeCompletion]:
+def first_different(finite: Pairs, order: np.ndarray, k: int) -> list[ExtremeCompletion]:
     """The first k different completions in an order.
 
     Args:
-        known: The pairs whose two rewards are finite.
+        finite: The pairs whose two rewards are finite.
         order: (2n,) indices of the chosen sides, and n + indices of the rejected ones.
         k: How many, at most.
     """
@@ -227,34 +227,34 @@ def first_different(known: Pairs, order: np.ndarray, k: int) -> list[ExtremeComp
     for place in order.tolist():
         if len(extremes) == k:
             break
-        row, i = divmod(place, len(known))
+        row, i = divmod(place, len(finite))
         side = ("chosen", "rejected")[row]
-        texts = known.text(i)
+        texts = finite.text(i)
         key = hash((text_of(texts["prompt"]), text_of(texts[side])))
         if key in seen:  # Rankings repeat a completion in many pairs.
             continue
         seen.add(key)
-        length = known.lengths[row, i]
+        length = finite.lengths[row, i]
         completion = ExtremeCompletion(
             prompt=texts["prompt"],
             completion=texts[side],
-            reward=float(known.rewards[row, i]),
+            reward=float(finite.rewards[row, i]),
             side=side,
-            subset=known.subset[i],
+            subset=finite.subset[i],
             length=int(length),
-            marks=length_marks(length, known.lengths) + style_marks(text_of(texts[side])),
+            marks=length_marks(length, finite.lengths) + style_marks(text_of(texts[side])),
         )
         extremes.append(completion)
     return extremes
 
 
 def length_marks(length: float, lengths: np.ndarray) -> list[str]:
-    """How long a completion is among all, in words, where it is one of the longest or shortest."""
+    """Say in words how long a completion is, if it is one of the longest or of the shortest."""
     marks = []
-    for word, share in (
+    for word, outdone in (
         ("longer", np.mean(lengths < length)),
         ("shorter", np.mean(lengths > length)),
     ):
-        if share >= EXTREME_LENGTH:
-            marks.append(f"{word} than {int(100 * share)}% of completions")
+        if outdone >= EXTREME_LENGTH:
+            marks.append(f"{word} than {int(100 * outdone)}% of completions")
     return marks
