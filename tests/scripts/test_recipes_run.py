@@ -211,6 +211,9 @@ def test_recipe_runs_unmodified(recipe, recipe_runs, hub_root):
     if recipe.stem in OTHERS:
         assert_other_rows_are_counted(ledger, OTHERS[recipe.stem])
     elif keys.get("datasets"):
+        sources = {entry["path"] for entry in keys["datasets"]}
+        add_rows = f"{sources}: say in OTHERS what the ledger must count of its stand-in"
+        assert sources == {"Anthropic/hh-rlhf"}, add_rows
         assert_hh_rows_are_counted(ledger, keys, manifest["subsets"])
     assert ("validation" in ledger) is (keys["validation_fraction"] > 0)
     assert manifest["validation"].get("n", 0) == ledger.get("validation", {"kept": 0})["kept"]
