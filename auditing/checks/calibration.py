@@ -1,11 +1,11 @@
 """Calibration: is sigmoid(margin) the chance that a rater prefers the chosen side?
 
-Margins are (n,), votes (n, 2) for the chosen and for the rejected side. Without votes, and on pairs
-without any, the label is one vote for the chosen side.
+Margins m are (n,), votes are (n, 2) for the chosen and for the rejected side. A pair without votes
+counts as one vote for the chosen side.
 
 Everything is in top-label form: confidence = sigmoid(|m|), outcome = the share of votes for the
-side that the model prefers (.5 for a tie of the model). Which side is called chosen is the raters'
-doing and no claim of the model's.
+side that the model prefers (.5 for a tie of the model). The raters decide which side is called
+chosen, so the model claims nothing about it.
 """
 
 import math
@@ -29,7 +29,7 @@ def calibration_checks(finite: Pairs, bradley_terry: bool | None) -> list[Check]
 
     Args:
         finite: The pairs whose two rewards are finite.
-        bradley_terry: Whether sigmoid(margin) claims to be a probability; None where nothing says.
+        bradley_terry: Whether sigmoid(margin) claims to be a probability; None if nobody knows.
     """
     name = "calibration error"
     if bradley_terry is False:
@@ -62,8 +62,8 @@ def calibration_checks(finite: Pairs, bradley_terry: bool | None) -> list[Check]
 def calibration_data(finite: Pairs) -> tuple[np.ndarray, np.ndarray | None]:
     """The margins and votes to calibrate on.
 
-    Where there are votes, they are those of the pairs with an odd number of them; else the margins
-    of all pairs, and None.
+    If there are votes, these are of the pairs with an odd number of them. If there are none, these
+    are the margins of all pairs, and None.
     """
     mask = finite.voted
     if not mask.any():
@@ -76,38 +76,40 @@ def calibration_data(finite: Pairs) -> tuple[np.ndarray, np.ndarray | None]:
 
 @dataclass(frozen=True)
 class TopLabel:
-    """What the model claims of each pair, and what the raters say."""
+    """How sure the model is of each pair, and what the raters voted."""
 
     confidence: np.ndarray  # (n,) the chance that the model gives the side that it prefers
     outcome: np.ndarray  # (n,) the share of votes for that side
     variance: np.ndarray  # (n,) of an outcome if the confidence is its chance
 
 
-def chosen_share(margins: np.ndarray, votes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """How the raters of each pair are divided.
+def votes_for_chosen(
+    margins: np.ndarray, votes: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """How the votes on each pair are divided.
 
     Args:
-        margins: (n,) Only their number counts.
-        votes: (n, 2) for the chosen and for the rejected side; None: there are none.
+        margins: (n,) margins, of which only the number n is used.
+        votes: (n, 2) for the chosen and for the rejected side; None if there are no votes.
 
     Returns:
         The share of votes for the chosen side, and the number of votes, both (n,). A pair without
-        votes has one, for the chosen side.
+        votes counts as one vote for the chosen side.
     """
     if votes is None:
         return np.ones(len(margins)), np.ones(len(margins))
     votes = np.nan_to_num(votes)
-    number = votes.sum(axis=1)
-    share = np.where(number > 0, votes[:, 0] / np.maximum(number, 1), 1.0)
-    return share, np.maximum(number, 1)
+    vote_counts = votes.sum(axis=1)
+    for_chosen = np.where(vote_counts > 0, votes[:, 0] / np.maximum(vote_counts, 1), 1.0)
+    return for_chosen, np.maximum(vote_counts, 1)
 
 
 def top_label(margins: np.ndarray, votes: np.ndarray | None) -> TopLabel:
     """Turn margins and votes into confidences and outcomes."""
-    share, number = chosen_share(margins, votes)
+    for_chosen, vote_counts = votes_for_chosen(margins, votes)
     confidence = expit(np.abs(margins))
-    outcome = np.where(margins > 0, share, np.where(margins < 0, 1 - share, 0.5))
-    variance = np.where(margins == 0, 0.0, confidence * (1 - confidence) / number)
+    outcome = np.where(margins > 0, for_chosen, np.where(margins < 0, 1 - for_chosen, 0.5))
+    variance = np.where(margins == 0, 0.0, confidence * (1 - confidence) / vote_counts)
     return TopLabel(confidence, outcome, variance)
 
 
@@ -115,8 +117,8 @@ def equally_confident(confidence: np.ndarray, bins: int) -> list[np.ndarray]:
     """Cut pairs into bins of about equal confidence.
 
     Args:
-        confidence: (n,)
-        bins: The largest number of bins, which hold 10 pairs at least.
+        confidence: (n,) the confidence of each pair.
+        bins: The largest number of bins; each bin holds at least 10 pairs.
 
     Returns:
         The indices of the pairs of each bin, the least confident first.
@@ -130,8 +132,8 @@ def reliability(
     """The reliability diagram: mean confidence and accuracy of pairs of about equal confidence.
 
     Args:
-        margins: (n,)
-        votes: (n, 2), or None.
+        margins: (n,) reward(chosen) - reward(rejected).
+        votes: (n, 2) as in votes_for_chosen, or None.
         bins: The largest number of points.
     """
     top = top_label(margins, votes)
@@ -157,20 +159,21 @@ def calibration_error(
 ) -> tuple[Estimate, float] | None:
     """The debiased calibration error, a difference of probabilities: 0 is calibrated.
 
-    sqrt(max(0, sum_b n_b / n (d_b^2 - s_b^2 / n_b))), d_b and s_b the mean and the standard
-    deviation of outcome - confidence in bin b. It is the debiased l2 error of Kumar et al. 2019
-    (arXiv 1909.10155) with s^2 for y (1 - y), which also holds for shares of votes; in bins of
-    equal mass, as Roelofs et al. 2022 (arXiv 2012.08668) advise. Its interval is the bootstrap with
-    d_b drawn from N(d_b, s_b^2 / n_b), less the bias that a bootstrap of a square adds once more.
+    It is sqrt(max(0, sum_b n_b / n (d_b^2 - s_b^2 / n_b))), where d_b and s_b are the mean and the
+    standard deviation of outcome - confidence in bin b. It is the debiased l2 error of Kumar et al.
+    2019 (arXiv 1909.10155), with s^2 in place of y (1 - y), so that it also holds for shares of
+    votes. The bins have equal mass, as Roelofs et al. 2022 (arXiv 2012.08668) advise. The interval
+    is a bootstrap that draws d_b from N(d_b, s_b^2 / n_b). Squares of the drawn d_b are too large
+    twice over, by the noise in d_b and by that of the draw, so 2 s_b^2 / n_b is subtracted.
 
     Args:
-        margins: (n,)
-        votes: (n, 2), or None.
+        margins: (n,) reward(chosen) - reward(rejected).
+        votes: (n, 2) as in votes_for_chosen, or None.
         bins: The largest number of bins.
-        seed: Of the bootstrap.
+        seed: The seed of the bootstrap.
 
     Returns:
-        The error, and p under "calibrated" (calibration_p). None below 20 pairs.
+        The error, and its p-value under "calibrated" (calibration_p). None for fewer than 20 pairs.
     """
     if len(margins) < 20:
         return None
@@ -193,16 +196,17 @@ def calibration_error(
 def calibration_p(table: np.ndarray, voted: bool) -> float:
     """The p-value of "calibrated".
 
-    sum_b (S_b - E_b)^2 / V_b is chi-square with as many degrees of freedom as bins, under
-    "calibrated" and without a fit. From the most confident down, bins are joined until they expect
-    LEAST_VARIANCE (Cochran, Biometrics 10, 1954, wants five of the rarer outcome). The larger of
-    the two variances counts where even all bins together expect less, which is on the safe side,
-    and where there are votes: those of one pair hang together if confidence is right on average and
-    not pair by pair.
+    sum_b (S_b - E_b)^2 / V_b is chi-square under "calibrated", with as many degrees of freedom as
+    bins, because nothing was fitted. Starting from the most confident one, bins are joined until
+    their expected variance is LEAST_VARIANCE (Cochran, Biometrics 10, 1954, asks for five of the
+    rarer outcome). V_b is the expected variance. It is the larger of the expected and the observed
+    variance in two cases: if even all bins together expect less than LEAST_VARIANCE, which is on
+    the safe side; and if there are votes, because votes on one pair are correlated if confidence is
+    right on average but not pair by pair.
 
     Args:
-        table: (bins, 3), by rising confidence: the sums of outcome - confidence, of its variance
-            under "calibrated", and of its square.
+        table: (bins, 3) sums over each bin, by rising confidence: outcome - confidence, its
+            variance under "calibrated", and its square.
         voted: Whether the outcomes are shares of votes.
     """
     joined = [np.zeros(3)]
@@ -213,9 +217,9 @@ def calibration_p(table: np.ndarray, voted: bool) -> float:
     if len(joined) > 1 and joined[-1][1] < LEAST_VARIANCE:
         last = joined.pop()
         joined[-1] = last + joined[-1]
-    difference, expected, seen = np.array(joined).T
+    difference, expected, observed = np.array(joined).T
     cautious = voted | (expected < LEAST_VARIANCE)
-    larger = np.maximum(np.maximum(expected, seen), 1e-12)
+    larger = np.maximum(np.maximum(expected, observed), 1e-12)
     variance = np.where(cautious, larger, expected)
     return chi2_sf(float(np.sum(difference**2 / variance)), len(joined))
 
@@ -230,41 +234,41 @@ def brier(margins: np.ndarray, votes: np.ndarray | None = None) -> float | None:
     """
     if len(margins) == 0:
         return None
-    share, _ = chosen_share(margins, votes)
+    for_chosen, _ = votes_for_chosen(margins, votes)
     p = expit(margins)
-    return float(np.mean(share * (1 - p) ** 2 + (1 - share) * p**2))
+    return float(np.mean(for_chosen * (1 - p) ** 2 + (1 - for_chosen) * p**2))
 
 
 def nll(margins: np.ndarray, votes: np.ndarray | None = None) -> float | None:
     """The mean over pairs of -s ln p - (1 - s) ln(1 - p), in nats; None for no pairs.
 
-    It is Bradley and Terry's loss; p and s are as in `brier`. A coin has ln 2 = .693.
+    It is the Bradley-Terry loss; p and s are as in `brier`. A coin has ln 2 = .693.
     """
     if len(margins) == 0:
         return None
-    share, _ = chosen_share(margins, votes)
-    losses = share * np.logaddexp(0, -margins) + (1 - share) * np.logaddexp(0, margins)
+    for_chosen, _ = votes_for_chosen(margins, votes)
+    losses = for_chosen * np.logaddexp(0, -margins) + (1 - for_chosen) * np.logaddexp(0, margins)
     return float(np.mean(losses))
 
 
 def fit_temperature(margins: np.ndarray, votes: np.ndarray | None = None) -> float | None:
-    """The T of the smallest nll(margins / T): a logistic fit with one slope, 1 / T.
+    """The temperature T that makes nll(margins / T) smallest: a logistic fit with slope 1 / T.
 
     Guo et al. 2017 (arXiv 1706.04599).
 
     Args:
-        margins: (n,)
-        votes: (n, 2), or None.
+        margins: (n,) reward(chosen) - reward(rejected).
+        votes: (n, 2) as in votes_for_chosen, or None.
 
     Returns:
-        None where no T is positive and finite: the model is right on every pair, or no better than
-        a coin.
+        None if no T is positive and finite, because the model is right on every pair, or is no
+        better than a coin.
     """
     unit = np.abs(margins).max(initial=0)
     if not unit:
         return None
-    share, _ = chosen_share(margins, votes)
-    fit = stats.logistic(margins[:, None] / unit, share)
+    for_chosen, _ = votes_for_chosen(margins, votes)
+    fit = stats.logistic(margins[:, None] / unit, for_chosen)
     if fit is None or fit.coefficients[0] <= 0:
         return None
     return float(unit / fit.coefficients[0])
@@ -272,12 +276,12 @@ def fit_temperature(margins: np.ndarray, votes: np.ndarray | None = None) -> flo
 
 @dataclass(frozen=True)
 class TemperatureGain:
-    """What a temperature is worth.
+    """How much better calibrated the margins are once they are divided by a temperature.
 
-    The numbers after it are of pairs that were divided by the temperature of the other folds.
+    The margins of each fold are divided by the temperature that was fitted on the other folds.
     """
 
-    temperature: float  # of all pairs
+    temperature: float  # fitted on all pairs
     error_before: float  # the calibration error
     error_after: float
     nll_before: float  # in nats
@@ -287,16 +291,16 @@ class TemperatureGain:
 def temperature_on_folds(
     margins: np.ndarray, votes: np.ndarray | None = None, folds: int = 5, seed: int = 0
 ) -> TemperatureGain | None:
-    """Fit a temperature, and see on held-out folds what it is worth.
+    """Fit a temperature, and measure on held-out folds how much it helps.
 
     Args:
-        margins: (n,)
-        votes: (n, 2), or None.
-        folds: Into how many parts the pairs are cut.
-        seed: Of the cut.
+        margins: (n,) reward(chosen) - reward(rejected).
+        votes: (n, 2) as in votes_for_chosen, or None.
+        folds: How many parts the pairs are cut into.
+        seed: The seed that decides which pairs are in which part.
 
     Returns:
-        None where the pairs, or those outside of one fold, have no temperature.
+        None if all pairs, or the pairs outside of one fold, have no temperature.
     """
     temperature = fit_temperature(margins, votes)
     before = calibration_error(margins, votes)

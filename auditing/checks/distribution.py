@@ -17,8 +17,9 @@ from auditing.stats import (
 from auditing.verdicts import Check, Finding, count, judge, short
 
 SECTION = "distribution"
-FEWEST = 20  # rewards of a subset whose spread is compared with others'
-# The share of rewards that are the ends of the range, and of the range that counts as its end.
+FEWEST = 20  # a subset with fewer rewards is left out when spreads are compared
+# The range of rewards goes from this quantile to 1 minus it. A reward is at an end if it lies
+# beyond that end, or within this share of the range from it.
 SATURATED = 0.001
 # What published Bradley-Terry runs report; other losses have other scales.
 USUAL_MARGIN = (0.5, 1.0)
@@ -41,18 +42,18 @@ def distribution_checks(pairs: Pairs, finite: Pairs) -> list[Check]:
 
 
 def finite_check(pairs: Pairs, finite: Pairs) -> Check:
-    """The share of pairs without two finite rewards."""
+    """Check the share of pairs without two finite rewards."""
     n = len(pairs)
     bad = n - len(finite)
     note = ""
     if bad:
         note = f"{count(bad, 'pair')} of {n:,} left out of every other number"
-    share = stats.wilson_estimate(bad, n)
-    return judge(Finding("non-finite rewards", share, n, SECTION, note=note))
+    bad_rate = stats.wilson_estimate(bad, n)
+    return judge(Finding("non-finite rewards", bad_rate, n, SECTION, note=note))
 
 
 def tie_check(finite: Pairs) -> Check:
-    """The share of pairs with equal rewards."""
+    """Check the share of pairs with equal rewards."""
     n = len(finite)
     rate = stats.wilson_estimate(int(np.sum(finite.margins == 0)), n)
     return judge(Finding("tie rate", rate, n, SECTION, detectable=stats.detectable_share(n)))
@@ -64,9 +65,9 @@ def tie_check(finite: Pairs) -> Check:
 def auc(chosen: np.ndarray, rejected: np.ndarray) -> float | None:
     """P(chosen reward of one pair > rejected reward of any pair) + 1/2 P(equal) = U / n^2.
 
-    Mann and Whitney (1947); Hanley and McNeil, Radiology 143 (1982). Well below the accuracy means
-    that rewards cannot be compared between prompts; .5 means that the two histograms lie on top of
-    each other. None for no pairs.
+    Mann and Whitney (1947); Hanley and McNeil, Radiology 143 (1982). If it is well below the
+    accuracy, rewards of different prompts cannot be compared; if it is .5, the two histograms lie
+    on top of each other. None for no pairs.
 
     Args:
         chosen: (n,) rewards of the chosen sides.
@@ -80,12 +81,12 @@ def auc(chosen: np.ndarray, rejected: np.ndarray) -> float | None:
 
 
 def overlap(chosen: np.ndarray, rejected: np.ndarray) -> float | None:
-    """How much two histograms overlap: 1 when they are the same, 0 when they are apart.
+    """How much two histograms overlap: 1 if they are the same, 0 if they are separate.
 
-    sum over bins of min(share of chosen, share of rejected). Weitzman's coefficient (1970); Inman
-    and Bradley, Communications in Statistics 18 (1989). There are 2 n^(1/3) bins, an even number of
-    50 at most, that hold equally many of all rewards: outliers then do not matter. Noise takes away
-    about sqrt(bins / (pi n)). None for no pairs.
+    It is the sum over bins of min(share of chosen, share of rejected). Weitzman's coefficient
+    (1970); Inman and Bradley, Communications in Statistics 18 (1989). There are 2 n^(1/3) bins, an
+    even number, at most 50. Each holds the same number of rewards, so that outliers do not matter.
+    Noise makes the overlap about sqrt(bins / (pi n)) too small. None for no pairs.
 
     Args:
         chosen: (n,) rewards of the chosen sides.
@@ -102,7 +103,7 @@ def overlap(chosen: np.ndarray, rejected: np.ndarray) -> float | None:
 
 
 def margin_check(finite: Pairs) -> Check:
-    """The mean of the margins, in the units of the rewards."""
+    """Check the mean of the margins, in the units of the rewards."""
     name = "mean margin"
     n = len(finite)
     margins = finite.margins
@@ -128,14 +129,15 @@ def margin_check(finite: Pairs) -> Check:
 def saturation(rewards: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
     """The share of rewards at the ends of their range; None for two or fewer.
 
-    At an end is what lies at or beyond .1% of the range between the 0.1st and the 99.9th percentile
-    from either; two rewards are left out. It is about .002 for a bell curve, .004 for equally
-    spread rewards, large for clipped ones, 1 for a constant; an outlier changes nothing.
+    The range goes from the 0.1st to the 99.9th percentile. A reward is at an end if it lies beyond
+    it, or within .1% of the range from it. Two rewards are not counted, because two always lie at
+    the ends. The share is about .002 for a bell curve, .004 for evenly spread rewards, large for
+    clipped ones, and 1 for a constant. An outlier does not change it.
 
     Args:
-        rewards: (n,)
+        rewards: (n,) the rewards.
         prompts: (n,) the prompt of each reward. Equal rewards of one prompt count once, because
-            rankings repeat a completion in many pairs. None: every reward counts.
+            rankings repeat a completion in many pairs. None if every reward counts.
     """
     if prompts is not None:
         rewards = np.unique(np.stack([rewards, prompts]), axis=1)[0]
@@ -149,13 +151,13 @@ def saturation(rewards: np.ndarray, prompts: np.ndarray | None = None) -> Estima
 
 
 def saturation_check(finite: Pairs) -> Check:
-    """Whether many completions get one of the two extreme rewards."""
-    share = saturation(finite.rewards.ravel(), np.tile(finite.prompt, 2))
+    """Check how many completions get one of the two extreme rewards."""
+    at_ends = saturation(finite.rewards.ravel(), np.tile(finite.prompt, 2))
     note = (
         "share of completions at the ends of the range of rewards, "
         "where the model no longer tells them apart"
     )
-    return judge(Finding("saturation", share, 2 * len(finite), SECTION, note=note))
+    return judge(Finding("saturation", at_ends, 2 * len(finite), SECTION, note=note))
 
 
 # --- Between subsets ------------------------------------------------------------------------------
@@ -164,20 +166,22 @@ def saturation_check(finite: Pairs) -> Check:
 def eta_squared(
     values: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[Estimate, float] | tuple[None, None]:
-    """How much of the variance of values lies between their k labels.
+    """The share of the variance of values that lies between their k labels.
 
-    Kelley's epsilon squared (Proceedings of the National Academy of Sciences 21, 1935),
-    1 - (1 - eta^2) (n - 1) / (n - k), not below 0: eta^2 = between / total sum of squares itself is
-    (k - 1) / (n - 1) where labels mean nothing. Its interval is the reverse bootstrap of eta^2
-    (moment_draws).
+    It is Kelley's epsilon squared (Proceedings of the National Academy of Sciences 21, 1935),
+    1 - (1 - eta^2) (n - 1) / (n - k), but not below 0, where eta^2 = between / total sum of
+    squares. eta^2 itself would be (k - 1) / (n - 1) on average if labels meant nothing. The
+    interval is the reverse bootstrap of eta^2 (moment_draws).
 
     Args:
-        values: (n,)
-        labels: (n,) such as the subset of each value.
-        groups: (n,) which values (of one pair, of one prompt) hang together. None: none do.
+        values: (n,) the values.
+        labels: (n,) the label of each value, such as its subset.
+        groups: (n,) the group of each value, such as its prompt; values of one group are
+            correlated. None if all values are independent.
 
     Returns:
-        The share, and p under "no difference" (wilks_p); None and None where it is undefined.
+        The share, and its p-value under "no difference" (wilks_p). None and None if they are
+        undefined.
     """
     _, label = np.unique(labels, return_inverse=True)
     n = len(values)
@@ -200,12 +204,12 @@ def eta_squared(
 def group_means(
     values: np.ndarray, label: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average the values of each group within a label, which hang together.
+    """Average the values of each group within a label, because they are correlated.
 
     Args:
-        values: (n,)
-        label: (n,) ints from 0, none left out.
-        groups: (n,)
+        values: (n,) the values.
+        label: (n,) the number of each value's label; labels are numbered from 0 without a gap.
+        groups: (n,) the group of each value.
 
     Returns:
         The means and their labels, both (cells,), one cell for each group and label that occurs.
@@ -216,18 +220,18 @@ def group_means(
 
 
 def wilks_p(values: np.ndarray, label: np.ndarray) -> float:
-    """The p-value of "the k labels have the same mean", of independent values.
+    """The p-value of independent values under "the k labels have the same mean".
 
-    Bartlett's chi-square of Wilks' lambda (1938), -(n - 1 - (k + 1) / 2) ln(1 - eta^2), with k - 1
-    degrees of freedom.
+    It is from Bartlett's chi-square of Wilks' lambda (1938), -(n - 1 - (k + 1) / 2) ln(1 - eta^2),
+    with k - 1 degrees of freedom.
 
     Args:
-        values: (n,)
-        label: (n,) ints from 0, none left out.
+        values: (n,) the values.
+        label: (n,) the number of each value's label; labels are numbered from 0 without a gap.
     """
     if np.ptp(values) < 1e-12:
-        # Two rewards of a pair that mirror each other, as a judge's do, leave every pair the same
-        # mean.
+        # If the two rewards of each pair mirror each other, as a judge's do, all pairs have the
+        # same mean.
         return 1.0
     n = len(values)
     k = int(label.max()) + 1
@@ -239,18 +243,19 @@ def wilks_p(values: np.ndarray, label: np.ndarray) -> float:
 def scale_ratio(
     values: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
 ) -> Estimate | None:
-    """The largest over the smallest standard deviation within a label.
+    """The ratio of the largest to the smallest standard deviation within a label.
 
-    Its interval is the reverse bootstrap of its logarithm (moment_draws): the largest of several is
-    too large by chance alone, and the reverse bootstrap takes that off.
+    The interval is the reverse bootstrap of its logarithm (moment_draws). The largest of several
+    standard deviations is too large by chance alone, and the reverse bootstrap corrects for that.
 
     Args:
-        values: (n,)
-        labels: (n,) Those with fewer than 20 values are left out.
-        groups: (n,) which values hang together. None: none do.
+        values: (n,) the values.
+        labels: (n,) the label of each value. Labels with fewer than 20 values are left out.
+        groups: (n,) the group of each value; values of one group are correlated. None if all
+            values are independent.
 
     Returns:
-        None with fewer than two labels that are left, or where one of them has no spread.
+        None if fewer than two labels are left, or if one of them has no spread.
     """
     _, label, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     kept = (sizes >= FEWEST)[label]
@@ -273,14 +278,14 @@ def scale_ratio(
 
 
 def totals(values: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Count, sum and sum of squares of each label's values.
+    """The count, the sum and the sum of squares of each label's values.
 
     Args:
-        values: (n,)
-        label: (n,) ints from 0, none left out.
+        values: (n,) the values.
+        label: (n,) the number of each value's label; labels are numbered from 0 without a gap.
 
     Returns:
-        (labels, 3)
+        (labels, 3) the three totals of each label.
     """
     columns = [np.bincount(label, v) for v in (np.ones(len(values)), values, values**2)]
     return np.stack(columns, axis=1)
@@ -303,20 +308,21 @@ def between_share(tables: np.ndarray) -> np.ndarray:
 def moment_draws(
     values: np.ndarray, label: np.ndarray, groups: np.ndarray | None, seed: int = 0
 ) -> np.ndarray:
-    """The bootstrap of each label's count, sum and sum of squares, groups drawn together.
+    """The bootstrap of each label's count, sum and sum of squares; it draws whole groups.
 
-    By the central limit theorem those of a resample are normal about the observed ones, with the
-    covariance of a sum of G drawn groups, G x the covariance of one. So the cost does not grow
-    with n.
+    By the central limit theorem the three totals of a resample are normal about the observed ones.
+    Their covariance is that of a sum of G drawn groups, which is G times the covariance of one
+    group. In this way the cost does not grow with n.
 
     Args:
-        values: (n,)
-        label: (n,) ints from 0, none left out.
-        groups: (n,) which values hang together. None: none do.
-        seed: Of the random numbers.
+        values: (n,) the values.
+        label: (n,) the number of each value's label; labels are numbered from 0 without a gap.
+        groups: (n,) the group of each value; values of one group are drawn together. None if all
+            values are independent.
+        seed: The seed of the random numbers.
 
     Returns:
-        (resamples, labels, 3)
+        (resamples, labels, 3) the totals of each resample.
     """
     if groups is None:
         groups = np.arange(len(values))
@@ -337,7 +343,7 @@ def moment_draws(
 
 
 def subset_checks(finite: Pairs) -> list[Check]:
-    """How far subsets differ in the level and in the spread of their rewards."""
+    """Check how far subsets differ in the level and in the spread of their rewards."""
     rewards = finite.rewards.ravel()
     labels = np.concatenate([finite.subset] * 2)
     prompts = np.concatenate([finite.prompt] * 2)
