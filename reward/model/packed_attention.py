@@ -14,7 +14,7 @@ token depends on the tokens before it alone, so this is exact. What makes it so:
   were given. So the last layer's MLP, which mixes no tokens, computes those alone.
 
 On CUDA in half precision (Ampere or newer) the kernel is torch.nn.attention.varlen, which is
-FlashAttention. Elsewhere it is one scaled_dot_product_attention a text.
+FlashAttention. Elsewhere it is one scaled_dot_product_attention per text.
 Prior art: frankxwang/dpo-prefix-sharing (arXiv 2410.20305), li-plus/flash-preference.
 """
 
@@ -52,8 +52,8 @@ ATTENTION = "rm_packed"  # the name that transformers knows the attention by
 
 # The families, by their config's model_type, that tests/reward/model/test_packed_attention.py shows
 # to be right, sliding windows included. Not among them: linear attention and state spaces
-# (Qwen3-Next,
-# Mamba: a token's state is no function of keys), soft-capped scores (Gemma 2), encoders.
+# (Qwen3-Next, Mamba: a token's state is no function of keys), soft-capped scores (Gemma 2),
+# encoders.
 FAMILIES = {
     "gemma",
     "gemma3_text",
@@ -138,7 +138,7 @@ def varlen_kernel(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Attend in one FlashAttention kernel for all texts. Shapes are those of `packed_attention`."""
+    """Attend in one FlashAttention kernel for all texts, with the shapes of `packed_attention`."""
     from torch.nn.attention.varlen import varlen_attn
 
     def tokens_first(tensor: torch.Tensor) -> torch.Tensor:
@@ -171,7 +171,7 @@ def kernel_per_text(
     window: int | None,
     dropout: float,
 ) -> torch.Tensor:
-    """Attend in one scaled_dot_product_attention a text. Shapes are those of `packed_attention`."""
+    """Attend in one kernel (torch's sdpa) per text, with the shapes of `packed_attention`."""
     queries, lengths = packing["queries"], packing["lengths"]
     masks = packing.setdefault("masks", {})  # The first layer makes them, for all layers.
     if window not in masks:
@@ -325,8 +325,8 @@ def enable_packing(model: PreTrainedModel) -> None:
     model.forward = types.MethodType(forward, model)
     layer = blocks_of(model.base_model)[-1]
     mlp = getattr(layer, "mlp", None)
-    if mlp is not None and not hasattr(mlp, "ends"):
-        mlp.ends = None
+    if mlp is not None and not hasattr(mlp, "packed_ends"):
+        mlp.packed_ends = None
         layer.register_forward_pre_hook(_note_ends, with_kwargs=True)
         mlp.register_forward_pre_hook(_take_ends)
         mlp.register_forward_hook(_put_ends)
@@ -336,24 +336,24 @@ def enable_packing(model: PreTrainedModel) -> None:
 # the tokens. So its MLP computes these, and the others get zeros, which nothing reads. The ends are
 # noted when the layer is entered, because activation checkpointing enters it once more.
 def _note_ends(layer: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-    layer.mlp.ends = None
+    layer.mlp.packed_ends = None
     packing = kwargs.get("packing")
     if packing is not None:
-        layer.mlp.ends = packing["cumulative"][0, 1:].long() - 1
+        layer.mlp.packed_ends = packing["cumulative"][0, 1:].long() - 1
 
 
 def _take_ends(mlp: torch.nn.Module, args: tuple) -> tuple:
     hidden = args[0]  # (1, tokens, hidden)
-    mlp.shape = hidden.shape
-    if mlp.ends is None:
+    mlp.packed_shape = hidden.shape
+    if mlp.packed_ends is None:
         return args
-    return (hidden.index_select(1, mlp.ends), *args[1:])
+    return (hidden.index_select(1, mlp.packed_ends), *args[1:])
 
 
 def _put_ends(mlp: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-    if mlp.ends is None:
+    if mlp.packed_ends is None:
         return output
-    return output.new_zeros(mlp.shape).index_copy(1, mlp.ends, output)
+    return output.new_zeros(mlp.packed_shape).index_copy(1, mlp.packed_ends, output)
 
 
 # --- The self-test --------------------------------------------------------------------------------
@@ -369,7 +369,14 @@ class SelfTestResult:
     @property
     def passed(self) -> bool:
         """Whether packed batches may be used."""
-        return self.difference <= self.allowed  # not a NaN
+        return self.difference <= self.allowed  # False for NaN
+
+    @property
+    def why_padded(self) -> str | None:
+        """The end of a sentence, "... because ..."; None where packed batches may be used."""
+        if self.passed:
+            return None
+        return f"packed differs by {self.difference:.1e} from padded, more than {self.allowed:.1e}"
 
 
 def self_test(
@@ -382,9 +389,9 @@ def self_test(
     """Compare the packed forward of a few texts with the padded one.
 
     What the head reads is compared, not the rewards: a head that starts at zero gives none. In half
-    precision the padded forward differs as much from one text at a time, so that three times what
-    is found there is allowed, at least .05. In float32 .001 is. A packed forward that fails (on a
-    GPU that lacks its kernel) is infinitely far, and a warning says why.
+    precision padding alone changes the values, so three times that difference is allowed, at least
+    .05; in float32, .001. A packed forward that fails (on a GPU that lacks its kernel) is
+    infinitely far, and a warning says why.
 
     Args:
         model: It may be wrapped (DDP, FSDP, DeepSpeed), and must hold a Float32Head.
@@ -410,16 +417,16 @@ def self_test(
     try:
         with torch.no_grad():
             together = _padded_together(read_by_head, texts, pad_token_id)
-            alone = [read_by_head(padded([text], pad_token_id), [len(text) - 1]) for text in texts]
+            allowed = ALLOWED_IN_FLOAT32
+            if dtypes & {torch.bfloat16, torch.float16}:
+                alone = _padded_alone(read_by_head, texts, pad_token_id)
+                rounding = largest_relative_difference(alone, together)
+                allowed = max(ALLOWED_IN_HALF_PRECISION, 3 * rounding)
             packed = _packed(read_by_head, texts, share_prefixes, like=together)
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    allowed = ALLOWED_IN_FLOAT32
-    if dtypes & {torch.bfloat16, torch.float16}:
-        rounding = largest_relative_difference(torch.cat(alone), together)
-        allowed = max(ALLOWED_IN_HALF_PRECISION, 3 * rounding)
     return SelfTestResult(largest_relative_difference(packed, together), allowed)
 
 
@@ -447,6 +454,12 @@ def _padded_together(
     width = inputs["input_ids"].shape[1]
     last = torch.tensor([len(text) - 1 for text in texts])
     return read_by_head(inputs, last + torch.arange(len(texts)) * width)
+
+
+def _padded_alone(read_by_head: Callable, texts: list[TokenIds], pad_token_id: int) -> torch.Tensor:
+    """Return what the head reads at the last token of each text by itself: (texts, hidden)."""
+    rows = [read_by_head(padded([text], pad_token_id), [len(text) - 1]) for text in texts]
+    return torch.cat(rows)
 
 
 def _packed(

@@ -183,10 +183,7 @@ class Scorer:
         if self.distributed and processes().num_processes > 1:  # Either all pack or none does.
             result.difference = max(gather_object([result.difference]))
         if not result.passed:
-            self.padded_because = (
-                f"packed differs by {result.difference:.1e} from padded, "
-                f"more than {result.allowed:.1e}"
-            )
+            self.padded_because = result.why_padded
             print(f"padded batches, because {self.padded_because}", file=sys.stderr)
 
     def completion_tokens(self, completion: Side) -> int:

@@ -58,7 +58,10 @@ from reward.training.losses import LOSSES, centering, smooth
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; nothing of this step was applied or saved."""
+    """A loss or gradient is NaN or infinite. Nothing of this step is saved.
+
+    Nor is the step applied, except where DeepSpeed's engine has stepped in the backward.
+    """
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class SelfTest(TrainerCallback):
 
 
 def batch_rows(table: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """The rows that a batch is made of: rankings where several pairs share one, otherwise pairs."""
+    """Return the rows that a batch is made of: rankings where pairs share one, otherwise pairs."""
     if not isinstance(table, Dataset) or "ranking" not in table.column_names:
         return table
     rankings = by_ranking(table)
@@ -159,7 +162,9 @@ class PairTrainer(RewardTrainer):
         head_bias = head_of(model)[1].bias
         freezes_bias = head_bias is not None and not head_bias.requires_grad
         label_names = (model.config.id2label, model.config.label2id)
-        model.config.num_labels = 1  # TRL takes no other number; of two logits, ours reads logit 1
+        # TRL takes no other number of labels; of two logits, this trainer reads logit 1. Setting
+        # id2label below sets num_labels back.
+        model.config.num_labels = 1
         super().__init__(
             model=model,
             args=args,
@@ -193,13 +198,16 @@ class PairTrainer(RewardTrainer):
                 module.bias.requires_grad = False
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Name the columns that reach the collator. TRL: `chosen_ids`, `rejected_ids`, `margin`."""
+        """Name the columns that reach the collator.
+
+        TRL names `chosen_ids`, `rejected_ids` and `margin`.
+        """
         own = ["chosen_ids", "rejected_ids", "rows", "pairs", *LABEL_DEFAULTS]
         # `train_sampling_strategy: group_by_length` reads `length` from the dataset.
         self._signature_columns = [*own, "length"]
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
-        """Return the dataset as it is, for reward.data.splits has encoded it. TRL tokenises."""
+        """Return the dataset as it is, for it is encoded already. TRL tokenises it."""
         return dataset
 
     def create_model_card(self, *args, **kwargs) -> None:
@@ -220,28 +228,35 @@ class PairTrainer(RewardTrainer):
         collator = self.data_collator
         collator.packed = padded_because is None
         collator.share_prefixes = collator.packed and not drops_out(self.model)
-        dropout = "of dropout: disable_dropout: true turns it off"
+        if padded_because:
+            self.packing = f"padded batches, because {padded_because}"
+            return
+        if collator.share_prefixes:
+            self.packing = f"each shared prefix computed once, no padding{measured}"
+            return
+        not_shared_because = self._why_prefixes_not_shared()
+        if must_share:
+            raise ModelError(
+                "prefix_sharing: on, but both sides of a pair would share their dropout, because "
+                f"{not_shared_because}"
+            )
+        self.packing = (
+            f"no padding{measured}; prefixes are not shared, because {not_shared_because}"
+        )
+
+    def _why_prefixes_not_shared(self) -> str:
+        """Return the end of a sentence: where the dropout comes from, and how to turn it off."""
         if self.args.disable_dropout:
-            dropout = (
+            return (
                 "of dropout in the model's config, which disable_dropout does not reach: set it to "
                 "0 in model_init_kwargs"
             )
-        if padded_because:
-            self.packing = f"padded batches, because {padded_because}"
-        elif collator.share_prefixes:
-            self.packing = f"each shared prefix computed once, no padding{measured}"
-        elif must_share:
-            raise ModelError(
-                "prefix_sharing: on, but both sides of a pair would share their dropout, because "
-                f"{dropout}"
-            )
-        else:
-            self.packing = f"no padding{measured}; prefixes are not shared, because {dropout}"
+        return "of dropout: disable_dropout: true turns it off"
 
     def compare_packed_with_padded(self) -> None:
         """Fall back to padded batches where packed ones give something else, on any process.
 
-        The first two training pairs are compared.
+        Up to two pairs of each of the first two training rows are compared.
         """
         collator = self.data_collator
         if not collator.packed:
@@ -260,26 +275,20 @@ class PairTrainer(RewardTrainer):
         numbers = torch.tensor([[result.difference, result.allowed]], device=self.args.device)
         largest = self.accelerator.gather(numbers).amax(0)  # of all processes
         result = SelfTestResult(*largest.tolist())
-        padded_because = None
-        if not result.passed:
-            padded_because = (
-                f"packed differs by {result.difference:.1e} from padded, "
-                f"more than {result.allowed:.1e}"
-            )
         measured = f", which differs by {result.difference:.1e} from the padded forward"
-        self._set_packing(padded_because, measured)
+        self._set_packing(result.why_padded, measured)
 
     # --- The loss ---------------------------------------------------------------------------------
 
     def pair_logits(self, model: torch.nn.Module, inputs: MicroBatch) -> torch.Tensor:
-        """The logits of the chosen and of the rejected side, float32 (pairs, 2, labels)."""
+        """Compute the logits of the chosen and of the rejected side, float32 (pairs, 2, labels)."""
         logits = model(**inputs["texts"], **self.no_cache).logits  # (texts, labels)
         return logits.float()[inputs["sides"]]
 
     def pair_losses(
         self, logits: torch.Tensor, labels: MicroBatch | dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """The loss of each pair: training takes its mean, and evaluation reports its mean.
+        """Compute the loss of each pair. Training takes the mean, and evaluation reports it.
 
         Args:
             logits: of the chosen and of the rejected side, (pairs, 2, labels).
@@ -309,8 +318,8 @@ class PairTrainer(RewardTrainer):
     def micro_batches(self, batch: CollatedBatch) -> list[MicroBatch]:
         """Cut the batch into micro-batches, the same number on every process.
 
-        Sharded engines exchange weights in each forward, so that all processes need as many. A
-        micro-batch that fills up the number is marked `spare`, and counts for nothing.
+        Sharded engines exchange weights in each forward, so that all processes need the same
+        number. A micro-batch that fills up the number is marked `spare`, and counts for nothing.
         """
         parts = batch["micro_batches"]
         if self.data_collator.token_budget is None or self.accelerator.num_processes == 1:
@@ -326,10 +335,10 @@ class PairTrainer(RewardTrainer):
         inputs: CollatedBatch,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run forward and backward of a batch. transformers: of a batch that is one micro-batch.
+        """Run forward and backward of each micro-batch of a batch.
 
-        Engines exchange gradients at the last micro-batch only, as the loop of Trainer has it for
-        gradient accumulation.
+        transformers takes the whole batch in one forward. Engines exchange gradients at the last
+        micro-batch only, as Trainer's loop does under gradient accumulation.
         """
         parts = self.micro_batches(inputs)
         sync = self.accelerator.sync_gradients
@@ -346,7 +355,7 @@ class PairTrainer(RewardTrainer):
         return loss
 
     def _syncs_each_micro_batch(self) -> bool:
-        """Whether gradients are exchanged after every micro-batch, without `no_sync`."""
+        """Return whether gradients are exchanged after every micro-batch, without `no_sync`."""
         # DeepSpeed knows by sync_gradients when to exchange. FSDP would keep whole gradients on
         # every process until the last micro-batch.
         sharded = (DistributedType.DEEPSPEED, DistributedType.FSDP)
@@ -355,7 +364,7 @@ class PairTrainer(RewardTrainer):
         return self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
 
     def _track_num_input_tokens(self, inputs: CollatedBatch) -> None:
-        """Count the tokens of each micro-batch. transformers: of a batch with `input_ids`."""
+        """Count the tokens of each micro-batch. transformers counts those of one `input_ids`."""
         for part in inputs["micro_batches"]:
             texts = part["texts"]
             if "packing" in texts:  # no packed token is padding
@@ -363,7 +372,7 @@ class PairTrainer(RewardTrainer):
             super()._track_num_input_tokens(texts)
 
     def floating_point_ops(self, inputs: CollatedBatch) -> int:
-        """Add up the operations of all micro-batches. transformers: of a batch with `input_ids`."""
+        """Add up the operations of all micro-batches. transformers counts those of one batch."""
         operations = 0
         for part in inputs["micro_batches"]:
             operations += super().floating_point_ops(part["texts"])
@@ -372,12 +381,12 @@ class PairTrainer(RewardTrainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[CollatedBatch], device: torch.device
     ) -> torch.Tensor:
-        """The weight of the pairs in the whole optimizer step, over micro-batches and processes.
+        """Add up the weight of the pairs in the whole step, over micro-batches and processes.
 
         transformers counts the tokens of `labels`, which these batches do not have.
         """
         self._drop_repeats(batch_samples)
-        weight = 0
+        weight = torch.zeros(())
         for batch in batch_samples:
             for part in batch["micro_batches"]:
                 weight = weight + part["weight"].sum()
@@ -386,8 +395,8 @@ class PairTrainer(RewardTrainer):
     def _drop_repeats(self, batch_samples: list[CollatedBatch]) -> None:
         """Give no weight to pairs that an epoch's last batches repeat.
 
-        Every process needs as many pairs, so the last batches are filled up with the epoch's first
-        pairs.
+        Every process needs the same number of pairs, so the last batches are filled up with the
+        epoch's first pairs.
         """
         processes = self.accelerator.num_processes
         ends = self.accelerator.gradient_state.end_of_dataloader
@@ -413,7 +422,9 @@ class PairTrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The weighted sum of the losses over the weight of the step. TRL: the mean of the batch.
+        """Divide the weighted sum of the losses by the weight of the step.
+
+        TRL takes the mean of the batch.
 
         Raises:
             NonFiniteError: where the loss of a pair is not finite.
@@ -441,7 +452,7 @@ class PairTrainer(RewardTrainer):
     def _get_grad_norm(
         self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None
     ) -> torch.Tensor | float | None:
-        """The norm of the gradients. transformers only logs one that is not finite.
+        """Return the norm of the gradients. transformers only logs one that is not finite.
 
         Raises:
             NonFiniteError: where the norm is not finite. Under fp16 it may be: the loss scaler
@@ -451,8 +462,8 @@ class PairTrainer(RewardTrainer):
         if norm is None or self.args.fp16 or torch.isfinite(torch.as_tensor(norm)).all():
             return norm
         raise NonFiniteError(
-            f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}; nothing was "
-            "saved. Lower learning_rate, or set max_grad_norm."
+            f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}. Lower "
+            "learning_rate, or set max_grad_norm."
         )
 
     # --- Metrics of training ----------------------------------------------------------------------
@@ -482,10 +493,10 @@ class PairTrainer(RewardTrainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log sums over the pairs since the last log, of all processes. TRL: means of batch means.
+        """Log means over all pairs since the last log, of all processes.
 
-        Adds `accuracy` (ties are one half), `tie_rate`, `margin`, `reward`, `num_tokens`, and the
-        `length_coefficient` of a length head.
+        TRL logs means of batch means. This adds `accuracy` (ties are one half), `tie_rate`,
+        `margin`, `reward`, `num_tokens`, and the `length_coefficient` of a length head.
         """
         if "loss" in logs:
             sums = PairSums(*self.accelerator.reduce(self._window).tolist())
@@ -512,7 +523,7 @@ class PairTrainer(RewardTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """No loss, the logits (pairs, 2, labels), and BATCH_LABELS (pairs, 6) of a batch.
+        """Return no loss, the logits (pairs, 2, labels), and BATCH_LABELS (pairs, 6) of a batch.
 
         transformers computes a loss for each batch. Here pair_metrics does so for all pairs at
         once, because Trainer gathers logits without the repeats of a last batch.
@@ -531,7 +542,7 @@ class PairTrainer(RewardTrainer):
         return None, torch.cat(logits)[as_given], torch.cat(labels)[as_given]
 
     def saved_rewards(self, pairs: Dataset) -> list[float]:
-        """The rewards of encoded pairs as the saved files will give them.
+        """Compute the rewards of encoded pairs as the saved files will give them.
 
         One text is computed at a time, without autocast. Sharded models (DeepSpeed, FSDP) compute
         in their own way, which `predict` follows. To be called when training is over: this takes
@@ -557,7 +568,7 @@ class PairTrainer(RewardTrainer):
         return rewards
 
     def pair_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Metrics over all pairs at once; TRL takes the means of batch means.
+        """Compute metrics over all pairs at once. TRL takes the means of batch means.
 
         Returns:
             `loss`, `accuracy` (ties are one half), `tie_rate`, `n`, `margin`, `reward_std`, and
