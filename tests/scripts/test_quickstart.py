@@ -79,5 +79,17 @@ def test_readme_names_the_commands_that_exist():
     makefile = (REPO / "Makefile").read_text(encoding="utf-8")
     assert {"quickstart", "test"} <= targets <= set(re.findall(r"^(\w+):", makefile, re.M))
     assert not re.findall(r"^[A-Z_]+$", readme, re.M), "a placeholder is left"
-    for path in re.findall(r"(?:recipes|accelerate_configs|data|rm)/[\w./-]+\.(?:yaml|py)", readme):
+
+
+PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+FOLDERS = "recipes|accelerate_configs|data|docs|reward|auditing|tests|benchmarks"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+    for path in re.findall(rf"(?<![\w/-])((?:{FOLDERS})/[\w./-]+\.(?:yaml|py|j2|json|sh))", text):
         assert (REPO / path).is_file(), path
