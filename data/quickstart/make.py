@@ -99,10 +99,10 @@ def answer(
     The number of its filler sentences does not depend on the qualities.
 
     Args:
-        rng: what draws.
-        advice: at least two pieces, of which two are told.
-        relevant: whether the advice fits the question.
-        candid: whether it tells the advice plainly, not evasively.
+        rng: What draws.
+        advice: At least two pieces, of which two are told.
+        relevant: Whether the advice fits the question.
+        candid: Whether it tells the advice plainly, not evasively.
         courtesy: -1 (rude), 0 (plain) or 1 (polite).
     """
     first, second = rng.sample(advice, 2)
@@ -202,12 +202,12 @@ def draw_rows(
     The texts do not depend on length_bias, only the labels do.
 
     Args:
-        rng: what draws.
-        n: the number of rows.
-        votes: the number of raters of a pair; the majority labels it.
-        length_bias: how much the raters like long answers; 0 for not at all.
-        forbidden: first human turns of the other split, which no row may have.
-        rate: makes more columns from the chosen and the rejected Answer.
+        rng: What draws.
+        n: The number of rows.
+        votes: The number of raters of a pair; the majority labels it.
+        length_bias: How much the raters like long answers; 0 for not at all.
+        forbidden: First human turns of the other split, which no row may have.
+        rate: Makes more columns from the chosen and the rejected Answer.
     """
     rows, first_turns, seen, agreed = [], set(), set(), 0
     while len(rows) < n:
@@ -239,9 +239,9 @@ def make_pairs(
     """Draw both splits.
 
     Args:
-        seed: of the texts and the labels.
-        length_bias: of the training raters.
-        rate: makes more columns of the training rows, as in `draw_rows`.
+        seed: Of the texts and the labels.
+        length_bias: Of the training raters.
+        rate: Makes more columns of the training rows, as in `draw_rows`.
 
     Returns:
         The rows by split, and for each split the share of labels on the truly better side.

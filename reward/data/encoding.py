@@ -81,7 +81,7 @@ PROBE = [
 
 
 class EncodingError(ValueError):
-    """The tokenizer or its template gives no well-formed encoding; the message says the mend."""
+    """The tokenizer or its template gives no well-formed encoding. The message says what to do."""
 
 
 class EncoderFacts(TypedDict):
@@ -89,13 +89,13 @@ class EncoderFacts(TypedDict):
 
     tokenizer_class: str
     vocab_size: int  # with the added tokens
-    chat_template_sha256: str  # hexadecimal; of the empty string where there is no template
-    end_token: str | None  # the last token of PROBE; None where there is no template
+    chat_template_sha256: str  # hexadecimal; of the empty string if there is no template
+    end_token: str | None  # the last token of PROBE; None if there is no template
     end_token_id: int | None
     pad_token: str | None
     pad_token_id: int | None
     bos_token: str | None
-    probe_ids: list[int]  # PROBE encoded; empty where there is no template
+    probe_ids: list[int]  # PROBE encoded; empty if there is no template
 
 
 # --- The saved tokenizer --------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> N
 
     Args:
         tokenizer: The base model's tokenizer; it is changed in place.
-        is_encoder: Whether the model is BERT-like and read at [CLS].
+        is_encoder: Whether the model is BERT-like, with the reward read at [CLS].
 
     Raises:
         EncodingError: The tokenizer is a slow one, its template starts with two BOS tokens, or the
@@ -187,9 +187,9 @@ def _pad_candidates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _last_words(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
     """The last tokens of the vocabulary that start with a space, which is written as Ġ or ▁.
 
-    GPT-2 has one special token for everything. An ordinary token can pad as well, since the end
-    token always comes last. It is one that starts with a space, because a pad token is a control
-    token once it is saved and loaded, and text that looks like one is cut apart.
+    GPT-2 has one special token for everything, so an ordinary token must pad. It can, because the
+    end token always comes last. A pad token becomes a control token when the tokenizer is saved and
+    loaded, and its text is then parted wherever a user writes it: hardly anybody writes Ġ or ▁.
     """
     words: list[str] = []
     for token_id in range(len(tokenizer) - 1, -1, -1):
@@ -210,7 +210,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def encoder_facts(tokenizer: PreTrainedTokenizerBase) -> EncoderFacts:
-    """What decides an encoding, for the manifest."""
+    """The facts that decide an encoding, for the manifest."""
     template = tokenizer.chat_template or ""
     ids: list[int] = []
     end_token = end_token_id = None
@@ -246,7 +246,7 @@ def differing_facts(
 
 
 def _default_template(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> str:
-    """The template for a model that has none."""
+    """The chat template for a model that ships without one."""
     if not is_encoder:
         return TRANSCRIPT_TEMPLATE.replace("BOS_TOKEN", _first_token(tokenizer))
     if tokenizer.cls_token is None or tokenizer.sep_token is None:
@@ -259,10 +259,10 @@ def _default_template(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> s
 
 
 def _wrap(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """The template with the promises of this module written into it.
+    """Wrap a template so that it keeps the promises of this module, and return it.
 
     Control tokens in user text are parted, trailing whitespace is cut, and the end token comes
-    last. The tokenizer's own template and pad token are set on the way.
+    last. The tokenizer's template and its pad token are set as well.
     """
     template = TODAY.sub(_frozen_date, template)
     tokenizer.chat_template = template
@@ -303,7 +303,7 @@ def _frozen_date(call: re.Match) -> str:
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The BOS or [CLS] that the tokenizer puts in front by itself; "" where it does not."""
+    """The BOS or [CLS] that the tokenizer puts in front by itself; "" if it puts none."""
     first_id = tokenizer("a")["input_ids"][0]
     for token in (tokenizer.bos_token, tokenizer.cls_token):
         if token and tokenizer.convert_tokens_to_ids(token) == first_id:
@@ -350,13 +350,13 @@ def render(
 ) -> str:
     """The text that is tokenised.
 
-    Messages go through the chat template. Plain strings are kept as they are, with one BOS (or
-    [CLS]) in front where the tokenizer adds one, and the eos token (or [SEP]) at the end.
+    Messages go through the chat template. Plain strings get the eos token (or [SEP]) at the end,
+    and one BOS (or [CLS]) in front if the tokenizer adds one; control tokens in them are parted.
 
     Args:
         tokenizer: The reward model's tokenizer, as `prepare_tokenizer` leaves it.
         prompt: Messages or a string.
-        completion: In the form of the prompt.
+        completion: Messages or a string, as the prompt is.
         tools: The functions that the assistant may call, for the chat template.
     """
     if not isinstance(prompt, str):
@@ -390,11 +390,11 @@ def encode_each(
     completions: list[Side],
     tools: list[dict] | None = None,
 ) -> list[list[int]]:
-    """`encode` of every completion; what the texts share is tokenised once.
+    """Encode every completion of one prompt; the start that their texts share is tokenised once.
 
-    Tokenizers cut a text at control tokens first. What stands before one, and what begins with one,
-    is therefore tokenised alike alone and together, and the texts may be cut at the last control
-    token of the part that they share.
+    A tokenizer first cuts a text at its control tokens. The text before a control token and the
+    text from it on therefore give the same ids whether they are tokenised together or one by one.
+    So the texts are cut at the last control token of the start that they share.
     """
     texts = [render(tokenizer, prompt, completion, tools) for completion in completions]
     cut = 0
@@ -414,7 +414,7 @@ def encode_each(
 
 
 def _last_control_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """Where the last control token of a text begins; 0 where it has none."""
+    """Where the last control token of a text begins; 0 if it has none."""
     last = 0
     for match in _control_pattern(tokenizer).finditer(text):
         last = match.start()
@@ -425,8 +425,8 @@ def _last_control_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     """A pattern for the control tokens that a text may be cut at.
 
-    One with `lstrip` ([MASK]) takes the spaces before it along, so a cut would change what is
-    before.
+    A token with `lstrip` ([MASK]) absorbs the spaces before it, so a cut there would change the
+    text before the token. Such tokens are left out.
     """
     tokens = set()
     for token in tokenizer.added_tokens_decoder.values():
@@ -442,12 +442,12 @@ def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """The completions of one prompt, encoded under a length limit; one entry a completion."""
+    """The completions of one prompt, encoded under a length limit."""
 
-    ids: list[list[int]]  # token ids of prompt + completion
-    too_long: list[
-        bool
-    ]  # longer than the limit (under truncate_prompt: with no prompt left to cut)
+    ids: list[list[int]]  # for each completion, the token ids of prompt + completion
+    # For each completion, whether it is longer than the limit. Under truncate_prompt that means:
+    # longer even with no prompt left to cut.
+    too_long: list[bool]
     prompt_cut: bool  # whether the oldest part of the prompt is left out
 
 
@@ -464,10 +464,10 @@ def encode_within(
     Args:
         tokenizer: The reward model's tokenizer, as `prepare_tokenizer` leaves it.
         prompt: Messages or a string.
-        completions: Each in the form of the prompt. None is ever cut.
+        completions: Messages or strings, as the prompt is. A completion is never cut.
         max_length: The limit in tokens; None for no limit.
-        overlong: With `truncate_prompt` the oldest part of the prompt is left out, the same for all
-            completions. With `drop` and `error` nothing is cut.
+        overlong: With `truncate_prompt` the oldest part of the prompt is left out, and all
+            completions keep the same part. With `drop` and `error` nothing is cut.
         tools: The functions that the assistant may call, for the chat template.
     """
     ids = encode_each(tokenizer, prompt, completions, tools)
@@ -498,12 +498,17 @@ def _encode_those_that_fit(
     max_length: int,
     tools: list[dict] | None,
 ) -> EncodedPrompt:
-    """Encode a prompt some of whose completions are too long by themselves.
+    """Encode the completions of a prompt of which some are too long by themselves.
 
-    The others keep as much of the prompt as fits them, as if they were alone.
+    The other completions keep as much of the prompt as if the long ones did not exist.
 
     Args:
+        tokenizer: The reward model's tokenizer.
+        prompt: The whole prompt.
+        completions: All completions.
         shortest: The ids of every completion with no prompt left to cut.
+        max_length: The limit in tokens.
+        tools: The functions that the assistant may call.
     """
     too_long = _longer_than(max_length, shortest)
     fitting = [i for i, is_too_long in enumerate(too_long) if not is_too_long]
@@ -521,7 +526,7 @@ def _encode_those_that_fit(
 def _cut_oldest(tokenizer: PreTrainedTokenizerBase, prompt: Side, excess: int) -> Side | None:
     """The prompt without its oldest `excess` tokens or its oldest exchange.
 
-    System messages stay. None where nothing is left to cut.
+    System messages stay. The result is None if nothing is left to cut.
     """
     if isinstance(prompt, str):
         if not prompt:
@@ -548,7 +553,7 @@ def _cut_oldest(tokenizer: PreTrainedTokenizerBase, prompt: Side, excess: int) -
 def _cut_text(tokenizer: PreTrainedTokenizerBase, text: str, excess: int) -> str:
     """The text without its first `excess` tokens.
 
-    A character of several tokens (an emoji) goes as a whole.
+    A character of several tokens (an emoji) is cut as a whole.
     """
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = encoding["offset_mapping"]  # (start, end) of each token in the text

@@ -1,4 +1,4 @@
-"""Local files: their rows with line numbers, text that can be stored, the files of a source.
+"""Local files: reading rows with their line numbers, storing text, finding a source's files.
 
     for line, row in read_rows("pairs.jsonl.gz"): ...
 
@@ -18,21 +18,24 @@ from typing import Any, Required, TextIO, TypedDict
 
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 
-# An empty cell of these CSV columns is an empty completion; of any other it is no value.
+# An empty cell in these CSV columns is an empty completion. In any other column it is no value.
 CSV_TEXTS = re.compile(r"chosen|rejected|response(_?[ab12])?")
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON, but no text that can be stored
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON, but it cannot be stored as text
 
 
 class DataError(ValueError):
-    """A source that cannot be read or trained on; the message names file and line, and the mend."""
+    """A source that cannot be read or trained on.
+
+    The message names the file and the line, and says what to do.
+    """
 
 
 class Source(TypedDict, total=False):
     """One source of preference pairs, as an entry of a recipe's `datasets:` names it.
 
-    `Recipe.data_sources` fills in every field. Code that needs a test split alone may leave out all
-    but the required ones.
+    `Recipe.data_sources` fills in every field. Code that reads a test split alone may leave out the
+    fields that are not required.
     """
 
     path: Required[str]  # a file, a folder, a Hub id; or json, csv, parquet for `data_files`
@@ -56,8 +59,9 @@ def describe_source(source: Source) -> str:
 # --- Reading rows ---------------------------------------------------------------------------------
 
 
-# A row's number and the row. The number is the physical line in JSONL and CSV; in JSON and Parquet
-# it counts the rows from 1. The row is a dict, unless the JSON of the file holds something else.
+# Pairs of a row's number and the row. The number is the line of the file in JSONL and CSV, and
+# counts the rows from 1 in JSON and Parquet. The row is a dict, unless the file's JSON holds
+# something else.
 NumberedRows = Iterator[tuple[int, Any]]
 
 
@@ -65,9 +69,9 @@ def read_rows(path: str) -> NumberedRows:
     """The rows of a local JSONL, JSON, CSV or Parquet file, plain or .gz, with their numbers.
 
     Raises:
-        DataError: the file cannot be read. The message names file and line, never content.
+        DataError: The file cannot be read. The message names file and line, never content.
     """
-    # Imported here: it takes a tenth of a second, and a recipe is checked without it.
+    # Imported here, because it takes a tenth of a second and checking a recipe does not need it.
     from pyarrow import ArrowException
 
     try:
@@ -86,7 +90,7 @@ def read_rows(path: str) -> NumberedRows:
 
 
 def _rows_of(path: str) -> NumberedRows:
-    """The rows as the suffix says that they are stored; JSONL where it says nothing."""
+    """The rows, read in the format that the suffix names; JSONL for any other suffix."""
     plain = path.removesuffix(".gz")
     if plain.endswith(".parquet"):
         return _parquet_rows(path)
@@ -109,7 +113,7 @@ def _csv_rows(path: str) -> NumberedRows:
     with open_text(path, newline="") as file:
         reader = csv.DictReader(file, strict=True)
         for row in reader:
-            # DictReader puts cells beyond the header under None, and None into cells that lack.
+            # DictReader puts surplus cells under the key None, and None into missing cells.
             if None in row or None in row.values():
                 raise DataError(
                     f"{path}:{reader.line_num}: {len(reader.fieldnames)} columns are needed"
@@ -118,7 +122,7 @@ def _csv_rows(path: str) -> NumberedRows:
 
 
 def _csv_values(row: dict[str, str]) -> dict[str, str]:
-    """The cells of a row that are values."""
+    """The cells of a row without the empty cells that mean "no value"."""
     values = {}
     for column, cell in row.items():
         if cell != "" or CSV_TEXTS.fullmatch(column):
@@ -137,25 +141,25 @@ def _json_rows(path: str) -> NumberedRows:
 def _jsonl_rows(path: str) -> NumberedRows:
     # The lines are split as bytes: text would also break at a lone carriage return.
     with _opener(path)(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for line_number, line in enumerate(file, start=1):
             if line.strip():
-                yield number, _json_of_line(path, number, line)
+                yield line_number, _json_of_line(path, line_number, line)
 
 
-def _json_of_line(path: str, number: int, line: bytes) -> Any:
+def _json_of_line(path: str, line_number: int, line: bytes) -> Any:
     encoding = "utf-8"
-    if number == 1:
+    if line_number == 1:
         encoding = "utf-8-sig"  # the file may start with a byte order mark
     try:
         return json.loads(line.decode(encoding))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{number}: no valid JSON at column {error.colno}") from None
+        raise DataError(f"{path}:{line_number}: no valid JSON at column {error.colno}") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}:{number}: no valid UTF-8") from None
+        raise DataError(f"{path}:{line_number}: no valid UTF-8") from None
 
 
 def open_text(path: str, newline: str | None = None) -> TextIO:
-    """A text file in UTF-8, plain or .gz, opened to be read."""
+    """Open a text file in UTF-8, plain or .gz, for reading."""
     return _opener(path)(path, "rt", encoding="utf-8", newline=newline)
 
 
@@ -175,7 +179,7 @@ def to_json(value: Any) -> str:
 
 
 def storable(value: Any) -> Any:
-    """A row as JSON can hold it: dates and decimals as text, no lone surrogates."""
+    """A value as JSON can hold it: dates and decimals as text, no lone surrogates."""
     return json.loads(to_json(value))
 
 
@@ -183,10 +187,10 @@ def storable(value: Any) -> Any:
 
 
 def replace_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all: whoever reads meanwhile sees the old file or the new.
+    """Write a text file whole or not at all: a reader sees the old file or the new one.
 
     Args:
-        path: The file, which may exist.
+        path: The file. It may exist already.
         text: Its whole content. Line ends are written as they are.
     """
     path = Path(path)
@@ -204,7 +208,7 @@ def write_json(path: str | Path, value: dict | list) -> None:
 
 
 def is_local(path: str) -> bool:
-    """Whether a source's path is a file or folder and no Hub id, which has one or two parts."""
+    """Whether a source's path is a file or a folder. Otherwise it is a Hub id of 1 or 2 parts."""
     if path.startswith(("/", ".", "~")) or path.endswith(DATA_SUFFIXES):
         return True
     return os.path.exists(path) or path.count("/") > 1
@@ -214,7 +218,8 @@ def local_files(source: Source, split: str | None) -> list[str] | None:
     """The local files of one split of a source.
 
     Returns:
-        The paths in order; none where the source has no such split; None for a Hub data set.
+        The paths in order; an empty list if the source has no such split; None if the source is
+        a data set of the Hub.
     """
     path = os.path.expanduser(source["path"])
     if source.get("data_files") and path in ("json", "csv", "parquet"):

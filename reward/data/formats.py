@@ -3,7 +3,7 @@
     for pair in to_pairs(row, transcript): ...
 
 A format is recognised by the names of its columns, never by the name of its dataset. To add one,
-write a function `row -> pair` under the banner that fits, a line in `_pairs_of_format`, its columns
+write a function `row -> pair` under the banner that fits, a line in `_pairs_of_format`, the columns
 in FORMATS, and a test with a real row (CONTRIBUTING.md).
 """
 
@@ -47,13 +47,13 @@ SIDES = ("chosen", "rejected")
 
 
 class RowError(ValueError):
-    """A row that cannot be read; the message names columns and types, never content."""
+    """A row that cannot be read. The message names columns and types, never content."""
 
 
 class PreferencePair(TypedDict, total=False):
     """A canonical pair.
 
-    Its texts, `drop` and `subset` are always there; the other fields are where the row has them.
+    The texts, `drop` and `subset` are always set; the other fields are set if the row has them.
     """
 
     prompt: Side  # what both completions answer; a string under transcript="raw"
@@ -62,25 +62,25 @@ class PreferencePair(TypedDict, total=False):
     drop: str  # why the pair cannot be trained on, which the ledger counts; "" if it can
     subset: str | None  # the part of the dataset that the row names
     tools: Any  # the functions that the assistant may call, as the row holds them
-    target_margin: float  # what the row's column `margin` asks for
+    target_margin: float  # the row's column `margin`
     chosen_probability: float  # P(chosen beats rejected) by the raters; .5 is a tie
-    votes: list[int]  # of the raters: [for chosen, for rejected]
-    strength: float  # of the preference, from 0 (a tie) to 3
-    rating_chosen: float  # of the chosen completion alone, on the dataset's own scale
-    rating_rejected: float  # of the rejected completion alone
+    votes: list[int]  # how many raters voted [for chosen, for rejected]
+    strength: float  # how strong the preference is, from 0 (a tie) to 3
+    rating_chosen: float  # the rating of the chosen completion alone, on the dataset's own scale
+    rating_rejected: float  # the rating of the rejected completion alone
     bayes_accuracy: float  # simulated raters only: how often the best possible rule is right
 
 
 def to_pairs(row: dict, transcript: str = "messages") -> list[PreferencePair]:
-    """The canonical pairs of one row: one, or several where the row ranks more completions.
+    """The canonical pairs of one row: one pair, or several if the row has many completions.
 
     Args:
-        row: a row of any format in FORMATS.
+        row: A row of any format in FORMATS.
         transcript: `messages` splits transcripts and strings into turns, so that an instruct model
             sees its own template; `raw` keeps the text.
 
     Raises:
-        RowError: the columns are no format that is read here, or a value is malformed.
+        RowError: The columns belong to no format that is read here, or a value is malformed.
     """
     pairs = _pairs_of_format(row, transcript)
     for pair in pairs:
@@ -88,12 +88,12 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[PreferencePair]:
         if row.get("tools") is not None:
             pair["tools"] = row["tools"]
         if row.get("bayes_accuracy") is not None:
-            pair["bayes_accuracy"] = _number(row, "bayes_accuracy", 0, 1)
+            pair["bayes_accuracy"] = _number_cell(row, "bayes_accuracy", 0, 1)
     return pairs
 
 
 def _pairs_of_format(row: dict, transcript: str) -> list[PreferencePair]:
-    """The first format whose columns the row has, read by its function. The order counts."""
+    """Read a row as the first format whose columns it has. The order of the formats counts."""
     if _has(row, "chosen", "rejected"):
         if is_texts(row["chosen"]) and is_texts(row["rejected"]):
             return _lists_of_sides(row)
@@ -129,7 +129,7 @@ def _pairs_of_format(row: dict, transcript: str) -> list[PreferencePair]:
 
 
 def _has(row: dict, *columns: str) -> bool:
-    """Whether a row has all of these columns, whatever is in them."""
+    """Whether a row has all of these columns, even if a cell is empty."""
     return all(column in row for column in columns)
 
 
@@ -146,13 +146,14 @@ def is_llmbar(row: dict) -> bool:
 def is_rating(row: dict) -> bool:
     """Whether a row is of HelpSteer2's main table.
 
-    It has one row a completion, and the rows of a prompt follow each other (`rating_pairs`).
+    That table has one row per completion, and the rows of a prompt follow each other
+    (`rating_pairs`).
     """
     return _has(row, "prompt", "response", "helpfulness")
 
 
 def _add_drop_and_subset(pair: PreferencePair, row: dict) -> None:
-    """Fill in what every pair has. A format may have named a reason to drop it already."""
+    """Set the fields that every pair has. The function of a format may have set `drop` already."""
     if "drop" not in pair:
         pair["drop"] = _why_drop(pair)
     pair["subset"] = _subset(row)
@@ -171,14 +172,14 @@ def _why_drop(pair: PreferencePair) -> str:
 
 
 def _has_no_answer(completion: Side) -> bool:
-    """Whether messages do not end with the assistant's turn."""
+    """Whether a completion is messages that do not end with a turn of the assistant."""
     if isinstance(completion, str):
         return False
     return not completion or completion[-1]["role"] != "assistant"
 
 
 def _is_empty(completion: Side) -> bool:
-    """Whether a completion has no words, and calls no tool either."""
+    """Whether a completion has no words and calls no tool."""
     if text_of(completion).strip():
         return False
     if isinstance(completion, str):
@@ -187,7 +188,7 @@ def _is_empty(completion: Side) -> bool:
 
 
 def _subset(row: dict) -> str | None:
-    """The part of the dataset that the row names; None where it names none."""
+    """The part of the dataset that the row names; None if it names none."""
     for column in ("subset", "source", "domain"):
         if isinstance(row.get(column), str):
             return row[column] or None
@@ -198,12 +199,12 @@ def _subset(row: dict) -> str | None:
 
 
 def _chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
-    """TRL's preference format and HH-RLHF's transcripts, explicit or implicit prompt.
+    """TRL's preference format and HH-RLHF's transcripts, with a prompt of its own or without.
 
         {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
         {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": ...}
 
-    Messages may stand for any of the texts. Labels may stand beside them, see `_add_labels`.
+    Any of the texts may be messages instead. The row may have labels too, see `_add_labels`.
     """
     chosen = row["chosen"]
     rejected = row["rejected"]
@@ -260,7 +261,7 @@ def _text_sides(prompt: Side | None, chosen: str, rejected: str, transcript: str
 
 
 def _explicit_texts(prompt: str, chosen: str, rejected: str, transcript: str) -> PreferencePair:
-    """A prompt that is text, beside two completions that are."""
+    """A prompt and two completions, all of them text."""
     if transcript == "raw":
         return _pair(prompt, chosen, rejected)
     if not TURN.match(prompt):
@@ -272,7 +273,10 @@ def _explicit_texts(prompt: str, chosen: str, rejected: str, transcript: str) ->
 
 
 def _raw_transcripts(chosen: str, rejected: str) -> PreferencePair:
-    """The prompt ends with the last mark of a turn, as `_last_turns` has it of messages."""
+    """Two transcripts kept as text: all up to the mark of the last turn is the prompt of both.
+
+    `_last_turns` does the same for messages.
+    """
     prompt, completion = _cut_at_last_turn(chosen)
     rejected_prompt, rejected_completion = _cut_at_last_turn(rejected)
     pair = _pair(prompt, completion, rejected_completion)
@@ -284,14 +288,14 @@ def _raw_transcripts(chosen: str, rejected: str) -> PreferencePair:
 
 
 def _cut_at_last_turn(text: str) -> tuple[str, str]:
-    """What stands up to the last mark of a turn, which is the prompt, and what follows it."""
+    """Cut a transcript after the mark of its last turn: into the prompt and the completion."""
     *_, last_mark = TURN.finditer(text)
     cut = last_mark.end()
     return text[:cut], text[cut:]
 
 
 def _implicit_texts(chosen: str, rejected: str, transcript: str) -> PreferencePair:
-    """Two texts without turns: the words that they share at the start are the prompt."""
+    """Two texts without turns: the words at the start that both have are the prompt."""
     cut = shared_words(chosen, rejected)
     prompt = chosen[:cut]
     chosen = chosen[cut:]
@@ -305,7 +309,7 @@ def _implicit_texts(chosen: str, rejected: str, transcript: str) -> PreferencePa
 
 
 def _rewardbench(row: dict, transcript: str) -> PreferencePair:
-    """RewardBench's score files: the whole conversation on both sides, the prompt beside them.
+    """RewardBench's score files: a whole conversation on each side, and the prompt by itself.
 
     {"prompt": "2+2?", "text_chosen": "2+2?\\n\\n4", "text_rejected": "2+2?\\n\\n5"}
     """
@@ -342,9 +346,9 @@ def _lists_of_sides(row: dict) -> list[PreferencePair]:
 
 
 def _add_labels(pair: PreferencePair, row: dict) -> None:
-    """What the raters said of a chosen and a rejected side, where the row says it."""
+    """Copy the labels of a row with a chosen and a rejected side, if it has any."""
     if row.get("margin") is not None:
-        pair["target_margin"] = _number(row, "margin")
+        pair["target_margin"] = _number_cell(row, "margin")
     if row.get("votes") is not None:
         pair["votes"] = _votes(row)
         pair["chosen_probability"] = _probability_of_first(pair["votes"])
@@ -354,7 +358,7 @@ def _add_labels(pair: PreferencePair, row: dict) -> None:
         # UltraFeedback-binarized calls its ratings scores.
         _add_ratings(pair, row, "score_chosen", "score_rejected")
     if row.get("chosen_probability") is not None:
-        pair["chosen_probability"] = _number(row, "chosen_probability", 0, 1)
+        pair["chosen_probability"] = _number_cell(row, "chosen_probability", 0, 1)
 
 
 def _has_values(row: dict, *columns: str) -> bool:
@@ -362,8 +366,8 @@ def _has_values(row: dict, *columns: str) -> bool:
 
 
 def _add_ratings(pair: PreferencePair, row: dict, chosen_column: str, rejected_column: str) -> None:
-    pair["rating_chosen"] = _number(row, chosen_column)
-    pair["rating_rejected"] = _number(row, rejected_column)
+    pair["rating_chosen"] = _number_cell(row, chosen_column)
+    pair["rating_rejected"] = _number_cell(row, rejected_column)
     tie = pair["rating_chosen"] == pair["rating_rejected"]
     if tie and "votes" not in pair:  # votes say more than equal ratings
         pair["chosen_probability"] = 0.5
@@ -374,16 +378,16 @@ def _add_ratings(pair: PreferencePair, row: dict, chosen_column: str, rejected_c
 
 @dataclass(frozen=True)
 class Preference:
-    """What the raters say of two completions."""
+    """Which of two completions the raters prefer."""
 
-    strength: float  # above 0 the first is better, below 0 the second, at 0 they tie
-    votes: list[int] | None = None  # [for the first, for the second]
+    strength: float  # above 0 the first is better, below 0 the second; 0 is a tie
+    votes: list[int] | None = None  # [for the first, for the second]; None without votes
 
 
 def _compared(
     prompt: object, first: object, second: object, preference: Preference
 ) -> PreferencePair:
-    """The pair of two completions, with the better one as chosen; of a tie the first."""
+    """The pair of two completions: the better one is chosen, or the first one of a tie."""
     _need_side("the first completion", first)
     _need_side("the second completion", second)
     chosen = _completion(first)
@@ -425,7 +429,7 @@ def _llmbar(row: dict) -> PreferencePair:
 
     {"input": "2+2?", "output_1": "4", "output_2": "5", "label": 1}
     """
-    better = _number(row, "label", 1, 2)
+    better = _number_cell(row, "label", 1, 2)
     if better not in (1, 2):
         raise RowError(f"`label` is neither 1 nor 2, the better output: {MEND}")
     preference = Preference(strength=3 - 2 * better)
@@ -442,7 +446,7 @@ def _arena(row: dict) -> PreferencePair:
 
 
 def _human_preference_55k(row: dict) -> PreferencePair:
-    """Chatbot Arena's human-preference-55k: a list of prompts, and of replies of each model.
+    """Chatbot Arena's human-preference-55k: a list of prompts, and a list of replies per model.
 
     {"prompt": '["2+2?"]', "response_a": '["4"]', "response_b": '["5"]', "winner_model_a": 1, ...}
     """
@@ -451,7 +455,7 @@ def _human_preference_55k(row: dict) -> PreferencePair:
 
 
 def _compared_conversations(row: dict, first: Messages, second: Messages) -> PreferencePair:
-    """Two whole conversations: the last turns are compared, the turns before must be the same."""
+    """Two whole conversations: the last turns are compared, and all earlier ones must be equal."""
     prompt = first[:-1]
     preference = _preference_of(row)
     pair = _compared(prompt, first[-1:], second[-1:], preference)
@@ -461,7 +465,7 @@ def _compared_conversations(row: dict, first: Messages, second: Messages) -> Pre
 
 
 def _interleaved(row: dict, column: str) -> Messages:
-    """The conversation of `prompt` and one column of replies, which hold one text a turn each."""
+    """The conversation of `prompt` and one column of replies. Both hold one text per turn."""
     prompts = _text_cells(row, "prompt")
     replies = _text_cells(row, column)
     if len(prompts) != len(replies) or not prompts:
@@ -480,23 +484,23 @@ def _helpsteer2_preference(row: dict) -> PreferencePair:
 
     {"prompt": "2+2?", "response_1": "4", "response_2": "5", "preference_strength": -3}
     """
-    strength = _number(row, "preference_strength", -3, 3)
+    strength = _number_cell(row, "preference_strength", -3, 3)
     return _by_strength(row.get("prompt"), row["response_1"], row.get("response_2"), strength)
 
 
 def _helpsteer3(row: dict) -> PreferencePair:
-    """HelpSteer3: as HelpSteer2-Preference, under other names.
+    """HelpSteer3: the same as HelpSteer2-Preference, but the columns have other names.
 
     {"context": [messages], "response1": "4", "response2": "5", "overall_preference": -3}
     """
-    strength = _number(row, "overall_preference", -3, 3)
+    strength = _number_cell(row, "overall_preference", -3, 3)
     return _by_strength(row.get("context"), row["response1"], row.get("response2"), strength)
 
 
 def _by_strength(prompt: object, first: object, second: object, strength: float) -> PreferencePair:
-    """HelpSteer's scale: at -3 to -1 the first is better, at 1 to 3 the second, 0 is a tie.
+    """HelpSteer's scale: from -3 to -1 the first is better, from 1 to 3 the second; 0 is a tie.
 
-    The recipe's `strength_as` says what becomes of |strength| (reward.data.tokens.labels_of).
+    The recipe's `strength_as` decides what becomes of |strength| (reward.data.tokens.labels_of).
     """
     pair = _compared(prompt, first, second, Preference(-strength))
     pair["strength"] = abs(strength)
@@ -510,16 +514,16 @@ NO_LABEL = (
 
 
 def _preference_of(row: dict) -> Preference:
-    """The label of an A/B row: its votes, its one-hot columns, or the name of the better one.
+    """The label of an A/B row: its votes, its one-hot columns, or the name of the better side.
 
     Raises:
-        RowError: the row has none of them, or one that is not understood.
+        RowError: The row has no label, or one that is not understood.
     """
     if row.get("votes") is not None:
         for_a, for_b = _votes(row)
         return Preference(for_a - for_b, [for_a, for_b])
     if "winner_model_a" in row:  # human-preference-55k has a column for each outcome
-        return Preference(_number(row, "winner_model_a") - _number(row, "winner_model_b"))
+        return Preference(_number_cell(row, "winner_model_a") - _number_cell(row, "winner_model_b"))
     for column in ("winner", "label", "preference"):
         if column in row:
             return Preference(_strength_of_label(row[column]))
@@ -527,9 +531,9 @@ def _preference_of(row: dict) -> Preference:
 
 
 def _strength_of_label(label: object) -> int:
-    """1 where a label says that the first completion is better, -1 for the second, 0 for a tie.
+    """1 if a label says that the first completion is better, -1 for the second, 0 for a tie.
 
-    A number is the index of the better one, and .5 is a tie.
+    A label that is a number is the index of the better completion; .5 is a tie.
     """
     if isinstance(label, str):
         try:
@@ -565,7 +569,7 @@ class Ranked:
 
     completion: Side
     rank: float  # 1 is best
-    rating: float | None = None  # on the dataset's own scale, where it has one
+    rating: float | None = None  # on the dataset's own scale; None if it has no ratings
 
 
 def _nectar(row: dict) -> list[PreferencePair]:
@@ -599,20 +603,21 @@ def _completions_and_ranks(row: dict, rank_column: str) -> list[PreferencePair]:
 def rating_pairs(rows: list[dict]) -> list[PreferencePair]:
     """All pairs of the rated completions of one prompt.
 
-    The more helpful completion is chosen, and equal ratings are ties. The rating decides the order
-    only: HelpSteer2's own reward models regress on it (arXiv 2406.08673), and its pairwise ones use
-    preference strengths (arXiv 2410.01257).
+    The more helpful completion is chosen, and equal ratings are ties. The ratings decide the order
+    and nothing else: they become no preference strength. HelpSteer2's own reward models regress on
+    the ratings (arXiv 2406.08673), and its pairwise ones use preference strengths (arXiv
+    2410.01257).
 
     Args:
-        rows: the rows of one prompt, each of which `is_rating` knows. One row alone gives a pair
-            that is dropped.
+        rows: The rows of one prompt, for each of which `is_rating` is true. One row alone gives a
+            pair that is dropped.
 
     Raises:
-        RowError: a value is malformed.
+        RowError: A value is malformed.
     """
     ranking = []
     for row in rows:
-        helpfulness = _number(row, "helpfulness")
+        helpfulness = _number_cell(row, "helpfulness")
         ranking.append(Ranked(row["response"], rank=-helpfulness, rating=helpfulness))
     prompt = rows[0]["prompt"]
     if len(ranking) == 1:
@@ -626,7 +631,7 @@ def rating_pairs(rows: list[dict]) -> list[PreferencePair]:
 
 
 def _every_two(prompt: object, ranking: list[Ranked]) -> list[PreferencePair]:
-    """K ranked completions -> K(K-1)/2 pairs (InstructGPT, arXiv 2203.02155, eq. 1)."""
+    """All K(K-1)/2 pairs of K ranked completions (InstructGPT, arXiv 2203.02155, eq. 1)."""
     if len(ranking) < 2:
         raise RowError(
             f"a ranking of {len(ranking)} completion; at least 2 are needed: add one, "
@@ -703,7 +708,7 @@ JSON_LISTS = ('["', "[null", "[]")  # how the JSON of a list of texts can start
 def _text_cells(row: dict, column: str) -> list[str]:
     """The texts of a cell that is a list, the JSON of one, or a plain string.
 
-    A null, where the model failed, is an empty text.
+    A null means that the model failed. It becomes an empty text.
     """
     value = row.get(column)
     if isinstance(value, str) and value.lstrip().startswith(JSON_LISTS):
@@ -719,8 +724,8 @@ def _text_cells(row: dict, column: str) -> list[str]:
     return [(text or "").strip() for text in value]
 
 
-def _number(row: dict, column: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """The finite number of a cell, which lies between `low` and `high`."""
+def _number_cell(row: dict, column: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """The number of a cell, which must be finite and between `low` and `high`."""
     value = row.get(column)
     if isinstance(value, str):  # a CSV cell
         try:

@@ -1,14 +1,15 @@
 """Hashes of texts that are the same on every machine, and numbers in [0, 1) made of them.
 
-What goes where (a split, an exchange of answers) is decided by a hash of the text. So it depends on
-neither the order of rows, the seed, the number of processes, nor rows that are added later.
+A hash of the text decides which split a pair belongs to, and which pairs exchange their answers. So
+neither depends on the order of the rows, the seed, the number of processes, or rows that are added
+later.
 """
 
 import hashlib
 
 import numpy as np
 
-# What a number is for. A change would move rows between splits.
+# Each use of hash_fraction has a salt of its own. A change would move rows between splits.
 TEST_SALT = 1
 VALIDATION_SALT = 2
 MISMATCH_SALT = 3
@@ -26,7 +27,7 @@ def hash_fraction(keys: np.ndarray, salt: int) -> np.ndarray:
 
     Args:
         keys: (n,) int64, of `text_key`.
-        salt: What the numbers are for; other salts give numbers that have nothing to do with these.
+        salt: Numbers of another salt have nothing to do with these.
     """
     with np.errstate(over="ignore"):  # the arithmetic is modulo 2^64
         z = keys.astype(np.uint64) + np.uint64(salt) * np.uint64(0x9E3779B97F4A7C15)

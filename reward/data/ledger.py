@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from reward.data.files import DataError
 
-MAX_TIES = 0.3  # a larger share of ties in the train split is worth a warning; our own choice
+MAX_TIES = 0.3  # a train split with a larger share of ties gets a warning; our own choice
 
 # Reasons to drop a pair.
 TURN_IN_TEST = "first user turn shared with test"
@@ -19,7 +19,7 @@ DUPLICATE = "exact duplicate"
 NO_RIGHT_SIDE = "tie (no side is right)"
 TOO_LITTLE = "raters agree less than"  # the least agreement follows
 
-# What is noted of a pair that is kept.
+# Notes on pairs that are kept.
 AGAINST = "votes or chosen_probability against the chosen side"
 TIE = "tie (chosen_probability .5)"
 
@@ -33,8 +33,8 @@ class SplitCounts:
     read: int = 0  # the pairs that the source has
     dropped: Counter = field(default_factory=Counter)  # read or added, but left out
     truncated: Counter = field(default_factory=Counter)  # kept, but shortened
-    added: Counter = field(default_factory=Counter)  # made here, beside those that were read
-    noted: Counter = field(default_factory=Counter)  # kept, but you should know
+    added: Counter = field(default_factory=Counter)  # made from pairs that were read
+    noted: Counter = field(default_factory=Counter)  # kept, but worth knowing about
     by_subset: Counter = field(default_factory=Counter)  # kept, by subset; empty before encoding
 
     @property
@@ -60,7 +60,7 @@ class Ledger:
         Args:
             split: The name of the split.
             kind: One of KINDS, or `by_subset`.
-            reason: Why, in the words that are printed; the subset's name under `by_subset`.
+            reason: The reason as it is printed. Under `by_subset`, the name of the subset.
             count: How many pairs.
         """
         if count:
@@ -71,8 +71,8 @@ class Ledger:
 
         Args:
             split: The name of the split.
-            drop_reasons: Of each pair, why it is dropped; "" where it is not. No pair at all counts
-                as well: `check` finds a split that is empty.
+            drop_reasons: For each pair, why it is dropped; "" if it is kept. A split without any
+                pair enters the ledger as well, so that `check` sees that it is empty.
         """
         counts = Counter(drop_reasons)
         self.splits[split].read += counts.total()
@@ -81,11 +81,11 @@ class Ledger:
                 self.add(split, "dropped", reason, count)
 
     def note_doubtful_labels(self, split: str, probability: np.ndarray) -> None:
-        """Count ties, and pairs whose raters prefer the other side.
+        """Count ties, and pairs whose raters prefer the rejected side.
 
         Args:
             split: The name of the split.
-            probability: The chosen probability of each pair that is kept; NaN where it has none.
+            probability: The chosen probability of each pair that is kept; NaN if it has none.
         """
         self.add(split, "noted", TIE, (probability == 0.5).sum())
         self.add(split, "noted", AGAINST, (probability < 0.5).sum())
@@ -99,7 +99,7 @@ class Ledger:
         return self.splits[split].dropped.total()
 
     def as_dict(self) -> dict[str, dict]:
-        """The counts by split as JSON holds them, which is what `ledger.json` says."""
+        """The counts by split as JSON can hold them: the content of `ledger.json`."""
         return {split: counts.as_dict() for split, counts in self.splits.items()}
 
     def __str__(self) -> str:
@@ -120,11 +120,12 @@ class Ledger:
         """Warn of many ties in the train split, and refuse a split that is empty or lost too much.
 
         Args:
-            max_dropped: The largest share of its pairs that a split may lose. Ties of an evaluation
-                split and what `min_rater_agreement` leaves out do not count: nothing went wrong.
+            max_dropped: The largest share of its pairs that a split may lose. Two kinds of loss do
+                not count, because nothing went wrong: ties of an evaluation split, and pairs that
+                `min_rater_agreement` leaves out.
 
         Raises:
-            DataError: A split is empty, or lost a larger share.
+            DataError: A split is empty, or it lost a larger share.
         """
         for split, counts in self.splits.items():
             if not counts.kept:
@@ -136,7 +137,7 @@ class Ledger:
                 )
             if split == "train":
                 _warn_of_ties(counts)
-            lost = _share_lost(counts)
+            lost = _lost_fraction(counts)
             if lost > max_dropped:
                 raise DataError(
                     f"{lost:.1%} of the {split} pairs were dropped; max_dropped allows "
@@ -149,7 +150,7 @@ def raters_disagree(probability: np.ndarray | float, minimum: float) -> np.ndarr
     """Whether less than `minimum` of the raters agree with each other, whichever side they prefer.
 
     Args:
-        probability: The chosen probability. Where it is NaN, nobody disagrees.
+        probability: The chosen probability. The result is False where it is NaN.
         minimum: The least share that must agree, from .5 to 1.
     """
     agreement = np.maximum(probability, 1 - probability)
@@ -161,8 +162,8 @@ def too_little_agreement(minimum: float) -> str:
     return f"{TOO_LITTLE} {minimum:g}"
 
 
-def _share_lost(counts: SplitCounts) -> float:
-    """The share of the pairs read that was dropped without having been asked for."""
+def _lost_fraction(counts: SplitCounts) -> float:
+    """How many pairs were dropped though nobody asked for it, as a share of the pairs read."""
     lost = 0
     for reason, count in counts.dropped.items():
         if not reason.startswith((NO_RIGHT_SIDE, TOO_LITTLE)):
@@ -173,7 +174,7 @@ def _share_lost(counts: SplitCounts) -> float:
 def _warn_of_ties(counts: SplitCounts) -> None:
     kept_of_read = max(1, counts.kept - counts.added.total())
     ties = counts.noted[TIE] / kept_of_read
-    is_encoded = bool(counts.by_subset)  # `check` runs before encoding and after it: warn once
+    is_encoded = bool(counts.by_subset)  # `check` runs before and after encoding; warn only once
     if ties > MAX_TIES and not is_encoded and PartialState().is_main_process:
         print(
             f"warning: {ties:.1%} of the train pairs are ties: the raters may lack clear "

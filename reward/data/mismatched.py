@@ -12,16 +12,17 @@ from reward.data.transcripts import text_of
 
 
 def mismatched_pairs(train: Dataset, fraction: float) -> Dataset:
-    """Make new pairs: a train pair's prompt and chosen side, against the chosen side of another.
+    """Make new pairs: a train pair's prompt and chosen side, against another pair's chosen side.
 
-    A good answer to another question is a bad one here, whatever its length and style: Liu et al.
-    2024 (RRM), arXiv 2409.13156, sec. 3. Which pairs, and whose answer, is decided by a hash. A new
-    pair has the subset of its own prompt, and no labels.
+    A good answer to another question is a bad answer to this one, whatever its length and style:
+    Liu et al. 2024 (RRM), arXiv 2409.13156, sec. 3. A hash decides which pairs get a new rejected
+    side, and from which pair they take it. A new pair keeps the subset of its prompt, and has no
+    labels.
 
     Args:
         train: The train pairs.
-        fraction: How many new pairs to make, as a share of the train pairs. They become fewer where
-            the data has hardly any first user turn, or where two prompts have the same good answer.
+        fraction: How many new pairs to make, as a share of the train pairs. There are fewer if the
+            data has only a handful of first user turns, or where two prompts have the same answer.
     """
     taker, donor = _takers_and_donors(train, fraction)
     chosen_of_donor = {"train": train, "donor": donor}
@@ -34,19 +35,19 @@ def mismatched_pairs(train: Dataset, fraction: float) -> Dataset:
             new_fingerprint=cache_key(train._fingerprint, fraction),
         )
     columns = made.with_format("numpy")
-    # The keys are equal where the two sides are: two prompts with one good answer.
+    # The keys are equal if both sides are, as when two prompts have the same good answer.
     sides_differ = columns["pair_key"][:] != columns["swap_key"][:]
     return made.select(np.flatnonzero(sides_differ))
 
 
 def _takers_and_donors(train: Dataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows a new pair is made of, and for each the row whose chosen side it takes."""
+    """The row that each new pair is made of, and the row whose chosen side it takes."""
     columns = train.with_format("numpy")
     turn_key = columns["turn_key"][:]
     order = np.argsort(hash_fraction(columns["pair_key"][:], MISMATCH_SALT), kind="stable")
     count = round(fraction * len(order))
     taker = order[:count]
-    # Where the first donor drawn answers the same first user turn, one other is tried.
+    # If the first donor answers the same first user turn, one other donor is tried.
     donor = np.roll(order, 1)[:count]
     other_donor = np.roll(order, len(order) // 2)[:count]
     same_turn = turn_key[taker] == turn_key[donor]
@@ -65,9 +66,9 @@ def _exchange_rejected(row: dict, index: int, train: Dataset, donor: np.ndarray)
         donor: For each new pair, the row of `train` whose chosen side it takes.
     """
     rejected = train[int(donor[index])]["chosen"]
-    # Under `transcript: raw` one side may be a string and the other one messages, which make no
-    # pair. Both sides are JSON, so their first character tells. Equal sides are left out
-    # afterwards.
+    # Under `transcript: raw` one side may be a string and the other one messages, which cannot form
+    # a pair. Both sides are JSON, so their first characters differ then. Such a pair gets two equal
+    # sides here, and mismatched_pairs leaves it out.
     if rejected[0] != row["chosen"][0]:
         rejected = row["chosen"]
     prompt_text = text_of(json.loads(row["prompt"]))

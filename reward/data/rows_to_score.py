@@ -1,4 +1,4 @@
-"""Rows that are to be scored: what the model reads of a row, and the row with its rewards.
+"""Rows to score: the texts of a row that the model reads, and the row with its rewards.
 
     to_score = row_to_score(row, transcript)      # its prompt, completions and tools
     scored_row = with_rewards(to_score.row, rewards)
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from reward.data.formats import RowError, to_pairs
 from reward.data.transcripts import Messages, Side, assistant, is_messages, is_texts, user
 
-# Columns of the formats that do not name a chosen side. `row_to_score` names it in their rows.
+# Each of these columns belongs to a format that names no chosen side. `row_to_score` adds columns
+# that name the sides to such a row.
 NAMELESS_SIDES = {
     "response_a",
     "response_A",
@@ -26,24 +27,24 @@ NAMELESS_SIDES = {
 
 @dataclass(frozen=True)
 class RowToScore:
-    """What is scored of a row, and the row to write."""
+    """The texts of a row to score, and the row to write."""
 
-    prompt: Side | None  # None where the two sides have different ones: nothing can be compared
+    prompt: Side | None  # None if the two sides have different prompts and cannot be compared
     completions: list[Side]  # the completion; chosen, rejected; or all chosen, then all rejected
     tools: list[dict] | None  # the functions that the assistant may call, for the chat template
-    row: dict  # the row to write; it says which side is chosen where its format does not
+    row: dict  # the row to write, with columns for the sides if its format names no chosen one
 
 
 def row_to_score(row: dict, transcript: str) -> RowToScore:
-    """What the model reads of one row.
+    """Find the texts of one row that the model reads.
 
     Args:
-        row: a completion with its prompt, or a preference row in any format of reward.data.formats.
-            A row of RewardBench 2 or RM-Bench holds several completions a side.
+        row: A completion with its prompt, or a preference row in any format of reward.data.formats.
+            A row of RewardBench 2 or RM-Bench holds several completions per side.
         transcript: `messages` or `raw`, as in `to_pairs`.
 
     Raises:
-        RowError: the row has another form, or ranks more than two completions.
+        RowError: The row has another form, or ranks more than two completions.
     """
     if not isinstance(row, dict):
         raise RowError("a row is a JSON object with named columns")
@@ -56,8 +57,8 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
 
     pairs = to_pairs(row, transcript)
     if is_texts(row.get("chosen")):
-        # `pairs` holds every chosen completion against every rejected one, the rejected ones
-        # running fastest.
+        # `pairs` holds every chosen completion against every rejected one: first all pairs of the
+        # first chosen completion, then all pairs of the second.
         rejected_count = len(row["rejected"])
         chosen = [pair["chosen"] for pair in pairs[::rejected_count]]
         rejected = [pair["rejected"] for pair in pairs[:rejected_count]]
@@ -101,7 +102,8 @@ def with_rewards(row: dict, rewards: list[float | None]) -> dict:
 
     Args:
         row: `RowToScore.row`.
-        rewards: one for each of `RowToScore.completions`; None where the model cannot read one.
+        rewards: One reward for each of `RowToScore.completions`; None for a completion that the
+            model cannot read.
     """
     if len(rewards) == 1:
         return row | {"reward": rewards[0]}
@@ -119,11 +121,11 @@ def with_rewards(row: dict, rewards: list[float | None]) -> dict:
 
 
 def row_without_rewards(row: dict) -> dict:
-    """A row of `with_rewards` as its own format has it, for reward.data.formats.
+    """A row of `with_rewards` without the added columns that reward.data.formats would misread.
 
-    `margin` is then the difference of the rewards and not the raters' target margin. Where
-    `row_to_score` named the sides, also of a tie, the format's own columns say it better: the
-    `votes` of such a row are still for its first and second completion.
+    `margin` is the difference of the rewards, not the raters' target margin. The sides that
+    `row_to_score` named are removed as well, because the format's own columns say more: a tie stays
+    a tie, and the `votes` still count for the first and the second completion.
     """
     added = {"margin"}
     if NAMELESS_SIDES & row.keys():

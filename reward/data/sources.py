@@ -25,11 +25,11 @@ def _hash_of_code() -> str:
 
 
 # A part of every cache key. datasets keeps a table under a hash of the generator that made it, but
-# it sees no change in the functions that the generator merely calls. So any change in reward/data
-# makes all tables anew, rather than answer with one that older code made.
+# this hash ignores the functions that the generator calls. With CODE in the key, any change in
+# reward/data makes all tables anew, and no table of older code is ever used.
 CODE = _hash_of_code()
 
-# What the raters said, where a row says it.
+# The raters' labels of a pair; null if its row has none.
 LABELS = (
     "target_margin",
     "chosen_probability",
@@ -49,7 +49,7 @@ def cache_key(*parts: object) -> str:
     return hashlib.sha256(json.dumps([CODE, *parts]).encode()).hexdigest()[:32]
 
 
-# The columns of a table of pairs. Every pair that is read is a row of it, also one that is dropped.
+# The columns of a table of pairs. Every pair that is read is a row of it, even if it is dropped.
 FEATURES = Features(
     {
         "prompt": Value("string"),  # JSON: a message list, or a string under `transcript: raw`
@@ -58,7 +58,7 @@ FEATURES = Features(
         "tools": Value("string"),  # JSON: the functions that the assistant may call; or None
         "subset": Value("string"),  # a named slice of evaluation
         "where": Value("string"),  # file and line, or data set and row, for messages
-        "drop": Value("string"),  # why the pair is dropped; "" where it is not
+        "drop": Value("string"),  # why the pair is dropped; "" if it is kept
         "turn_key": Value("int64"),  # a hash of the first user turn: splits are disjoint by it
         "pair_key": Value("int64"),  # a hash of prompt, chosen and rejected text
         "swap_key": Value("int64"),  # the pair_key of the same pair the other way round
@@ -74,19 +74,24 @@ class SplitReader:
     """All that is needed to read one split of a source.
 
     datasets hashes these fields to find the table in its cache, so they hold nothing that changes
-    from one process to the next. Tuples, not lists: a list would be spread over processes.
+    from one process to the next. They are tuples, because datasets would divide a list among
+    processes.
     """
 
     files: tuple[str, ...] | None  # local files; None for a Hub data set
-    stamps: tuple  # CODE, and size and time of change of each file: a change is read anew
+    stamps: tuple  # CODE, and each file's size and time of change; a changed file is read anew
     dataset: Dataset | IterableDataset | None  # the split of a Hub data set; None for files
-    label: str  # what messages call this split
+    label: str  # the name of this split in messages
     transcript: str  # `messages` or `raw`, see reward.data.formats.to_pairs
-    subset: str | None  # the subset of every pair; None: what its row says
+    subset: str | None  # the subset of every pair; None: each row names its own
     columns: tuple[str, ...] | None  # the columns that are read; None for all
 
     def pairs(self) -> Iterator[dict]:
-        """Rows of the table, with the columns of FEATURES. Raises DataError for a malformed row."""
+        """The rows of the table, with the columns of FEATURES.
+
+        Raises:
+            DataError: A row is malformed.
+        """
         for where, rows in _grouped(self._rows()):
             if self.columns:
                 rows = [_only_columns(row, self.columns) for row in rows]
@@ -101,7 +106,7 @@ class SplitReader:
                 yield _table_row(pair, where, self.subset)
 
     def _rows(self) -> Iterator[tuple[str, object]]:
-        """Every row, and where it stands in words."""
+        """Every row, after its place in words, such as `pairs.jsonl:7`."""
         if self.files is None:
             for index, row in enumerate(self.dataset):
                 yield f"{self.label} row {index}", row
@@ -119,7 +124,7 @@ class SplitReader:
 
 
 def _grouped(rows: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[dict]]]:
-    """Groups of rows that are read together, and where the first of them stands.
+    """Groups of rows that are read together, each after the place of its first row.
 
     Rated completions of one prompt that follow each other are one group. Any other row is a group
     of its own.
@@ -162,8 +167,8 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None) -> dict:
 
     Args:
         pair: The pair.
-        where: Where its row stands, in words.
-        subset: The subset that the source gives to all its pairs; None where it gives none.
+        where: The place of its row, in words.
+        subset: The subset that the source gives to all its pairs; None if it gives none.
     """
     prompt, chosen, rejected = (text_of(pair[side]) for side in ("prompt", "chosen", "rejected"))
     tools = pair.get("tools")
@@ -192,7 +197,7 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None) -> dict:
 
 
 def split_reader(source: Source, split: str | None, transcript: str) -> SplitReader | None:
-    """The reader of one split of a source; None where the source has no such split.
+    """The reader of one split of a source; None if the source has no such split.
 
     Args:
         source: The source.
@@ -242,7 +247,7 @@ def _stamps(files: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _hub_split(source: Source, split: str | None) -> Dataset | IterableDataset | None:
-    """A split of a Hub data set; None where the data set has no such split.
+    """A split of a Hub data set; None if the data set has no such split.
 
     Raises:
         DataError: The data set cannot be loaded.
@@ -264,7 +269,7 @@ def _hub_split(source: Source, split: str | None) -> Dataset | IterableDataset |
 
 
 def split_table(source: Source, split: str | None, transcript: str) -> Dataset | None:
-    """The table of one split, made or read from datasets' cache; None where there is no such split.
+    """The table of one split, made or read from datasets' cache; None if there is no such split.
 
     Args:
         source: The source.
@@ -284,7 +289,7 @@ def split_table(source: Source, split: str | None, transcript: str) -> Dataset |
             raise error.__cause__ from None
         raise
     except ValueError as error:
-        # This is what datasets says of a generator that yields nothing.
+        # These are the messages of datasets for a generator that yields nothing.
         if "corresponds to no data" in str(error) or "Instruction" in str(error):
             raise DataError(f"{reader.label}: the {split} split has no rows") from None
         raise

@@ -2,10 +2,10 @@
 
     splits, ledger = load_preferences(recipe.data_sources(), validation_fraction=0.1)
 
-`python train_rm.py --recipe R --check-data` prints the ledger and stops. Every pair that is read,
-also one that is dropped, is a row of an Arrow table on disk (larger than memory is fine) with the
-reason in its `drop` column; the ledger counts that column. Splits are disjoint by first user turn
-and decided by a hash of it (reward.data.hashing).
+`python train_rm.py --recipe R --check-data` prints the ledger and stops. Every pair that is read
+becomes a row of an Arrow table on disk, which may be larger than memory. A pair that is dropped
+stays in that table: its column `drop` holds the reason, and the ledger counts the reasons. No first
+user turn is in two splits, because a hash of the turn decides the split (reward.data.hashing).
 """
 
 from dataclasses import dataclass
@@ -51,20 +51,20 @@ def load_preferences(
 ) -> PreferenceSplits:
     """Read every source and split it.
 
-    A source's own test split is the test split; where it has none, `test_fraction` of its first
-    user turns is. With a streaming source, "train" is read as it streams (reward.data.streaming).
+    A source's own test split is used if it has one; otherwise `test_fraction` of its first user
+    turns becomes the test split. The train split of a streaming source is read while training runs
+    (reward.data.streaming).
 
     Args:
         sources: The sources, whose pairs are taken together.
         transcript: `messages` or `raw`, see reward.data.formats.to_pairs.
-        validation_fraction: The share of first user turns, of those that are not tested on, that is
-            held out for validation. With 0 there is no such split.
-        test_fraction: The share of first user turns that is held out for the test split, of a
-        source
-            that has none.
-        min_rater_agreement: Train pairs are dropped where a smaller share of the raters agree.
-        mismatched_prompts: Pairs that are added to train, as a share of it
-        (reward.data.mismatched).
+        validation_fraction: The share of the remaining first user turns that is held out for
+            validation. With 0 there is no validation split.
+        test_fraction: The share of first user turns that becomes the test split of a source that
+            has none of its own.
+        min_rater_agreement: A train pair is dropped if a smaller share of its raters agree.
+        mismatched_prompts: How many pairs with a mismatched prompt to add to train, as a share of
+            the train pairs (reward.data.mismatched).
 
     Raises:
         DataError: A source cannot be read, or has no split that is needed.
@@ -110,13 +110,16 @@ def load_preferences(
 def load_test_split(
     sources: list[Source], transcript: str = "messages", test_fraction: float | None = None
 ) -> tuple[Dataset, Ledger]:
-    """The test split alone: its table, and the ledger of what was dropped from it.
+    """Read the test split alone.
 
     Args:
-        sources: The sources, whose test pairs are taken together. transcript: `messages` or `raw`.
-        test_fraction: The share of first user turns that is held out for the test split, of a
-        source
-            that has none.
+        sources: The sources, whose test pairs are taken together.
+        transcript: `messages` or `raw`, see reward.data.formats.to_pairs.
+        test_fraction: The share of first user turns that becomes the test split of a source that
+            has none of its own.
+
+    Returns:
+        The table of the test pairs, and the ledger of what was dropped from them.
 
     Raises:
         DataError: A source cannot be read, or has no test split.
@@ -139,13 +142,14 @@ def _test_tables(
     sources: list[Source], transcript: str, test_fraction: float | None
 ) -> list[_TestTable]:
     """The test pairs of every source."""
-    with (
-        PartialState().local_main_process_first()
-    ):  # the other processes of the host read its cache
+    # The main process makes the tables, and the other processes of the host read its cache.
+    with PartialState().local_main_process_first():
         return [_test_table(source, transcript, test_fraction) for source in sources]
 
 
 def _test_table(source: Source, transcript: str, test_fraction: float | None) -> _TestTable:
+    # Pairs that are trained on are no test pairs: a source that names one split for both needs a
+    # test split that is carved from it.
     if source.get("test_split") != source["split"]:
         unstreamed = {**source, "streaming": False}
         table = split_table(unstreamed, source.get("test_split"), transcript)
@@ -164,14 +168,15 @@ def _test_table(source: Source, transcript: str, test_fraction: float | None) ->
 
 
 def _in_carved_test(turn_key: np.ndarray, test_fraction: float | None) -> np.ndarray:
-    """Which pairs of a source that has no test split belong to the one that is carved from it."""
+    """Which pairs are carved out as the test split of a source that has none, (n,) bool."""
     return hash_fraction(turn_key, TEST_SALT) < (test_fraction or 0)
 
 
 def _join_test_tables(test_tables: list[_TestTable]) -> tuple[Dataset, Ledger]:
-    """The test split of all sources, and its part of the ledger.
+    """Join the test pairs of all sources, and start the ledger with them.
 
-    A tie is dropped: it has no right side that accuracy could count. Exact duplicates are kept.
+    A tie is dropped, because neither side is right and accuracy could not count it. Exact
+    duplicates are kept.
     """
     ledger = Ledger()
     table = concatenate_datasets([test.table for test in test_tables])
@@ -192,16 +197,16 @@ def _join_test_tables(test_tables: list[_TestTable]) -> tuple[Dataset, Ledger]:
 
 @dataclass
 class _TrainPairs:
-    """Every pair of the sources' train splits. The steps below mark what becomes of each one."""
+    """Every pair of the sources' train splits. The steps below mark what becomes of each pair."""
 
     table: Dataset
     sizes: list[int]  # how many pairs each source has, in their order in the table
     turn_key: np.ndarray  # (n,) int64
     pair_key: np.ndarray  # (n,) int64
     swap_key: np.ndarray  # (n,) int64
-    chosen_probability: np.ndarray  # (n,) float64; NaN where a row says nothing
-    is_used: np.ndarray  # (n,) bool; False for pairs that are no part of train or validation
-    drop: np.ndarray  # (n,) of str: the first reason to drop the pair; "" where there is none
+    chosen_probability: np.ndarray  # (n,) float64; NaN if a row does not say it
+    is_used: np.ndarray  # (n,) bool; False for a pair that is in neither train nor validation
+    drop: np.ndarray  # (n,) of str: the first reason to drop the pair; "" if there is none
 
 
 def _read_train_pairs(sources: list[Source], transcript: str) -> _TrainPairs:
@@ -233,29 +238,31 @@ def _drop_column(table: Dataset) -> np.ndarray:
 
 
 def _chosen_probability(table: Dataset) -> np.ndarray:
-    """(n,) float64, since in float32 7 votes of 10 are less than .7; NaN where a row says "
-    "nothing."""
+    """The chosen probability of every pair, (n,); NaN where a row says nothing.
+
+    It is float64, because in float32 7 votes of 10 are less than .7.
+    """
     return table.with_format("numpy", dtype=float)["chosen_probability"][:]
 
 
 def _mark(drop: np.ndarray, mask: np.ndarray, reason: str) -> None:
-    """Give the reason to the pairs of the mask that have none yet."""
+    """Give every pair of the mask the reason, unless it has another one already."""
     drop[mask & (drop == "")] = reason
 
 
 def _leave_out_test_pairs(
     pairs: _TrainPairs, test_tables: list[_TestTable], test_fraction: float | None
 ) -> None:
-    """Leave out the pairs that a test split was carved of: they are counted there."""
-    from_carved = np.repeat([test.is_carved for test in test_tables], pairs.sizes)
-    pairs.is_used &= ~(from_carved & _in_carved_test(pairs.turn_key, test_fraction))
+    """Leave out the pairs that were carved out as a test split. They are counted there."""
+    source_is_carved = np.repeat([test.is_carved for test in test_tables], pairs.sizes)
+    pairs.is_used &= ~(source_is_carved & _in_carved_test(pairs.turn_key, test_fraction))
 
 
 def _leave_out_beyond_mixture(pairs: _TrainPairs, fractions: list[float | None]) -> None:
-    """Leave out what TRL's mixture rule does not take, where the sources set `fraction`.
+    """Leave out what TRL's mixture rule does not take, if the sources set `fraction`.
 
-    Of each source the first round(fraction * N) rows are taken, where N is the largest number that
-    needs no row twice.
+    The rule takes the first round(fraction * N) rows of each source. N is the largest number for
+    which no source runs out of rows.
     """
     if not any(fractions):
         return
@@ -274,14 +281,14 @@ def _leave_out_beyond_mixture(pairs: _TrainPairs, fractions: list[float | None])
 
 
 def _drop_turns_of_test(pairs: _TrainPairs, test: Dataset) -> None:
-    """Drop the pairs whose first user turn is in the test split, of whichever source."""
+    """Drop the pairs whose first user turn is in the test split of any source."""
     test_turns = test.with_format("numpy")["turn_key"][:]
     is_shared = np.isin(pairs.turn_key, test_turns)
     _mark(pairs.drop, is_shared & pairs.is_used, TURN_IN_TEST)
 
 
 def _drop_duplicates(pairs: _TrainPairs) -> None:
-    """Drop every pair whose prompt, chosen and rejected text an earlier one has."""
+    """Drop every pair that repeats the prompt, chosen and rejected text of an earlier pair."""
     usable = np.flatnonzero(pairs.is_used & (pairs.drop == ""))
     _, first = np.unique(pairs.pair_key[usable], return_index=True)
     is_repeated = np.ones(len(usable), dtype=bool)
@@ -290,7 +297,7 @@ def _drop_duplicates(pairs: _TrainPairs) -> None:
 
 
 def _find_contradictory(pairs: _TrainPairs) -> np.ndarray:
-    """Which pairs are there the other way round as well, (n,) bool. They are kept and noted."""
+    """Which pairs also exist with the sides exchanged, (n,) bool. They are kept and noted."""
     is_kept = pairs.is_used & (pairs.drop == "")
     return is_kept & np.isin(pairs.swap_key, pairs.pair_key[is_kept])
 
@@ -302,12 +309,12 @@ def _find_validation(pairs: _TrainPairs, validation_fraction: float) -> np.ndarr
 
 
 def _drop_ties_of_validation(pairs: _TrainPairs, is_validation: np.ndarray) -> None:
-    """Drop the ties of the validation split: accuracy needs a right side. Train keeps its own."""
+    """Drop the ties of the validation split: accuracy needs a right side. Train keeps its ties."""
     _mark(pairs.drop, (pairs.chosen_probability == 0.5) & is_validation, NO_RIGHT_SIDE)
 
 
 def _drop_disagreements(pairs: _TrainPairs, is_validation: np.ndarray, minimum: float) -> None:
-    """Drop the train pairs of which less than `minimum` of the raters agree.
+    """Drop the train pairs on which less than `minimum` of the raters agree.
 
     The validation split stays as it is, so that runs with and without the filter can be compared.
     """
@@ -323,7 +330,7 @@ def _drop_disagreements(pairs: _TrainPairs, is_validation: np.ndarray, minimum: 
 
 
 def _take_kept(pairs: _TrainPairs, is_member: np.ndarray) -> Dataset:
-    """The table of one split: its members, (n,) bool, without those that are dropped."""
+    """The table of one split: its members, (n,) bool, without the dropped pairs."""
     return pairs.table.select(np.flatnonzero(is_member & (pairs.drop == "")))
 
 

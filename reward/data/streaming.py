@@ -1,7 +1,7 @@
-"""Splits of sources that are streamed: nothing is stored, and rows are judged as they come.
+"""Splits of sources that are streamed: each row is judged when it arrives, and nothing is stored.
 
-Validation pairs come from the first rows alone. "train" is an iterator that keeps its part of the
-ledger as it goes.
+Validation pairs come from the first rows alone. The train split is an iterator, which counts its
+pairs in the ledger as it goes.
 """
 
 import itertools
@@ -29,10 +29,10 @@ STREAM_HELD_OUT = 10_000  # validation pairs come from this many first rows
 
 
 class StreamedPair(NamedTuple):
-    """A row of a stream, judged."""
+    """A row of a stream, and what becomes of it."""
 
     row: dict  # with the columns of FEATURES
-    drop: str  # why it is dropped; "" where it is not
+    drop: str  # why it is dropped; "" if it is kept
     is_validation: bool
 
 
@@ -40,13 +40,12 @@ class StreamedTrainPair(NamedTuple):
     """A train pair of a stream."""
 
     row: dict  # with the columns of FEATURES
-    is_new: bool  # False where the ledger has counted it: a second epoch, or after a first look
+    is_new: bool  # False if the ledger has counted it already, as in a second epoch
 
 
 @dataclass
 class Stream:
-    """Every row of the sources, one source after another, judged. It can be read again and "
-    "again."""
+    """Every row of the sources, one source after another. It can be read again and again."""
 
     readers: list[SplitReader]
     test_turns: set[int]  # the turn_key of every test pair
@@ -63,7 +62,7 @@ class Stream:
             yield StreamedPair(row, drop, is_validation)
 
     def validation(self) -> list[StreamedPair]:
-        """The validation pairs, those that are dropped too."""
+        """The validation pairs, including those that are dropped."""
         first = itertools.islice(self, STREAM_HELD_OUT)
         return [pair for pair in first if pair.is_validation]
 
@@ -72,7 +71,7 @@ class Stream:
         return hash_fraction(turn_key, VALIDATION_SALT)[0] < self.validation_fraction
 
     def _why_dropped(self, row: dict, is_validation: bool, is_repeated: bool) -> str:
-        """The first reason to drop a pair, in the order of reward.data.splits; "" where none is."""
+        """The first reason to drop a pair, in the order of reward.data.splits; "" to keep it."""
         if row["drop"]:
             return row["drop"]
         if row["turn_key"] in self.test_turns:
@@ -96,13 +95,13 @@ class StreamedTrain:
     stream: Stream
     validation_turns: set[int]  # the turn_key of every validation pair
     ledger: Ledger
-    counted: int = 0  # so many rows of the stream the ledger has counted
+    counted: int = 0  # how many rows of the stream the ledger has counted
 
     def __iter__(self) -> Iterator[StreamedTrainPair]:
-        for position, (row, drop, _) in enumerate(self.stream):
+        for position, (row, drop, is_validation) in enumerate(self.stream):
+            if is_validation:
+                continue  # it is counted there
             if row["turn_key"] in self.validation_turns:
-                if position < STREAM_HELD_OUT:
-                    continue  # a validation pair, and counted there
                 drop = drop or TURN_IN_VALIDATION
             is_new = position >= self.counted
             if is_new:
@@ -127,14 +126,14 @@ def streamed_splits(
     validation_fraction: float,
     min_rater_agreement: float | None,
 ) -> dict[str, Dataset | StreamedTrain]:
-    """The test split as it is, and train and validation splits of the streams.
+    """Make the train and validation splits of streams, beside a test split that is ready.
 
     Args:
-        sources: The sources.
+        sources: The sources, whose train splits are read as streams.
         transcript: `messages` or `raw`.
         test: The table of the test split.
-        ledger: Counts the validation split now, and the train split as it streams.
-        validation_fraction: The share of first user turns that is held out.
+        ledger: Counts the validation split now, and the train split while it is read.
+        validation_fraction: The share of first user turns that is held out for validation.
         min_rater_agreement: As in reward.data.splits.load_preferences.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tables of text -> tables of token ids, with the labels that the losses take."""
+"""Tables of text -> tables of token ids, with the labels that the losses read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reward.data.transcripts import Side
 if TYPE_CHECKING:  # only for the annotations: the import takes seconds
     from transformers import PreTrainedTokenizerBase
 
-ROWS_PER_PROCESS = 20_000  # with fewer rows to encode, another process takes longer than it saves
+ROWS_PER_PROCESS = 20_000  # with fewer rows, starting another process takes longer than it saves
 
 # Reasons of the ledger.
 SAME_IDS = "identical sides once encoded"
@@ -41,8 +41,8 @@ class EncodingOptions:
     loss_type: str = "bradley_terry"  # the loss that the error about missing ratings names
     needs_ratings: bool = False  # whether this loss regresses on ratings
     soft_labels: bool = True  # False: only the side that most raters chose counts
-    strength_as: str = "target_margin"  # what a preference strength becomes; or chosen_probability
-    num_proc: int | None = None  # processes; None: one for every CPU, where there are many rows
+    strength_as: str = "target_margin"  # or chosen_probability: what a strength becomes
+    num_proc: int | None = None  # processes; None: one per CPU if there are many rows
 
 
 class PairTexts(NamedTuple):
@@ -60,31 +60,31 @@ class EncodedPair(TypedDict):
     chosen_ids: list[int]  # token ids of prompt + chosen
     rejected_ids: list[int]  # token ids of prompt + rejected
     length: int  # tokens of the longer side
-    drop: str  # why the pair is dropped; "" where it is not
+    drop: str  # why the pair is dropped; "" if it is kept
     truncated: bool  # whether the oldest part of the prompt is left out
 
 
 class Labels(TypedDict):
-    """What the raters said of a pair, as reward.training.losses takes it."""
+    """The raters' judgement of a pair as numbers, which reward.training.losses reads."""
 
-    target_margin: float  # 0 where there is none
-    chosen_probability: float  # 1 where there is none
-    rating_chosen: float  # 0 where there is none
-    rating_rejected: float  # 0 where there is none
+    target_margin: float  # 0 if the row has none
+    chosen_probability: float  # 1 if the row has none
+    rating_chosen: float  # 0 if the row has none
+    rating_rejected: float  # 0 if the row has none
 
 
 class EncodedSplits(NamedTuple):
     """What encode_splits returns."""
 
     tables: dict[str, Dataset | IterableDataset]  # by name: train, validation, test
-    subsets: list[str]  # `subset_id` is an index here; a stream adds the subsets that it meets
+    subsets: list[str]  # the names that `subset_id` indexes; a stream adds those that it meets
 
 
 # --- One pair -------------------------------------------------------------------------------------
 
 
 def decode_sides(row: dict) -> PairTexts:
-    """The texts of a row of a table, where they are JSON."""
+    """The texts of a row of a table, which holds them as JSON."""
     tools = None
     if row.get("tools"):
         tools = json.loads(row["tools"])
@@ -97,9 +97,9 @@ def decode_sides(row: dict) -> PairTexts:
 
 
 def row_ids(table: Dataset) -> list[str]:
-    """What identifies the pairs of a split, in order.
+    """The ids of the pairs of a split, in order.
 
-    An id is made of 16 hexadecimal digits: a hash of prompt, chosen and rejected text.
+    An id is a hash of prompt, chosen and rejected text, written as 16 hexadecimal digits.
     """
     return [f"{_unsigned(key):016x}" for key in table["pair_key"][:]]
 
@@ -116,7 +116,7 @@ def encode_row(
     Args:
         row: A row of the table that reward.data.splits gives.
         tokenizer: The reward model's tokenizer.
-        options: Of these, `max_length` and `overlong`.
+        options: `max_length` and `overlong` are read here.
 
     Raises:
         DataError: The chat template refuses the conversation, or the pair is over-long under
@@ -127,7 +127,8 @@ def encode_row(
         encoded = encode_within(
             tokenizer, prompt, [chosen, rejected], options.max_length, options.overlong, tools
         )
-    except TemplateError as error:  # the template's own words, as "System role not supported"
+    except TemplateError as error:
+        # The message passes on the template's own words, such as "System role not supported".
         raise DataError(
             f"{row['where']}: the chat template refuses this conversation: {error}"
         ) from None
@@ -151,7 +152,7 @@ def encode_row(
 
 
 def _over_long(chosen_is_too_long: bool, rejected_is_too_long: bool) -> str:
-    """The reason to drop an over-long pair; "" for any other."""
+    """The reason to drop a pair because of its length; "" if neither side is too long."""
     if chosen_is_too_long and rejected_is_too_long:
         return "over-long (both sides)"
     if chosen_is_too_long:
@@ -162,16 +163,16 @@ def _over_long(chosen_is_too_long: bool, rejected_is_too_long: bool) -> str:
 
 
 def labels_of(row: dict, options: EncodingOptions) -> Labels:
-    """What a row's raters said, every label a number.
+    """The labels of a row as numbers.
 
     A preference strength s (1 to 3) becomes the target margin s ("Margin BT", arXiv 2410.01257, eq.
-    2) or the chosen probability .5 + s/6. A target margin that the row has goes before the
-    strength.
+    2) or the chosen probability .5 + s/6. If the row has a target margin as well, that one is used
+    and the strength is not.
 
     Args:
         row: A row of the table that reward.data.splits gives.
-        options: Of these, `needs_ratings`, `soft_labels` and `strength_as`. Without soft labels the
-            side that most raters chose is all that counts; a tie stays .5.
+        options: How labels are read. Without `soft_labels` the chosen probability is rounded to
+            the side that most raters chose; a tie stays .5.
 
     Raises:
         DataError: The loss regresses on ratings, and the row has none.
@@ -215,13 +216,13 @@ def encode_splits(
 ) -> EncodedSplits:
     """Tokenise every split, and drop and count what the length limit excludes.
 
-    The tables get the columns of EncodedPair, `subset_id`, and the labels, which replace what the
-    row had. Of a streamed train split a row is one ranking, with a list of such rows in its column
-    `pairs`.
+    The tables get the columns of EncodedPair, `subset_id`, and the columns of Labels, which replace
+    the row's own labels. A row of a streamed train split is one ranking: its column `pairs` is a
+    list of rows with these columns.
 
     Args:
         splits: The tables of reward.data.splits, by name.
-        ledger: Their ledger, which goes on counting here.
+        ledger: The ledger of these splits, which counts on here.
         tokenizer: The reward model's tokenizer.
         options: How pairs become token ids and labels.
 
@@ -248,7 +249,7 @@ def encode_splits(
 
 @dataclass
 class _RowEncoder:
-    """Called with a row of a table, it gives the columns to add."""
+    """A function from a row of a table to the columns that encoding adds to it."""
 
     tokenizer: PreTrainedTokenizerBase
     options: EncodingOptions
@@ -278,8 +279,8 @@ def _encode_table(
         table: The split's pairs as text.
         name: The split's name.
         encoder: Encodes one row.
-        tokenizer_hash: Of the encoder's tokenizer. A tokenizer's own hash changes with use, which
-            would encode again on every process.
+        tokenizer_hash: The hash of the encoder's tokenizer by `_hash_of_tokenizer`. The hash that
+            datasets computes changes with use, which would make every process encode again.
         ledger: Counts what is dropped, cut and kept.
     """
     deciding = asdict(replace(encoder.options, num_proc=None))
@@ -306,18 +307,19 @@ def _encode_table(
 
 
 def _hash_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of all that decides an encoding, template and vocabulary."""
+    """A hash of all that decides an encoding: the template and the vocabulary."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Using the tokenizer changes these two, and encode_within uses neither.
+    # Using the tokenizer changes these two entries, and encode_within reads neither.
     state["truncation"] = state["padding"] = None
     facts = json.dumps([encoder_facts(tokenizer), state])
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def _processes_for(row_count: int) -> int | None:
-    """How many processes to encode with; None for this one alone.
+    """How many processes to encode with; None for this process alone.
 
-    The quota of a scheduler is not seen here: the recipe's dataset_num_proc says it.
+    A quota that a scheduler sets on the CPUs cannot be seen here. Set `dataset_num_proc` in the
+    recipe if there is one.
     """
     if hasattr(os, "sched_getaffinity"):
         cpus = len(os.sched_getaffinity(0))
@@ -332,7 +334,7 @@ def _processes_for(row_count: int) -> int | None:
 def _encode_stream(
     pairs: StreamedTrain, encoder: _RowEncoder, ledger: Ledger
 ) -> Iterator[dict[str, list[dict]]]:
-    """Encode the train pairs as they stream, one row of `pairs` for each ranking."""
+    """Encode the train pairs while they stream, and yield one row `pairs` for each ranking."""
     ranking: list[dict] = []
     for encoded in _encode_streamed_pairs(pairs, encoder, ledger):
         # The pairs of one ranking follow each other.
@@ -347,7 +349,7 @@ def _encode_stream(
 def _encode_streamed_pairs(
     pairs: StreamedTrain, encoder: _RowEncoder, ledger: Ledger
 ) -> Iterable[dict]:
-    """Encode the train pairs, drop and count."""
+    """Encode the train pairs, count them, and leave out those that are dropped."""
     for row, is_new in pairs:
         encoded = encoder(row) | {"ranking": row["ranking"]}
         if is_new and encoded["drop"]:
@@ -360,10 +362,10 @@ def _encode_streamed_pairs(
 
 
 def by_ranking(table: Dataset) -> Dataset:
-    """One row for each ranking, in the order of the table.
+    """Group the pairs of a table by ranking: one row for each, in the order of the table.
 
-    InstructGPT (arXiv 2203.02155, sec. 3.5) trains on all pairs of a prompt in one step; shuffled
-    apart, they overfit.
+    InstructGPT (arXiv 2203.02155, sec. 3.5) trains on all pairs of a prompt in one step. A model
+    overfits when they are shuffled over several steps.
 
     Args:
         table: An encoded split.

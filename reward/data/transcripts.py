@@ -1,4 +1,4 @@
-"""Prompts and completions, as messages or as text, and published transcripts -> messages.
+"""Prompts and completions as messages or as text, and the parsing of published transcripts.
 
 `parse_transcript("\\n\\nHuman: Hi\\n\\nAssistant: Hello!")` gives two messages.
 """
@@ -16,7 +16,8 @@ TURN = re.compile(r"\n\n(Human|Assistant):")  # how a turn starts in HH-RLHF's t
 # How a turn starts in HelpSteer2's prompts of several turns. The first turn carries no mark.
 HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
 
-ROLE = {"Human": "user", "User": "user", "Assistant": "assistant"}  # of each speaker
+# The speaker in a transcript -> the role in a message.
+ROLE = {"Human": "user", "User": "user", "Assistant": "assistant"}
 
 
 def user(text: str) -> Messages:
@@ -37,9 +38,9 @@ def text_of(side: Side) -> str:
 
 
 def first_user_turn(prompt: Side) -> str:
-    """The first thing that the user says, in lower case and with single spaces.
+    """The first turn of the user, in lower case and with single spaces.
 
-    Splits are disjoint by it. Of a string it is everything up to the first reply.
+    No first user turn is in two splits. In a string it is everything up to the first reply.
     """
     return " ".join(_first_user_text(prompt).lower().split())
 
@@ -60,9 +61,9 @@ def _content(message: Message) -> str:
 
 
 def is_messages(value: object) -> bool:
-    """Whether `value` is a list of messages: a role, and text or no content.
+    """Whether `value` is a list of messages. Each needs a role, and may have text as its content.
 
-    The empty list is one.
+    The empty list counts as a list of messages.
     """
     return isinstance(value, list) and all(_is_message(item) for item in value)
 
@@ -82,7 +83,7 @@ def is_side(value: object) -> bool:
 def is_texts(value: object) -> bool:
     """Whether `value` is a list of one string or more.
 
-    RewardBench 2 and RM-Bench hold the completions of one side so.
+    RewardBench 2 and RM-Bench store the completions of one side in this way.
     """
     if not isinstance(value, list) or not value:
         return False
@@ -92,7 +93,7 @@ def is_texts(value: object) -> bool:
 def clean(messages: Messages) -> Messages:
     """Messages without the empty fields that Arrow adds when rows differ.
 
-    A template would render `tool_calls: None` otherwise than no `tool_calls`.
+    A template would not render `tool_calls: None` in the same way as no `tool_calls`.
     """
     return [_without_empty_fields(message) for message in messages]
 
@@ -117,7 +118,7 @@ def parse_helpsteer(text: str) -> Messages:
 
 
 def _messages_of(speakers_and_texts: list[str]) -> Messages:
-    """The messages of a list in which every speaker is followed by what is said."""
+    """The messages of a list of speaker, text, speaker, text and so on."""
     speakers = speakers_and_texts[::2]
     texts = speakers_and_texts[1::2]
     messages = []
@@ -127,10 +128,10 @@ def _messages_of(speakers_and_texts: list[str]) -> Messages:
 
 
 def prompt_messages(text: str) -> Messages:
-    """A prompt that is text as messages: a transcript as its turns, any other text as one turn.
+    """The messages of a prompt that is text: the turns of a transcript, or one turn of the user.
 
-    A transcript may end in the mark of the reply that is to come, `\\n\\nAssistant:`, as in Nectar
-    and in exports of HH-RLHF. That reply is no turn yet and is left out.
+    In Nectar and in exports of HH-RLHF a transcript ends with the mark of the reply that is still
+    to come, `\\n\\nAssistant:`. This mark is no turn and is left out.
     """
     if TURN.match(text):
         messages = parse_transcript(text)
@@ -144,7 +145,7 @@ def prompt_messages(text: str) -> Messages:
 
 
 def shared_words(first: str, second: str) -> int:
-    """The length of the start that two texts share, cut back to the end of a word.
+    """The length of the start that two texts have in common, cut back to the end of a word.
 
     TRL's `extract_prompt` finds the prompt of two conversations in the same way.
     """

@@ -1,7 +1,7 @@
-"""Faults that single keys cannot show: keys that contradict each other, and files that are missing.
+"""Faults that no single key shows: keys that contradict each other, and files that are missing.
 
-To add one: an `if` in the function of its topic, and a `Fault` that says what was found and the
-line that mends it.
+To add a check, write an `if` in the function of its topic, and yield a `Fault` that says what was
+found and which line mends it.
 """
 
 import os
@@ -18,8 +18,8 @@ from reward.recipe.recipe import Recipe
 class Fault:
     """What is wrong with a recipe, and the keys that decide it.
 
-    The fault is told at the place of the first key that the recipe names, and not at all where one
-    of the keys is faulty by itself.
+    The fault is reported at the place of the first of these keys that the recipe names. It is not
+    reported if one of the keys is faulty by itself.
     """
 
     keys: tuple[str, ...]
@@ -27,7 +27,7 @@ class Fault:
 
 
 def check_recipe(recipe: Recipe) -> Iterator[Fault]:
-    """Find every fault of the recipe that its single keys did not show."""
+    """Find every fault of the recipe that its single keys do not show."""
     yield from _check_model(recipe)
     yield from _check_quantization(recipe)
     yield from _check_model_keys(recipe)
@@ -53,8 +53,8 @@ def _check_model(recipe: Recipe) -> Iterator[Fault]:
     elif is_local(model) and not os.path.isdir(model):
         yield Fault(("model_name_or_path",), f"found no model folder {model}; {_absent(model)}")
     template = recipe["chat_template_path"] or ""
-    names_a_file = template and (is_local(template) or template.endswith(".jinja"))
-    if names_a_file and not os.path.exists(template):
+    is_file_path = template and (is_local(template) or template.endswith(".jinja"))
+    if is_file_path and not os.path.exists(template):
         yield Fault(
             ("chat_template_path",),
             f"found no file {template}; name one, or delete the line to keep the model's own",
@@ -62,7 +62,7 @@ def _check_model(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _absent(path: str) -> str:
-    """What to do where a local path does not exist."""
+    """What to do about a local path that does not exist."""
     if Path(path).parts[:2] == ("data", "quickstart"):
         return "make it first: `python data/quickstart/make.py`"
     return "give a path that exists from here, or a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`"
@@ -152,7 +152,7 @@ def _check_data(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_unread_keys(recipe: Recipe) -> Iterator[Fault]:
-    """Keys of `datasets` beside `dataset_name`, and the other way round."""
+    """Find keys for `datasets` beside `dataset_name`, and keys for `dataset_name` without it."""
     if recipe["dataset_name"]:
         unread = {"streaming"}
         instead = "dataset_streaming"
@@ -178,7 +178,7 @@ def _check_streaming(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_source(source: Source, test_fraction: float | None) -> Iterator[str]:
-    """What is wrong with one source: files that are missing, and no rows to test on."""
+    """Find what is wrong with one source: files that are missing, or no rows to test on."""
     path = source["path"]
     folder = Path(path, source["data_dir"] or "")
     if is_local(path) and not folder.exists():
@@ -205,12 +205,12 @@ def _check_source(source: Source, test_fraction: float | None) -> Iterator[str]:
 
 
 def _test_split_fault(source: Source, folder: Path, test_files: list[str] | None) -> str | None:
-    """Why a source has no test split of its own; None where it has one.
+    """Why a source has no test split of its own; None if it has one.
 
     Args:
-        source: the source.
-        folder: its file or folder, where it is local.
-        test_files: the files of its test split, as `local_files` gives them.
+        source: The source.
+        folder: Its file or folder, if it is local.
+        test_files: The files of its test split, as `local_files` returns them.
     """
     files, test_split = source["data_files"], source["test_split"]
     if test_split == source["split"]:
@@ -269,7 +269,7 @@ def _check_training(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _check_best_checkpoint(recipe: Recipe) -> Iterator[Fault]:
-    """`load_best_model_at_end` needs an evaluation at every save: transformers fails otherwise."""
+    """Check that every save has an evaluation; `load_best_model_at_end` fails without one."""
     if not recipe["load_best_model_at_end"]:
         return
     evaluates, saves = recipe["eval_strategy"], recipe["save_strategy"]
@@ -303,7 +303,7 @@ def _check_best_checkpoint(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _is_multiple(save_steps: float, eval_steps: float) -> bool:
-    """Whether every save falls on an evaluation. Below 1, steps are a share of all steps."""
+    """Whether every save falls on an evaluation. Steps below 1 are a fraction of all steps."""
     if (eval_steps < 1) != (save_steps < 1):
         return False
     millionths = max(1, round(eval_steps * 1e6))  # whole numbers, because .3 % .1 is not 0
@@ -347,7 +347,7 @@ def _check_output(recipe: Recipe) -> Iterator[Fault]:
 def _must_be_empty(recipe: Recipe) -> bool:
     """Whether this run starts a new checkpoint in its output_dir."""
     if os.environ.get("RANK", "0") != "0":
-        return False  # the other ranks must not stumble over what rank 0 writes
+        return False  # rank 0 may already have written to the folder when another rank looks
     writes_nothing = recipe.plan is not None or recipe.check_data
     return not (writes_nothing or recipe.overwrite or recipe.resume)
 

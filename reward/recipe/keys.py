@@ -1,7 +1,7 @@
 """The tables of what a recipe may hold: our own keys, TRL's and transformers', and the flags.
 
-A new key of our own is one `OwnKey` in OWN_KEYS. The check of its type, choices and range, the
-words of each error, and its line of `train_rm.py --help` all come from it.
+To add a key of our own, add one `OwnKey` to OWN_KEYS. The check of its type, choices and range, the
+text of each error, and its line of `train_rm.py --help` all come from there.
 """
 
 import ast
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CLI = "command line"  # the place of a key that no file names
+CLI = "command line"  # the place of a key that is given there and not in a file
 
 # The types of YAML values, in words for errors.
 KINDS = {
@@ -36,7 +36,7 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a key may hold: above `gt` or from `ge`, and below `lt` or up to `le`."""
+    """The numbers that a key may hold: `gt < x` or `ge <= x`, and `x < lt` or `x <= le`."""
 
     example: float  # a good value, which errors propose
     gt: float | None = None
@@ -45,7 +45,7 @@ class Range:
     le: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        """Whether the value lies in the range. NaN lies in none."""
+        """Whether the value lies in the range. NaN lies in no range."""
         if self.gt is not None and not value > self.gt:
             return False
         if self.ge is not None and not value >= self.ge:
@@ -55,7 +55,7 @@ class Range:
         return self.le is None or value <= self.le
 
     def __str__(self) -> str:
-        """The range as an inequality: `0 <= x < 1`, or `x >= 2` where it has no upper end."""
+        """The range as an inequality: `0 <= x < 1`, or `x >= 2` if it has no upper end."""
         if self.lt is None and self.le is None:
             if self.gt is not None:
                 return f"x > {_short(self.gt)}"
@@ -68,26 +68,26 @@ class Range:
         return f"{lower} <= {_short(self.le)}"
 
 
-def _short(number: float) -> str:
-    return str(number).replace("0.", ".")
+def _short(bound: float) -> str:
+    return str(bound).replace("0.", ".")
 
 
 @dataclass(frozen=True)
 class Key:
-    """What one key may hold, and what it holds where the recipe does not name it."""
+    """The values that one key may hold, and its default."""
 
     name: str
-    types: Sequence[str]  # of KINDS
-    default: object = None
+    types: Sequence[str]  # names of KINDS
+    default: object = None  # its value if the recipe does not name it
     choices: Sequence[str] = ()  # the texts that are allowed; empty: any
     range: Range | None = None  # the numbers that are allowed; None: any
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnKey(Key):
-    """One of our own keys; `train_rm.py --help` shows its help, default, choices and range."""
+    """One of our own keys. `train_rm.py --help` shows its help, default, choices and range."""
 
-    help: str
+    help: str  # one line
 
 
 def _loss_types() -> list[str]:
@@ -255,10 +255,10 @@ OWN_KEYS = [
 OWN = {key.name: key for key in OWN_KEYS}
 
 
-# --- Their keys ---------------------------------------------------------------------------------
+# --- The keys of TRL and transformers -----------------------------------------------------------
 
-# Of TRL, where transformers' TrainingArguments are a part of RewardConfig. DatasetConfig is an
-# entry of the key `datasets`; the others are the keys of a recipe.
+# Dataclasses of TRL. RewardConfig includes transformers' TrainingArguments. The fields of
+# DatasetConfig are the keys of an entry of `datasets`; those of the others are keys of a recipe.
 CLASSES = (
     "RewardConfig",
     "ModelConfig",
@@ -267,23 +267,23 @@ CLASSES = (
     "DatasetConfig",
 )
 
-# TRL says nothing about these ranges, and fails late outside them.
+# TRL does not check these ranges, and fails late outside them.
 TRL_RANGES = {
     "max_length": Range(ge=2, example=1024),
     "fraction": Range(gt=0, example=0.5),
 }
 
-# Where we differ from TRL. `bf16` has no line: unset it stays null, and the script decides by
-# machine.
+# Our defaults for keys of TRL. `bf16` is not listed: if it is not set it stays null, and the script
+# decides by the machine.
 DEFAULTS = {
     "lora_task_type": "SEQ_CLS",  # TRL's CAUSAL_LM crashes RewardTrainer, and saves no head
-    "report_to": "none",  # TRL agrees today; a run must never ask for a login
-    "log_on_each_node": False,  # one log of a run, not one of each host
+    "report_to": "none",  # as in TRL today; a run must never ask for a login
+    "log_on_each_node": False,  # one log per run, not one per host
 }
 
 
 def _trl_keys() -> dict[str, dict[str, Key]]:
-    """The keys of each of CLASSES, as tests/make_recipe_keys.py found them in the installed TRL."""
+    """The keys of each of CLASSES, as tests/make_recipe_keys.py read them from TRL."""
     path = Path(__file__).with_name("recipe_keys.json")
     classes = json.loads(path.read_text(encoding="utf-8"))
     keys = {}
@@ -311,7 +311,8 @@ ENTRY = TRL["DatasetConfig"] | {
     "subset": Key("subset", types=("str", "null")),
 }
 
-# The keys whose value is a path or a Hub id: `~` is expanded in it, and the card leaves it out.
+# The keys whose value is a path or a Hub id. `~` is expanded in it, and the processes of a run may
+# differ in it (reward.training.run.compare_processes).
 PATHS = (
     "model_name_or_path",
     "chat_template_path",
@@ -335,8 +336,10 @@ FLAGS = {
     "resume": "auto or DIR, go on from the newest valid checkpoint or from DIR",
 }
 
-# Keys that people know from elsewhere and that have no place in a recipe: key -> why, and what to
-# write instead.
+SWITCHES = ("merge", "check_data", "overwrite")  # the flags that take no value
+
+# Keys that people know from elsewhere, but that a recipe may not hold. Each value says why, and
+# what to write instead.
 REFUSED = {
     "push_to_hub": "it would upload what is not verified yet; afterwards: `hf upload NAME rm-out`",
     "env": "a recipe sets no environment (it could redirect tokens and caches): "
@@ -364,7 +367,7 @@ for _flag in FLAGS:
 
 # --- The banners of a recipe --------------------------------------------------------------------
 
-# Banner -> the first letters of the keys below it. A key that matches none belongs to Training.
+# Banner -> how the names of the keys below it begin. All other keys belong to Training.
 GROUPS = {
     "Model": (
         "model_",

@@ -1,8 +1,8 @@
-"""From a command line to a recipe: its file, then its overrides, with every fault in one error.
+"""Command line -> recipe: the keys of a file, then of the command line; all faults in one error.
 
     recipe = parse_command_line(["--recipe", "recipes/quickstart.yaml", "--learning_rate", "5e-4"])
 
-argparse has no part in this: it stops at the first fault, and knows no lines of a file.
+argparse is not used, because it stops at the first fault and does not know the lines of a file.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from reward.recipe.checks import check_recipe
-from reward.recipe.keys import CLI, ENTRY, FLAGS, KEYS, OWN_KEYS, REFUSED, Key
+from reward.recipe.keys import CLI, ENTRY, FLAGS, KEYS, OWN_KEYS, REFUSED, SWITCHES, Key
 from reward.recipe.recipe import Recipe, RecipeError
 from reward.recipe.values import as_meant, fault_of, unknown_key
 from reward.recipe.yaml_text import YamlText, not_valid_yaml, parse_yaml, read_recipe_file, to_yaml
@@ -19,21 +19,21 @@ from reward.recipe.yaml_text import YamlText, not_valid_yaml, parse_yaml, read_r
 
 @dataclass
 class Draft:
-    """A recipe while it is read, and what is wrong with it."""
+    """A recipe that is being read, and what is wrong with it."""
 
     recipe: Recipe = field(default_factory=Recipe)
-    faults: list[str] = field(default_factory=list)  # in the order in which they are told
-    faulty_keys: set[str] = field(default_factory=set)  # no check complains about these again
+    faults: list[str] = field(default_factory=list)  # in the order of the error's lines
+    faulty_keys: set[str] = field(default_factory=set)  # no check reports these again
 
 
 def parse_command_line(argv: list[str]) -> Recipe:
     """Read the recipe that a command line asks for.
 
     Args:
-        argv: the words behind `train_rm.py`. `--help` prints the help and exits with status 0.
+        argv: The words after `train_rm.py`. `--help` prints the help and exits with status 0.
 
     Raises:
-        RecipeError: every fault of the recipe and of the command line.
+        RecipeError: Every fault of the recipe and of the command line.
     """
     if {"--help", "-h"} & set(argv):
         print(_help())
@@ -45,14 +45,14 @@ def parse_command_line(argv: list[str]) -> Recipe:
         draft.faults.append(
             f"{CLI}: nothing to train; write `python train_rm.py --recipe recipes/quickstart.yaml`"
         )
-    readable = bool(overrides)
+    has_keys = bool(overrides)
     if recipe.path:
         file = read_recipe_file(recipe.path)
         draft.faults += file.faults
-        readable = file.value is not None
-        _take(file, draft)
-    _take(YamlText(CLI, overrides), draft)
-    if readable:  # a file that could not be read is one fault, not five
+        has_keys = file.value is not None
+        _add_sound_keys(file, draft)
+    _add_sound_keys(YamlText(CLI, overrides), draft)
+    if has_keys:  # a file that cannot be read is one fault; the checks would add more
         _check(draft)
     if draft.faults:
         raise RecipeError(draft.faults)
@@ -60,23 +60,26 @@ def parse_command_line(argv: list[str]) -> Recipe:
 
 
 def load_saved(path: str | Path) -> Recipe:
-    """The resolved recipe of a checkpoint, as `Recipe.save` wrote it.
+    """Read the resolved recipe of a checkpoint, as `Recipe.save` wrote it.
 
-    What it names need not be there any more, so that only single keys are checked.
+    The files that it names may no longer exist, so only single keys are checked.
+
+    Args:
+        path: The file of the recipe.
 
     Raises:
-        RecipeError: every fault of its keys.
+        RecipeError: Every fault of its keys.
     """
     file = read_recipe_file(str(path))
     draft = Draft(Recipe(path=str(path)), faults=file.faults)
-    _take(file, draft)
+    _add_sound_keys(file, draft)
     if draft.faults:
         raise RecipeError(draft.faults)
     return draft.recipe
 
 
 def _check(draft: Draft) -> None:
-    """Add the faults of keys together, each at the place of the first of its keys that is given."""
+    """Add the faults of check_recipe, each at the place of the first of its keys that has one."""
     recipe = draft.recipe
     for fault in check_recipe(recipe):
         if draft.faulty_keys.isdisjoint(fault.keys):
@@ -89,7 +92,7 @@ def _check(draft: Draft) -> None:
 
 
 def _read_words(argv: list[str], draft: Draft) -> dict[str, object]:
-    """Set the flags of the recipe from the words of the command line; returns its keys."""
+    """Set the flags of the recipe from the words of the command line, and return the keys."""
     overrides = {}
     words = list(argv)
     while words:
@@ -101,12 +104,13 @@ def _read_words(argv: list[str], draft: Draft) -> dict[str, object]:
             continue
         name, equals, text = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
-        if name in ("merge", "check_data", "overwrite"):
-            setattr(draft.recipe, name, not equals)
+        if name in SWITCHES:
             if equals:
                 draft.faults.append(
                     f"{CLI}: found `{word}`; --{name} takes no value: write `--{name}`"
                 )
+            else:
+                setattr(draft.recipe, name, True)
             continue
         if not equals:
             text = None
@@ -120,7 +124,7 @@ def _read_words(argv: list[str], draft: Draft) -> dict[str, object]:
 
 
 def _set_flag(name: str, text: str | None, draft: Draft) -> None:
-    """Set `plan`, which may go without a value, `recipe` or `resume`."""
+    """Set a flag that takes a value: `recipe`, `resume`, or `plan`, whose value may be missing."""
     draft.recipe.places[name] = CLI
     if name == "plan":
         draft.recipe.plan = text or ""
@@ -137,10 +141,10 @@ def _read_override(name: str, text: str | None, overrides: dict[str, object], dr
     """Add one key to the overrides, or a fault to the draft.
 
     Args:
-        name: the key; whether it exists is found out later, together with those of the file.
-        text: its value as YAML. None: `--bf16` alone, which means true.
-        overrides: the keys of the command line so far.
-        draft: takes the fault.
+        name: The key. Whether it exists is checked later, together with the keys of the file.
+        text: Its value as YAML; None if the key stands alone, as in `--bf16`, which means true.
+        overrides: The keys of the command line so far; the key is added here.
+        draft: The fault is added here.
     """
     if text is None:
         if name in KEYS and "bool" not in KEYS[name].types:
@@ -186,12 +190,12 @@ def _help() -> str:
 # --- Keys one by one ----------------------------------------------------------------------------
 
 
-def _take(source: YamlText, draft: Draft) -> None:
+def _add_sound_keys(source: YamlText, draft: Draft) -> None:
     """Add the sound keys of a file or of the command line to the recipe."""
-    taken = _sound_keys(source.value or {}, KEYS, source, draft)
-    if "datasets" in taken:
-        taken["datasets"] = _sound_entries(taken["datasets"], source, draft)
-    draft.recipe.values |= taken
+    sound = _sound_keys(source.value or {}, KEYS, source, draft)
+    if "datasets" in sound:
+        sound["datasets"] = _sound_entries(sound["datasets"], source, draft)
+    draft.recipe.values |= sound
 
 
 def _sound_entries(entries: list, source: YamlText, draft: Draft) -> list[dict]:
@@ -215,14 +219,14 @@ def _sound_entries(entries: list, source: YamlText, draft: Draft) -> list[dict]:
 def _sound_keys(
     values: dict, keys: dict[str, Key], source: YamlText, draft: Draft, entry: str = ""
 ) -> dict[str, object]:
-    """Those of the values that are sound; the faults of the others go to the draft.
+    """The sound ones of the values; the faults of the others are added to the draft.
 
     Args:
-        values: key -> what was read for it.
-        keys: the keys that there are: KEYS or ENTRY.
-        source: where the values stand.
-        draft: takes the places, the faults and the faulty keys.
-        entry: `datasets[0]` where the values are those of an entry.
+        values: The value of each key, as it was read.
+        keys: The keys that exist: KEYS or ENTRY.
+        source: The text that the values were read from.
+        draft: The places, the faults and the faulty keys are added here.
+        entry: `datasets[0]` if the values are those of an entry; otherwise empty.
     """
     sound = {}
     for name, value in values.items():
@@ -240,6 +244,7 @@ def _sound_keys(
             fault = fault_of(keys[name], value, place)
         if fault is None:
             sound[name] = value
+            # The command line may replace a faulty key of the file by a sound one.
             draft.faulty_keys.discard(path)
         else:
             draft.faults.append(f"{place}: {prefix}{fault}")

@@ -1,9 +1,9 @@
-"""A recipe: the keys that it holds, with the defaults behind them.
+"""A recipe: its keys, and the defaults of all others.
 
     recipe = parse_command_line(["--recipe", "recipes/quickstart.yaml", "--learning_rate", "5e-4"])
     recipe["learning_rate"], recipe["max_length"], recipe.section("RewardConfig")
 
-Imports the standard library and yaml only, so that a faulty recipe is answered at once.
+It imports the standard library and yaml only, so that a faulty recipe is reported at once.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from reward.recipe.yaml_text import to_yaml
 
 
 class RecipeError(Exception):
-    """Every fault of a recipe and its command line; `faults` holds them one by one."""
+    """Every fault of a recipe and its command line. `faults` holds them one by one."""
 
     def __init__(self, faults: list[str]):
         self.faults = faults
@@ -33,16 +33,16 @@ class Recipe:
     """The keys of a recipe and of its command line, and the flags of the command."""
 
     path: str | None = None  # the recipe file; None: the command line holds every key
-    values: dict[str, object] = field(default_factory=dict)  # the keys that were given
+    values: dict[str, object] = field(default_factory=dict)  # of the file and the command line
     merge: bool = False
     check_data: bool = False
-    plan: str | None = None  # an accelerate config; "" for what this process was launched with
+    plan: str | None = None  # an accelerate config; "" for the launch of this process
     overwrite: bool = False
     resume: str | None = None  # "auto" or a checkpoint's folder
-    places: dict[str, str] = field(default_factory=dict, repr=False)  # key -> where it stands
+    places: dict[str, str] = field(default_factory=dict, repr=False)  # key -> FILE:LINE, or CLI
 
     def get(self, key: str) -> Any:
-        """The value of a key, as `recipe["max_length"]`: the given one, ours, or TRL's default."""
+        """The value of a key, as `recipe["max_length"]`: the recipe's, our default, or TRL's."""
         if key in self.values:
             return self.values[key]
         if key in DEFAULTS:
@@ -57,10 +57,10 @@ class Recipe:
         return bool(self["load_in_4bit"] or self["load_in_8bit"])
 
     def section(self, name: str) -> dict[str, object]:
-        """The keys of one of TRL's dataclasses that were given or whose default we change.
+        """The keys of one of TRL's dataclasses that the recipe sets or whose default we change.
 
         Args:
-            name: the dataclass, one of CLASSES: `RewardConfig(**recipe.section("RewardConfig"))`.
+            name: The dataclass, one of CLASSES: `RewardConfig(**recipe.section("RewardConfig"))`.
         """
         values = DEFAULTS | self.values
         return {key: value for key, value in values.items() if key in TRL[name]}
@@ -78,9 +78,12 @@ class Recipe:
         return [_source(entry, self["dataset_streaming"])]
 
     def save(self, path: str | Path) -> None:
-        """Write the resolved copy: the given keys and our own defaults, below their banners.
+        """Write the resolved copy: the recipe's keys and our own defaults, below their banners.
 
-        `load_saved` and `--recipe` read it again.
+        `load_saved` and `--recipe` can read it.
+
+        Args:
+            path: The file to write.
         """
         resolved = {key.name: key.default for key in OWN_KEYS} | self.values
         resolved.pop("hub_token", None)  # a secret; this file is published with the checkpoint
@@ -98,9 +101,9 @@ class Recipe:
 
 
 def _source(entry: dict, streaming: bool) -> Source:
-    """An entry of `datasets` with every field filled in.
+    """The source of an entry of `datasets`, with every field filled in.
 
-    Its subset falls back to the last part of `data_dir`.
+    An entry without a subset gets the last part of its `data_dir` as one.
     """
     source = {key: entry.get(key, spec.default) for key, spec in ENTRY.items()}
     source["streaming"] = streaming

@@ -1,4 +1,4 @@
-"""One value of one key: what was meant by it, and what is wrong with it."""
+"""The value of one key: which value its writer meant, and what is wrong with it."""
 
 import difflib
 import os
@@ -10,12 +10,12 @@ from reward.recipe.yaml_text import kind_in_words, kind_of, to_yaml
 
 
 def unknown_key(name: object, keys: dict[str, Key], place: str) -> str:
-    """The fault of a key that does not exist, with the one that may have been meant.
+    """The fault of a key that does not exist, with the key that may have been meant.
 
     Args:
-        name: the key, as it was read: YAML allows keys that are no text.
-        keys: the keys that there are.
-        place: where the key stands; on the command line a flag may have been meant too.
+        name: The key as it was read. It need not be text: YAML allows other keys.
+        keys: The keys that exist.
+        place: The place of the key. On the command line it may also be a misspelt flag.
     """
     names = list(keys)
     if place == CLI:
@@ -27,11 +27,11 @@ def unknown_key(name: object, keys: dict[str, Key], place: str) -> str:
 
 
 def as_meant(key: Key, value: object) -> object:
-    """The value that was meant, where people take liberties: `yes`, `~/folder`, a list of one item.
+    """The value that was meant by `yes`, by `~/folder`, or by one text instead of a list.
 
     Args:
-        key: the key that has the value.
-        value: as it was read from YAML.
+        key: The key of the value.
+        value: The value as it was read from YAML.
     """
     if not isinstance(value, str):
         return value
@@ -45,43 +45,44 @@ def as_meant(key: Key, value: object) -> object:
 
 
 class Mend(NamedTuple):
-    """What a faulty value should have been."""
+    """What is needed instead of a faulty value."""
 
     needed: str  # in words
-    value: object  # a value that is good
+    value: object  # an example, which is a good value
 
 
 def fault_of(key: Key, value: object, place: str) -> str | None:
     """What is wrong with a value: what was found, what is needed and the line that mends it.
 
     Args:
-        key: the key whose types, choices and range decide.
-        value: the value, after `as_meant`.
-        place: where it stands: the line that mends it is written for a file or for a command line.
+        key: The key whose types, choices and range decide.
+        value: The value, after `as_meant`.
+        place: The place of the key. It decides whether the line that mends the value is written as
+            in a file or as on a command line.
 
     Returns:
-        The fault; None where the value is sound.
+        The fault; None if the value is sound.
     """
     mend = _mend_type(key, value) or _mend_choice(key, value) or _mend_range(key, value)
     if mend is None:
         return None
-    found = _line(key, value, place)
-    better = _line(key, mend.value, place)
-    return f"found {found}; needed is {mend.needed}: {better}"
+    faulty_line = _line(key, value, place)
+    better_line = _line(key, mend.value, place)
+    return f"found {faulty_line}; needed is {mend.needed}: {better_line}"
 
 
 def _line(key: Key, value: object, place: str) -> str:
-    """The key with a value, as its place would have it."""
+    """The key and a value, written as on the command line or as in a file."""
     if place == CLI:
         return f"`--{key.name} {shlex.quote(to_yaml(value))}`"
     return f"`{key.name}: {to_yaml(value)}`"
 
 
 def _mend_type(key: Key, value: object) -> Mend | None:
-    """What a value of a wrong type should have been; None for a value of a right one.
+    """What is needed instead of a value of a wrong type; None if the type is right.
 
-    An integer is a number. What is proposed is the value itself in the right type where it has one,
-    or else the key's default.
+    An integer is a number as well. The example is the value itself in the right type if possible,
+    otherwise the key's default.
     """
     kind = kind_of(value)
     if kind in key.types or (kind == "int" and "float" in key.types):
@@ -98,7 +99,7 @@ def _mend_type(key: Key, value: object) -> Mend | None:
 
 
 def _mend_choice(key: Key, value: object) -> Mend | None:
-    """What a text that is none of the choices should have been: the one that is spelt alike."""
+    """What is needed instead of a text that is no choice: the most similar choice, or the first."""
     if not isinstance(value, str) or not key.choices or value in key.choices:
         return None
     nearest = difflib.get_close_matches(value, key.choices, n=1, cutoff=0.4)
@@ -107,7 +108,7 @@ def _mend_choice(key: Key, value: object) -> Mend | None:
 
 
 def _mend_range(key: Key, value: object) -> Mend | None:
-    """What a number outside the range should have been: the example of the range."""
+    """What is needed instead of a number outside the range: the example of the range."""
     if value is None or key.range is None or value in key.range:
         return None
     return Mend(str(key.range), key.range.example)

@@ -1,4 +1,4 @@
-"""YAML as recipes are written in it: scalars as in YAML 1.2, line numbers, no key twice."""
+"""The YAML of recipes: scalars as in YAML 1.2, the line of every key, and no key twice."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from reward.recipe.keys import KINDS
 
 
 class _Loader(yaml.SafeLoader):
-    """Scalars as in YAML 1.2: `1e-5` is a number; `no`, `2024-01-01` and `1:30` are text.
+    """Reads scalars as in YAML 1.2: `1e-5` is a number; `no`, `2024-01-01` and `1:30` are text.
 
     So `eval_strategy: no` needs no quotes.
     """
@@ -29,7 +29,7 @@ class _Dumper(yaml.SafeDumper):
 
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
 
-# The class, a type, its pattern, and the letters that such a scalar begins with.
+# The class, a type, its pattern, and the characters that such a scalar can begin with.
 for _class, _tag, _pattern, _first in (
     (_Loader, "bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
     (_Loader, "null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -44,25 +44,25 @@ for _class, _tag, _pattern, _first in (
 
 @dataclass
 class YamlText:
-    """What a YAML text says, and where each of its keys stands.
+    """The content of a YAML text, and the line of each of its keys.
 
     The key of an inner mapping is named by its path, such as `datasets[0].split`.
     """
 
-    place: str  # the file's path, or what else errors call the text
-    value: object = None  # None where the text could not be read
+    place: str  # the name of the text in errors, such as the file's path
+    value: object = None  # None if the text could not be read
     lines: dict[str, int] = field(default_factory=dict)  # path of a key -> its line, from 1
-    faults: list[str] = field(default_factory=list)  # keys that stand there twice
+    faults: list[str] = field(default_factory=list)  # one for each key that the text holds twice
 
     def place_of(self, key: str) -> str:
-        """`FILE:LINE` of a key; an entry without a line of its own has that of its list."""
+        """`FILE:LINE` of a key. A key without a line of its own has the line of its list."""
         line = self.lines.get(key) or self.lines.get(key.split("[")[0])
         if line:
             return f"{self.place}:{line}"
         return self.place
 
     def _add_lines(self, node: yaml.Node | None, path: str) -> None:
-        """Note the line of every key below a node, and a fault for each that stands there twice."""
+        """Add the line of every key below a node, and a fault for a key that comes twice."""
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self._add_lines(item, f"{path}[{index}]")
@@ -83,11 +83,11 @@ def parse_yaml(text: str, place: str) -> YamlText:
     """Read a YAML text.
 
     Args:
-        text: the YAML, one document.
-        place: what errors call it: the file's path, or `command line: --KEY`.
+        text: The YAML, one document.
+        place: The name of the text in errors: the file's path, or `command line: --KEY`.
 
     Raises:
-        yaml.YAMLError, ValueError, RecursionError: the text is not valid; see `not_valid_yaml`.
+        yaml.YAMLError, ValueError, RecursionError: The text is not valid; see `not_valid_yaml`.
     """
     loader = _Loader(text)
     node = loader.get_single_node()
@@ -102,7 +102,8 @@ def read_recipe_file(path: str) -> YamlText:
     """Read the keys of a recipe file.
 
     Returns:
-        Its value is a dict; or None where the file holds none, and then a fault says why.
+        The text, whose value is a dict. If the file holds no dict the value is None, and a fault
+        says why.
     """
     needed = "needed are lines such as `learning_rate: 2.0e-5`"
     unreadable = YamlText(path)
@@ -125,7 +126,7 @@ def read_recipe_file(path: str) -> YamlText:
 
 
 def not_valid_yaml(error: Exception) -> str:
-    """`:LINE: not valid YAML (why)`, to stand behind the place, of an error of `parse_yaml`."""
+    """`:LINE: not valid YAML (why)` for an error of `parse_yaml`, to be written after the place."""
     problem = getattr(error, "problem", None) or error
     message = f": not valid YAML ({' '.join(str(problem).split())})"
     mark = getattr(error, "problem_mark", None)
@@ -135,7 +136,7 @@ def not_valid_yaml(error: Exception) -> str:
 
 
 def to_yaml(value: object, flow: bool = True) -> str:
-    """The value as YAML: on one line, or without `flow` with a line for each key."""
+    """The value as YAML: on one line with `flow`, and with a line for each key without it."""
     width = 110
     if flow:
         width = 10**6
