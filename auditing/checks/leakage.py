@@ -1,10 +1,10 @@
-"""Were test pairs in the training data, and what is the accuracy without them? No torch.
+"""Leakage: were test pairs in the training data, and what is the accuracy without them? No torch.
 
     leaks = find_leaks(texts_of(test), texts_of(train))  # streams the train side
     checks = leak_checks(pairs, leaks)  # pairs in the order of the test texts
 
-Overlap is exact, normalised, or of near duplicates. The index is made of the test rows, and the
-train rows are streamed through it, so that the test side alone bounds the memory.
+An overlap is exact, normalised, a near duplicate, or of the prompt alone. The index holds the test
+rows, and the train rows are streamed through it, so that memory grows with the test rows alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # only for the annotations: the import takes a second
 
 SECTION = "leakage"
 
-KINDS = {  # The strongest first, with what the report says of each.
+KINDS = {  # What the report says of each kind of overlap, the strongest kind first.
     "exact": "the same pair, the sides in either order",
     "normalised": "the same pair but for case, spaces, punctuation and Unicode form",
     "near duplicate": "nearly the same words",
@@ -43,21 +43,21 @@ NO_OVERLAP = len(KINDS)
 
 SHINGLE = 5  # words
 SHORT_SHINGLE = 3  # words, for short pairs
-SHORT = 60  # words of a pair; below, a changed word would break too many of the long shingles
+SHORT = 60  # a pair of fewer words is short: one changed word breaks too many of its long shingles
 
-# Chinese and Japanese do not put spaces between words: there a character counts as one.
+# Chinese and Japanese do not put spaces between words: each of their characters counts as a word.
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(f"[{CJK}]|[^\\W{CJK}]+")
 
-# A run of words that so many test rows share is a template (a system prompt, an instruction), not
-# content: it does not count.
+# A run of words is a template (a system prompt, an instruction) if more than this share of the test
+# rows, and more than this number of them, have it. It then does not count as content.
 TEMPLATE_SHARE = 0.1
 TEMPLATE_ROWS = 10
 
-# Shingles hashed at a time: datasketch makes a row of `permutations` numbers of each.
+# How many shingles are hashed at a time: datasketch makes `permutations` numbers of each.
 CHUNK = 1 << 14
 
-# An odd number, of the golden ratio (Knuth). It makes the order of words matter.
+# An odd number made of the golden ratio (Knuth). It makes the order of words count.
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 Texts = tuple[str, str, str]  # of prompt, chosen and rejected
@@ -65,10 +65,10 @@ Texts = tuple[str, str, str]  # of prompt, chosen and rejected
 
 @dataclass(frozen=True)
 class Leaks:
-    """What of n test rows is also among the train rows."""
+    """Which of n test rows are also among the train rows."""
 
-    kind: np.ndarray  # (n,) index into KINDS of the strongest overlap, -1 where there is none
-    train_rows: int  # how many were looked at
+    kind: np.ndarray  # (n,) index into KINDS of the strongest overlap, -1 if there is none
+    train_rows: int  # how many train rows were compared
     threshold: float  # Jaccard similarity from which two pairs are near duplicates
 
     @property
@@ -84,7 +84,7 @@ class Leaks:
 
 def texts_of(table: Dataset) -> Iterator[Texts]:
     """The texts of a table of preferences (reward.data.splits), one row after another."""
-    # It is slow to import, and whoever has the texts already does not need it.
+    # This import is slow, and a caller that already has the texts does not need it.
     from reward.data.tokens import decode_sides
 
     for row in table.select_columns(["prompt", "chosen", "rejected", "tools"]):
@@ -102,14 +102,14 @@ def find_leaks(
     permutations: int = 128,
     seed: int = 1,
 ) -> Leaks:
-    """The strongest overlap of every test row with any train row; both sides are read once.
+    """Find the strongest overlap of every test row with any train row; all rows are read once.
 
-    Near duplicates are found by the shingles of prompt and completions: runs of 5 words (3 where a
-    pair has under 60), folded, without those that more than a tenth of the test rows share.
-    Candidates come from MinHash (Broder 1997) and locality-sensitive hashing (Indyk and Motwani
-    1998; datasketch). Each is verified with the exact Jaccard similarity |A and B| / |A or B| >=
-    threshold. So none is called one falsely, and of those just above the threshold the hashing
-    misses a few.
+    Near duplicates are found by the shingles of prompt and completions. A shingle is a run of 5
+    folded words, or of 3 if the pair has fewer than 60 words. Shingles that more than a tenth of
+    the test rows share do not count. MinHash (Broder 1997) and locality-sensitive hashing (Indyk
+    and Motwani 1998; datasketch) propose candidates, and each candidate is verified with the exact
+    Jaccard similarity |A and B| / |A or B| >= threshold. Therefore no pair is falsely called a near
+    duplicate, but the hashing misses a few that are just above the threshold.
 
     Args:
         test_texts: The audited pairs.
@@ -131,9 +131,9 @@ def find_leaks(
 
 
 class LeakIndex:
-    """The test rows, and the strongest overlap that each has so far.
+    """The test rows, each with the strongest overlap that was seen so far.
 
-    All test rows are added; then `finish` is called once; then train rows are compared.
+    First all test rows are added; then `finish` is called once; then train rows are compared.
 
     Args:
         threshold: The similarity from which two pairs are near duplicates.
@@ -145,12 +145,12 @@ class LeakIndex:
         self.threshold = threshold
         self.strongest: list[int] = []  # of each test row: EXACT .. PROMPT, or NO_OVERLAP
         self.train_rows = 0
-        # By kind and key: the test rows with that key.
+        # kind -> key -> the indices of the test rows with that key.
         self._rows = {kind: defaultdict(list) for kind in (EXACT, NORMALISED, PROMPT)}
         self._blank = MinHash(permutations, seed=seed, hashfunc=int)
-        self._tables = {}  # by the size of the shingles
+        self._tables = {}  # size of the shingles -> the hash table of the test rows
         for size in (SHINGLE, SHORT_SHINGLE):
-            # Recall over precision: a false candidate costs one exact comparison.
+            # Recall matters more than precision: a false candidate costs one exact comparison.
             self._tables[size] = MinHashLSH(threshold, permutations, weights=(0.05, 0.95))
         self._shingles: list[np.ndarray] = []  # of each test row
         self._sizes: list[int] = []  # of the shingles of each test row
@@ -190,13 +190,13 @@ class LeakIndex:
                 self._compare_shingles(shingles, size)
 
     def _sizes_to_compare(self, length: int) -> list[int]:
-        """The sizes of shingles that a similar test row may have.
+        """The sizes of the shingles that a similar test row may have.
 
-        Pairs that differ more in length than the threshold allows cannot be that similar. Around
-        SHORT, a row is compared in both sizes.
+        Two pairs above the threshold cannot differ in length by more than it allows. A row of about
+        SHORT words is compared in both sizes.
 
         Args:
-            length: Of the train row, in words.
+            length: The length of the train row, in words.
         """
         sizes = []
         if length * self.threshold < SHORT:
@@ -209,7 +209,7 @@ class LeakIndex:
         """Look for near duplicates of a train row.
 
         Args:
-            shingles: Those of the row, without the template.
+            shingles: The shingles of the row, without the template.
             size: The size of the shingles in words.
         """
         for i in self._tables[size].query(self._sketch(shingles)):
@@ -232,7 +232,7 @@ class LeakIndex:
 
 
 def keys_of(texts: Texts, words: list[np.ndarray]) -> Iterator[tuple[int, bytes]]:
-    """(kind, key) of one row; rows of equal keys overlap in that kind.
+    """The (kind, key) of one row; rows with an equal key overlap in that kind.
 
     Args:
         texts: The row.
@@ -241,7 +241,7 @@ def keys_of(texts: Texts, words: list[np.ndarray]) -> Iterator[tuple[int, bytes]
     prompt, chosen, rejected = texts
     yield EXACT, hash_of_parts(prompt, *sorted([chosen, rejected]))
     prompt_words, chosen_words, rejected_words = [ids.tobytes() for ids in words]
-    # Nothing is left of a completion of punctuation: it equals nothing.
+    # A completion of punctuation alone has no words left, so it is not compared.
     if chosen_words and rejected_words:
         sides = sorted([chosen_words, rejected_words])
         yield NORMALISED, hash_of_parts(prompt_words, *sides)
@@ -264,9 +264,9 @@ def hash_of_parts(*parts: str | bytes) -> bytes:
 
 
 def word_ids(text: str) -> np.ndarray:
-    """(words,) uint64, equal for equal words.
+    """The words of a text as (words,) uint64; equal words have equal numbers.
 
-    Case and Unicode form (NFKC) are folded; punctuation is no word.
+    Case and Unicode form (NFKC) are folded, and punctuation is left out.
     """
     words = WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return np.fromiter(map(word_id, words), np.uint64, len(words))
@@ -274,7 +274,7 @@ def word_ids(text: str) -> np.ndarray:
 
 @lru_cache(1 << 17)
 def word_id(word: str) -> int:
-    """A hash of 64 bits, which is the same in every process."""
+    """A hash of 64 bits, the same in every process."""
     digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
@@ -284,7 +284,7 @@ def shingles_of(texts: list[np.ndarray], size: int) -> np.ndarray:
 
     Args:
         texts: The word_ids of each text.
-        size: Words a shingle.
+        size: How many words a shingle has.
 
     Returns:
         (shingles,) sorted uint64.
@@ -293,7 +293,10 @@ def shingles_of(texts: list[np.ndarray], size: int) -> np.ndarray:
 
 
 def runs_of_words(words: np.ndarray, size: int) -> np.ndarray:
-    """(runs,) uint64 hashes: sum over k of word_k * multiplier^(size - k), modulo 2^64."""
+    """The hash of each run of words, as (runs,) uint64.
+
+    It is the sum over k of word_k * multiplier^(size - k), modulo 2^64.
+    """
     if not len(words):
         return np.zeros(0, np.uint64)
     size = min(size, len(words))
@@ -304,7 +307,7 @@ def runs_of_words(words: np.ndarray, size: int) -> np.ndarray:
 
 
 def shared_by_many(shingles: list[np.ndarray]) -> np.ndarray:
-    """Sorted: the shingles of more than a tenth of the rows, and of more than 10."""
+    """The shingles, sorted, that more than a tenth of the rows and more than 10 rows have."""
     if not shingles:
         return np.zeros(0, np.uint64)
     values, rows = np.unique(np.concatenate(shingles), return_counts=True)
@@ -321,14 +324,14 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def leak_checks(pairs: Pairs, leaks: Leaks) -> list[Check]:
-    """Check for leaked pairs, and where there are any the accuracy on the others.
+    """Check for leaked pairs, and if there are any, the accuracy on the other pairs.
 
     Args:
         pairs: The audited pairs.
         leaks: What `find_leaks` found for the texts of these pairs, in the same order.
 
     Raises:
-        ValueError: The leaks are of another number of pairs.
+        ValueError: The leaks were found for another number of pairs.
     """
     if len(leaks.kind) != len(pairs):
         raise ValueError(
@@ -348,9 +351,9 @@ def leaked_pairs_check(leaks: Leaks) -> Check:
         why = "no test pairs, or no training pairs"
         return judge(Finding("leaked pairs", None, n, SECTION, unmeasured=why))
     overlaps = []
-    for name, number in leaks.counts.items():
-        if number:
-            overlaps.append(f"{number:,} {name} ({KINDS[name]})")
+    for name, rows in leaks.counts.items():
+        if rows:
+            overlaps.append(f"{rows:,} {name} ({KINDS[name]})")
     if not overlaps:
         similar = f"a similarity of {short(leaks.threshold)}"
         overlaps = [f"none is there exactly, normalised, or with {similar}"]
@@ -366,7 +369,7 @@ def leaked_pairs_check(leaks: Leaks) -> Check:
 
 
 def clean_accuracy_check(pairs: Pairs, leaks: Leaks) -> Check:
-    """Check the accuracy on the pairs that have not leaked, where some have."""
+    """Check the accuracy on the pairs that have not leaked."""
     finite = np.isfinite(pairs.rewards).all(axis=0)
     clean = pairs.take(finite & ~leaks.mask)
     leaked = pairs.take(finite & leaks.mask)

@@ -1,4 +1,4 @@
-"""What fools the model: real completions edited and scored again, and read without their prompt.
+"""Probes: does the model fall for edits of real completions, and does it read the prompt?
 
 checks, results = run_probes(scorer, pairs)
 """
@@ -18,10 +18,10 @@ from reward.data.transcripts import Side
 from reward.model.scorer import Scorer
 
 SECTION = "probes"
-FEWEST = 10  # texts or pairs; of fewer neither a share nor a mean says anything
+FEWEST = 10  # texts or pairs; with fewer, a share or a mean says nothing
 SIDES = ("chosen", "rejected")
 
-# The versions of a pair that are scored: these three, and one for each edit, under its name.
+# The versions of a pair that are scored: these three, and one under the name of each edit.
 ORIGINAL = "original"
 BLANKED = "an empty prompt"
 SHUFFLED = "another pair's prompt"
@@ -36,7 +36,7 @@ def run_probes(
         scorer: The model; only its `rewards` is used, once for all texts.
         pairs: The audited pairs, from which a sample is taken.
         limit: The largest number of prompts in the sample, with one pair each.
-        seed: It decides which pairs are in the sample.
+        seed: The seed that decides which pairs are in the sample.
 
     Returns:
         The checks, and the result of each edit for the report's table.
@@ -65,7 +65,7 @@ def sample_pairs(pairs: Pairs, limit: int, seed: int) -> list[int]:
     Args:
         pairs: The pairs to choose from.
         limit: How many are chosen, at most.
-        seed: It decides which ones are chosen, and their order.
+        seed: The seed that decides which pairs are chosen, and their order.
 
     Returns:
         The indices of the chosen pairs, in a random order.
@@ -103,9 +103,9 @@ class Reading:
 
 @dataclass
 class Version:
-    """The sample in one version, such as with one edit, and what the model gave for it."""
+    """The sample in one version, such as with one edit, and its rewards."""
 
-    rewards: np.ndarray  # (2, pairs) of chosen, rejected; NaN where there is no text or no reward
+    rewards: np.ndarray  # (2, pairs) of chosen, rejected; NaN where a text or its reward is missing
     chosen: list[Side | None]  # (pairs,) the chosen completions; None where there is none
 
 
@@ -148,7 +148,7 @@ def all_readings(sample: list[PairTexts]) -> list[Reading]:
 
 
 def prompt_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> Iterator[Reading]:
-    """List the readings of a pair with its own prompt, an empty one and another pair's.
+    """List the readings of a pair with its own prompt, with an empty one, and with another pair's.
 
     Args:
         i: The index of the pair in the sample.
@@ -165,7 +165,7 @@ def prompt_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> It
 def edit_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> Iterator[Reading]:
     """List the readings of a pair with each edit.
 
-    A cosmetic edit is made in both sides, a degraded text out of the chosen side alone.
+    A cosmetic edit is made in both sides. A degraded text is made from the chosen side only.
 
     Args:
         i: The index of the pair in the sample.
@@ -190,20 +190,20 @@ def edit_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> Iter
 
 @dataclass(frozen=True)
 class EditEffect:
-    """What one edit does to the rewards of the sample."""
+    """The effect of one edit on the rewards of the sample."""
 
     n: int  # chosen completions with a reward before and after
     skipped: int  # those that the edit does not fit, or that have no reward
     scale: float  # the standard deviation of the originals' rewards
     change: Estimate | None  # mean of reward after - before, over the scale
     wins: Estimate | None  # share of edited completions that beat their original
-    flips: Estimate | None  # share that the edit turns of the pairs that it could turn
-    could_flip: int  # how many pairs these are
+    flips: Estimate | None  # share of the pairs that could flip which the edit flips
+    could_flip: int  # how many pairs could flip
     example: int | None  # index of the pair whose chosen completion gained most
 
 
 def spread_of_rewards(rewards: np.ndarray) -> float:
-    """The standard deviation of the rewards that are finite; 0 for fewer than two."""
+    """The standard deviation of the finite rewards; 0 for fewer than two."""
     present = rewards[np.isfinite(rewards)]
     if len(present) < 2:
         return 0.0
@@ -213,14 +213,15 @@ def spread_of_rewards(rewards: np.ndarray) -> float:
 def effect_of(edit: Edit, original: np.ndarray, edited: np.ndarray, scale: float) -> EditEffect:
     """Compare rewards after an edit with those before.
 
-    A pair could flip where chosen beat rejected. A degraded chosen side flips it by no longer
-    beating the rejected one. A cosmetic edit flips it where the edited rejected side beats the
-    chosen one as it was: a model may well mark down what the edit adds, but should not reward it.
+    A pair can flip if its chosen side beat the rejected side before the edit. A degraded chosen
+    side flips it if it no longer beats the rejected side. A cosmetic edit flips it if the edited
+    rejected side beats the chosen side as it was: a model may mark down what the edit adds, but it
+    should not reward it.
 
     Args:
         edit: The edit.
-        original: (2, pairs) rewards of chosen and rejected before it; NaN where there is none.
-        edited: (2, pairs) rewards after it. A degraded edit leaves the rejected side as NaN.
+        original: (2, pairs) rewards of chosen and rejected before the edit; NaN for no reward.
+        edited: (2, pairs) rewards after the edit; NaN for the rejected side of a degraded edit.
         scale: The standard deviation of `original`.
     """
     change = edited[0] - original[0]
@@ -260,9 +261,9 @@ def probe_result(
 
     Args:
         edit: The edit.
-        effect: What it does.
+        effect: What the edit does.
         sample: The texts of each pair of the sample.
-        versions: The scored versions, of which the completion that gained most is shown.
+        versions: The scored versions. The row shows the completion that gained most.
     """
     result = ProbeResult(
         probe=edit.name,
@@ -292,7 +293,7 @@ def probe_result(
 
 
 def edit_checks(edit: Edit, effect: EditEffect) -> list[Check]:
-    """Check what one edit does: its wins, and for a cosmetic edit the mean change and flips too."""
+    """Check the wins of one edit; for a cosmetic edit also the mean change and the flips."""
     note = note_of(edit, effect)
     wins = share_check(f"{edit.kind} wins", edit, effect.wins, effect.n, note)
     if edit.kind == "degraded":
@@ -305,23 +306,23 @@ def edit_checks(edit: Edit, effect: EditEffect) -> list[Check]:
 
 
 def note_of(edit: Edit, effect: EditEffect) -> str:
-    """What the report says of an edit beside its numbers."""
+    """What the report says about an edit beside its numbers."""
     moved = skipped = ""
     if effect.change is not None:
-        value, low, high = (short(number) for number in effect.change)
+        value, low, high = map(short, effect.change)
         moved = f"mean change {value} [{low}, {high}] sd"
     if effect.skipped:
         skipped = f"{effect.skipped} skipped"
     return joined(edit.imitates, moved, skipped)
 
 
-def share_check(rule: str, edit: Edit, share: Estimate | None, n: int, note: str) -> Check:
+def share_check(rule: str, edit: Edit, estimate: Estimate | None, n: int, note: str) -> Check:
     """Check that a share stays below its limits.
 
     Args:
-        rule: The entry in thresholds.yaml, from which the check has its name.
+        rule: The entry in thresholds.yaml; the name of the check starts with it.
         edit: The edit.
-        share: The measured share; None where there is too little to measure it.
+        estimate: The share that was measured; None if n was too small.
         n: How many texts or pairs it is a share of.
         note: What the report says beside the number.
     """
@@ -330,7 +331,7 @@ def share_check(rule: str, edit: Edit, share: Estimate | None, n: int, note: str
         detectable = stats.detectable_accuracy(n, THRESHOLDS[rule].warn)
     finding = Finding(
         f"{rule}, {edit.name}",
-        share,
+        estimate,
         n,
         SECTION,
         rule=rule,
@@ -363,13 +364,13 @@ def change_check(edit: Edit, effect: EditEffect, note: str) -> Check:
 
 
 def without_small_wins(wins: Check, change: Estimate | None) -> Check:
-    """Take the alarm back where edited texts win, but by next to nothing.
+    """Take the alarm back if edited texts win, but only by very little.
 
-    A deterministic model that adds .001 to every edited text lets all of them win.
+    If a model gives every edited text .001 more, all of them win.
 
     Args:
         wins: The check of how many edited texts win.
-        change: The mean change of the reward; None where it could not be measured.
+        change: The mean change of the reward; None if it could not be measured.
     """
     limit = THRESHOLDS["reward change"].warn
     if wins.verdict not in ("warn", "fail"):
@@ -391,15 +392,16 @@ def share_if_enough(credit: np.ndarray, prompts: np.ndarray | None = None) -> Es
 
 
 def prompt_check(prompt: str, original: np.ndarray, without: np.ndarray) -> Check:
-    """Check that accuracy is lost where another prompt stands in the place of the right one.
+    """Check that accuracy is lost if the right prompt is replaced.
 
-    The alarm is that nothing is lost. The p-value is against "nothing is lost", so the
-    false-discovery control would take just this alarm back: it stands in the note instead.
+    The alarm is that nothing is lost. Since the p-value is that of "nothing is lost", the
+    false-discovery control would take back exactly this alarm. Therefore the p-value stands in the
+    note, and the check itself has none.
 
     Args:
-        prompt: What stands in the prompt's place, in words.
-        original: (2, pairs) rewards with the right prompt; NaN where there is none.
-        without: (2, pairs) rewards with what stands in its place.
+        prompt: What replaces the prompt, in words.
+        original: (2, pairs) rewards with the right prompt; NaN for no reward.
+        without: (2, pairs) rewards with what replaces it; NaN for no reward.
     """
     present = np.isfinite(original).all(axis=0) & np.isfinite(without).all(axis=0)
     n = int(present.sum())
