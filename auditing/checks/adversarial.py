@@ -1,4 +1,4 @@
-"""Adversarial pairs: polished and wrong against plain and right. How often does the model tell?
+"""Adversarial pairs: does the model prefer a plain right answer to a polished wrong one?
 
 checks = run_adversarial(scorer)  # the bundled pairs, adversarial.jsonl
 """
@@ -26,7 +26,7 @@ class AdversarialPairs:
     """The pairs of a preference file that have a better and a worse side."""
 
     pairs: list[PreferencePair] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)  # how many others, by reason
+    left_out: Counter[str] = field(default_factory=Counter)  # how many pairs, by reason
 
 
 def run_adversarial(scorer: Scorer, path: str | None = None) -> list[Check]:
@@ -34,7 +34,7 @@ def run_adversarial(scorer: Scorer, path: str | None = None) -> list[Check]:
 
     Args:
         scorer: The model; only its `rewards` is used.
-        path: A preference file of the user's; None: the bundled pairs.
+        path: The user's own preference file; None for the bundled pairs.
 
     Raises:
         DataError: The file cannot be read, or holds no pair with a right answer.
@@ -61,7 +61,7 @@ def run_adversarial(scorer: Scorer, path: str | None = None) -> list[Check]:
 
 
 def margins_of(scorer: Scorer, pairs: list[PreferencePair]) -> np.ndarray:
-    """(pairs,) reward of chosen - reward of rejected; NaN where one has no reward."""
+    """The margin of each pair, (pairs,); NaN if one of its sides has no reward."""
     texts = [(pair["prompt"], pair[side]) for pair in pairs for side in SIDES]
     rewards = [nan_for_none(reward) for reward in scorer.rewards(texts)]
     chosen, rejected = np.array(rewards).reshape(-1, 2).T
@@ -76,7 +76,7 @@ def adversarial_check(
     Args:
         margins: (n,) reward(chosen) - reward(rejected), all finite.
         prompts: (n,) the prompt of each pair.
-        subset: The name of these pairs; None where they are all pairs.
+        subset: The name of the subset; None if these are all pairs.
         note: What the report says beside the number.
     """
     n = len(margins)
@@ -125,8 +125,8 @@ def pairs_of_row(row: object, place: str) -> list[PreferencePair]:
     """The canonical pairs of one row.
 
     Args:
-        row: What the file holds.
-        place: The file and line, to name in an error.
+        row: The row as it was read from the file.
+        place: The file and line, which an error names.
 
     Raises:
         DataError: The row is no preference data.

@@ -1,4 +1,4 @@
-"""Best-of-n: what happens to quality and length when the highest reward picks one answer of n."""
+"""Best-of-n: how do quality and length change if the highest reward picks one answer of n?"""
 
 import math
 
@@ -10,22 +10,23 @@ from auditing.scores import Completions
 from auditing.verdicts import Check, Finding, judge
 
 SECTION = "best-of-n"
-MOST = 64  # completions a prompt that the curve goes up to
+MOST = 64  # the curve goes up to this many completions per prompt
 
 
 # --- The curve ------------------------------------------------------------------------------------
 
 
 def best_of_n(rewards: np.ndarray, values: np.ndarray | None, n: int) -> float | None:
-    """What is expected of the highest-reward completion of n drawn from N.
+    """The expected value of the highest-reward completion among n drawn from N.
 
-    sum_i C(i - 1, n - 1) / C(N, n) v_(i), v in the order of rewards: the mean over all subsets of
-    n. Nakano et al. 2021 (arXiv 2112.09332). Equal rewards share the mean of their values.
+    It is sum_i C(i - 1, n - 1) / C(N, n) v_(i), with the values v in the order of rewards, which is
+    the mean over all subsets of n. Nakano et al. 2021 (arXiv 2112.09332). Completions with an equal
+    reward all get the mean of their values.
 
     Args:
-        rewards: (N,)
-        values: (N,) what is expected of; None: the rewards themselves.
-        n: How many are drawn.
+        rewards: (N,) the rewards of the completions.
+        values: (N,) the values of the completions; None for the rewards themselves.
+        n: How many completions are drawn.
 
     Returns:
         None for n > N.
@@ -37,8 +38,8 @@ def best_of_n(rewards: np.ndarray, values: np.ndarray | None, n: int) -> float |
         return None
     _, level, counts = np.unique(rewards, return_inverse=True, return_counts=True)
     means = np.bincount(level, values) / counts  # (levels,)
-    # The weights of ranks n ... N, from the last, C(N - 1, n - 1) / C(N, n) = n / N, down by
-    # C(i - 2, n - 1) / C(i - 1, n - 1) = (i - n) / (i - 1).
+    # The weights of ranks n ... N. The last one is C(N - 1, n - 1) / C(N, n) = n / N; going down,
+    # each is multiplied by C(i - 2, n - 1) / C(i - 1, n - 1) = (i - n) / (i - 1).
     i = np.arange(total, n, -1)
     weights = n / total * np.concatenate([[1.0], np.cumprod((i - n) / (i - 1))])[::-1]
     in_order = np.repeat(means, counts)  # (N,)
@@ -54,10 +55,10 @@ def kl_best_of_n(n: int) -> float:
 
 
 def best_of_n_curve(completions: Completions) -> list[BestOfN]:
-    """What is expected of the best of n by reward: means over prompts that have so many.
+    """The expected values of the best of n by reward, as means over prompts.
 
-    It is for n = 1, 2, 4, ... and for the number that half of the prompts have, MOST at most. A
-    value is None where it is not known for any prompt.
+    n is 1, 2, 4, ... up to the number of completions that half of the prompts have, or MOST if that
+    is less. Prompts with fewer completions are left out. A value is None if no prompt has it.
     """
     counts = [len(group) for group in by_prompt(completions)]
     if not counts:
@@ -78,7 +79,7 @@ def best_of_n_curve(completions: Completions) -> list[BestOfN]:
 
 
 def sizes_up_to(largest: int) -> list[int]:
-    """1, 2, 4, ... and the largest; none where there is nothing to choose from."""
+    """1, 2, 4, ... and the largest; an empty list if there is nothing to choose from."""
     if largest <= 1:
         return []
     sizes = []
@@ -93,7 +94,7 @@ def sizes_up_to(largest: int) -> list[int]:
 
 
 def best_of_n_checks(completions: Completions) -> list[Check]:
-    """What picking the best of all does to the gold reward and to length, against a random one."""
+    """Check how the best completion differs from a random one in gold reward and in length."""
     checks = []
     if completions.gold is not None:
         checks.append(drift_check("best-of-n, gold", completions, completions.gold, relative=False))
@@ -104,13 +105,13 @@ def best_of_n_checks(completions: Completions) -> list[Check]:
 
 
 def drift_check(name: str, completions: Completions, values: np.ndarray, relative: bool) -> Check:
-    """By how much the best of a prompt's completions differs from their mean.
+    """Check how much the best of a prompt's completions differs from their mean.
 
     Args:
-        name: Of the check.
-        completions: Scored ones, several a prompt.
-        values: (completions,) what is compared.
-        relative: Whether as a share of the mean value.
+        name: The name of the check.
+        completions: Scored completions, several per prompt.
+        values: (completions,) the values that are compared.
+        relative: Whether the difference is divided by the mean value.
     """
     groups = [group for group in by_prompt(completions, values) if len(group) > 1]
     drift = []

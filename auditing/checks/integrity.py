@@ -1,9 +1,9 @@
-"""Does the reward depend on what it should not, and are the audit's own labels sound?
+"""Integrity: does the reward depend on what it should not, and are the audit's labels sound?
 
     checks = run_integrity(scorer, pairs, Truncation(12, 500))
 
-A reward should not depend on batch, padding or dtype. Template, end token and pad token must be as
-the model was trained.
+A reward should not depend on batch, padding or dtype. Template, end token and pad token must be
+those that the model was trained with.
 """
 
 import math
@@ -36,7 +36,7 @@ Text = tuple[Side, Side]  # a prompt and its completion
 class Truncation:
     """What became of test pairs that are too long."""
 
-    cut: int  # pairs whose prompt was cut, or that were left out for their length
+    cut: int  # pairs whose prompt was cut, or that were left out because they are too long
     read: int  # all test pairs
 
 
@@ -54,12 +54,12 @@ def run_integrity(
     Args:
         scorer: The model.
         pairs: The audited pairs, from which the texts are taken.
-        truncation: How many pairs are too long; None where nobody counted.
-        limit: The largest number of prompts to take texts of, with one pair each.
-        seed: It decides which pairs are taken, and how labels are shuffled.
+        truncation: How many pairs are too long; None if nobody counted.
+        limit: The largest number of prompts whose texts are taken, with one pair each.
+        seed: The seed that decides which pairs are taken, and how labels are shuffled.
     """
-    # They are in the order of the sample, not sorted by length: that gives the most padding. The
-    # two sides of a pair stay together, so that orders can be compared.
+    # The texts keep the order of the sample and are not sorted by length, which gives the most
+    # padding. The two sides of a pair stay together, so that their order can be compared.
     texts: list[Text] = []
     for i in sample_pairs(pairs, limit, seed):
         pair = pairs.text(i)
@@ -81,8 +81,8 @@ def encode_all(scorer: Scorer, texts: list[Text]) -> list[list[int] | None]:
     """Encode all texts.
 
     Returns:
-        The token ids of each text, None where it is too long. The list is empty where one of the
-        texts cannot be encoded.
+        The token ids of each text; None for a text that is too long. The list is empty if one of
+        the texts cannot be encoded.
     """
     try:
         return [scorer.encode(prompt, [completion]).ids[0] for prompt, completion in texts]
@@ -94,7 +94,7 @@ def encode_all(scorer: Scorer, texts: list[Text]) -> list[list[int] | None]:
 
 
 def malformed_check(scorer: Scorer, texts: list[Text]) -> Check:
-    """Check that every encoding has one BOS at most, and the end token last and once."""
+    """Check that every encoding has at most one BOS, and ends with exactly one end token."""
     tokenizer = scorer.tokenizer
     end_of_template = template_end(scorer)
     n = 0
@@ -127,7 +127,7 @@ def malformed_check(scorer: Scorer, texts: list[Text]) -> Check:
 
 
 def template_end(scorer: Scorer) -> int:
-    """The id of the token that messages end in, by the chat template."""
+    """The id of the token with which the chat template ends messages."""
     facts = scorer.manifest.get("encoder") or encoder_facts(scorer.tokenizer)
     return facts["end_token_id"]
 
@@ -135,7 +135,8 @@ def template_end(scorer: Scorer) -> int:
 def string_end(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id of the tokenizer's own end token.
 
-    Plain strings end in it: they never see the template (reward.data.encoding.render).
+    Plain strings end with it, because no template is applied to them
+    (reward.data.encoding.render).
     """
     return tokenizer.convert_tokens_to_ids(tokenizer.eos_token or tokenizer.sep_token)
 
@@ -143,7 +144,7 @@ def string_end(tokenizer: PreTrainedTokenizerBase) -> int:
 def fault_of_text(
     tokenizer: PreTrainedTokenizerBase, prompt: Side, completion: Side, end: int
 ) -> str:
-    """Encode a text, and say what is wrong with the encoding; "" where nothing is."""
+    """Encode a text, and say what is wrong with the encoding; "" if nothing is."""
     try:
         ids = encode(tokenizer, prompt, completion)
     except EncodingError:
@@ -152,14 +153,14 @@ def fault_of_text(
 
 
 def encoding_fault(ids: list[int], bos: int | None, end: int) -> str:
-    """Say what is wrong with an encoding; "" where nothing is.
+    """Say what is wrong with an encoding; "" if nothing is.
 
     Args:
-        ids: The encoding.
+        ids: The token ids of the encoding.
         bos: The id of the BOS token; None for a tokenizer without one.
         end: The id of the token that should come last.
     """
-    # Llama 2's template has a BOS in front of every exchange: only neighbours are one too many.
+    # Llama 2's template puts a BOS before every exchange, so only two in a row are a fault.
     if bos is not None and bos != end:
         for token, next_token in zip(ids, ids[1:], strict=False):
             if token == next_token == bos:
@@ -172,9 +173,9 @@ def encoding_fault(ids: list[int], bos: int | None, end: int) -> str:
 
 
 def pad_token_check(scorer: Scorer, texts: list[Text]) -> Check:
-    """Check that the pad token is another one than the end token.
+    """Check that the pad token is not the end token.
 
-    Stock transformers reads the reward at the last token that is no pad token.
+    Stock transformers reads the reward at the last token that is not the pad token.
     """
     tokenizer = scorer.tokenizer
     end_tokens = [template_end(scorer)]
@@ -200,12 +201,12 @@ def pad_token_check(scorer: Scorer, texts: list[Text]) -> Check:
 
 
 def certain(value: float) -> Estimate:
-    """A number without a doubt: it is computed, not sampled."""
+    """A number whose interval has no width, because it is computed and not sampled."""
     return Estimate(value, value, value)
 
 
 def are_strings(texts: list[Text]) -> bool:
-    """Whether texts are plain strings rather than messages; they are all of one form."""
+    """Whether the texts are plain strings rather than messages; all have the same form."""
     prompt, _ = texts[0]
     return isinstance(prompt, str)
 
@@ -280,7 +281,7 @@ def padding_side_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndar
 
 
 def dtype_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray) -> Check:
-    """Check how far rewards in the saved dtype are from those in float32."""
+    """Check how much rewards in the saved dtype differ from those in float32."""
     model = scorer.model
     if model.dtype == torch.float32:
         return no_difference_check("dtype", len(ids), "saved in float32, scored in float32")
@@ -300,10 +301,10 @@ def difference_check(
     """Check the largest difference from the reference, in standard deviations of the reference.
 
     Args:
-        what: What rewards are compared between, in words.
+        what: What differs between the ways to compute a reward, in words.
         reference: (texts,) rewards.
-        others: Rewards of the same texts, computed in other ways.
-        note: What is compared.
+        others: (texts,) each; rewards of the same texts, computed in other ways.
+        note: What is compared, for the report.
     """
     finding = replace(difference_finding(what, len(reference)), note=note)
     scale = 0.0
@@ -330,7 +331,7 @@ def difference_finding(what: str, n: int) -> Finding:
 
 
 def no_difference_check(what: str, n: int, why: str) -> Check:
-    """The check of a difference that this model cannot have, with the reason."""
+    """Make the check of a difference that this model cannot have, with the reason."""
     finding = replace(difference_finding(what, n), note=why)
     return with_verdict(finding, "not applicable", THRESHOLDS["reward difference"].source)
 
@@ -338,16 +339,16 @@ def no_difference_check(what: str, n: int, why: str) -> Check:
 def padded_rewards(
     scorer: Scorer, ids: list[list[int]], batch_size: int, padding_side: str = "right"
 ) -> np.ndarray:
-    """Compute rewards in padded batches of neighbours, in the order given.
+    """Compute rewards in padded batches; the texts keep their order.
 
     Args:
         scorer: The model.
         ids: The token ids of each text.
-        batch_size: Texts a batch.
+        batch_size: The number of texts per batch.
         padding_side: "right" or "left".
 
     Returns:
-        (texts,)
+        (texts,) the rewards.
     """
     model, rewards = scorer.model, []
     for start in range(0, len(ids), batch_size):
@@ -361,9 +362,9 @@ def padded_rewards(
 
 
 def in_float32(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
-    """Compute (texts,) rewards from the saved weights by float32 arithmetic.
+    """Compute (texts,) rewards from the saved weights in float32 arithmetic.
 
-    The weights go back to their dtype afterwards, exactly.
+    Afterwards the weights are exactly what they were.
     """
     tensors = []
     for tensor in (*scorer.model.parameters(), *scorer.model.buffers()):
@@ -380,7 +381,7 @@ def in_float32(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
 
 
 def has_room_for_float32(model: PreTrainedModel) -> bool:
-    """Whether a GPU's free memory holds what float32 adds to the weights, with a margin."""
+    """Whether a GPU has free memory, with a margin, for what float32 adds to the weights."""
     if model.device.type != "cuda":
         return True
     added = 0
@@ -394,7 +395,7 @@ def has_room_for_float32(model: PreTrainedModel) -> bool:
 
 
 def bare_text_check(scorer: Scorer, texts: list[Text], rewards: list[float | None]) -> Check:
-    """Say what somebody sees who gives the model bare text. It is information, and no alarm.
+    """Measure how rewards change if the model gets bare text; this is information, no alarm.
 
     Args:
         scorer: The model.
@@ -406,7 +407,7 @@ def bare_text_check(scorer: Scorer, texts: list[Text], rewards: list[float | Non
     bare_texts = []
     for prompt, completion in texts:
         bare_texts.append((f"{text_of(prompt)}\n\n", text_of(completion)))
-    # (pairs, 2) each; NaN where there is no reward.
+    # Both are (pairs, 2), with NaN for no reward.
     templated = np.array(rewards, dtype=float).reshape(-1, 2)
     bare = np.array(scorer.rewards(bare_texts), dtype=float).reshape(-1, 2)
     present = np.isfinite(templated).all(axis=1) & np.isfinite(bare).all(axis=1)
@@ -428,7 +429,13 @@ def bare_text_check(scorer: Scorer, texts: list[Text], rewards: list[float | Non
 
 
 def bare_text_information(note: str, n: int = 0, turned: Estimate | None = None) -> Check:
-    """A check without a threshold: `turned` is the share of n pairs whose order changes."""
+    """Make a check without a threshold.
+
+    Args:
+        note: What the report says beside the number.
+        n: The number of pairs.
+        turned: The share of these pairs whose order changes; None if it was not measured.
+    """
     finding = Finding("without the template", turned, n, SECTION, note=note)
     rule = "no alarm: how far bare text, without the chat template, is from the real thing"
     return with_verdict(finding, "not applicable", rule)
@@ -438,19 +445,19 @@ def bare_text_information(note: str, n: int = 0, turned: Estimate | None = None)
 
 
 def soundness_checks(margins: np.ndarray, seed: int) -> list[Check]:
-    """Check that the audit's accuracy follows its labels.
+    """Check that the audit's accuracy depends on its labels as it should.
 
-    With the labels swapped accuracy is 1 - accuracy, with them shuffled one half.
+    With swapped labels it must be 1 - accuracy, with shuffled labels about one half.
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected), finite.
-        seed: It decides how the labels are shuffled.
+        seed: The seed that decides how the labels are shuffled.
     """
     return [swapped_check(margins), shuffled_check(margins, seed)]
 
 
 def swapped_check(margins: np.ndarray) -> Check:
-    """Check that with all labels swapped the accuracy is 1 - accuracy."""
+    """Check that swapping all labels turns the accuracy into 1 - accuracy."""
     rule = "fail unless it is 1 - accuracy (by construction)"
     n = len(margins)
     if not n:
@@ -467,7 +474,7 @@ def swapped_check(margins: np.ndarray) -> Check:
 
 
 def shuffled_check(margins: np.ndarray, seed: int) -> Check:
-    """Check that with the labels shuffled the mean accuracy is about one half."""
+    """Check that the mean accuracy over shuffled labels is about one half."""
     rule = f"fail unless within {short(SHUFFLED_ERRORS)} standard errors of .5 (by construction)"
     n = len(margins)
     if not n:
@@ -493,6 +500,6 @@ def shuffled_check(margins: np.ndarray, seed: int) -> Check:
 
 
 def no_margins_check(name: str, rule: str) -> Check:
-    """The check of the labels where there are no rewards to check them with."""
+    """Make the check of the labels if there are no rewards to check them with."""
     finding = Finding(name, None, 0, SECTION, note="no pair has two finite rewards")
     return with_verdict(finding, "not measurable", rule)

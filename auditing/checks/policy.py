@@ -1,10 +1,10 @@
-"""Does a policy share the reward model's base, tokenizer and template?
+"""Policy: does it share the reward model's base, tokenizer and template?
 
     checks = policy_checks("rm-out", "Qwen/Qwen2.5-0.5B")
 
-RL holds a policy near the model that it starts from (the KL anchor). Where that is the reward
-model's base too, both read the same tokens in the same layout, and the policy's first answers are
-texts of the kind that the reward model began from.
+RL keeps a policy near the model that it starts from (the KL anchor). If that is the reward model's
+base as well, both read the same tokens in the same layout, and the policy's first answers are texts
+of the kind that the reward model started from.
 """
 
 import os
@@ -31,10 +31,10 @@ RULES = {
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A model, by folder or Hub id, in one of its versions."""
+    """A model in one of its versions."""
 
-    model: str
-    commit: str | None  # or a branch or tag; None for a local folder
+    model: str  # a folder or a Hub id
+    commit: str | None  # a commit, branch or tag; None for a local folder
 
     @property
     def revision(self) -> str:
@@ -51,15 +51,15 @@ def policy_checks(
 ) -> list[Check]:
     """Compare the model that RL starts from with the reward model.
 
-    None of the five checks applies where the reward model records no base (train_rm.py did not
-    train it), or where its base is an encoder, from which no policy starts.
+    None of the five checks applies if the reward model records no base (train_rm.py did not train
+    it), or if its base is an encoder, from which no policy starts.
 
     Args:
         ckpt: The reward model, a folder or a Hub id.
         policy: The model that RL starts from, a folder or a Hub id.
         revision: The branch, tag or commit of the reward model.
         policy_revision: The branch, tag or commit of the policy.
-        trust_remote_code: Whether code that lies with a model may run.
+        trust_remote_code: Whether a model's own Python code may run.
 
     Raises:
         ModelError: A model cannot be found, or the policy has no tokenizer.
@@ -87,7 +87,7 @@ def policy_checks(
         revision_check(base, anchor),
         vocabulary_check(ours.get_vocab(), theirs.get_vocab()),
         special_tokens_check(ours, theirs),
-        layout_check(ours, theirs),  # It comes last, because it changes `theirs`.
+        layout_check(ours, theirs),  # This comes last, because it changes `theirs`.
     ]
 
 
@@ -95,7 +95,7 @@ def policy_checks(
 
 
 def recorded_base(ckpt: str, revision: str) -> ModelVersion | None:
-    """The base that train_rm.py recorded; None for other reward models."""
+    """The base that train_rm.py recorded; None for a reward model that it did not train."""
     manifest = checkpoint_json(ckpt, "manifest.json", revision) or {}
     model = manifest.get("base_model")
     if model is None:
@@ -104,7 +104,7 @@ def recorded_base(ckpt: str, revision: str) -> ModelVersion | None:
 
 
 def anchor_of(policy: str, revision: str) -> ModelVersion:
-    """The model that the policy starts from: itself, or the base that it is an adapter of."""
+    """The model that the policy starts from: the policy itself, or the base of an adapter."""
     adapter = checkpoint_json(policy, "adapter_config.json", revision)
     if adapter is not None:
         base = adapter["base_model_name_or_path"]
@@ -118,10 +118,10 @@ def anchor_of(policy: str, revision: str) -> ModelVersion:
 
 
 def tokenizer_of(policy: str, revision: str, anchor: ModelVersion) -> ModelVersion:
-    """Where the policy's tokenizer lies: with an adapter, or else with its base.
+    """Where the policy's tokenizer is: beside the adapter, or else beside its base.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is no tokenizer.
     """
     reader = anchor
     if checkpoint_file(policy, "tokenizer_config.json", revision) is not None:
@@ -153,7 +153,7 @@ def base_check(base: ModelVersion, anchor: ModelVersion) -> Check:
 
 
 def revision_check(base: ModelVersion, anchor: ModelVersion) -> Check:
-    """Check that both start from the same commit of it."""
+    """Check that the policy starts from the same commit of the base as the reward model."""
     name = "policy revision"
     if not is_same_model(base.model, anchor.model):
         return anchor_check(name, "not applicable", "they start from different models")
@@ -174,7 +174,7 @@ def vocabulary_check(ours: dict[str, int], theirs: dict[str, int]) -> Check:
         theirs: The id of each token of the policy.
     """
     name = "policy vocabulary"
-    # Tokens that only one has, or with another id.
+    # Tokens that only one of them has, or that have another id.
     differ = len({token for token, _ in ours.items() ^ theirs.items()})
     if not differ:
         return anchor_check(name, "pass", f"both have the same {count(len(ours), 'token')}")
@@ -201,10 +201,10 @@ def special_tokens_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokeni
 
 
 def layout_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> Check:
-    """Check that both templates lay a conversation out in the same way.
+    """Check that both templates lay out a conversation in the same way.
 
-    They are compared as train_rm.py would save them, so that what it writes around every template
-    makes no difference.
+    They are compared in the form in which train_rm.py would save them, because it changes every
+    template in the same way.
 
     Args:
         ours: The reward model's tokenizer.
@@ -224,10 +224,10 @@ def layout_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase)
 
 
 def anchor_check(name: str, verdict: str, note: str) -> Check:
-    """A check of this section, with the verdict that its rule gives."""
+    """Make a check of this section with a verdict by its rule."""
     return with_verdict(Finding(name, None, 0, SECTION, note=note), verdict, RULES[name])
 
 
 def not_comparable(why: str) -> list[Check]:
-    """All checks of this section, none of which applies."""
+    """Make all checks of this section, with the reason why none of them applies."""
     return [anchor_check(name, "not applicable", why) for name in RULES]

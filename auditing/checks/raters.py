@@ -6,8 +6,7 @@ import numpy as np
 
 from auditing.stats import Estimate, share_interval
 
-# A thousand votes decide as well as more.
-MOST_VOTES = 1000
+MOST_VOTES = 1000  # a pair with more counts as one with this many, which decide as well
 
 
 def pair_agreement(votes: np.ndarray) -> np.ndarray:
@@ -17,7 +16,7 @@ def pair_agreement(votes: np.ndarray) -> np.ndarray:
         votes: (n, 2) a for the chosen side, b for the rejected one.
 
     Returns:
-        One number for each pair with two votes or more.
+        The chance for each pair with two votes or more.
     """
     a, b = votes[votes.sum(axis=1) >= 2].astype(float).T
     return (a * (a - 1) + b * (b - 1)) / ((a + b) * (a + b - 1))
@@ -26,8 +25,8 @@ def pair_agreement(votes: np.ndarray) -> np.ndarray:
 def rater_agreement(votes: np.ndarray) -> float | None:
     """The mean of pair_agreement over pairs: Fleiss, Psychological Bulletin 76 (1971).
 
-    It is his P-bar with two categories. Pairs with fewer than two votes say nothing; None where all
-    are such.
+    It is his P-bar with two categories. Pairs with fewer than two votes are left out; None if no
+    pair is left.
     """
     agreement = pair_agreement(votes)
     if not len(agreement):
@@ -36,35 +35,36 @@ def rater_agreement(votes: np.ndarray) -> float | None:
 
 
 def noise_from_votes(votes: np.ndarray) -> Estimate | None:
-    """One rater's error rate e, from the share a of votes on a pair that agree.
+    """One rater's error rate e, computed from the rate a at which two votes on a pair agree.
 
-    a = 1 - 2 e (1 - e), so e = (1 - sqrt(2 a - 1)) / 2, for raters who err independently and
-    equally often on every pair: pairs without a right answer count as errors. Raters who agree less
-    than a coin (a < 1/2) have e = 1/2. The interval is that of a.
+    If raters err independently and equally often on every pair, a = 1 - 2 e (1 - e), and therefore
+    e = (1 - sqrt(2 a - 1)) / 2. On a pair without a right answer, disagreement counts as error too.
+    Raters who agree less often than two coins (a < 1/2) have e = 1/2. The interval is made from
+    that of a.
 
     Args:
         votes: (n, 2) for the chosen side, for the rejected one.
 
     Returns:
-        None without a pair with two votes.
+        None if no pair has two votes.
     """
     agreement = share_interval(pair_agreement(votes))
     if agreement is None:
         return None
     return Estimate(
         error_rate(agreement.value),
-        error_rate(agreement.high),  # The more agreement, the fewer errors.
+        error_rate(agreement.high),  # More agreement means fewer errors.
         error_rate(agreement.low),
     )
 
 
 def error_rate(agreement: float) -> float:
-    """e = (1 - sqrt(2 a - 1)) / 2."""
+    """One rater's error rate for a rate of agreement a: e = (1 - sqrt(2 a - 1)) / 2."""
     return (1 - math.sqrt(max(0.0, 2 * agreement - 1))) / 2
 
 
 def majority_error(e: float, k: int) -> float:
-    """How often a majority of votes is wrong, where a draw counts one half. Condorcet (1785).
+    """How often a majority of votes is wrong; a draw counts one half. Condorcet (1785).
 
     Args:
         e: The error rate of one vote.
@@ -83,12 +83,12 @@ def majority_error(e: float, k: int) -> float:
 
 
 def label_accuracy(votes: np.ndarray, noise: float) -> float:
-    """How often majorities are right, a draw one half: the mean over pairs.
+    """How often majorities of votes are right, as a mean over pairs; a draw counts one half.
 
     Args:
         votes: (n,) how many votes decide each label.
         noise: The error rate of one vote.
     """
-    numbers, pairs = np.unique(np.minimum(votes.astype(int), MOST_VOTES), return_counts=True)
-    wrong = [majority_error(noise, number) for number in numbers.tolist()]
+    sizes, pairs = np.unique(np.minimum(votes.astype(int), MOST_VOTES), return_counts=True)
+    wrong = [majority_error(noise, size) for size in sizes.tolist()]
     return 1 - float(np.dot(wrong, pairs) / pairs.sum())

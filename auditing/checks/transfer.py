@@ -16,39 +16,39 @@ COMPARISON_SECTION = "comparison"
 # --- Other data -----------------------------------------------------------------------------------
 
 
-def spillover_checks(home: Pairs, away: Pairs, name: str) -> list[Check]:
-    """Accuracy on other data, and what it loses against the model's own.
+def spillover_checks(own: Pairs, ood: Pairs, name: str) -> list[Check]:
+    """Check the accuracy on other data, and how much lower it is than on the model's own data.
 
     Args:
-        home: The audited pairs.
-        away: Pairs of the other data, scored by the same model.
-        name: Of the other data.
+        own: The audited pairs.
+        ood: Pairs of other data (out of distribution), scored by the same model.
+        name: The name of the other data.
     """
-    home = home.finite()
-    away = away.finite()
-    n = len(away)
-    accuracy_away = accuracy(away.margins, away.prompt)
-    accuracy_home = accuracy(home.margins, home.prompt)
-    if accuracy_away is None or accuracy_home is None:
+    own = own.finite()
+    ood = ood.finite()
+    n = len(ood)
+    ood_accuracy = accuracy(ood.margins, ood.prompt)
+    own_accuracy = accuracy(own.margins, own.prompt)
+    if ood_accuracy is None or own_accuracy is None:
         return [judge(Finding("spillover", None, n, SECTION, unmeasured=NO_PAIR))]
-    rule, baseline = best_baseline(away)
+    rule, baseline = best_baseline(ood)
     level = Finding(
         "spillover accuracy",
-        accuracy_away,
+        ood_accuracy,
         n,
         SECTION,
         note=f"{name}; {rule} scores {short(baseline)}",
         detectable=stats.detectable_accuracy(n, 0.5),
     )
-    difference, p = stats.difference_of_proportions(accuracy_away, accuracy_home)
+    difference, p = stats.difference_of_proportions(ood_accuracy, own_accuracy)
     loss = Finding(
         "spillover",
         difference,
         n,
         SECTION,
         p=p,
-        note=f"{short(accuracy_away.value)} there, "
-        f"{short(accuracy_home.value)} on its own test pairs",
+        note=f"{short(ood_accuracy.value)} there, "
+        f"{short(own_accuracy.value)} on its own test pairs",
         detectable=stats.detectable_mean(difference),
     )
     return [judge(level), judge(loss)]
@@ -58,7 +58,7 @@ def spillover_checks(home: Pairs, away: Pairs, name: str) -> list[Check]:
 
 
 def rating_checks(completions: Completions) -> list[Check]:
-    """Spearman's correlation of reward and human rating, over completions and within prompts."""
+    """Check the correlation of reward and human rating, over completions and within prompts."""
     rated = np.isfinite(completions.rating) & np.isfinite(completions.reward)
     reward = completions.reward[rated]
     rating = completions.rating[rated]
@@ -72,12 +72,12 @@ def rating_checks(completions: Completions) -> list[Check]:
 
 
 def rating_check(where: str, correlation: Estimate | None, n: int) -> Check:
-    """Whether rewards and ratings go together.
+    """Check that rewards rise with ratings.
 
     Args:
-        where: What the correlation is over.
-        correlation: Spearman's r; None: there are too few ratings.
-        n: How many completions, or prompts.
+        where: What the correlation is taken over, in words.
+        correlation: Spearman's r; None if there are too few ratings.
+        n: The number of completions or prompts.
     """
     finding = Finding(
         f"human ratings, {where}",
@@ -94,12 +94,12 @@ def rating_check(where: str, correlation: Estimate | None, n: int) -> Check:
 
 
 def compare_checks(ours: Pairs, theirs: Pairs, name: str) -> list[Check]:
-    """Our model against another one, overall and per subset. Positive: ours is better.
+    """Compare our model with another one, overall and per subset; above 0 if ours is better.
 
     Args:
-        ours: Scored by our model.
-        theirs: The same pairs in the same order, scored by the other one.
-        name: Of the other model.
+        ours: The pairs, scored by our model.
+        theirs: The same pairs in the same order, scored by the other model.
+        name: The name of the other model.
     """
     both = np.isfinite(ours.rewards).all(axis=0) & np.isfinite(theirs.rewards).all(axis=0)
     ours = ours.take(both)
@@ -114,19 +114,19 @@ def compare_checks(ours: Pairs, theirs: Pairs, name: str) -> list[Check]:
 
 
 def compare_check(ours: Pairs, theirs: Pairs, subset: str | None, name: str) -> Check:
-    """The difference in accuracy between two models on the same pairs."""
-    credit = stats.pair_credit(ours.margins)
-    other = stats.pair_credit(theirs.margins)
-    n = len(credit)
+    """Check the difference in accuracy between two models on the same pairs."""
+    our_credit = stats.pair_credit(ours.margins)
+    their_credit = stats.pair_credit(theirs.margins)
+    n = len(our_credit)
     if not n:
         nothing = Finding(
             "comparison", None, 0, COMPARISON_SECTION, subset=subset, unmeasured=NO_PAIR
         )
         return judge(nothing)
-    only_ours, only_theirs, p = stats.mcnemar_exact(credit, other)
-    difference = stats.paired_bootstrap_difference(credit, other, ours.prompt)
+    only_ours, only_theirs, p = stats.mcnemar_exact(our_credit, their_credit)
+    difference = stats.paired_bootstrap_difference(our_credit, their_credit, ours.prompt)
     test = "McNemar's exact"
-    if len(np.unique(ours.prompt)) < n:  # McNemar takes pairs as independent.
+    if len(np.unique(ours.prompt)) < n:  # McNemar's test needs independent pairs.
         p = stats.two_sided_p(difference)
         test = "clustered by prompt,"
     outcome = "worse"
@@ -141,8 +141,9 @@ def compare_check(ours: Pairs, theirs: Pairs, subset: str | None, name: str) -> 
         COMPARISON_SECTION,
         subset=subset,
         p=p,
-        note=f"against {name}: {outcome}; {short(credit.mean())} and {short(other.mean())}, "
+        note=f"against {name}: {outcome}; "
+        f"{short(our_credit.mean())} and {short(their_credit.mean())}, "
         f"right alone {only_ours:,} and {only_theirs:,}, {test} p = {p:.2g}",
-        detectable=stats.detectable_mcnemar(n, float(np.mean(credit != other))),
+        detectable=stats.detectable_mcnemar(n, float(np.mean(our_credit != their_credit))),
     )
     return judge(finding)
