@@ -83,7 +83,7 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line. Whatever can be told to fail later ends the script here, with 2."""
+    """Read the command line. Exits with 2 for anything that would only fail later."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

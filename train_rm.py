@@ -8,7 +8,7 @@
         --plan accelerate_configs/zero3.yaml                           # memory, tokens, steps
 
 The last two train nothing. Exit statuses of this process: 0 all is well, 2 bad input, 3 non-finite
-loss or gradient, 75 interrupted and resumable, 1 a save that failed its verification.
+loss or gradient, 75 interrupted and resumable, 1 anything else; what happened is said above.
 """
 
 import os
@@ -19,7 +19,7 @@ from reward.recipe.recipe import RecipeError
 
 
 def main(argv: list[str]) -> int:
-    """Read the recipe and train; returns the exit status."""
+    """Read the recipe and train. Returns the exit status."""
     try:
         recipe = parse_command_line(argv)
     except RecipeError as error:

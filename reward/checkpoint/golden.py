@@ -12,9 +12,8 @@ from reward.data.tokens import decode_sides
 class GoldenText(TypedDict):
     """A row of golden.jsonl."""
 
-    text: (
-        dict | None
-    )  # prompt, completion, tools; None where a cut prompt is known by its ids alone
+    # prompt, completion and tools; None where a cut prompt is known by its ids alone
+    text: dict | None
     ids: list[int]  # token ids of the whole conversation
     reward: NotRequired[float | None]  # as a fresh process computed it
 
@@ -53,7 +52,7 @@ def write_golden(
     Args:
         folder: The checkpoint.
         texts: The rows; a reward that they hold already is replaced.
-        rewards: One a text; None before they are known.
+        rewards: One per text; None before they are known.
     """
     if rewards is None:
         rewards = [None] * len(texts)

@@ -87,7 +87,7 @@ def encodes_alike(tokenizer: PreTrainedTokenizerBase, text: dict | None, ids: li
 
     Args:
         tokenizer: The saved one.
-        text: prompt, completion and tools. Without one, or without messages, there is nothing to
+        text: Prompt, completion and tools. Without one, or without messages, there is nothing to
             compare.
         ids: As training encoded it.
     """

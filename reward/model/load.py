@@ -37,7 +37,7 @@ VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")  # LLaMA-Factory
 VALUE_HEAD_WEIGHT = "v_head.summary.weight"
 VALUE_HEAD_BIAS = "v_head.summary.bias"
 
-NAMED_TENSORS = 8  # how many tensors an error names
+NAMED_TENSORS = 8  # how many unused tensors an error names; missing ones it names all
 
 
 def load_reward_model(
@@ -70,15 +70,18 @@ def load_reward_model(
     config = AutoConfig.from_pretrained(
         parts.base, revision=parts.base_revision, trust_remote_code=trust_remote_code
     )
-    config.num_labels = _labels(parts, config)
-    model = _load_model(parts, config, quantized, trust_remote_code)
+    config.num_labels = _label_count(parts, config)
+    quantization = _quantization(parts)
+    model = _load_model(parts, config, quantization, quantized, trust_remote_code)
     tokenizer = _load_tokenizer(name, config, revision, trust_remote_code)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     for path, module in model.named_modules():
         if type(module) is torch.nn.Linear and is_head_key(path):
+            # Only the forward changes. The layer stays the same object, with its loaded weights and
+            # its place in PEFT's wrapper.
             module.__class__ = Float32Head
     # bitsandbytes has put a quantized model where it belongs.
-    if not quantized or _quantization(parts) is None:
+    if not quantized or quantization is None:
         model.to(device or default_device())
     return model.eval(), tokenizer
 
@@ -152,11 +155,14 @@ def _read_value_head(name: str, revision: str) -> dict[str, torch.Tensor] | None
 
 
 def _load_model(
-    parts: CheckpointParts, config: PretrainedConfig, quantized: bool, trust_remote_code: bool
+    parts: CheckpointParts,
+    config: PretrainedConfig,
+    quantization: BitsAndBytesConfig | None,
+    quantized: bool,
+    trust_remote_code: bool,
 ) -> torch.nn.Module:
     """Load the body, give it the checkpoint's head, and put its adapter around it."""
     options = {}
-    quantization = _quantization(parts)
     if quantization is not None:
         options["quantization_config"] = quantization
     loaded = load_classifier(
@@ -177,7 +183,7 @@ def _load_model(
     return _with_adapter(model, parts)
 
 
-def _labels(parts: CheckpointParts, config: PretrainedConfig) -> int:
+def _label_count(parts: CheckpointParts, config: PretrainedConfig) -> int:
     """Return how many labels the head has. Raises ModelError where it is no reward model's head."""
     if parts.value_head is not None:
         return 1
@@ -188,6 +194,7 @@ def _labels(parts: CheckpointParts, config: PretrainedConfig) -> int:
                 f"{' or '.join(HEAD_NAMES[:2])} weight, so its rewards would be random. It was "
                 "trained with a task type other than SEQ_CLS; train again."
             )
+        # Every tensor of a head begins with its labels, except LoRA's first matrix (rank, hidden).
         return min(shape[0] for shape in parts.adapter_head.values())
     if config.num_labels not in (1, 2):
         raise ModelError(
@@ -200,7 +207,7 @@ def _labels(parts: CheckpointParts, config: PretrainedConfig) -> int:
 def _dtype(parts: CheckpointParts) -> torch.dtype | str:
     """Return a full model's dtype as saved, and that of a base as it was under its adapter.
 
-    The Hub may have the base in another one.
+    The Hub may store the base in another dtype.
     """
     if not parts.is_adapter:
         return "auto"
@@ -219,7 +226,7 @@ def _quantization(parts: CheckpointParts) -> BitsAndBytesConfig | None:
 
 
 def _set_head(parts: CheckpointParts, loaded: LoadedClassifier) -> None:
-    """Give the model the checkpoint's head, but for what an adapter will load into it.
+    """Set the head from the checkpoint, except what the adapter loads itself.
 
     Raises:
         ModelError: Tensors of a full model would be random.

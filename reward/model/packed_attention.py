@@ -110,7 +110,7 @@ def packed_attention(
         value: (1, key heads, tokens, head_dim).
         attention_mask: Only read where the batch is not packed.
         packing: The layout that `pack` made.
-        options: transformers' own: `scaling`, `sliding_window`, `dropout` are read.
+        options: What transformers passes; `scaling`, `sliding_window` and `dropout` are read.
 
     Returns:
         The output (1, tokens, heads, head_dim), and None for the weights, which are not kept.

@@ -59,8 +59,8 @@ class Engine:
         """The engine that this process was launched with.
 
         Args:
-            recipe: its keys `deepspeed`, `fsdp` and `fsdp_config` count too.
-            environment: the environment variables; None reads those of this process.
+            recipe: Its keys `deepspeed`, `fsdp` and `fsdp_config` count too.
+            environment: The environment variables; None reads those of this process.
         """
         if environment is None:
             environment = os.environ
@@ -89,7 +89,7 @@ class Engine:
         """The engine that a file of accelerate_configs/ asks for.
 
         Raises:
-            LaunchError: where the file is no accelerate config, or runs one process only.
+            LaunchError: Where the file is no accelerate config, or runs one process only.
         """
         try:
             config = load_config_from_file(str(path))
@@ -176,12 +176,12 @@ class Engine:
         says.
 
         Args:
-            recipe: the recipe that would be trained.
-            use_cpu: whether it would be trained on the CPU.
-            environment: the environment variables; None reads those of this process.
+            recipe: The recipe that would be trained.
+            use_cpu: Whether it would be trained on the CPU.
+            environment: The environment variables; None reads those of this process.
 
         Raises:
-            LaunchError: the first reason that is met.
+            LaunchError: The first reason that is met.
         """
         if environment is None:
             environment = os.environ
@@ -359,11 +359,11 @@ def same_everywhere(facts: dict, state: PartialState) -> None:
     """Compare the facts of a run over its processes, for another host may have other files.
 
     Args:
-        facts: what must be equal everywhere, by name.
-        state: accelerate's state of this process.
+        facts: What must be equal everywhere, by name.
+        state: Accelerate's state of this process.
 
     Raises:
-        LaunchError: where a process has other facts than process 0.
+        LaunchError: Where a process has other facts than process 0.
     """
     if state.num_processes == 1:
         return
@@ -389,11 +389,11 @@ def shared_by_hosts(folder: str | Path, state: PartialState) -> None:
     Otherwise a host's part of a checkpoint would be lost, and the best checkpoint not be found.
 
     Args:
-        folder: the output_dir of the run, which is made where it does not exist.
-        state: accelerate's state of this process.
+        folder: The output_dir of the run, which is made where it does not exist.
+        state: Accelerate's state of this process.
 
     Raises:
-        LaunchError: names the hosts that do not see it.
+        LaunchError: Names the hosts that do not see it.
     """
     mark = Path(folder, ".seen-by-all-hosts")
     if state.is_main_process:

@@ -30,7 +30,7 @@ class LengthHead(TrainerCallback, ExportableState):
     """Fits the coefficient of length; saved with each checkpoint-N/ and restored from it.
 
     Args:
-        accelerator: adds up sums over processes.
+        accelerator: Adds up sums over processes.
 
     Attributes:
         coefficient: b, in reward for one token. PairTrainer logs it.
@@ -47,8 +47,8 @@ class LengthHead(TrainerCallback, ExportableState):
         """Add the pairs of a micro-batch to the sums of the step.
 
         Args:
-            rewards: of the chosen and of the rejected side, (pairs, 2).
-            inputs: the micro-batch.
+            rewards: Rewards of the chosen and of the rejected side, (pairs, 2).
+            inputs: The micro-batch.
         """
         p = inputs["chosen_probability"]
         x = inputs["length_difference"]

@@ -31,10 +31,10 @@ def bradley_terry(
     stays finite at margins of +-1e4, where log(sigmoid(.)) does not.
 
     Args:
-        rewards_chosen: rewards of the chosen sides, shape (pairs,), in log-odds: a margin of 1
+        rewards_chosen: Rewards of the chosen sides, shape (pairs,), in log-odds: a margin of 1
             means that the chosen side wins with probability sigmoid(1).
-        rewards_rejected: rewards of the rejected sides, shape (pairs,), in log-odds.
-        target_margin: the margin that each pair should exceed, shape (pairs,), in the unit of
+        rewards_rejected: Rewards of the rejected sides, shape (pairs,), in log-odds.
+        target_margin: The margin that each pair should exceed, shape (pairs,), in the unit of
             rewards. None: 0.
         chosen_probability: p of each pair, shape (pairs,), from 0 to 1; .5 is a tie. None: every p
             is 1.
@@ -66,8 +66,8 @@ def rao_kupper(
     balancing are no tie.
 
     Args:
-        rewards_chosen: rewards of the chosen sides, shape (pairs,), in log-odds.
-        rewards_rejected: rewards of the rejected sides, shape (pairs,), in log-odds.
+        rewards_chosen: Rewards of the chosen sides, shape (pairs,), in log-odds.
+        rewards_rejected: Rewards of the rejected sides, shape (pairs,), in log-odds.
         chosen_probability: p of each pair, shape (pairs,), from 0 to 1. None: every p is 1.
         tie_margin: t, above 0, in the unit of rewards.
 
@@ -96,8 +96,8 @@ def mse(
     on a label, as Wang et al. 2024, arXiv 2406.08673, do with ratings. This gives rewards a unit.
 
     Args:
-        rewards_chosen: rewards of the chosen sides, shape (pairs,), in the unit of probabilities.
-        rewards_rejected: rewards of the rejected sides, shape (pairs,), in the unit of
+        rewards_chosen: Rewards of the chosen sides, shape (pairs,), in the unit of probabilities.
+        rewards_rejected: Rewards of the rejected sides, shape (pairs,), in the unit of
             probabilities.
         chosen_probability: p of each pair, shape (pairs,), from 0 to 1. None: every p is 1.
 
@@ -122,10 +122,10 @@ def rating_mse(
     Source: Wang et al. 2024, arXiv 2406.08673, sec. 3.
 
     Args:
-        rewards_chosen: rewards of the chosen sides, shape (pairs,), in the unit of ratings.
-        rewards_rejected: rewards of the rejected sides, shape (pairs,), in the unit of ratings.
-        rating_chosen: ratings of the chosen sides, shape (pairs,), in the unit of the data set.
-        rating_rejected: ratings of the rejected sides, shape (pairs,), in the unit of the data set.
+        rewards_chosen: Rewards of the chosen sides, shape (pairs,), in the unit of ratings.
+        rewards_rejected: Rewards of the rejected sides, shape (pairs,), in the unit of ratings.
+        rating_chosen: Ratings of the chosen sides, shape (pairs,), in the unit of the data set.
+        rating_rejected: Ratings of the rejected sides, shape (pairs,), in the unit of the data set.
 
     Returns:
         The loss of each pair, shape (pairs,), in squared ratings.
@@ -205,8 +205,8 @@ def centering(rewards_chosen: Tensor, rewards_rejected: Tensor) -> Tensor:
     2312.09244, eq. 2, where the weight is .01.
 
     Args:
-        rewards_chosen: rewards of the chosen sides, shape (pairs,).
-        rewards_rejected: rewards of the rejected sides, shape (pairs,).
+        rewards_chosen: Rewards of the chosen sides, shape (pairs,).
+        rewards_rejected: Rewards of the rejected sides, shape (pairs,).
 
     Returns:
         The penalty of each pair, shape (pairs,), in squared rewards.

@@ -94,12 +94,12 @@ def make_model(
     """Make a model of this config whose weights have any values: only their bytes matter here.
 
     Args:
-        config: the model's config.
-        dtype: the dtype of the weights.
+        config: The model's config.
+        dtype: The dtype of the weights.
         device: "meta", which holds no weights, or a real device.
-        peft_config: the adapter, or None.
-        train_last_layers: freeze all blocks but so many; None trains all of them.
-        **options: passed on to `AutoModelForSequenceClassification.from_config`.
+        peft_config: The adapter, or None.
+        train_last_layers: Freeze all blocks but so many; None trains all of them.
+        **options: Passed on to `AutoModelForSequenceClassification.from_config`.
     """
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config, dtype=dtype, **options)
@@ -125,11 +125,11 @@ def plan_model(
     """Count the parameters of the model that a recipe would train.
 
     Args:
-        config: the model's config.
-        dtype: the dtype in which weights that are not quantized are loaded.
-        recipe: says what is frozen and what is quantized.
-        peft_config: the adapter, or None.
-        **options: passed on to `AutoModelForSequenceClassification.from_config`.
+        config: The model's config.
+        dtype: The dtype in which weights that are not quantized are loaded.
+        recipe: Says what is frozen and what is quantized.
+        peft_config: The adapter, or None.
+        **options: Passed on to `AutoModelForSequenceClassification.from_config`.
     """
     train_last_layers = recipe["train_last_layers"]
     plain = make_model(config, dtype, **options)
@@ -213,9 +213,9 @@ def computes_in(engine: Engine, dtype: torch.dtype, half: torch.dtype | None) ->
     """The precision of a forward: DeepSpeed and FSDP2 cast the weights where DDP has autocast.
 
     Args:
-        engine: what shares the model out.
-        dtype: the dtype in which weights are loaded.
-        half: bfloat16 or float16 for a run in half precision; None for float32.
+        engine: What shares the model out.
+        dtype: The dtype in which weights are loaded.
+        half: The half precision of the run, bfloat16 or float16; None for float32.
     """
     if not engine.casts_weights:
         return ForwardPrecision(dtype, autocast=half)
@@ -228,7 +228,7 @@ def micro_batch_like(tokens: int, paths: float | None) -> PackedInputs | dict[st
     """The inputs of a model for a micro-batch of about so many computed tokens.
 
     Args:
-        tokens: computed tokens.
+        tokens: Computed tokens.
         paths: None for one padded row. Otherwise the micro-batch is packed in groups of SHORT
             tokens; the texts of a group begin alike, and have `paths` times as many tokens
             together as are computed.
@@ -259,13 +259,13 @@ def kept_bytes(
     """Measure what autograd keeps of one forward on the CPU, without the weights, in bytes.
 
     Args:
-        config: the model's config, whose number of blocks is replaced.
-        blocks: the blocks of the model that is measured.
-        tokens: computed tokens of the micro-batch.
-        precision: the dtypes of the forward.
-        checkpointing: whether activation checkpointing is on.
-        paths: as in micro_batch_like.
-        **options: passed on to make_model.
+        config: The model's config, whose number of blocks is replaced.
+        blocks: The blocks of the model that is measured.
+        tokens: Computed tokens of the micro-batch.
+        precision: The dtypes of the forward.
+        checkpointing: Whether activation checkpointing is on.
+        paths: As in micro_batch_like.
+        **options: Passed on to make_model.
     """
     config = _smaller_config(config, blocks)
     model = make_model(config, precision.dtype, device="cpu", **options).train()
@@ -341,12 +341,12 @@ def activation_bytes(
     """Bytes that the trained blocks keep of a micro-batch until their backward, at the peak.
 
     Args:
-        config: the model's config.
-        planned: its counts.
-        tokens: computed tokens of the micro-batch.
-        precision: the dtypes of the forward.
-        checkpointing: whether activation checkpointing is on.
-        **how: passed on to kept_bytes.
+        config: The model's config.
+        planned: Its counts.
+        tokens: Computed tokens of the micro-batch.
+        precision: The dtypes of the forward.
+        checkpointing: Whether activation checkpointing is on.
+        **how: Passed on to kept_bytes.
     """
     how = {"precision": precision, **how}
     blocks = _activations_of_blocks(config, tokens, checkpointing=checkpointing, **how)
@@ -402,10 +402,10 @@ def model_memory(planned: PlannedModel, engine: Engine, half: bool, optim: str) 
     """Estimate what weights, gradients and optimizer state take.
 
     Args:
-        planned: the model's counts.
-        engine: what shares the model out, and over how many processes.
-        half: whether the run computes in bf16 or fp16.
-        optim: the recipe's `optim`.
+        planned: The model's counts.
+        engine: What shares the model out, and over how many processes.
+        half: Whether the run computes in bf16 or fp16.
+        optim: The recipe's `optim`.
     """
     each = trained_bytes(planned, engine, half)
     gradients = _gradient_bytes(planned, engine, each)

@@ -76,11 +76,11 @@ def count_tokens(
     """Count the tokens of the training pairs through the collator that training uses.
 
     Args:
-        table: the encoded training pairs.
-        collator: makes the micro-batches; its `table` is set where rows are rankings.
-        rows_per_batch: per_device_train_batch_size.
-        seed: of the order in which rows are drawn.
-        rows_by_length: rows of like length are drawn together, among so many; None draws any.
+        table: The encoded training pairs.
+        collator: Makes the micro-batches; its `table` is set where rows are rankings.
+        rows_per_batch: The recipe's per_device_train_batch_size.
+        seed: The seed of the order in which rows are drawn.
+        rows_by_length: Rows of like length are drawn together, among so many; None draws any.
     """
     rows, unit = _rows_of(table, collator, rows_per_batch)
     order = _order_of(rows, seed, rows_by_length)
@@ -228,14 +228,14 @@ def plan(
     """Plan a run; the text of the result is the page that `--plan` prints.
 
     Args:
-        recipe: the recipe, with the overrides of the command line.
-        engine: the engine that is planned for.
-        config: the model's config.
-        tokenizer: the checkpoint's tokenizer; its pad token counts.
-        table: the encoded training pairs.
-        args: the arguments of the trainer.
-        peft_config: the adapter, or None.
-        own_options: what else the model is made with: keys of its config, and
+        recipe: The recipe, with the overrides of the command line.
+        engine: The engine that is planned for.
+        config: The model's config.
+        tokenizer: The checkpoint's tokenizer; its pad token counts.
+        table: The encoded training pairs.
+        args: The arguments of the trainer.
+        peft_config: The adapter, or None.
+        own_options: What else the model is made with: keys of its config, and
             `attn_implementation`.
     """
     config = _planned_config(config, recipe, own_options)

@@ -69,15 +69,15 @@ from reward.training.runtime import (
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 
 OUT_OF_MEMORY = (
-    "Out of memory. Smaller without another result: a lower per_device_train_batch_size and as "
-    "much more gradient_accumulation_steps, a token_budget, activation_checkpointing: true. Then "
-    "LoRA, or an engine that shares out the weights; `python train_rm.py --recipe R --plan "
-    "accelerate_configs/zero3.yaml` estimates."
+    "Out of memory. To use less memory with the same result: lower per_device_train_batch_size and "
+    "raise gradient_accumulation_steps by the same factor, set a token_budget, or set "
+    "activation_checkpointing: true. Then LoRA, or an engine that shares out the weights; "
+    "`python train_rm.py --recipe R --plan accelerate_configs/zero3.yaml` estimates."
 )
 LOST_PROCESS = (
-    "An exchange with the other processes failed, mostly because one of them is gone: what it said "
-    "stands above. If it said nothing, its exit code is in the launcher's summary below (-9: the "
-    "system killed it, mostly for its memory)."
+    "An exchange with the other processes failed, usually because one of them is gone: what it "
+    "said stands above. If it said nothing, its exit code is in the launcher's summary below (-9: "
+    "the system killed it, usually for its memory)."
 )
 GLOO_SAYS_CLOSED = ("Connection closed by peer", "Connection reset by peer")
 
@@ -123,8 +123,7 @@ def run(recipe: Recipe) -> int:
 def fail_beside_others(error: Exception) -> int:
     """Say why this process of several ends, and return the exit status 1.
 
-    It is said here, because an interpreter that waits for its threads at exit would keep the other
-    processes waiting.
+    Printed here because waiting for this interpreter's threads would hold up the others.
     """
     lost = isinstance(error, torch.distributed.DistBackendError)
     if lost or any(words in str(error) for words in GLOO_SAYS_CLOSED):
@@ -138,6 +137,9 @@ def train_and_verify(recipe: Recipe) -> int:
     """Train what a recipe says, save it, verify it in a fresh process; return the exit status."""
     # --- Settings: what the recipe, the launcher and the machine decide
     settings = read_settings(recipe)
+    if recipe.plan is None:
+        say(machine_line(settings))
+    set_seed(settings.args.seed)
 
     # --- Data: text -> disjoint splits of token ids
     base = load_base(settings)
@@ -208,10 +210,12 @@ class Settings:
 def read_settings(recipe: Recipe) -> Settings:
     """Turn a recipe into the settings of this process.
 
+    With `--plan` this also removes the launcher's environment variables: the process goes on alone.
+
     Raises:
         LaunchError: The engine cannot do what the recipe asks for.
         SettingsError: RewardConfig refuses the keys.
-        ModelError: use_liger_kernel without the package.
+        ModelError: The recipe has use_liger_kernel, and the package is missing.
     """
     if recipe.plan:
         engine = Engine.read(recipe.plan)
@@ -222,35 +226,36 @@ def read_settings(recipe: Recipe) -> Settings:
     machine = choose_precision(keys, recipe.quantized)
     if recipe.plan is None:
         engine.check(recipe, keys.get("use_cpu", False))
-    else:  # this process plans alone, without the engine that is planned for
-        leave_launcher()
+    else:
+        leave_launcher()  # this process plans without the engine that is planned for
         for key in ENGINE_KEYS:
             keys.pop(key, None)
-    ours = {key: keys.pop(key, None) for key in APPLIED_HERE}
+    applied_here = {key: keys.pop(key, None) for key in APPLIED_HERE}
     keys |= liger_settings(keys)
     try:
         args = RewardConfig(**keys, max_length=None)
     except ValueError as error:
         raise SettingsError(f"{recipe.path}: {error}") from error
-    settings = Settings(
+    return Settings(
         recipe,
         engine,
         machine,
         args,
         model_config,
-        chat_template_path=ours["chat_template_path"],
-        eos_token=ours["eos_token"],
-        model_init_kwargs=ours["model_init_kwargs"] or {},
+        chat_template_path=applied_here["chat_template_path"],
+        eos_token=applied_here["eos_token"],
+        model_init_kwargs=applied_here["model_init_kwargs"] or {},
         state=PartialState(),
     )
-    if recipe.plan is None:
-        count = settings.state.num_processes
-        processes = "1 process"
-        if count > 1:
-            processes = f"{count} processes"
-        say(f"machine: {machine}, {processes}")
-    set_seed(args.seed)
-    return settings
+
+
+def machine_line(settings: Settings) -> str:
+    """Return the line that says where the run computes, and with how many processes."""
+    count = settings.state.num_processes
+    processes = "1 process"
+    if count > 1:
+        processes = f"{count} processes"
+    return f"machine: {settings.machine}, {processes}"
 
 
 def liger_settings(keys: dict) -> dict:
@@ -607,8 +612,8 @@ def train(settings: Settings, data: Data, training: Training) -> list[float] | N
     """Train, evaluate, and compute the golden rewards.
 
     Returns:
-        The golden rewards: chosen, rejected, chosen, ... None where a signal stopped the run, whose
-        last step then is a whole checkpoint.
+        The golden rewards: chosen, rejected, chosen, ... None if a signal stopped the run; its last
+        step is then saved as a checkpoint.
     """
     trainer, stop, manifest = training.trainer, training.stop, training.manifest
     golden = data.golden
@@ -687,16 +692,16 @@ def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[flo
     """Compare the saved model's golden rewards with the trained model's, and move it to its place.
 
     Args:
-        settings: Of the run.
-        data: Of the run.
-        manifest: Of the run; the result of the comparison goes into it.
+        settings: The settings, which say where the model lies and where it goes.
+        data: The pairs, which hold the golden ones.
+        manifest: The manifest; the result of the comparison goes into it.
         rewards: The trained model's golden rewards.
 
     Raises:
         CheckpointError: The saved files do not give those rewards.
     """
     staging, output_dir = settings.staging, settings.output_dir
-    exact = manifest.dtype == "float32" and manifest.precision.startswith("float32")
+    exact = manifest.dtype == "float32" and settings.machine.is_float32
     tolerance_of_std = 0.05
     if exact:
         tolerance_of_std = 0.0

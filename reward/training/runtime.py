@@ -32,6 +32,7 @@ class Machine:
 
     device: str  # such as "CPU, 2 threads" or a GPU's name
     precision: str  # such as "bf16 autocast", and what the recipe asks for where it differs
+    is_float32: bool  # whether a step computes in float32, without autocast
 
     def __str__(self) -> str:
         return f"{self.device}; {self.precision}"
@@ -73,7 +74,7 @@ def choose_precision(settings: dict, quantized: bool) -> Machine:
         precision = f"{chosen} autocast"
     if asked and asked != chosen:
         precision += f" (the recipe asks for {asked})"
-    return Machine(device, precision)
+    return Machine(device, precision, is_float32=chosen is None)
 
 
 def cuda_precision(asked: str | None, bf16_is_off: bool) -> str | None:
@@ -81,8 +82,8 @@ def cuda_precision(asked: str | None, bf16_is_off: bool) -> str | None:
 
     Args:
         asked: What the recipe asks for: "bf16", "fp16" or None.
-        bf16_is_off: Whether the recipe turns bf16 off. Without a word about it, half precision is
-        used.
+        bf16_is_off: Whether the recipe turns bf16 off. If it says nothing about bf16, half
+            precision is used.
     """
     half = "fp16"
     if torch.cuda.is_bf16_supported(including_emulation=False):

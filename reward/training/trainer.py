@@ -124,18 +124,18 @@ class PairTrainer(RewardTrainer):
     Where several pairs share a `ranking`, per_device_train_batch_size counts rankings.
 
     Args:
-        model: what reward.model.build has built.
+        model: What reward.model.build has built.
         args: TRL's own settings. `logging_nan_inf_filter` is turned off.
-        train_dataset: the encoded training pairs, or a stream of them.
-        processing_class: the checkpoint's tokenizer; its pad token counts.
-        options: the settings that TRL does not have.
-        **kwargs: passed on to `trl.RewardTrainer`.
+        train_dataset: The encoded training pairs, or a stream of them.
+        processing_class: The checkpoint's tokenizer; its pad token counts.
+        options: The settings that TRL does not have.
+        **kwargs: Passed on to `trl.RewardTrainer`.
 
     Attributes:
-        packing: says in words how batches are laid out, and why.
+        packing: Says in words how batches are laid out, and why.
 
     Raises:
-        ModelError: with `prefix_sharing="on"`, where the model cannot be packed.
+        ModelError: With `prefix_sharing="on"`, where the model cannot be packed.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole step
@@ -219,8 +219,8 @@ class PairTrainer(RewardTrainer):
         """Use packed batches from now on, or padded ones.
 
         Args:
-            padded_because: why batches are padded; None packs them.
-            measured: what the comparison with padded batches gave, to be said in `packing`.
+            padded_because: Why batches are padded; None packs them.
+            measured: What the comparison with padded batches gave, to be said in `packing`.
         """
         must_share = self.options.prefix_sharing == "on"
         if padded_because and must_share:
@@ -291,8 +291,8 @@ class PairTrainer(RewardTrainer):
         """Compute the loss of each pair. Training takes the mean, and evaluation reports it.
 
         Args:
-            logits: of the chosen and of the rejected side, (pairs, 2, labels).
-            labels: the label columns BATCH_LABELS, each (pairs,).
+            logits: Logits of the chosen and of the rejected side, (pairs, 2, labels).
+            labels: The label columns BATCH_LABELS, each (pairs,).
 
         Returns:
             The losses, (pairs,).
@@ -427,7 +427,7 @@ class PairTrainer(RewardTrainer):
         TRL takes the mean of the batch.
 
         Raises:
-            NonFiniteError: where the loss of a pair is not finite.
+            NonFiniteError: Where the loss of a pair is not finite.
         """
         logits = self.pair_logits(model, inputs)
         loss = self.pair_losses(logits, inputs)
@@ -455,7 +455,7 @@ class PairTrainer(RewardTrainer):
         """Return the norm of the gradients. transformers only logs one that is not finite.
 
         Raises:
-            NonFiniteError: where the norm is not finite. Under fp16 it may be: the loss scaler
+            NonFiniteError: Where the norm is not finite. Under fp16 it may be: the loss scaler
                 starts high, and skips by itself each step that overflows.
         """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -549,7 +549,7 @@ class PairTrainer(RewardTrainer):
         accelerate's autocast wrapper off the model.
 
         Args:
-            pairs: encoded pairs.
+            pairs: Encoded pairs.
 
         Returns:
             Two rewards for each pair, in turn: chosen, rejected, chosen, ...
