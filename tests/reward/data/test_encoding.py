@@ -129,8 +129,8 @@ def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    """Prepared tokenizers by name: stand-ins ("qwen") and real templates ("real:qwen3"), made "
-    "once."""
+    """Prepared tokenizers by name: stand-ins ("qwen") and real templates ("real:qwen3"), made
+    once."""
     made = {}
 
     def get(name: str):
@@ -150,11 +150,9 @@ kinds = pytest.mark.parametrize("name", list(KINDS))
 
 
 def end_token(name: str) -> str:
-    return REAL[name[5:]][3] if name.startswith("real:") else END[name]
-
-
-def unpacked(encoded: EncodedPrompt) -> tuple[list[list[int]], list[bool], bool]:
-    return encoded.ids, encoded.too_long, encoded.prompt_cut
+    if name.startswith("real:"):
+        return REAL[name.removeprefix("real:")][3]
+    return END[name]
 
 
 def control_ids(tokenizer, ids: list[int]) -> list[int]:
@@ -168,8 +166,8 @@ def control_ids(tokenizer, ids: list[int]) -> list[int]:
 
 
 def metaspace(scheme: str) -> PreTrainedTokenizerFast:
-    """A unigram-like BPE that marks spaces, as Llama 2's and Mistral's do, under TinyLlama's "
-    "special tokens."""
+    """A unigram-like BPE that marks spaces, as Llama 2's and Mistral's do, under TinyLlama's
+    special tokens."""
     special, roles, template = KINDS["tinyllama"]
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
@@ -231,9 +229,9 @@ def test_a_control_token_that_takes_spaces_along_is_no_place_to_cut():
     )
     prepare_tokenizer(tokenizer, False)
     completions = [assistant("water"), assistant("coffee")]
-    found = encode_each(tokenizer, user("tea"), completions)
-    assert found == [encode(tokenizer, user("tea"), completion) for completion in completions]
-    assert tokenizer.convert_tokens_to_ids("<turn>") in found[0]
+    encodings = encode_each(tokenizer, user("tea"), completions)
+    assert encodings == [encode(tokenizer, user("tea"), completion) for completion in completions]
+    assert tokenizer.convert_tokens_to_ids("<turn>") in encodings[0]
 
 
 @pytest.mark.parametrize("name", ["qwen", "llama3", "encoder"])
@@ -256,8 +254,8 @@ def test_a_long_prompt_is_tokenised_once(tokenizers, name, monkeypatch):
 
 @every
 def test_the_end_token_comes_last(tokenizers, name):
-    """Trap: templates end in a newline (Qwen, Gemma); trap: training and scoring end "
-    "differently."""
+    """Trap: templates end in a newline (Qwen, Gemma); trap: training and scoring end
+    differently."""
     tokenizer = tokenizers(name)
     for prompt, completion in (
         (TALK, "Elbe."),
@@ -309,8 +307,8 @@ def test_a_foreign_template_that_doubles_bos_is_refused_when_encoding():
 
 @kinds
 def test_pad_is_neither_end_nor_eos(name):
-    """Trap: pad = eos (TinyLlama ships it, TRL falls back to it); the reward is then read one "
-    "token early."""
+    """Trap: pad = eos (TinyLlama ships it, TRL falls back to it); the reward is then read one
+    token early."""
     tokenizer = make_tokenizer(name)
     size = len(tokenizer)
     prepare_tokenizer(tokenizer, name == "encoder")
@@ -329,8 +327,8 @@ def test_the_last_token_that_is_not_pad_is_the_end_token(tokenizers, name):
     """Trap: pad = eos. Stock models pool at the last token that is not pad."""
     tokenizer = tokenizers(name)
     texts = [
-        render(tokenizer, user("Hi"), assistant(said))
-        for said in ("a", "a much longer answer", tokenizer.pad_token)
+        render(tokenizer, user("Hi"), assistant(answer))
+        for answer in ("a", "a much longer answer", tokenizer.pad_token)
     ]
     batch = tokenizer(texts, padding=True, add_special_tokens=False)["input_ids"]
     for ids in batch:
@@ -428,8 +426,8 @@ def test_plain_strings_that_look_like_control_tokens_stay_text(tokenizers, name)
 
 @kinds
 def test_plain_strings_have_one_bos_and_one_end(tokenizers, name):
-    """Trap: training and scoring end differently; trap: two BOS. `transcript: raw`, also for an "
-    "encoder."""
+    """Trap: training and scoring end differently; trap: two BOS. `transcript: raw`, also for an
+    encoder."""
     tokenizer = tokenizers(name)
     prompt = "\n\nHuman: Hi\n\nAssistant:"
     ids = encode(tokenizer, prompt, " Hello.")
@@ -463,20 +461,22 @@ def test_preparing_twice_changes_nothing(tokenizers, name):
 
 @every
 def test_saved_and_loaded_it_encodes_the_same(tokenizers, name, tmp_path):
-    """Also text that looks like the pad token, which loading makes a control token even where it "
-    "was an ordinary one."""
+    """Also text that looks like the pad token, which loading makes a control token even where it
+    was an ordinary one."""
     tokenizer = tokenizers(name)
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert encoder_facts(loaded) == encoder_facts(tokenizer)
     assert control_tokens(loaded) == control_tokens(tokenizer)
-    for prompt, said in [
+    for prompt, answer in [
         *CONVERSATIONS,
         (user(f"a{tokenizer.pad_token}b"), tokenizer.pad_token * 3),
     ]:
-        assert encode(loaded, prompt, assistant(said)) == encode(tokenizer, prompt, assistant(said))
-        assert encode(loaded, prompt[0]["content"], said) == encode(
-            tokenizer, prompt[0]["content"], said
+        assert encode(loaded, prompt, assistant(answer)) == encode(
+            tokenizer, prompt, assistant(answer)
+        )
+        assert encode(loaded, prompt[0]["content"], answer) == encode(
+            tokenizer, prompt[0]["content"], answer
         )
     prepare_tokenizer(loaded, name == "encoder")
     assert encoder_facts(loaded) == encoder_facts(tokenizer)
@@ -484,14 +484,14 @@ def test_saved_and_loaded_it_encodes_the_same(tokenizers, name, tmp_path):
 
 @every
 def test_rl_trainers_compute_the_same_ids(tokenizers, name, tmp_path):
-    """Trap: training and scoring end differently. TRL's GRPO renders, then tokenises without "
-    "special tokens."""
+    """Trap: training and scoring end differently. TRL's GRPO renders, then tokenises without
+    special tokens."""
     tokenizers(name).save_pretrained(tmp_path)
     theirs = load_tokenizer(tmp_path)
-    for prompt, said in CONVERSATIONS:
-        text = apply_chat_template({"messages": prompt + assistant(said)}, theirs)["text"]
+    for prompt, answer in CONVERSATIONS:
+        text = apply_chat_template({"messages": prompt + assistant(answer)}, theirs)["text"]
         ids = theirs(text, add_special_tokens=False)["input_ids"]
-        assert ids == encode(tokenizers(name), prompt, assistant(said))
+        assert ids == encode(tokenizers(name), prompt, assistant(answer))
 
 
 @kinds
@@ -583,9 +583,9 @@ def test_a_template_that_wrapping_would_change_is_refused():
 def kept_turns(tokenizer, ids) -> list[dict]:
     """The turns of a Qwen encoding."""
     text = tokenizer.decode(ids)
-    found = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, flags=re.DOTALL)
-    assert text == "\n".join(f"<|im_start|>{role}\n{said}<|im_end|>" for role, said in found)
-    return [{"role": role, "content": said} for role, said in found]
+    turns = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, flags=re.DOTALL)
+    assert text == "\n".join(f"<|im_start|>{role}\n{content}<|im_end|>" for role, content in turns)
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def test_within_the_limit_nothing_is_cut(tokenizers):
@@ -627,17 +627,18 @@ def test_the_oldest_words_go_first_and_roles_alternate(tokenizers):
     whole = len(encode(tokenizer, prompt, completions[0]))
     seen = []
     for limit in range(whole, 0, -1):
-        ids, over, truncated = unpacked(
-            encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
-        )
-        if any(over):
+        encoded = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+        if any(encoded.too_long):
             break
-        sides = [kept_turns(tokenizer, i) for i in ids]
-        assert sides[0][:-1] == sides[1][:-1] and [side[-1:] for side in sides] == completions
-        assert max(map(len, ids)) <= limit and truncated == (limit < whole)
+        sides = [kept_turns(tokenizer, ids) for ids in encoded.ids]
+        assert sides[0][:-1] == sides[1][:-1]
+        assert [side[-1:] for side in sides] == completions
+        assert max(map(len, encoded.ids)) <= limit
+        assert encoded.prompt_cut == (limit < whole)
         seen.append([turn["content"] for turn in sides[0][1:-1]])
         assert sides[0][0] == SYSTEM[0]
-    assert seen[0] == [turn["content"] for turn in prompt[1:]] and len(seen[-1]) == 1
+    assert seen[0] == [turn["content"] for turn in prompt[1:]]
+    assert len(seen[-1]) == 1
     assert "eight nine ten eleven".endswith(seen[-1][0]) and 0 < len(seen[-1][0]) <= 3
     assert {len(turns) for turns in seen} == {3, 1}
     assert [len("".join(turns)) for turns in seen] == sorted(
@@ -651,26 +652,27 @@ def test_truncation_of_random_conversations(tokenizers, seed):
     rng = random.Random(seed)
     letters = [*WORDS, "🙂", "漢字", "é", "👩‍👩‍👧", "\n", "x" * 30]
 
-    def said(most):
+    def some_words(most):
         return " ".join(rng.choices(letters, k=rng.randint(0, most)))
 
-    prompt = (SYSTEM if rng.random() < 0.5 else []) + user(said(30))
+    prompt = (SYSTEM if rng.random() < 0.5 else []) + user(some_words(30))
     for _ in range(rng.randint(0, 3)):
-        prompt = prompt + assistant(said(20)) + user(said(30))
-    completions = [assistant(said(20) or "x") for _ in range(rng.randint(1, 4))]
+        prompt = prompt + assistant(some_words(20)) + user(some_words(30))
+    completions = [assistant(some_words(20) or "x") for _ in range(rng.randint(1, 4))]
     whole = [encode(tokenizer, prompt, completion) for completion in completions]
     limit = rng.randint(30, max(map(len, whole)))
-    ids, over, truncated = unpacked(
-        encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
-    )
-    if any(over):
-        assert [len(i) > limit for i in ids] == over
-        assert truncated == any(
-            len(i) > limit for i, too_long in zip(whole, over, strict=True) if not too_long
+    encoded = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    if any(encoded.too_long):
+        assert [len(ids) > limit for ids in encoded.ids] == encoded.too_long
+        assert encoded.prompt_cut == any(
+            len(ids) > limit
+            for ids, too_long in zip(whole, encoded.too_long, strict=True)
+            if not too_long
         )
         return
-    assert max(map(len, ids)) <= limit and truncated == (max(map(len, whole)) > limit)
-    sides = [kept_turns(tokenizer, i) for i in ids]
+    assert max(map(len, encoded.ids)) <= limit
+    assert encoded.prompt_cut == (max(map(len, whole)) > limit)
+    sides = [kept_turns(tokenizer, ids) for ids in encoded.ids]
     assert [side[-1:] for side in sides] == completions
     assert all(side[:-1] == sides[0][:-1] for side in sides)
     system, *kept = sides[0][:-1]
@@ -683,10 +685,9 @@ def test_truncation_of_random_conversations(tokenizers, seed):
 def test_a_completion_is_never_cut(tokenizers):
     tokenizer = tokenizers("qwen")
     completions = [assistant("word " * 300), assistant("short")]
-    ids, over, truncated = unpacked(
-        encode_within(tokenizer, TALK, completions, 200, "truncate_prompt")
-    )
-    assert over == [True, False] and not truncated
+    encoded = encode_within(tokenizer, TALK, completions, 200, "truncate_prompt")
+    assert encoded.too_long == [True, False]
+    assert not encoded.prompt_cut
 
 
 def test_characters_of_several_tokens_are_cut_as_a_whole(tokenizers):
@@ -695,10 +696,11 @@ def test_characters_of_several_tokens_are_cut_as_a_whole(tokenizers):
     prompt, completion = user("🙂" * 20), assistant("fine")
     whole = len(encode(tokenizer, prompt, completion))
     for limit in range(whole - 1, whole - 12, -1):
-        (ids,), over, truncated = unpacked(
-            encode_within(tokenizer, prompt, [completion], limit, "truncate_prompt")
-        )
-        assert len(ids) <= limit and over == [False] and truncated
+        encoded = encode_within(tokenizer, prompt, [completion], limit, "truncate_prompt")
+        (ids,) = encoded.ids
+        assert len(ids) <= limit
+        assert encoded.too_long == [False]
+        assert encoded.prompt_cut
         assert set(kept_turns(tokenizer, ids)[1]["content"]) == {"🙂"}
 
 
@@ -707,10 +709,11 @@ def test_plain_strings_are_cut_at_the_start(tokenizers, name):
     tokenizer = tokenizers(name)
     prompt, completions = " ".join(WORDS), [" a good idea", " no"]
     limit = len(encode(tokenizer, prompt, completions[0])) // 2
-    ids, over, truncated = unpacked(
-        encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
-    )
-    assert over == [False, False] and truncated and limit - 3 <= max(map(len, ids)) <= limit
+    encoded = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    ids = encoded.ids
+    assert encoded.too_long == [False, False]
+    assert encoded.prompt_cut
+    assert limit - 3 <= max(map(len, ids)) <= limit
     first, end = (FIRST | {"tinyllama": "<s>"}).get(name), END[name]
     cut = tokenizer.decode(ids[0]).replace(" ", "")
     assert cut.endswith(f"thankyouforaskingpleasestopagoodidea{end}") and cut.startswith(
@@ -719,10 +722,9 @@ def test_plain_strings_are_cut_at_the_start(tokenizers, name):
     assert control_ids(tokenizer, ids[0]) == [
         tokenizer.convert_tokens_to_ids(t) for t in (first, end) if t
     ]
-    ids, over, truncated = unpacked(
-        encode_within(tokenizer, prompt, completions, 2, "truncate_prompt")
-    )
-    assert any(over) and truncated == (not all(over))
+    encoded = encode_within(tokenizer, prompt, completions, 2, "truncate_prompt")
+    assert any(encoded.too_long)
+    assert encoded.prompt_cut == (not all(encoded.too_long))
 
 
 def test_tool_turns_without_text_can_be_cut(tokenizers):
@@ -732,28 +734,28 @@ def test_tool_turns_without_text_can_be_cut(tokenizers):
         {"role": "tool", "content": "7 " * 200},
         *user("So?"),
     ]
-    (ids,), over, truncated = unpacked(
-        encode_within(tokenizers("qwen"), prompt, [assistant("7")], 100, "truncate_prompt")
-    )
-    assert over == [False] and truncated
-    assert [turn["content"] for turn in kept_turns(tokenizers("qwen"), ids)][1:] == ["So?", "7"]
+    tokenizer = tokenizers("qwen")
+    encoded = encode_within(tokenizer, prompt, [assistant("7")], 100, "truncate_prompt")
+    assert encoded.too_long == [False]
+    assert encoded.prompt_cut
+    turns = kept_turns(tokenizer, encoded.ids[0])
+    assert [turn["content"] for turn in turns][1:] == ["So?", "7"]
 
 
 def test_a_completion_that_is_too_long_takes_nothing_from_the_others(standin):
-    """The prompt is cut for what fits; what alone is too long is said, and changes no other "
-    "completion's ids."""
+    """A completion that is too long by itself changes no other completion's ids.
+
+    The prompt is cut so that the others fit.
+    """
     tokenizer = load_tokenizer(standin("qwen"))
     prepare_tokenizer(tokenizer, is_encoder=False)
     prompt = [{"role": "user", "content": "tea " * 30}, {"role": "assistant", "content": "yes"}]
     prompt += [{"role": "user", "content": "why"}]
     short, long = ([{"role": "assistant", "content": text}] for text in ("tea", "coffee " * 300))
-    (alone,), _, _ = unpacked(encode_within(tokenizer, prompt, [short], 200, "truncate_prompt"))
-    ids, over, truncated = unpacked(
-        encode_within(tokenizer, prompt, [long, short], 200, "truncate_prompt")
-    )
-    assert over == [True, False] and ids[1] == alone and not truncated
-    (cut,), _, was_cut = unpacked(encode_within(tokenizer, prompt, [short], 150, "truncate_prompt"))
-    ids, over, truncated = unpacked(
-        encode_within(tokenizer, prompt, [long, short], 150, "truncate_prompt")
-    )
-    assert over == [True, False] and ids[1] == cut and truncated and was_cut
+    for limit, is_cut in ((200, False), (150, True)):
+        short_alone = encode_within(tokenizer, prompt, [short], limit, "truncate_prompt")
+        both = encode_within(tokenizer, prompt, [long, short], limit, "truncate_prompt")
+        assert both.too_long == [True, False]
+        assert both.ids[1] == short_alone.ids[0]
+        assert both.prompt_cut == is_cut
+        assert short_alone.prompt_cut == is_cut

@@ -424,7 +424,7 @@ def test_chatbot_arena_conversations(winner, expected):
 
 
 def test_chatbot_arena_conversations_that_diverge():
-    a, b = (user("Hi") + assistant(said) + user("More") + assistant("z" + said) for said in "AB")
+    a, b = (user("Hi") + assistant(text) + user("More") + assistant("z" + text) for text in "AB")
     read_pair = only({"winner": "model_b", "conversation_a": a, "conversation_b": b})
     assert read_pair == pair(
         user("Hi") + assistant("A") + user("More"), "zB", "zA", drop="prompts differ"

@@ -1,5 +1,5 @@
-"""The ledger: what is read and added is kept or dropped, and a split that lost too much is "
-"refused."""
+"""The ledger: what is read and added is kept or dropped, and a split that lost too much is
+refused."""
 
 import json
 import random
@@ -104,25 +104,25 @@ def test_read_and_added_are_kept_or_dropped(tmp_path, qwen, seed):
     rng = random.Random(seed)
 
     def any_row():
-        said = [rng.choice(["yes", "no", "", LONG, "tea", "yes"]) for _ in range(2)]
+        answers = [rng.choice(["yes", "no", "", LONG, "tea", "yes"]) for _ in range(2)]
         n = rng.randrange(25)
         kind = rng.randrange(4)
         if kind == 0:
             return {
                 "prompt": f"q {n}",
-                "response_a": said[0],
-                "response_b": said[1],
+                "response_a": answers[0],
+                "response_b": answers[1],
                 "votes": [rng.randrange(3), 1],
             }
         if kind == 1:
             return {
-                "chosen": f"\n\nHuman: q {n}\n\nAssistant: {said[0]}",
+                "chosen": f"\n\nHuman: q {n}\n\nAssistant: {answers[0]}",
                 "rejected": "\n\nHuman: q 1\n\nAssistant: b",
             }
         return {
             "prompt": rng.choice([f"q {n}", LONG]),
-            "chosen": said[0],
-            "rejected": said[1],
+            "chosen": answers[0],
+            "rejected": answers[1],
             "subset": f"s{n % 3}",
         }
 
@@ -138,12 +138,12 @@ def test_read_and_added_are_kept_or_dropped(tmp_path, qwen, seed):
     tables = encode_splits(
         splits, ledger, qwen, EncodingOptions(90, rng.choice(["drop", "truncate_prompt"]))
     ).tables
-    found = ledger.as_dict()
+    counts_by_split = ledger.as_dict()
     assert (
-        set(found) == {"train", "validation", "test"}
-        and sum(counts["read"] for counts in found.values()) == 120
+        set(counts_by_split) == {"train", "validation", "test"}
+        and sum(counts["read"] for counts in counts_by_split.values()) == 120
     )
-    for name, counts in found.items():
+    for name, counts in counts_by_split.items():
         assert counts["read"] + sum(counts["added"].values()) == counts["kept"] + sum(
             counts["dropped"].values()
         )
@@ -200,8 +200,8 @@ def test_more_than_30_percent_ties_are_warned_about_once(
     )
     encode_splits(splits, ledger, qwen, EncodingOptions())
     ledger.check(0.1)
-    said = capsys.readouterr().out
-    assert said.count("warning: ") == (1 if warning else 0) and warning in said
+    printed = capsys.readouterr().out
+    assert printed.count("warning: ") == (1 if warning else 0) and warning in printed
 
 
 def test_ties_left_out_of_a_test_split_do_not_count_as_lost(tmp_path):
@@ -217,8 +217,8 @@ def test_ties_left_out_of_a_test_split_do_not_count_as_lost(tmp_path):
 
 
 def test_kept_is_read_and_added_less_dropped(tmp_path, qwen):
-    """An exact duplicate is not built upon; an over-long answer takes along the two added pairs "
-    "that it stands in."""
+    """An exact duplicate is not built upon; an over-long answer takes along the two added pairs
+    that it stands in."""
     rows = [*answers(3), row(0, "yes 0", "no 0"), row(9, LONG)]
     splits, ledger = load_preferences(
         [folder(tmp_path, rows)], validation_fraction=0, mismatched_prompts=1.0

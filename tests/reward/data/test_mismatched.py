@@ -22,10 +22,10 @@ from reward.data.transcripts import assistant, user
 pytestmark = pytest.mark.usefixtures("arrow_cache")
 
 
-def added_to(sources, share: float, transcript="messages", **options):
+def added_to(sources, fraction: float, transcript="messages", **options):
     """(the train pairs read, the pairs added to them, the ledger)."""
     options = {"validation_fraction": 0, **options}
-    splits, ledger = load_preferences(sources, transcript, mismatched_prompts=share, **options)
+    splits, ledger = load_preferences(sources, transcript, mismatched_prompts=fraction, **options)
     train, added = splits["train"], ledger.as_dict()["train"]["added"].get(ADDED, 0)
     cut = len(train) - added
     return train.select(list(range(cut))), train.select(list(range(cut, len(train)))), ledger
@@ -46,14 +46,14 @@ def test_a_mismatched_pair_rejects_the_answer_to_another_prompt(tmp_path):
 
 
 def test_a_mismatched_pair_forgets_what_was_said_of_the_one_it_is_made_of(tmp_path):
-    said = {
+    labels = {
         "votes": [3, 1],
         "margin": 2,
         "rating_chosen": 4,
         "rating_rejected": 1,
         "bayes_accuracy": 0.9,
     }
-    read, added, _ = added_to([folder(tmp_path, answers(4, **said, subset="facts"))], 1.0)
+    read, added, _ = added_to([folder(tmp_path, answers(4, **labels, subset="facts"))], 1.0)
     assert [labels_of(r, EncodingOptions())["chosen_probability"] for r in read] == [0.75] * 4
     for pair in added:
         assert [pair[name] for name in ("votes", *LABELS)] == [None] * 7
@@ -140,9 +140,9 @@ def test_raw_transcripts_and_messages_are_not_mixed(tmp_path, qwen):
 
 
 def test_validation_and_test_have_no_mismatched_pair(tmp_path):
-    found = folder(tmp_path, answers(60), answers(70)[60:])
-    plain, _ = load_preferences([found], validation_fraction=0.3)
-    splits, ledger = load_preferences([found], validation_fraction=0.3, mismatched_prompts=1.0)
+    data = folder(tmp_path, answers(60), answers(70)[60:])
+    plain, _ = load_preferences([data], validation_fraction=0.3)
+    splits, ledger = load_preferences([data], validation_fraction=0.3, mismatched_prompts=1.0)
     assert len(splits["train"]) == 2 * len(plain["train"])
     for name in ("validation", "test"):
         assert (

@@ -67,16 +67,16 @@ def test_local_file(tmp_path, name):
 def test_folder_with_splits(tmp_path, name):
     write_any(tmp_path / "data" / name, ROWS)
     write_any(tmp_path / "data" / name.replace("train", "test"), TEST)
-    for found in (source(tmp_path / "data"), source(tmp_path, data_dir="data")):
-        splits, _ = load_preferences([found], validation_fraction=0)
+    for data in (source(tmp_path / "data"), source(tmp_path, data_dir="data")):
+        splits, _ = load_preferences([data], validation_fraction=0)
         assert texts(splits["train"]) == EXPECTED and texts(splits["test"]) == [
             ("held out", "yes", "no")
         ]
 
 
 def test_data_files(tmp_path):
-    for number, one in enumerate(ROWS):
-        write_rows(tmp_path / f"part-{number}.jsonl", [one])
+    for index, example in enumerate(ROWS):
+        write_rows(tmp_path / f"part-{index}.jsonl", [example])
     test = str(write_rows(tmp_path / "held-out.jsonl", TEST))
     files = {"train": str(tmp_path / "part-*.jsonl"), "test": [test]}
     splits, _ = load_preferences([source("json", data_files=files)], validation_fraction=0)
@@ -112,13 +112,13 @@ def test_missing_train_split(tmp_path):
 
 def test_split_without_rows(tmp_path):
     for train, test, empty in ((ROWS, [], "test"), ([], TEST, "train")):
-        found = folder(tmp_path / empty, train, test)
-        assert fault([found]) == f"{tmp_path / empty} [{empty}]: the {empty} split has no rows"
+        data = folder(tmp_path / empty, train, test)
+        assert fault([data]) == f"{tmp_path / empty} [{empty}]: the {empty} split has no rows"
 
 
 def test_columns_of_a_mixture_entry(tmp_path):
-    found = folder(tmp_path, [{**ROWS[1], "note": "x"}], columns=["prompt", "chosen", "rejected"])
-    splits, _ = load_preferences([found], validation_fraction=0)
+    data = folder(tmp_path, [{**ROWS[1], "note": "x"}], columns=["prompt", "chosen", "rejected"])
+    splits, _ = load_preferences([data], validation_fraction=0)
     assert splits["train"]["target_margin"][:] == [None]
 
 
@@ -131,8 +131,8 @@ def test_subset_of_the_source_before_the_subset_of_the_row(tmp_path):
 
 
 def test_ratings_of_one_prompt_form_pairs(tmp_path):
-    """HelpSteer2: one row a completion; rows of one prompt that follow each other belong "
-    "together."""
+    """HelpSteer2: one row a completion; rows of one prompt that follow each other belong
+    together."""
     rated = [("p", "a", 3), ("p", "b", 1), ("p", "c", 3), ("q", "d", 0), ("q", "e", 4)]
     rows = [{"prompt": p, "response": r, "helpfulness": h} for p, r, h in rated]
     splits, ledger = load_preferences([folder(tmp_path, rows)], validation_fraction=0)
@@ -199,11 +199,11 @@ def test_bad_line_is_named_by_file_and_physical_line(tmp_path, case, name):
 
 
 def test_bad_line_of_the_test_split(tmp_path):
-    found = folder(tmp_path, ROWS)
+    data = folder(tmp_path, ROWS)
     write_lines(tmp_path / "test.jsonl", GOOD, SECRET.encode())
-    assert fault([found]) == f"{tmp_path}/test.jsonl:2: no valid JSON at column 1"
+    assert fault([data]) == f"{tmp_path}/test.jsonl:2: no valid JSON at column 1"
     with pytest.raises(DataError, match="test.jsonl:2: no valid JSON at column 1"):
-        load_test_split([found])
+        load_test_split([data])
 
 
 def test_bad_rows_of_other_files(tmp_path):
@@ -265,8 +265,8 @@ BAD_RATERS = [
 @pytest.mark.parametrize(("columns", "message"), BAD_RATERS)
 def test_a_malformed_rater_column_stops_before_training(tmp_path, columns, message, streaming):
     """Python's JSON knows NaN, so a file may hold one."""
-    found = folder(tmp_path, [row(1), row(2, SECRET, **columns)], streaming=streaming)
-    assert fault([found]) == f"{tmp_path}/train.jsonl:2: {message}"
+    data = folder(tmp_path, [row(1), row(2, SECRET, **columns)], streaming=streaming)
+    assert fault([data]) == f"{tmp_path}/train.jsonl:2: {message}"
 
 
 def test_a_malformed_rater_cell_of_a_csv_file_is_named_by_line(tmp_path):
@@ -300,7 +300,7 @@ def test_a_malformed_ranking_stops_before_training(tmp_path):
 
 def test_gzip_file_that_is_cut_off(tmp_path):
     path = write_lines(
-        tmp_path / "a.jsonl.gz", *(json.dumps(row(number)).encode() for number in range(500))
+        tmp_path / "a.jsonl.gz", *(json.dumps(row(index)).encode() for index in range(500))
     )
     path.write_bytes(path.read_bytes()[:-100])
     assert fault([source(path)], test_fraction=0.5) == f"{path}: cannot be read as jsonl (EOFError)"
@@ -323,8 +323,8 @@ def test_byte_order_mark(tmp_path):
 
 
 def test_lone_surrogates_are_replaced(tmp_path):
-    """Half an emoji is valid in JSON (lmsys' files have some), but no text that Arrow or a "
-    "tokenizer takes."""
+    """Half an emoji is valid in JSON (lmsys' files have some), but no text that Arrow or a
+    tokenizer takes."""
     half, whole = json.dumps(row(1, "\ud83d", "\ud83d\ude42")), json.dumps(row(2, "🙂", "no"))
     assert "\\ud83d" in half
     write_rows(tmp_path / "test.jsonl", TEST)
@@ -337,12 +337,12 @@ def test_lone_surrogates_are_replaced(tmp_path):
 
 
 def test_changed_file_is_read_again(tmp_path):
-    found = folder(tmp_path, [row(1)])
-    assert texts(load_preferences([found], validation_fraction=0)[0]["train"]) == [
+    data = folder(tmp_path, [row(1)])
+    assert texts(load_preferences([data], validation_fraction=0)[0]["train"]) == [
         ("question 1", "yes", "no")
     ]
     write_rows(tmp_path / "train.jsonl", [row(2)])  # the same size
-    assert texts(load_preferences([found], validation_fraction=0)[0]["train"]) == [
+    assert texts(load_preferences([data], validation_fraction=0)[0]["train"]) == [
         ("question 2", "yes", "no")
     ]
 
@@ -399,11 +399,9 @@ def test_a_large_file_is_never_held_in_memory(tmp_path):
     """200,000 rows of 900 bytes; as Python rows they take about 270 MB."""
     write_rows(tmp_path / "data" / "test.jsonl", TEST)
     with open(tmp_path / "data" / "train.jsonl", "w", encoding="utf-8") as file:
-        for number in range(200_000):
+        for index in range(200_000):
             file.write(
-                json.dumps(
-                    {"prompt": f"{number} " * 40, "chosen": "a" * 300, "rejected": "b" * 300}
-                )
+                json.dumps({"prompt": f"{index} " * 40, "chosen": "a" * 300, "rejected": "b" * 300})
                 + "\n"
             )
     done = subprocess.run(

@@ -1,5 +1,5 @@
-"""Splits: they share no first user turn, and every pair that is left out is counted with its "
-"reason."""
+"""Splits: they share no first user turn, and every pair that is left out is counted with its
+reason."""
 
 import random
 from collections import Counter
@@ -63,20 +63,20 @@ def test_mixture_takes_the_rows_that_trl_takes(tmp_path):
 def test_splits_are_disjoint_by_first_user_turn(tmp_path):
     """Case, spaces and later turns don't matter; 3 rows share each first turn."""
     rows = []
-    for number in range(200):
-        said = f"question {number}"
-        more = user(said) + assistant("x") + user("go on")
-        rows += [row(number, "a", "b"), row(number, "c", "d") | {"prompt": f" Question  {number}"}]
+    for index in range(200):
+        question = f"question {index}"
+        more = user(question) + assistant("x") + user("go on")
+        rows += [row(index, "a", "b"), row(index, "c", "d") | {"prompt": f" Question  {index}"}]
         rows.append({"prompt": more, "chosen": assistant("e"), "rejected": assistant("f")})
     path = write_rows(tmp_path / "a.jsonl", rows)
     splits, ledger = load_preferences([source(path)], validation_fraction=0.2, test_fraction=0.25)
-    found = {name: turns(table) for name, table in splits.items()}
-    assert {name: len(turn) for name, turn in found.items()} == {
+    turns_by_split = {name: turns(table) for name, table in splits.items()}
+    assert {name: len(turn) for name, turn in turns_by_split.items()} == {
         "train": 118,
         "validation": 35,
         "test": 47,
     }
-    assert len(set.union(*found.values())) == 200
+    assert len(set.union(*turns_by_split.values())) == 200
     assert {name: len(table) for name, table in splits.items()} == {
         "train": 354,
         "validation": 105,
@@ -86,7 +86,7 @@ def test_splits_are_disjoint_by_first_user_turn(tmp_path):
 
 
 def test_validation_does_not_depend_on_order_or_other_rows(tmp_path):
-    rows = [row(number) for number in range(300)]
+    rows = [row(index) for index in range(300)]
     shuffled = random.Random(1).sample(rows, 300)
     held = []
     for name, these in (
@@ -104,7 +104,7 @@ def test_validation_does_not_depend_on_order_or_other_rows(tmp_path):
 
 
 def test_test_fraction_is_a_share_of_first_turns_and_the_same_each_time(tmp_path):
-    path = write_rows(tmp_path / "a.jsonl", [row(number) for number in range(1000)])
+    path = write_rows(tmp_path / "a.jsonl", [row(index) for index in range(1000)])
     splits, _ = load_preferences([source(path)], validation_fraction=0, test_fraction=0.2)
     again, ledger = load_test_split([source(path)], test_fraction=0.2)
     assert row_ids(splits["test"]) == row_ids(again) and ledger.read("test") == len(again)
@@ -112,8 +112,8 @@ def test_test_fraction_is_a_share_of_first_turns_and_the_same_each_time(tmp_path
 
 
 def test_test_fraction_leaves_a_test_split_alone(tmp_path):
-    found = folder(tmp_path, [row(number) for number in range(50)])
-    splits, _ = load_preferences([found], validation_fraction=0, test_fraction=0.2)
+    data = folder(tmp_path, [row(number) for number in range(50)])
+    splits, _ = load_preferences([data], validation_fraction=0, test_fraction=0.2)
     assert len(splits["train"]) == 50 and texts(splits["test"]) == [("held out", "yes", "no")]
 
 
@@ -125,9 +125,9 @@ def test_train_rows_shared_with_test_are_dropped_and_counted(tmp_path):
 
 
 def test_one_source_of_a_mixture_may_not_train_on_anothers_test(tmp_path):
-    """The first source's test rows are carved from it, and lie in the second one's train split "
-    "too."""
-    rows = [row(number) for number in range(100)]
+    """The first source's test rows are carved from it, and lie in the second one's train split
+    too."""
+    rows = [row(index) for index in range(100)]
     carved = source(write_rows(tmp_path / "a.jsonl", rows))
     whole = folder(tmp_path / "b", [{**r, "chosen": "other"} for r in rows])
     splits, ledger = load_preferences([carved, whole], validation_fraction=0.1, test_fraction=0.3)
@@ -149,12 +149,12 @@ def test_exact_duplicates_are_dropped_and_contradictions_noted(tmp_path):
         ("question 1", "no", "yes"),
         ("question 3", "yes", "no"),
     ]
-    found = ledger.as_dict()
-    assert found["train"]["dropped"] == {"exact duplicate": 2}
-    assert found["train"]["noted"] == {
+    counts = ledger.as_dict()
+    assert counts["train"]["dropped"] == {"exact duplicate": 2}
+    assert counts["train"]["noted"] == {
         "contradictory labels (the same pair the other way round)": 2
     }
-    assert found["test"] == {
+    assert counts["test"] == {
         "read": 3,
         "kept": 3,
         "by_subset": {},
@@ -167,11 +167,11 @@ def test_exact_duplicates_are_dropped_and_contradictions_noted(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_ties_are_kept_in_train_and_dropped_where_accuracy_is_measured(tmp_path, qwen, streaming):
-    """Of 100 rows 38 fall into validation, 5 of them ties; which, is decided by a hash of the "
-    "first user turn."""
+    """Of 100 rows 38 fall into validation, 5 of them ties; which, is decided by a hash of the
+    first user turn."""
     train = [tie(n) if n % 4 == 0 else row(n) for n in range(100)]
-    found = folder(tmp_path, train, [*TEST, tie("held out")], streaming=streaming)
-    splits, ledger = load_preferences([found], validation_fraction=0.3)
+    data = folder(tmp_path, train, [*TEST, tie("held out")], streaming=streaming)
+    splits, ledger = load_preferences([data], validation_fraction=0.3)
     tables = encode_splits(splits, ledger, qwen, EncodingOptions()).tables
     rows = [pair for r in tables["train"] for pair in r.get("pairs", [r])]
     counts = ledger.as_dict()
@@ -206,8 +206,8 @@ AGREE = [[3, 1], [1, 3], [2, 1], [7, 3], [1, 1], [1, 0]]  # .75, .75 (against), 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_rater_agreement_filters_train_alone(tmp_path, qwen, streaming):
     train = [row(n, votes=votes) for n, votes in enumerate(AGREE)] + [row("unrated")]
-    found = folder(tmp_path, train, [row("held out", votes=[2, 1])], streaming=streaming)
-    splits, ledger = load_preferences([found], validation_fraction=0, min_rater_agreement=0.7)
+    data = folder(tmp_path, train, [row("held out", votes=[2, 1])], streaming=streaming)
+    splits, ledger = load_preferences([data], validation_fraction=0, min_rater_agreement=0.7)
     rows = encode_splits(splits, ledger, qwen, EncodingOptions()).tables["train"]
     kept = [pair["chosen_probability"] for r in rows for pair in r.get("pairs", [r])]
     assert kept == [0.75, 0.25, 0.7, 1.0, 1.0]
@@ -223,9 +223,9 @@ def test_rater_agreement_leaves_validation_alone(tmp_path, streaming):
     train = [row(n, votes=[2, 1]) for n in range(40)] + [
         row(n, votes=[4, 0]) for n in range(40, 60)
     ]
-    found = folder(tmp_path, train, streaming=streaming)
-    plain, _ = load_preferences([found], validation_fraction=0.3)
-    filtered, ledger = load_preferences([found], validation_fraction=0.3, min_rater_agreement=0.7)
+    data = folder(tmp_path, train, streaming=streaming)
+    plain, _ = load_preferences([data], validation_fraction=0.3)
+    filtered, ledger = load_preferences([data], validation_fraction=0.3, min_rater_agreement=0.7)
     assert (
         row_ids(plain["validation"]) == row_ids(filtered["validation"])
         and ledger.dropped("validation") == 0
@@ -246,8 +246,8 @@ def test_rater_agreement_without_raters_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("transcript", ["messages", "raw"])
 def test_real_hh_file(hh_real, transcript):
-    """Traps: HH-RLHF prompts differ between sides in 5 of 2,312 rows, 4 completions are empty; "
-    "first user turns repeat."""
+    """Traps: HH-RLHF prompts differ between sides in 5 of 2,312 rows, 4 completions are empty;
+    first user turns repeat."""
     splits, ledger = load_preferences(
         [source(hh_real)], transcript, validation_fraction=0.1, test_fraction=0.2
     )
@@ -258,7 +258,7 @@ def test_real_hh_file(hh_real, transcript):
         "validation": (166, 164, {"prompts differ": 1, "empty completion (chosen)": 1}),
     }
     assert 532 + 1614 + 166 == 2312 and not any(c["noted"] for c in counts.values())
-    found = {name: turns(table) for name, table in splits.items()}
-    assert not found["test"] & found["train"] and not found["validation"] & (
-        found["train"] | found["test"]
-    )
+    turns_by_split = {name: turns(table) for name, table in splits.items()}
+    assert not turns_by_split["test"] & turns_by_split["train"] and not turns_by_split[
+        "validation"
+    ] & (turns_by_split["train"] | turns_by_split["test"])

@@ -40,7 +40,7 @@ def streamed(path, tokenizer, **options):
 @pytest.fixture()
 def mixed(tmp_path):
     """100 rows, 10 of them repeated, 1 empty, 1 over-long, 1 in the test split."""
-    rows = [row(number) for number in range(90)] + [row(number) for number in range(10)]
+    rows = [row(index) for index in range(90)] + [row(index) for index in range(10)]
     rows += [row(200, "", "x"), row(201, LONG), TEST[0]]
     folder(tmp_path, random.Random(0).sample(rows, len(rows)))
     return tmp_path
@@ -72,12 +72,10 @@ def test_streaming_counts_a_pair_once(mixed, qwen):
 
 
 def test_streaming_past_the_rows_that_validation_comes_from(tmp_path, qwen, monkeypatch):
-    """Only rows that share a first user turn with a validation pair are lost to train, and they "
-    "are counted."""
+    """Only rows that share a first user turn with a validation pair are lost to train, and they
+    are counted."""
     monkeypatch.setattr(streams, "STREAM_HELD_OUT", 60)
-    rows = [row(number) for number in range(120)] + [
-        row(number, "other", "no") for number in range(60)
-    ]
+    rows = [row(index) for index in range(120)] + [row(index, "other", "no") for index in range(60)]
     folder(tmp_path, rows)
     tables, ledger = streamed(tmp_path, qwen, validation_fraction=0.2)
     kept, held = len(list(tables["train"])), len(tables["validation"])
@@ -87,8 +85,8 @@ def test_streaming_past_the_rows_that_validation_comes_from(tmp_path, qwen, monk
 
 
 def test_streamed_rankings_stay_together_and_in_order(tmp_path, qwen):
-    """One of them loses a pair as over-long's sides do, one is all duplicates; the last one is "
-    "not forgotten."""
+    """One of them loses a pair as over-long's sides do, one is all duplicates; the last one is
+    not forgotten."""
     folder(
         tmp_path,
         [*RANKINGS, nectar(1, "a", "b"), nectar(6, "a", LONG, "c"), nectar(7, "a", "b", "c")],
@@ -130,8 +128,8 @@ def test_streaming_notes_ties_and_votes_against(tmp_path, qwen):
 
 
 def test_streaming_treats_rows_past_validation_as_train_rows(tmp_path, qwen, monkeypatch):
-    """Their first user turn would have fallen into validation, had they come earlier; ties stay, "
-    "raters are asked."""
+    """Their first user turn would have fallen into validation, had they come earlier; ties stay,
+    raters are asked."""
     monkeypatch.setattr(streams, "STREAM_HELD_OUT", 10)
     late = [tie(n) for n in range(10, 50)] + [row(n, votes=[2, 1]) for n in range(50, 90)]
     folder(tmp_path, [row(n) for n in range(10)] + late)
@@ -150,25 +148,25 @@ def test_streaming_treats_rows_past_validation_as_train_rows(tmp_path, qwen, mon
 
 
 def test_streaming_has_no_fraction_and_needs_a_test_split(tmp_path):
-    found = folder(tmp_path, ROWS, streaming=True, fraction=0.5)
-    assert fault([found]).startswith("`fraction` needs the number of rows")
+    data = folder(tmp_path, ROWS, streaming=True, fraction=0.5)
+    assert fault([data]).startswith("`fraction` needs the number of rows")
     alone = source(tmp_path / "train.jsonl", streaming=True)
     assert "(not for a stream, which cannot be read twice)" in fault([alone], test_fraction=0.1)
 
 
 def test_streaming_bad_line(tmp_path):
-    found = folder(tmp_path, ROWS)
+    data = folder(tmp_path, ROWS)
     with open(tmp_path / "train.jsonl", "a", encoding="utf-8") as file:
         file.write(f"\n{SECRET}\n")
     assert (
-        fault([{**found, "streaming": True}])
+        fault([{**data, "streaming": True}])
         == f"{tmp_path}/train.jsonl:5: no valid JSON at column 1"
     )
 
 
 def test_streaming_trains(tmp_path, standin):
-    """Two steps of PairTrainer, from a stream of 3 pairs, on a CPU: the stream starts over, the "
-    "ledger does not."""
+    """Two steps of PairTrainer, from a stream of 3 pairs, on a CPU: the stream starts over, the
+    ledger does not."""
     from trl import RewardConfig
 
     from reward.model.build import build_reward_model, build_tokenizer

@@ -74,9 +74,9 @@ def test_over_long_prompts_are_cut_and_counted(tmp_path, qwen):
     tables, ledger = encoded(tmp_path, long_rows(), qwen, LIMIT, "truncate_prompt")
     assert [prompt for prompt, *_ in texts(tables["train"])] == ["question 1", LONG]
     assert max(tables["train"]["length"]) == 100
-    found = ledger.as_dict()["train"]
-    assert found["truncated"] == {"prompt cut at the start": 1}
-    assert found["dropped"] == {
+    counts = ledger.as_dict()["train"]
+    assert counts["truncated"] == {"prompt cut at the start": 1}
+    assert counts["dropped"] == {
         "over-long (both sides)": 1,
         "over-long (chosen)": 1,
         "over-long (rejected)": 1,
@@ -101,8 +101,8 @@ def test_identical_once_encoded(tmp_path):
 def test_encoded_columns(tmp_path, qwen):
     rows = [row(1, margin=1.5, subset="b"), row(2, subset="a")]
     splits, ledger = load_preferences([folder(tmp_path, rows)], validation_fraction=0)
-    found = encode_splits(splits, ledger, qwen, EncodingOptions(LIMIT))
-    subsets, table = found.subsets, found.tables["train"]
+    encoded_splits = encode_splits(splits, ledger, qwen, EncodingOptions(LIMIT))
+    subsets, table = encoded_splits.subsets, encoded_splits.tables["train"]
     assert subsets == ["all", "a", "b"]  # the test split first
     assert table["subset_id"][:] == [2, 1] and table["target_margin"][:] == [1.5, 0.0]
     assert table["chosen_probability"][:] == [1.0, 1.0] and "margin" not in table.column_names
@@ -112,27 +112,27 @@ def test_encoded_columns(tmp_path, qwen):
 
 
 def test_another_tokenizer_encodes_anew(tmp_path):
-    """Two tokenizers that agree on template, special tokens, size and the manifest's probe; one "
-    "merge differs."""
+    """Two tokenizers that agree on template, special tokens, size and the manifest's probe; one
+    merge differs."""
     one, other = prepared("qwen"), prepared("qwen")
     state = json.loads(one.backend_tokenizer.to_str())
     merge = [merge for merge in state["model"]["merges"] if len("".join(merge)) > 5][
         -1
     ]  # no word of the probe
     state["model"]["merges"].remove(merge)
-    said = "so" + "".join(merge).replace("Ġ", " ")
+    answer = "so" + "".join(merge).replace("Ġ", " ")
     other.backend_tokenizer.model = type(one.backend_tokenizer).from_str(json.dumps(state)).model
     assert encoder_facts(one) == encoder_facts(other)
-    found = folder(tmp_path, [row(1, said)])
+    data = folder(tmp_path, [row(1, answer)])
     ids = []
     for tokenizer in (one, other):
-        splits, ledger = load_preferences([found], validation_fraction=0)
+        splits, ledger = load_preferences([data], validation_fraction=0)
         ids.append(
             encode_splits(splits, ledger, tokenizer, EncodingOptions()).tables["train"][
                 "chosen_ids"
             ][0]
         )
-    assert ids[0] != ids[1] and ids[1] == encode(other, user("question 1"), assistant(said))
+    assert ids[0] != ids[1] and ids[1] == encode(other, user("question 1"), assistant(answer))
 
 
 def test_conversation_that_the_template_refuses_is_named(tmp_path):
@@ -198,11 +198,11 @@ def test_conversation_that_the_template_refuses_is_named(tmp_path):
         ),
     ],
 )
-def test_labels_are_what_the_raters_said_as_numbers(said, options, expected):
-    found = labels_of(
-        {"where": "a.jsonl:7", **dict.fromkeys(LABELS), **said}, EncodingOptions(**options)
+def test_labels_are_what_the_raters_said_as_numbers(columns, options, expected):
+    labels = labels_of(
+        {"where": "a.jsonl:7", **dict.fromkeys(LABELS), **columns}, EncodingOptions(**options)
     )
-    assert found == dict(
+    assert labels == dict(
         zip(
             ("target_margin", "chosen_probability", "rating_chosen", "rating_rejected"),
             expected,
@@ -223,7 +223,7 @@ RATED = [
 def test_labels_reach_the_encoded_table_and_follow_the_options(tmp_path, qwen):
     """The table is cached; other options must not be answered with it."""
     splits, ledger = load_preferences([folder(tmp_path, RATED)], validation_fraction=0)
-    found = {}
+    labels = {}
     for soft_labels, strength_as in (
         (True, "target_margin"),
         (False, "target_margin"),
@@ -231,7 +231,7 @@ def test_labels_reach_the_encoded_table_and_follow_the_options(tmp_path, qwen):
     ):
         options = {"soft_labels": soft_labels, "strength_as": strength_as}
         table = encode_splits(splits, ledger, qwen, EncodingOptions(**options)).tables["train"]
-        found[soft_labels, strength_as] = (
+        labels[soft_labels, strength_as] = (
             table["chosen_probability"][:],
             table["target_margin"][:],
         )
@@ -242,7 +242,7 @@ def test_labels_reach_the_encoded_table_and_follow_the_options(tmp_path, qwen):
             0,
             0,
         ]
-    assert found == {
+    assert labels == {
         (True, "target_margin"): ([0.75, 1, 1, 0.5, 1], [0, 3, 0, 0, 0]),
         (False, "target_margin"): ([1, 1, 1, 0.5, 1], [0, 3, 0, 0, 0]),
         (True, "chosen_probability"): ([0.75, 1, 1, 0.5, 1], [0, 0, 0, 0, 0]),
@@ -252,8 +252,8 @@ def test_labels_reach_the_encoded_table_and_follow_the_options(tmp_path, qwen):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_regression_on_ratings_names_the_first_row_without_them(tmp_path, qwen, streaming):
     rated = row("rated", rating_chosen=2, rating_rejected=1)
-    found = folder(tmp_path, [rated, row(2, SECRET, score_chosen=3)], [rated], streaming=streaming)
-    splits, ledger = load_preferences([found], validation_fraction=0)
+    data = folder(tmp_path, [rated, row(2, SECRET, score_chosen=3)], [rated], streaming=streaming)
+    splits, ledger = load_preferences([data], validation_fraction=0)
     with pytest.raises(DataError) as caught:
         list(
             encode_splits(
@@ -270,8 +270,8 @@ def test_regression_on_ratings_names_the_first_row_without_them(tmp_path, qwen, 
 
 def test_a_test_split_needs_no_ratings(tmp_path, qwen):
     """Nobody computes a loss on it."""
-    found = folder(tmp_path, [row(1, rating_chosen=2, rating_rejected=1)], [row("plain")])
-    splits, ledger = load_preferences([found], validation_fraction=0)
+    data = folder(tmp_path, [row(1, rating_chosen=2, rating_rejected=1)], [row("plain")])
+    splits, ledger = load_preferences([data], validation_fraction=0)
     encoded = encode_splits(
         splits, ledger, qwen, EncodingOptions(loss_type="rating_mse", needs_ratings=True)
     ).tables
@@ -324,8 +324,8 @@ def test_rated_completions_of_one_prompt_form_one_group(tmp_path, qwen):
 
 
 def test_a_mismatched_pair_is_a_group_of_its_own(tmp_path, qwen):
-    found = folder(tmp_path, [nectar(1, "a", "b", "c"), nectar(2, "d", "e", "f")])
-    splits, ledger = load_preferences([found], validation_fraction=0, mismatched_prompts=0.5)
+    data = folder(tmp_path, [nectar(1, "a", "b", "c"), nectar(2, "d", "e", "f")])
+    splits, ledger = load_preferences([data], validation_fraction=0, mismatched_prompts=0.5)
     table = encode_splits(splits, ledger, qwen, EncodingOptions()).tables["train"]
     assert by_ranking(table)["rows"][:][:2] == [[0, 1, 2], [3, 4, 5]]
     assert all(len(group) == 1 for group in by_ranking(table)["rows"][:][2:]) and len(table) > 6
