@@ -244,7 +244,7 @@ class PreferenceCollator:
 
     Args:
         pad_token_id: What padded micro-batches are filled up with.
-        pad_to_multiple_of: Padded micro-batches are as many tokens wide as a multiple of this.
+        pad_to_multiple_of: The width of padded micro-batches in tokens is a multiple of this.
         table: The encoded pairs that `rows` of the examples refer to.
         token_budget: How many tokens a micro-batch may have. Without one, all pairs of a batch are
             one micro-batch.

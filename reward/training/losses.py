@@ -1,6 +1,6 @@
 """The objectives: pure functions from the rewards of pairs to the loss of each pair.
 
-Each has its equation and its source beside it. Notation, one value a pair: r_c and r_r are the
+Each has its equation and its source beside it. Notation, one value per pair: r_c and r_r are the
 rewards of the chosen and the rejected side, d = r_c - r_r is the margin, and p is the chosen
 probability, how likely a rater prefers the chosen side.
 

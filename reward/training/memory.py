@@ -156,7 +156,7 @@ def plan_model(
 
 
 def _bytes_per_quantized(dtype: torch.dtype, recipe: Recipe) -> float:
-    """Bytes of one frozen weight of a linear layer, which is what bitsandbytes quantises."""
+    """Bytes of one frozen weight of a linear layer, which is what bitsandbytes quantizes."""
     if recipe["load_in_4bit"] and recipe["use_bnb_nested_quant"]:
         return NF4_NESTED_BYTES
     if recipe["load_in_4bit"]:

@@ -175,7 +175,7 @@ def train_and_verify(recipe: Recipe) -> int:
 
 
 def say(*words, **options) -> None:
-    """Print once for all processes of all hosts; PartialState.print speaks once a host."""
+    """Print once for all processes of all hosts; PartialState.print speaks once per host."""
     if PartialState().is_main_process:
         print(*words, **options)
 
