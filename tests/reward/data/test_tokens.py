@@ -157,7 +157,7 @@ def test_conversation_that_the_template_refuses_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     (
-        "said",
+        "columns",
         "options",
         "expected",
     ),  # expected: target margin, chosen probability, rating of chosen and of rejected
