@@ -4,8 +4,8 @@ It makes preference pairs labelled by simulated raters (train.jsonl.gz and test.
 tiny untrained language model (model/). With --model, only the model folder.
 
 The raters' utility and their length bias are stated below, so an audit can be checked against what
-was planted. The pairs need the standard library alone. What is already there and right is left
-alone: repeating takes a second.
+was planted. The pairs need the standard library alone. Files that exist and are right are left
+alone, so that a second run takes a second.
 """
 
 import argparse
@@ -47,9 +47,10 @@ TEST_VOTES = 3
 SUBSETS = {"relevance": 0.25, "candour": 0.21, "courtesy": 0.21, "multi-turn": 0.33}
 # Multi-turn: the share of wrong answers that fit an earlier question; the others fit no question.
 STALE = 0.5
-# The chance that an attribute other than the subset's own is drawn for each answer apart.
+# The chance that a quality which the subset is not about is drawn anew for the second answer.
 MIXED = 0.2
-# The share of answers that say whether they keep to the question: relevance that needs no matching.
+# The share of answers that say whether they keep to the question. There a model sees the relevance
+# without comparing the answer with the question.
 ANNOUNCED = 0.25
 # An answer has 0 to 4 neutral sentences, whatever its quality: length says nothing about utility.
 MAX_FILLERS = 4
@@ -99,19 +100,26 @@ def answer(
     The number of its filler sentences does not depend on the qualities.
 
     Args:
-        rng: What draws.
-        advice: At least two pieces, of which two are told.
+        rng: The source of randomness.
+        advice: At least two pieces of advice, of which the answer tells two.
         relevant: Whether the advice fits the question.
-        candid: Whether it tells the advice plainly, not evasively.
+        candid: Whether the answer tells the advice plainly, not evasively.
         courtesy: -1 (rude), 0 (plain) or 1 (polite).
     """
+    tone, announcement, greeting = "evasive", "off_topic", "rude"
+    if candid:
+        tone = "candid"
+    if relevant:
+        announcement = "on_topic"
+    if courtesy > 0:
+        greeting = "polite"
     first, second = rng.sample(advice, 2)
-    body, closing = rng.choice(PHRASES["candid" if candid else "evasive"])
+    body, closing = rng.choice(PHRASES[tone])
     sentences = [body.format(first=first, second=second), closing]
     if rng.random() < ANNOUNCED:
-        sentences.insert(0, rng.choice(PHRASES["on_topic" if relevant else "off_topic"]))
+        sentences.insert(0, rng.choice(PHRASES[announcement]))
     if courtesy:
-        sentences.insert(0, rng.choice(PHRASES["polite" if courtesy > 0 else "rude"]))
+        sentences.insert(0, rng.choice(PHRASES[greeting]))
     sentences += rng.sample(PHRASES["fillers"], rng.randint(0, MAX_FILLERS))
     utility = RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy
     return Answer(" ".join(sentences), utility)
@@ -202,14 +210,17 @@ def draw_rows(
     The texts do not depend on length_bias, only the labels do.
 
     Args:
-        rng: What draws.
+        rng: The source of randomness.
         n: The number of rows.
-        votes: The number of raters of a pair; the majority labels it.
+        votes: The number of raters of a pair. The majority decides the label.
         length_bias: How much the raters like long answers; 0 for not at all.
         forbidden: First human turns of the other split, which no row may have.
-        rate: Makes more columns from the chosen and the rejected Answer.
+        rate: A function from the chosen and the rejected Answer to more columns of the row.
     """
-    rows, first_turns, seen, agreed = [], set(), set(), 0
+    rows: list[dict] = []
+    first_turns: set[str] = set()
+    seen: set[tuple] = set()  # the prompt and the two texts of each row
+    agreed = 0
     while len(rows) < n:
         (subset,) = rng.choices(list(SUBSETS), weights=list(SUBSETS.values()))
         prompt, first_turn, (a, b) = draw_dialogue(rng, subset)
@@ -219,7 +230,9 @@ def draw_rows(
             continue
         seen.add(pair)
         first_turns.add(first_turn)
-        chosen, rejected = (a, b) if for_a > votes / 2 else (b, a)
+        chosen, rejected = b, a
+        if for_a > votes / 2:
+            chosen, rejected = a, b
         agreed += chosen.utility > rejected.utility
         row = {"chosen": prompt + chosen.text, "rejected": prompt + rejected.text, "subset": subset}
         if votes == TEST_VOTES:
@@ -239,9 +252,9 @@ def make_pairs(
     """Draw both splits.
 
     Args:
-        seed: Of the texts and the labels.
-        length_bias: Of the training raters.
-        rate: Makes more columns of the training rows, as in `draw_rows`.
+        seed: Decides the texts and the labels.
+        length_bias: The length bias of the training raters.
+        rate: A function that makes more columns of the training rows, as in `draw_rows`.
 
     Returns:
         The rows by split, and for each split the share of labels on the truly better side.
@@ -274,7 +287,7 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 
 def make_tokenizer(texts: Iterable[str]):
-    """A byte-level BPE tokenizer in Qwen's manner, trained on the texts."""
+    """Train a byte-level BPE tokenizer like Qwen's on the texts."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -334,7 +347,7 @@ def make_model(path: Path, train_rows: list[dict], seed: int = SEED) -> None:
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
 
-    # It is written beside and renamed, so that an interrupted run leaves no half folder behind.
+    # The folder gets its name when it is complete, so an interrupted run leaves no half folder.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
