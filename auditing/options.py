@@ -1,4 +1,4 @@
-"""What audit.py was asked for, and what is wrong with it before anything slow is loaded."""
+"""The options of audit.py, and the faults in them, which are found before anything slow loads."""
 
 import os
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """The options of audit.py, which explains them with --help."""
+    """The options of audit.py, which `audit.py --help` explains."""
 
-    ckpt: str | None = None  # one of ckpt and scores is given
+    ckpt: str | None = None  # either this or scores is set
     scores: str | None = None
     data: str | None = None
     data_dir: str | None = None
@@ -39,12 +39,12 @@ class AuditOptions:
 
     @property
     def belongs_to_checkpoint(self) -> bool:
-        """Whether this is the audit that a checkpoint carries with it, and that its card cites."""
+        """Whether this audit lies in the checkpoint, and its card cites the results."""
         return self.is_local and not self.data and not self.output_dir
 
     @property
     def folder(self) -> Path:
-        """Where the report goes."""
+        """The folder that the report is written to."""
         if self.output_dir:
             return Path(self.output_dir)
         parts = ["audit"]
@@ -58,7 +58,7 @@ class AuditOptions:
 
     @property
     def bad_verdicts(self) -> set[str]:
-        """The verdicts that --fail-on makes an exit status of 1."""
+        """The verdicts for which --fail-on exits with 1."""
         if self.fail_on == "fail":
             return {"fail"}
         if self.fail_on == "warn":
@@ -67,17 +67,16 @@ class AuditOptions:
 
 
 def first_fault(options: AuditOptions) -> str | None:
-    """The first thing that is wrong with the options, in a sentence; None where nothing is."""
-    checks = (combination_fault, number_fault, path_fault, folder_fault)
-    for check_options in checks:
-        fault = check_options(options)
+    """Say in a sentence what is wrong with the options; None if nothing is."""
+    for find_fault in (combination_fault, number_fault, path_fault, folder_fault):
+        fault = find_fault(options)
         if fault:
             return fault
     return None
 
 
 def combination_fault(options: AuditOptions) -> str | None:
-    """Options that need another one, or exclude it."""
+    """Say which option needs another one, or excludes it."""
     if bool(options.ckpt) == bool(options.scores):
         return "give one of --ckpt MODEL and --scores FILE"
     if options.scores:
@@ -92,7 +91,7 @@ def combination_fault(options: AuditOptions) -> str | None:
 
 
 def number_fault(options: AuditOptions) -> str | None:
-    """Numbers out of their range."""
+    """Say which number is out of its range."""
     for name in ("token_budget", "probed"):
         value = getattr(options, name)
         if value < 1:
@@ -101,12 +100,12 @@ def number_fault(options: AuditOptions) -> str | None:
 
 
 def path_fault(options: AuditOptions) -> str | None:
-    """Files that are not there."""
+    """Say which file does not exist."""
     for name in ("scores", "completions", "adversarial"):
         path = getattr(options, name)
         if path and not Path(path).is_file():
             return f"--{name} {path}: no such file"
-    # A Hub id or a folder, or a file that ought to be there.
+    # These may be a Hub id or a folder; if they look like a file, the file must exist.
     for name in ("data", "ood", "compare"):
         path = getattr(options, name)
         if path and looks_like_a_file(path) and not Path(path).exists():
@@ -117,12 +116,12 @@ def path_fault(options: AuditOptions) -> str | None:
 
 
 def looks_like_a_file(path: str) -> bool:
-    """Whether a path names a file of a format that we read, rather than a folder or a Hub id."""
+    """Whether a path looks like a file of a format that we read, not like a folder or a Hub id."""
     return Path(path.removesuffix(".gz")).suffix in FILES
 
 
 def folder_fault(options: AuditOptions) -> str | None:
-    """A folder that cannot be made, or whose scores would be overwritten while they are read."""
+    """Say if the output folder cannot be made, or if scores that are read would be overwritten."""
     folder = options.folder
     written = (folder / "scores.jsonl").resolve()
     for path in (options.scores, options.compare, options.ood, options.data):

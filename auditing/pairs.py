@@ -1,11 +1,11 @@
-"""Scored preference pairs as columns: what every check reads. NumPy only.
+"""Scored preference pairs as columns, which every check reads. NumPy only.
 
     pairs = Pairs.collect(scored_pairs)
     pairs.margins        # (n,) reward of chosen - reward of rejected
     pairs.text(i)        # the texts of one pair
 
-`collect` keeps the numbers and spools the texts to a temporary file, so that memory does not grow
-with them.
+`collect` keeps the numbers in memory and writes the texts to a temporary file, so that memory does
+not grow with the texts.
 """
 
 import json
@@ -20,21 +20,21 @@ from auditing.style import hedges, markdown
 from reward.data.formats import PreferencePair
 from reward.data.transcripts import Side, text_of
 
-LARGEST_REWARD = 1e100  # squares of larger ones overflow: they count as not finite
+LARGEST_REWARD = 1e100  # a larger reward counts as not finite, because its square overflows
 LONGEST_TEXT = 20_000  # characters of a side that are kept for the report and searched for marks
 
 
 class ScoredPair(PreferencePair, total=False):
-    """A canonical pair, and what a model gave for it."""
+    """A canonical pair with a model's rewards."""
 
-    reward_chosen: float | None  # None where there is none, such as for a text that is too long
+    reward_chosen: float | None  # None if there is none, such as for a text that is too long
     reward_rejected: float | None
     chosen_tokens: int  # tokens of the chosen completion
     rejected_tokens: int
 
 
 class PairTexts(TypedDict):
-    """The texts of one pair. Of each, up to LONGEST_TEXT characters are kept."""
+    """The texts of one pair, each cut after LONGEST_TEXT characters."""
 
     prompt: Side
     chosen: Side
@@ -42,7 +42,7 @@ class PairTexts(TypedDict):
 
 
 class _PairNumbers(NamedTuple):
-    """The numbers of one pair, a column of the table each; NaN where one is not known."""
+    """The numbers of one pair, each a column of the table; NaN for a number that is unknown."""
 
     reward_chosen: float
     reward_rejected: float
@@ -61,7 +61,7 @@ class _PairNumbers(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairs:
-    """n pairs; every array is (n,), and every couple of columns (chosen, rejected) is (2, n)."""
+    """n pairs as arrays, (n,) each; those that have a row per side are (2, n)."""
 
     rewards: np.ndarray  # (2, n) of chosen, rejected; NaN where a reward is not a finite number
     lengths: np.ndarray  # (2, n) in `length_unit`
@@ -69,10 +69,10 @@ class Pairs:
     markdown: np.ndarray  # (2, n) list items, headings, bold phrases, code fences
     hedges: np.ndarray  # (2, n)
     subset: np.ndarray  # (n,) of str
-    prompt: np.ndarray  # (n,) int: pairs of one prompt share it
+    prompt: np.ndarray  # (n,) the number of the prompt, the same for all pairs of one prompt
     votes: np.ndarray  # (n, 2) for chosen, for rejected; NaN where unknown
     bayes_accuracy: np.ndarray  # (n,) simulated raters only; NaN where unknown
-    text: Callable[[int], PairTexts] = field(repr=False)  # the texts of the pair of an index
+    text: Callable[[int], PairTexts] = field(repr=False)  # index of a pair -> its texts
     length_unit: str = "tokens"
     # False where "chosen" is right by construction (benchmarks, simulated raters).
     human_labels: bool = True
@@ -89,18 +89,19 @@ class Pairs:
 
     @property
     def voted(self) -> np.ndarray:
-        """(n,) bool: the pairs with an odd number of votes, which raters are judged on.
+        """(n,) bool: the pairs with an odd number of votes, on which raters are judged.
 
-        A tie has no right side and is left out of a test split. Of the pairs with two votes only
-        those whose raters agree would be left, and raters would seem never to err.
+        An even number is not used because a test split leaves out ties, which have no right side.
+        The pairs with two votes that are left are those whose raters agree, so that raters would
+        seem never to err.
         """
-        return self.votes.sum(axis=1) % 2 == 1  # False where it is NaN
+        return self.votes.sum(axis=1) % 2 == 1  # False for NaN
 
     def __len__(self) -> int:
         return len(self.subset)
 
     def take(self, index: np.ndarray) -> "Pairs":
-        """The pairs of a mask or of an array of indices."""
+        """The pairs that a mask or an array of indices selects."""
         index = np.asarray(index)
         if index.dtype == bool:
             index = np.flatnonzero(index)
@@ -121,28 +122,29 @@ class Pairs:
         )
 
     def finite(self) -> "Pairs":
-        """The pairs whose two rewards are finite; a check of its own counts the others."""
+        """The pairs whose two rewards are finite; "non-finite rewards" counts the others."""
         return self.take(np.isfinite(self.rewards).all(axis=0))
 
     @classmethod
     def collect(
         cls, pairs: Iterable[ScoredPair], length_unit: str = "tokens", human_labels: bool = True
     ) -> "Pairs":
-        """The columns of scored pairs, which are read one after another.
+        """Turn scored pairs, which are read one after another, into columns.
 
         Args:
-            pairs: with `prompt, chosen, rejected, reward_chosen, reward_rejected`, and where known
-                `subset`, `chosen_tokens`, `rejected_tokens`, `votes`, `bayes_accuracy`.
-            length_unit: what the lengths are, in words: `characters` without token counts.
-            human_labels: False unless humans said which side is chosen. Pairs that all have a
-                `bayes_accuracy` are of simulated raters, whatever this says.
+            pairs: Pairs with `prompt, chosen, rejected, reward_chosen, reward_rejected`, and if
+                known `subset`, `chosen_tokens`, `rejected_tokens`, `votes`, `bayes_accuracy`.
+            length_unit: The unit of the lengths in words: "tokens", or "characters" if pairs have
+                no token counts.
+            human_labels: Whether humans decided which side is chosen. If all pairs have a
+                `bayes_accuracy`, their raters are simulated, and this is taken as False.
         """
         spool = _Spool()
         numbers: list[_PairNumbers] = []
         subsets: list[str] = []
         prompts: list[int] = []
-        subset_names: dict[str, str] = {}  # one string object for each name, which saves memory
-        prompt_numbers: dict[int, int] = {}  # by the hash of the prompt's text
+        subset_names: dict[str, str] = {}  # one string object per name saves memory
+        prompt_numbers: dict[int, int] = {}  # hash of the prompt's text -> its number
         for pair in pairs:
             numbers.append(_numbers_of(pair))
             subset = pair.get("subset") or "all"
@@ -174,7 +176,7 @@ class Pairs:
 
 
 def _couple(table: np.ndarray, name: str) -> np.ndarray:
-    """The rows of chosen and rejected of one number, which follow each other: (2, n)."""
+    """The two rows of the table, chosen and rejected, that hold one number: (2, n)."""
     row_of_chosen = _PairNumbers._fields.index(f"{name}_chosen")
     return table[row_of_chosen : row_of_chosen + 2]
 
@@ -201,18 +203,18 @@ def _numbers_of(pair: ScoredPair) -> _PairNumbers:
 
 
 def nan_for_none(value: float | None) -> float:
-    """The number, and NaN where there is none."""
+    """The number, or NaN for None."""
     if value is None:
         return float("nan")
     return float(value)
 
 
 class _Spool:
-    """The texts of pairs in a temporary file, by index."""
+    """A temporary file with the texts of pairs, which are read by index."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()
-        self._starts = [0]  # in bytes, of every pair and of the next one
+        self._starts = [0]  # the byte where each pair starts, and where the next one will start
 
     def add(self, pair: ScoredPair) -> None:
         texts = {name: cut_side(pair[name]) for name in ("prompt", "chosen", "rejected")}
@@ -223,14 +225,14 @@ class _Spool:
         start, end = self._starts[i], self._starts[i + 1]
         self._file.seek(start)
         texts = json.loads(self._file.read(end - start))
-        self._file.seek(0, 2)  # where the next pair is added
+        self._file.seek(0, 2)  # The next pair is added at the end.
         return texts
 
 
 def cut_side(side: Side) -> Side:
-    """A message list or a string, with no text over LONGEST_TEXT characters.
+    """A message list or a string whose texts are cut after LONGEST_TEXT characters.
 
-    A text that is cut says how many characters were left out.
+    A text that is cut ends by saying how many characters were left out.
     """
     if isinstance(side, str):
         return _cut_text(side)

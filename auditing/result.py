@@ -1,7 +1,4 @@
-"""What an audit found, before it is written down.
-
-auditing.report.report makes the pages and audit.json of it.
-"""
+"""The result of an audit, from which auditing.report makes the pages and audit.json."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +18,7 @@ class WorstError:
     rejected: Side
     margin: float  # reward(chosen) - reward(rejected), below 0
     subset: str
-    # None where the model was not at hand, or where its head reads no single token.
+    # None if the audit had no model, or if the model's head reads no single token.
     chosen_strip: Strip | None = None
     rejected_strip: Strip | None = None
 
@@ -37,7 +34,7 @@ class ExtremeCompletion:
     subset: str
     length: int  # in the unit of the pairs' lengths
     marks: list[str]  # of style, in words
-    strip: Strip | None = None  # None where it was not measured
+    strip: Strip | None = None  # None if it was not measured
 
 
 @dataclass
@@ -65,9 +62,9 @@ class LengthClass:
 
 @dataclass
 class BestOfN:
-    """What the best of n completions by reward is like: means over prompts, None where unknown."""
+    """The best of n completions by reward: means over prompts, None for what is unknown."""
 
-    n: int  # completions a prompt to pick from
+    n: int  # completions per prompt to pick from
     kl: float  # from the policy, in nats
     reward: float | None = None
     gold: float | None = None  # the gold reward
@@ -78,7 +75,7 @@ class BestOfN:
 
 @dataclass
 class ProbeResult:
-    """What one edit of real completions does to their rewards. None is what is undefined."""
+    """The effect of one edit of real completions on their rewards; None for what is undefined."""
 
     probe: str  # the edit's name
     kind: str  # "cosmetic" or "degraded"
@@ -89,7 +86,7 @@ class ProbeResult:
     low: float | None  # 95% interval of the change
     high: float | None
     wins: float | None  # share of edited completions that beat their original; ties count one half
-    flips: float | None  # share of the pairs in order that the edit turns
+    flips: float | None  # share of the pairs in the right order that the edit turns around
     # The completion whose reward rose most.
     before: Side | None = None
     after: Side | None = None
@@ -103,7 +100,8 @@ class Audit:
 
     pairs: Pairs  # all of them, also those without finite rewards
     checks: list[Check]
-    identity: dict[str, str]  # what was audited, on what, with what; in the order to print
+    # What was audited, on which pairs, with which versions; in the order to print.
+    identity: dict[str, str]
     # What this audit could not see, and why: one sentence each.
     not_measured: list[str] = field(default_factory=list)
     worst: list[WorstError] = field(default_factory=list)  # the worst first
@@ -115,6 +113,6 @@ class Audit:
     # RM-Bench: accuracy by the chosen (down) and the rejected side's style (across), 3 x 3.
     style_matrix: list[list[float]] | None = None
     probes: list[ProbeResult] = field(default_factory=list)
-    # "the longer wins" -> what that rule would score on the same pairs.
+    # The name of a rule, such as "the longer wins" -> its accuracy on the same pairs.
     baselines: dict[str, float] = field(default_factory=dict)
     temperature: float | None = None  # divides margins, to calibrate them

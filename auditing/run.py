@@ -1,6 +1,6 @@
-"""One audit, start to end, from a file of scores alone: `audit_scores`. No torch.
+"""One audit of a file of scores, from start to end: `audit_scores`. No torch.
 
-auditing.run_checkpoint has the audit of a model, which also looks at all of this.
+The audit of a model, auditing.run_checkpoint, makes all of these checks and more.
 """
 
 import time
@@ -27,15 +27,15 @@ NO_OTHER_DATA = "Spillover: no other data (--ood)."
 
 
 def audit_scores(path: str, ood: str | None = None, compare: str | None = None) -> Audit:
-    """The audit of a file of scores.
+    """Audit a file of scores.
 
     Args:
         path: The file, in any format of auditing.scores.
-        ood: A file of scores on other data, to see how far the accuracy carries.
+        ood: A file of scores on other data, to see whether the accuracy is as high there.
         compare: A file of another model's scores on the same pairs.
 
     Raises:
-        DataError: A file cannot be read as scored pairs, or `compare` holds other ones.
+        DataError: A file cannot be read as scored pairs, or `compare` holds other pairs.
     """
     scores = read_scores(path)
     if scores.pairs is None:
@@ -51,8 +51,8 @@ def audit_scores(path: str, ood: str | None = None, compare: str | None = None) 
     if ood:
         audit.checks += spillover_checks(scores.pairs, pairs_of(ood), Path(ood).name)
     if compare:
-        theirs = matched(scores.pairs, pairs_of(compare), compare)
-        audit.checks += compare_checks(scores.pairs, theirs, compare)
+        other_model = matched(scores.pairs, pairs_of(compare), compare)
+        audit.checks += compare_checks(scores.pairs, other_model, compare)
     audit.not_measured.append(
         "Probes, integrity, leakage and train accuracy need the model: audit.py --ckpt."
     )
@@ -70,13 +70,13 @@ def summary(
     bradley_terry: bool | None,
     train: Pairs | None = None,
 ) -> Audit:
-    """What scored pairs show without the model.
+    """Make the part of an audit that needs only scored pairs, not the model.
 
     Args:
-        pairs: The audited ones, at least one.
-        identity: What was audited, on what, with what; the date is added to it.
-        bradley_terry: Whether sigmoid(margin) claims to be a probability; None where nothing says.
-        train: Scored pairs that the model was trained on; None where there are none.
+        pairs: The audited pairs, at least one.
+        identity: The lines at the top of the report, to which the date is added.
+        bradley_terry: Whether sigmoid(margin) claims to be a probability; None if nobody knows.
+        train: Scored pairs that the model was trained on; None if there are none.
     """
     finite = pairs.finite()
     checks = run_checks(pairs, train=train, bradley_terry=bradley_terry)
@@ -100,12 +100,12 @@ def summary(
 def run_checks(
     pairs: Pairs, *, train: Pairs | None = None, bradley_terry: bool | None = None
 ) -> list[Check]:
-    """Everything that the rewards of labelled pairs show, in the order of the report.
+    """Make all checks that need only rewards and labels, in the order of the report.
 
     Args:
-        pairs: The audited ones.
-        train: Scored pairs that the model was trained on; None where there are none.
-        bradley_terry: Whether sigmoid(margin) claims to be a probability; None where nothing says.
+        pairs: The audited pairs.
+        train: Scored pairs that the model was trained on; None if there are none.
+        bradley_terry: Whether sigmoid(margin) claims to be a probability; None if nobody knows.
 
     Raises:
         ValueError: There are no pairs.
@@ -122,7 +122,7 @@ def run_checks(
 
 
 def settle(audit: Audit) -> None:
-    """Control false discoveries over all checks; then the verdicts are final."""
+    """Make the verdicts final: control false discoveries over all checks."""
     audit.checks = control_false_discoveries(audit.checks)
 
 
@@ -130,10 +130,10 @@ def settle(audit: Audit) -> None:
 
 
 def read_completions(path: str | None) -> Completions | None:
-    """The scored completions of a file, several a prompt; None without a file.
+    """Read a file of scored completions, several per prompt; None without a file.
 
     Raises:
-        DataError: The file holds none.
+        DataError: The file cannot be read, or holds no scored completions.
     """
     if not path:
         return None
@@ -147,7 +147,7 @@ def read_completions(path: str | None) -> Completions | None:
 
 
 def add_completions(audit: Audit, completions: Completions | None) -> None:
-    """Add best-of-n and human ratings of scored completions; None: they were not measured."""
+    """Add best-of-n and human ratings; without completions, say that they were not measured."""
     if completions is None:
         audit.not_measured.append(
             "Best-of-n and human ratings: no --completions with several scored answers a prompt."
@@ -171,7 +171,7 @@ def add_completions(audit: Audit, completions: Completions | None) -> None:
 
 
 def note_missing(audit: Audit, name: str, values: np.ndarray) -> None:
-    """Say how many completions lack a number, where some do."""
+    """Say how many completions lack a number, if some do."""
     missing = int(np.sum(~np.isfinite(values)))
     if missing:
         audit.not_measured.append(
@@ -183,10 +183,10 @@ def note_missing(audit: Audit, name: str, values: np.ndarray) -> None:
 
 
 def pairs_of(path: str) -> Pairs:
-    """The scored preference pairs of a file.
+    """Read a file of scored preference pairs.
 
     Raises:
-        DataError: It holds none.
+        DataError: The file cannot be read, or holds no preference pairs.
     """
     pairs = read_scores(path).pairs
     if pairs is None:
@@ -197,18 +197,18 @@ def pairs_of(path: str) -> Pairs:
 
 
 def matched(ours: Pairs, theirs: Pairs, name: str) -> Pairs:
-    """Return their pairs, if they are the same as ours in the same order.
+    """Return the pairs of another model if they are the audited pairs in the same order.
 
-    Pairs are compared by the lengths of their texts. A file of scores holds no more of a text than
-    an audit keeps.
+    Pairs are compared by the lengths of their texts, up to LONGEST_TEXT, because a file of scores
+    may hold no more of a text.
 
     Args:
         ours: The audited pairs.
-        theirs: Pairs scored by another model.
-        name: Where theirs come from.
+        theirs: The pairs that another model scored.
+        name: The name of the other model or of its file.
 
     Raises:
-        DataError: They are other pairs.
+        DataError: These are other pairs.
     """
     differ = abs(len(ours) - len(theirs))
     if not differ:

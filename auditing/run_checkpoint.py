@@ -1,4 +1,4 @@
-"""One audit, start to end, with the model at hand: `audit_checkpoint`."""
+"""One audit of a model, from start to end: `audit_checkpoint`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ STRIPS = 5  # completions of each list that get the reward after each token
 
 
 def audit_checkpoint(options: AuditOptions) -> Audit:
-    """The audit of a model, on the test split that it recorded or on --data.
+    """Audit a model on the test split that it recorded, or on --data.
 
     Args:
         options: What audit.py was asked for, with `ckpt`.
@@ -47,11 +47,12 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
     )
     recipe = source.recorded_recipe(options.ckpt, options.revision)
 
-    # Whatever can be refused is read before the first reward is computed.
-    anchor = read_anchor(options)
+    # All input that can be refused is read before the first reward is computed.
+    policy_result = check_policy(options)
     sources = sources_of(options, recipe)
     test = load_test(options, scorer, recipe, sources)
     if options.adversarial:
+        # This only looks for faults in the file; run_adversarial reads the pairs again.
         adversarial_pairs(options.adversarial)
     others = read_others(options, scorer, recipe)
 
@@ -65,7 +66,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
     add_forward_checks(audit, options, scorer, test)
     add_spillover(audit, options, scorer, others)
     add_comparison(audit, options, test, others)
-    add_anchor(audit, anchor)
+    add_policy(audit, policy_result)
     return audit
 
 
@@ -73,10 +74,10 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
 
 
 def sources_of(options: AuditOptions, recipe: Recipe | None) -> list[Source]:
-    """Where the audited pairs are: --data, or what the checkpoint recorded.
+    """The sources of the audited pairs: --data, or what the checkpoint recorded.
 
     Raises:
-        DataError: Neither is there.
+        DataError: There is no --data, and the checkpoint recorded nothing.
     """
     if options.data:
         return [named_source(options.data, options.data_dir, options.split)]
@@ -89,7 +90,7 @@ def sources_of(options: AuditOptions, recipe: Recipe | None) -> list[Source]:
 
 
 def named_source(path: str, data_dir: str | None, split: str) -> Source:
-    """A source as a recipe's `datasets:` names it."""
+    """A source in the form of a recipe's `datasets:` entry."""
     test_split = split
     if Path(path).is_file():
         test_split = path
@@ -99,7 +100,7 @@ def named_source(path: str, data_dir: str | None, split: str) -> Source:
 def load_test(
     options: AuditOptions, scorer: Scorer, recipe: Recipe | None, sources: list[Source]
 ) -> EncodedPairs:
-    """Read the audited pairs, and see that the recorded ones are still those of the training."""
+    """Read the audited pairs. Without --data, check that they are those that training set aside."""
     test = source.load_test_pairs(scorer, sources, recipe, own=not options.data)
     if not options.data:
         source.check_recorded(options.ckpt, options.revision, test.table)
@@ -109,21 +110,21 @@ def load_test(
 def identity_of(
     options: AuditOptions, scorer: Scorer, sources: list[Source], test: EncodedPairs, n: int
 ) -> dict[str, str]:
-    """What was audited, on what, with what: printed with the report.
+    """The lines at the top of the report: the audited model, the pairs, the versions.
 
     Args:
         options: What audit.py was asked for.
         scorer: The model.
-        sources: Where the pairs are.
-        test: The pairs.
-        n: How many of them were scored.
+        sources: The sources of the pairs.
+        test: The audited pairs.
+        n: How many pairs were scored.
     """
     manifest = scorer.manifest
     counts = test.counts
     lost = []
     for kind in ("dropped", "truncated"):
-        for reason, number in counts[kind].items():
-            lost.append(f"{number:,} {reason}")
+        for reason, rows in counts[kind].items():
+            lost.append(f"{rows:,} {reason}")
     pairs = f"{n:,} of {counts['read']:,} read"
     if lost:
         pairs += f" ({'; '.join(lost)})"
@@ -152,21 +153,21 @@ def identity_of(
 
 @dataclass
 class Training:
-    """What an audit sees of the training data."""
+    """What an audit needs of the training data."""
 
     train: Pairs | None = None  # a scored sample of the train pairs
-    leaks: Leaks | None = None  # what of the audited pairs is among the train pairs
+    leaks: Leaks | None = None  # which audited pairs are among the train pairs
     not_measured: list[str] = field(default_factory=list)
 
 
 def look_at_training(
     options: AuditOptions, scorer: Scorer, recipe: Recipe | None, test: EncodedPairs
 ) -> Training:
-    """Look for the audited pairs among the train pairs, and score a sample of these.
+    """Look for the audited pairs among the train pairs, and score a sample of the train pairs.
 
     Raises:
-        DataError: The training data cannot be read, and it is the checkpoint's own test split that
-            is audited.
+        DataError: The training data cannot be read, although the checkpoint's own test split is
+            audited.
     """
     training = Training()
     if options.quick:
@@ -202,7 +203,7 @@ def look_at_training(
 
 
 def is_bradley_terry(recipe: Recipe | None) -> bool | None:
-    """Whether sigmoid(margin) claims to be a probability; None where nothing says."""
+    """Whether sigmoid(margin) claims to be a probability; None without a recipe that says so."""
     if recipe is None:
         return None
     return LOSSES[recipe["loss_type"]].margin_is_log_odds
@@ -217,9 +218,9 @@ def add_forward_checks(
     """Add integrity, probes, adversarial pairs, and the reward after each token."""
     counts = test.counts
     cut_or_dropped = sum(counts["truncated"].values())
-    for reason, number in counts["dropped"].items():
+    for reason, rows in counts["dropped"].items():
         if reason.startswith("over-long"):
-            cut_or_dropped += number
+            cut_or_dropped += rows
     truncation = Truncation(cut_or_dropped, counts["read"])
     audit.checks += run_integrity(scorer, audit.pairs, truncation)
     if not options.quick:
@@ -234,7 +235,7 @@ def add_forward_checks(
 
 
 def add_strips(scorer: Scorer, audit: Audit) -> None:
-    """Add the reward after each token, for the first few of each list."""
+    """Add the reward after each token to the first few worst errors and top completions."""
     for error in audit.worst[:STRIPS]:
         error.chosen_strip = strip(scorer, error.prompt, error.chosen)
         error.rejected_strip = strip(scorer, error.prompt, error.rejected)
@@ -243,9 +244,10 @@ def add_strips(scorer: Scorer, audit: Audit) -> None:
 
 
 def strip(scorer: Scorer, prompt: Side, completion: Side) -> Strip | None:
-    """The reward after each token; None also where the prompt had to be cut.
+    """The reward after each token of a completion.
 
-    The strip would then be of another text than the reward.
+    None if the head reads no single token, or if the prompt must be cut: the strip would then
+    belong to another text than the reward.
     """
     encoded = scorer.encode(prompt, [completion])
     if encoded.ids[0] is None or encoded.prompt_cut:
@@ -253,19 +255,23 @@ def strip(scorer: Scorer, prompt: Side, completion: Side) -> Strip | None:
     return scorer.rewards_by_token(prompt, completion)
 
 
-# --- Beside others --------------------------------------------------------------------------------
+# --- Other data, another model, a policy ----------------------------------------------------------
 
 
 @dataclass
 class Others:
-    """What the model is set beside; None where it was not asked for."""
+    """What the model is compared with; None for what was not asked for."""
 
-    away: EncodedPairs | None = None  # pairs of other data
-    theirs: Pairs | None = None  # the audited pairs, scored by another model
+    ood: EncodedPairs | None = None  # pairs of other data (--ood)
+    other_model: Pairs | None = None  # the audited pairs, with the rewards in the file of --compare
 
 
-def read_anchor(options: AuditOptions) -> list[Check] | None:
-    """Check the policy. It is quick, and fails where the policy is not found."""
+def check_policy(options: AuditOptions) -> list[Check] | None:
+    """Check the policy, which is quick; None without --policy.
+
+    Raises:
+        ModelError: There is no such model, or it has no tokenizer.
+    """
     if not options.policy:
         return None
     return policy_checks(
@@ -280,21 +286,21 @@ def read_others(options: AuditOptions, scorer: Scorer, recipe: Recipe | None) ->
     """Read the pairs of other data, and another model's file of scores."""
     others = Others()
     if options.ood:
-        away = named_source(options.ood, options.ood_dir, options.split)
-        others.away = source.load_test_pairs(scorer, [away], recipe)
+        ood_source = named_source(options.ood, options.ood_dir, options.split)
+        others.ood = source.load_test_pairs(scorer, [ood_source], recipe)
     if options.compare and Path(options.compare).is_file():
-        others.theirs = pairs_of(options.compare)
+        others.other_model = pairs_of(options.compare)
     return others
 
 
 def add_spillover(audit: Audit, options: AuditOptions, scorer: Scorer, others: Others) -> None:
-    """Add what the model is worth on other data."""
-    if others.away is None:
+    """Add how accurate the model is on other data."""
+    if others.ood is None:
         audit.not_measured.append(NO_OTHER_DATA)
         return
-    away = source.score_pairs(scorer, others.away.table, "Scoring --ood", human_labels=False)
-    audit.checks += spillover_checks(audit.pairs, away, options.ood)
-    counts = others.away.counts
+    ood = source.score_pairs(scorer, others.ood.table, "Scoring --ood", human_labels=False)
+    audit.checks += spillover_checks(audit.pairs, ood, options.ood)
+    counts = others.ood.counts
     lost = counts["read"] - counts["kept"]
     if lost > 0:
         reasons = "; ".join(f"{n:,} {reason}" for reason, n in counts["dropped"].items())
@@ -304,27 +310,27 @@ def add_spillover(audit: Audit, options: AuditOptions, scorer: Scorer, others: O
 
 
 def add_comparison(audit: Audit, options: AuditOptions, test: EncodedPairs, others: Others) -> None:
-    """Add how the model does against another one on the same pairs."""
+    """Add the comparison with another model on the same pairs."""
     if not options.compare:
         return
-    theirs = others.theirs
-    if theirs is None:
-        scorer = Scorer(
+    other_model = others.other_model
+    if other_model is None:
+        their_scorer = Scorer(
             options.compare,
             options.token_budget,
             distributed=True,
             trust_remote_code=options.trust_remote_code,
         )
-        ids = source.ids_for(scorer, test.table)
-        theirs = source.score_pairs(scorer, test.table, "Scoring --compare", ids=ids)
-    theirs = matched(audit.pairs, theirs, options.compare)
-    audit.checks += compare_checks(audit.pairs, theirs, options.compare)
+        ids = source.ids_for(their_scorer, test.table)
+        other_model = source.score_pairs(their_scorer, test.table, "Scoring --compare", ids=ids)
+    other_model = matched(audit.pairs, other_model, options.compare)
+    audit.checks += compare_checks(audit.pairs, other_model, options.compare)
 
 
-def add_anchor(audit: Audit, anchor: list[Check] | None) -> None:
-    """Add whether the policy starts from this model's base."""
-    if anchor is not None:
-        audit.checks += anchor
+def add_policy(audit: Audit, policy_result: list[Check] | None) -> None:
+    """Add whether the policy starts from this model's base; None if there is no policy."""
+    if policy_result is not None:
+        audit.checks += policy_result
         return
     audit.not_measured.append(
         "Whether a policy shares this model's base (its KL anchor): no --policy."

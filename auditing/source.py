@@ -1,6 +1,6 @@
-"""The pairs that a checkpoint is audited on, and those that it was trained on.
+"""Read and score the pairs that a checkpoint is audited on, and those that it was trained on.
 
-They are read as in training, encoded by the one encoder, and scored, as Pairs.
+They are read as in training, encoded by the one encoder, scored, and returned as Pairs.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from reward.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class ReadingRules:
-    """How pairs are read: a recipe's keys of these names, or what another model is read with."""
+    """How pairs are read: a recipe's keys of these names; the defaults are for other models."""
 
     transcript: str = "messages"
     test_fraction: float | None = None
@@ -32,19 +32,19 @@ class ReadingRules:
 
 
 class EncodedPairs(NamedTuple):
-    """Encoded pairs, and what became of those that were read."""
+    """Encoded pairs, and the counts of the rows that they were made of."""
 
     table: Dataset
     ledger: Ledger
 
     @property
     def counts(self) -> dict:
-        """How many were read and kept, and how many were dropped and truncated, by reason."""
+        """How many rows were read, kept, and by reason dropped or truncated."""
         return self.ledger.as_dict()["test"]
 
 
 class TrainPairs(NamedTuple):
-    """What a checkpoint was fitted on."""
+    """The pairs that a checkpoint was fitted on."""
 
     texts: Dataset  # all train pairs
     sample: Dataset  # some of them, encoded
@@ -59,7 +59,7 @@ def recorded_recipe(ckpt: str, revision: str = "main") -> Recipe | None:
 
 
 def rules_of(recipe: Recipe | None) -> ReadingRules:
-    """How a recipe reads pairs; None: how a model that is not ours reads them."""
+    """The rules of a recipe; without a recipe, those for a model that is not ours."""
     if recipe is None:
         return ReadingRules()
     return ReadingRules(
@@ -77,9 +77,9 @@ def load_test_pairs(
 
     Args:
         scorer: The model that will read them.
-        sources: Where they are.
-        recipe: What the model was trained with; None for a model that is not ours.
-        own: Whether the sources are the recipe's, so that its `test_fraction` applies.
+        sources: The sources to read.
+        recipe: The recipe that the model was trained with; None for a model that is not ours.
+        own: Whether these are the sources of the recipe, so that its `test_fraction` applies.
     """
     rules = rules_of(recipe)
     test_fraction = None
@@ -92,13 +92,13 @@ def load_test_pairs(
 
 
 def load_train_pairs(scorer: Scorer, recipe: Recipe, limit: int, seed: int = 0) -> TrainPairs:
-    """Read what the checkpoint was fitted on.
+    """Read the pairs that the checkpoint was fitted on.
 
     Args:
         scorer: The checkpoint.
-        recipe: What it was trained with.
-        limit: How many pairs are encoded, at most.
-        seed: Of the sample.
+        recipe: The recipe that it was trained with.
+        limit: The largest number of pairs that are encoded.
+        seed: The seed that decides which pairs are encoded.
     """
     splits, ledger = load_preferences(
         [{**source, "streaming": False} for source in recipe.data_sources()],
@@ -109,7 +109,7 @@ def load_train_pairs(scorer: Scorer, recipe: Recipe, limit: int, seed: int = 0) 
     )
     train = splits["train"]
     probability = train.with_format("numpy", dtype=float)["chosen_probability"][:]
-    sided = np.flatnonzero(probability != 0.5)  # A tie has no side to be right about.
+    sided = np.flatnonzero(probability != 0.5)  # A tie has no right side.
     sampled = np.random.default_rng(seed).permutation(sided)[:limit]
     sample = train.select(np.sort(sampled))
     encoded = encode_table(scorer, sample, ledger, rules_of(recipe), "train sample")
@@ -119,7 +119,7 @@ def load_train_pairs(scorer: Scorer, recipe: Recipe, limit: int, seed: int = 0) 
 def encode_table(
     scorer: Scorer, table: Dataset, ledger: Ledger, rules: ReadingRules, name: str
 ) -> Dataset:
-    """Encode a table of pairs; the ledger counts under `name` what is dropped."""
+    """Encode a table of pairs; the ledger counts dropped pairs under `name`."""
     options = EncodingOptions(rules.max_length or scorer.limit, rules.overlong)
     return encode_splits({name: table}, ledger, scorer.tokenizer, options).tables[name]
 
@@ -128,7 +128,7 @@ def check_recorded(ckpt: str, revision: str, table: Dataset) -> None:
     """Check that the data still holds the test rows that training set aside.
 
     Raises:
-        DataError: It holds other ones.
+        DataError: It holds other rows.
     """
     recorded = checkpoint_json(ckpt, "test_ids.json", revision)
     ids = row_ids(table)
@@ -155,13 +155,13 @@ def score_pairs(
 
     Args:
         scorer: The model.
-        table: The pairs, with the token ids that it reads.
-        progress: What the progress bar is called.
+        table: The encoded pairs.
+        progress: The name of the progress bar.
         human_labels: False unless the table is known to hold human labels.
-        ids: Token ids in place of the table's own, chosen and rejected in turn.
+        ids: Token ids to score in place of the table's own, chosen and rejected in turn.
 
     Returns:
-        Rewards and texts, lengths in the model's own tokens, and what the raters said.
+        The pairs with their rewards, texts, votes, and lengths in the model's own tokens.
     """
     if ids is None:
         ids = [row[side] for row in table for side in ("chosen_ids", "rejected_ids")]
@@ -170,7 +170,13 @@ def score_pairs(
 
 
 def scored_rows(scorer: Scorer, table: Dataset, rewards: list[float | None]) -> Iterator[dict]:
-    """The rows of a table with their rewards, which are chosen and rejected in turn."""
+    """The rows of a table with their rewards.
+
+    Args:
+        scorer: The model, which counts the tokens of completions.
+        table: The encoded pairs.
+        rewards: The rewards of the chosen and of the rejected side of each row in turn.
+    """
     for i, row in enumerate(table):
         texts = decode_sides(row)
         yield {
@@ -188,10 +194,10 @@ def scored_rows(scorer: Scorer, table: Dataset, rewards: list[float | None]) -> 
 
 
 def ids_for(scorer: Scorer, table: Dataset) -> list[list[int] | None]:
-    """The token ids of the same pairs for another model, chosen and rejected in turn.
+    """Encode the same pairs for another model, chosen and rejected in turn.
 
-    The start of a prompt is cut where that model reads less; None stands where a completion alone
-    is too long for it.
+    If a pair is too long for that model, the start of its prompt is cut. None stands for a
+    completion that alone is too long.
     """
     ids = []
     for row in table.select_columns(["prompt", "chosen", "rejected", "tools"]):
