@@ -73,7 +73,7 @@ TRANSCRIPT_TEMPLATE = (
 TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 FROZEN_DATE = date(2024, 7, 26)
 
-# The conversation that a template is tried out on, and whose ids stand in the manifest.
+# The conversation that a template is tried out on. The manifest stores its ids.
 PROBE = [
     {"role": "user", "content": "What is two and two?"},
     {"role": "assistant", "content": "Four."},

@@ -222,7 +222,7 @@ def encode_splits(
 
     Args:
         splits: The tables of reward.data.splits, by name.
-        ledger: The ledger of these splits, which counts on here.
+        ledger: The ledger of these splits, which goes on counting here.
         tokenizer: The reward model's tokenizer.
         options: How pairs become token ids and labels.
 

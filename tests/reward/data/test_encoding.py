@@ -129,15 +129,15 @@ def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    """Prepared tokenizers by name: stand-ins ("qwen") and real templates ("real:qwen3"), made
-    once."""
+    """Prepared tokenizers by name, each made once: stand-ins, and real templates (`real:qwen3`)."""
     made = {}
 
     def get(name: str):
         if name not in made:
-            made[name] = (
-                real_tokenizer(name[5:]) if name.startswith("real:") else make_tokenizer(name)
-            )
+            if name.startswith("real:"):
+                made[name] = real_tokenizer(name.removeprefix("real:"))
+            else:
+                made[name] = make_tokenizer(name)
             prepare_tokenizer(made[name], name == "encoder")
         return made[name]
 
@@ -166,8 +166,7 @@ def control_ids(tokenizer, ids: list[int]) -> list[int]:
 
 
 def metaspace(scheme: str) -> PreTrainedTokenizerFast:
-    """A unigram-like BPE that marks spaces, as Llama 2's and Mistral's do, under TinyLlama's
-    special tokens."""
+    """A BPE that marks spaces as Llama 2 and Mistral do, with the special tokens of TinyLlama."""
     special, roles, template = KINDS["tinyllama"]
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
@@ -254,8 +253,7 @@ def test_a_long_prompt_is_tokenised_once(tokenizers, name, monkeypatch):
 
 @every
 def test_the_end_token_comes_last(tokenizers, name):
-    """Trap: templates end in a newline (Qwen, Gemma); trap: training and scoring end
-    differently."""
+    """Traps: templates end in a newline (Qwen, Gemma); training and scoring end differently."""
     tokenizer = tokenizers(name)
     for prompt, completion in (
         (TALK, "Elbe."),
@@ -307,8 +305,10 @@ def test_a_foreign_template_that_doubles_bos_is_refused_when_encoding():
 
 @kinds
 def test_pad_is_neither_end_nor_eos(name):
-    """Trap: pad = eos (TinyLlama ships it, TRL falls back to it); the reward is then read one
-    token early."""
+    """Trap: pad = eos, as TinyLlama ships it and TRL falls back to it.
+
+    The reward is then read one token early.
+    """
     tokenizer = make_tokenizer(name)
     size = len(tokenizer)
     prepare_tokenizer(tokenizer, name == "encoder")
@@ -426,8 +426,7 @@ def test_plain_strings_that_look_like_control_tokens_stay_text(tokenizers, name)
 
 @kinds
 def test_plain_strings_have_one_bos_and_one_end(tokenizers, name):
-    """Trap: training and scoring end differently; trap: two BOS. `transcript: raw`, also for an
-    encoder."""
+    """Traps: training and scoring end differently; two BOS. This is `transcript: raw`."""
     tokenizer = tokenizers(name)
     prompt = "\n\nHuman: Hi\n\nAssistant:"
     ids = encode(tokenizer, prompt, " Hello.")
@@ -461,8 +460,10 @@ def test_preparing_twice_changes_nothing(tokenizers, name):
 
 @every
 def test_saved_and_loaded_it_encodes_the_same(tokenizers, name, tmp_path):
-    """Also text that looks like the pad token, which loading makes a control token even where it
-    was an ordinary one."""
+    """This holds for text that looks like the pad token, too.
+
+    Loading makes the pad token a control token, even if it was an ordinary one.
+    """
     tokenizer = tokenizers(name)
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
@@ -484,8 +485,10 @@ def test_saved_and_loaded_it_encodes_the_same(tokenizers, name, tmp_path):
 
 @every
 def test_rl_trainers_compute_the_same_ids(tokenizers, name, tmp_path):
-    """Trap: training and scoring end differently. TRL's GRPO renders, then tokenises without
-    special tokens."""
+    """Trap: training and scoring end differently.
+
+    TRL's GRPO renders a text, and tokenises it without special tokens.
+    """
     tokenizers(name).save_pretrained(tmp_path)
     theirs = load_tokenizer(tmp_path)
     for prompt, answer in CONVERSATIONS:

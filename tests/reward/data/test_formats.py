@@ -143,7 +143,7 @@ def test_rater_columns_of_a_labelled_pair():
     assert to_pairs(row) == [pair("p", "a", "b", chosen_probability=0.75)]
 
 
-def test_a_given_probability_counts_before_the_votes():
+def test_chosen_probability_counts_before_the_votes():
     row = {
         "prompt": "p",
         "chosen": "a",

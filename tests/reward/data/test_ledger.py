@@ -1,5 +1,4 @@
-"""The ledger: what is read and added is kept or dropped, and a split that lost too much is
-refused."""
+"""The ledger: every pair is kept or dropped, and a split that lost too much is refused."""
 
 import json
 import random
@@ -217,8 +216,7 @@ def test_ties_left_out_of_a_test_split_do_not_count_as_lost(tmp_path):
 
 
 def test_kept_is_read_and_added_less_dropped(tmp_path, qwen):
-    """An exact duplicate is not built upon; an over-long answer takes along the two added pairs
-    that it stands in."""
+    """No pair is made of an exact duplicate. An over-long answer also drops its two added pairs."""
     rows = [*answers(3), row(0, "yes 0", "no 0"), row(9, LONG)]
     splits, ledger = load_preferences(
         [folder(tmp_path, rows)], validation_fraction=0, mismatched_prompts=1.0

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("arrow_cache")
 
 
 def added_to(sources, fraction: float, transcript="messages", **options):
-    """(the train pairs read, the pairs added to them, the ledger)."""
+    """Three values: the train pairs that were read, the pairs added to them, and the ledger."""
     options = {"validation_fraction": 0, **options}
     splits, ledger = load_preferences(sources, transcript, mismatched_prompts=fraction, **options)
     train, added = splits["train"], ledger.as_dict()["train"]["added"].get(ADDED, 0)
@@ -32,7 +32,7 @@ def added_to(sources, fraction: float, transcript="messages", **options):
 
 
 def test_a_mismatched_pair_rejects_the_answer_to_another_prompt(tmp_path):
-    """The choice is a hash's, so these are the pairs on every machine."""
+    """A hash chooses, so these are the pairs on every machine."""
     read, added, ledger = added_to([folder(tmp_path, answers(8))], 0.5)
     assert texts(read) == [(f"question {n}", f"yes {n}", f"no {n}") for n in range(8)]
     assert texts(added) == [
@@ -45,7 +45,7 @@ def test_a_mismatched_pair_rejects_the_answer_to_another_prompt(tmp_path):
     assert (counts["read"], counts["kept"], counts["added"]) == (8, 12, {ADDED: 4})
 
 
-def test_a_mismatched_pair_forgets_what_was_said_of_the_one_it_is_made_of(tmp_path):
+def test_a_mismatched_pair_has_no_labels(tmp_path):
     labels = {
         "votes": [3, 1],
         "margin": 2,

@@ -131,8 +131,7 @@ def test_subset_of_the_source_before_the_subset_of_the_row(tmp_path):
 
 
 def test_ratings_of_one_prompt_form_pairs(tmp_path):
-    """HelpSteer2: one row a completion; rows of one prompt that follow each other belong
-    together."""
+    """HelpSteer2 has one row per completion, and the rows of a prompt follow each other."""
     rated = [("p", "a", 3), ("p", "b", 1), ("p", "c", 3), ("q", "d", 0), ("q", "e", 4)]
     rows = [{"prompt": p, "response": r, "helpfulness": h} for p, r, h in rated]
     splits, ledger = load_preferences([folder(tmp_path, rows)], validation_fraction=0)
@@ -323,8 +322,7 @@ def test_byte_order_mark(tmp_path):
 
 
 def test_lone_surrogates_are_replaced(tmp_path):
-    """Half an emoji is valid in JSON (lmsys' files have some), but no text that Arrow or a
-    tokenizer takes."""
+    """Half an emoji is valid in JSON (lmsys' files have some), but not in Arrow or a tokenizer."""
     half, whole = json.dumps(row(1, "\ud83d", "\ud83d\ude42")), json.dumps(row(2, "🙂", "no"))
     assert "\\ud83d" in half
     write_rows(tmp_path / "test.jsonl", TEST)
@@ -356,7 +354,7 @@ def test_a_table_is_made_once_and_then_read_from_the_cache(tmp_path, monkeypatch
 
 
 def test_changed_code_is_noticed():
-    """datasets' cache sees the function that it calls, and none that this function calls."""
+    """The cache of datasets hashes the function that it calls, but not what that one calls."""
     files = sorted((REPO / "reward" / "data").glob("*.py"))
     code = "encoding files formats ledger mismatched sources splits streaming tokens transcripts"
     assert set(code.split()) <= {file.stem for file in files}

@@ -1,5 +1,4 @@
-"""Splits: they share no first user turn, and every pair that is left out is counted with its
-reason."""
+"""Splits: no first user turn is in two of them, and every dropped pair is counted by reason."""
 
 import random
 from collections import Counter
@@ -125,8 +124,7 @@ def test_train_rows_shared_with_test_are_dropped_and_counted(tmp_path):
 
 
 def test_one_source_of_a_mixture_may_not_train_on_anothers_test(tmp_path):
-    """The first source's test rows are carved from it, and lie in the second one's train split
-    too."""
+    """The first source's test split is carved from it. The second source trains on its rows."""
     rows = [row(index) for index in range(100)]
     carved = source(write_rows(tmp_path / "a.jsonl", rows))
     whole = folder(tmp_path / "b", [{**r, "chosen": "other"} for r in rows])
@@ -167,8 +165,7 @@ def test_exact_duplicates_are_dropped_and_contradictions_noted(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_ties_are_kept_in_train_and_dropped_where_accuracy_is_measured(tmp_path, qwen, streaming):
-    """Of 100 rows 38 fall into validation, 5 of them ties; which, is decided by a hash of the
-    first user turn."""
+    """A hash of the first user turn puts 38 of 100 rows into validation, 5 of them ties."""
     train = [tie(n) if n % 4 == 0 else row(n) for n in range(100)]
     data = folder(tmp_path, train, [*TEST, tie("held out")], streaming=streaming)
     splits, ledger = load_preferences([data], validation_fraction=0.3)
@@ -246,8 +243,10 @@ def test_rater_agreement_without_raters_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("transcript", ["messages", "raw"])
 def test_real_hh_file(hh_real, transcript):
-    """Traps: HH-RLHF prompts differ between sides in 5 of 2,312 rows, 4 completions are empty;
-    first user turns repeat."""
+    """Traps: in HH-RLHF the prompts of the two sides differ in 5 of 2,312 rows.
+
+    4 completions are empty, and first user turns repeat.
+    """
     splits, ledger = load_preferences(
         [source(hh_real)], transcript, validation_fraction=0.1, test_fraction=0.2
     )

@@ -60,7 +60,7 @@ def test_streaming_gives_the_rows_of_the_table_in_order(mixed, qwen):
 
 
 def test_streaming_counts_a_pair_once(mixed, qwen):
-    """A look at the first row and a second epoch leave the ledger alone."""
+    """Reading the first row alone and reading a second epoch do not change the ledger."""
     tables, ledger = streamed(mixed, qwen, validation_fraction=0.1)
     next(iter(tables["train"]))
     list(tables["train"])
@@ -72,8 +72,7 @@ def test_streaming_counts_a_pair_once(mixed, qwen):
 
 
 def test_streaming_past_the_rows_that_validation_comes_from(tmp_path, qwen, monkeypatch):
-    """Only rows that share a first user turn with a validation pair are lost to train, and they
-    are counted."""
+    """Train loses the rows with the first user turn of a validation pair, and counts them."""
     monkeypatch.setattr(streams, "STREAM_HELD_OUT", 60)
     rows = [row(index) for index in range(120)] + [row(index, "other", "no") for index in range(60)]
     folder(tmp_path, rows)
@@ -85,8 +84,7 @@ def test_streaming_past_the_rows_that_validation_comes_from(tmp_path, qwen, monk
 
 
 def test_streamed_rankings_stay_together_and_in_order(tmp_path, qwen):
-    """One of them loses a pair as over-long's sides do, one is all duplicates; the last one is
-    not forgotten."""
+    """One of them has an over-long side, and one is all duplicates. The last one is kept too."""
     folder(
         tmp_path,
         [*RANKINGS, nectar(1, "a", "b"), nectar(6, "a", LONG, "c"), nectar(7, "a", "b", "c")],
@@ -128,8 +126,10 @@ def test_streaming_notes_ties_and_votes_against(tmp_path, qwen):
 
 
 def test_streaming_treats_rows_past_validation_as_train_rows(tmp_path, qwen, monkeypatch):
-    """Their first user turn would have fallen into validation, had they come earlier; ties stay,
-    raters are asked."""
+    """Earlier, their first user turn would have put them into validation.
+
+    Here ties stay, and raters must agree.
+    """
     monkeypatch.setattr(streams, "STREAM_HELD_OUT", 10)
     late = [tie(n) for n in range(10, 50)] + [row(n, votes=[2, 1]) for n in range(50, 90)]
     folder(tmp_path, [row(n) for n in range(10)] + late)
@@ -165,8 +165,7 @@ def test_streaming_bad_line(tmp_path):
 
 
 def test_streaming_trains(tmp_path, standin):
-    """Two steps of PairTrainer, from a stream of 3 pairs, on a CPU: the stream starts over, the
-    ledger does not."""
+    """Two steps of PairTrainer need a stream of 3 pairs twice; the ledger counts it once."""
     from trl import RewardConfig
 
     from reward.model.build import build_reward_model, build_tokenizer

@@ -112,13 +112,14 @@ def test_encoded_columns(tmp_path, qwen):
 
 
 def test_another_tokenizer_encodes_anew(tmp_path):
-    """Two tokenizers that agree on template, special tokens, size and the manifest's probe; one
-    merge differs."""
+    """Two tokenizers differ in one merge only.
+
+    Their templates, special tokens, sizes and the probe of the manifest are the same.
+    """
     one, other = prepared("qwen"), prepared("qwen")
     state = json.loads(one.backend_tokenizer.to_str())
-    merge = [merge for merge in state["model"]["merges"] if len("".join(merge)) > 5][
-        -1
-    ]  # no word of the probe
+    long_merges = [merge for merge in state["model"]["merges"] if len("".join(merge)) > 5]
+    merge = long_merges[-1]  # no word of the probe
     state["model"]["merges"].remove(merge)
     answer = "so" + "".join(merge).replace("Ġ", " ")
     other.backend_tokenizer.model = type(one.backend_tokenizer).from_str(json.dumps(state)).model
@@ -155,12 +156,9 @@ def test_conversation_that_the_template_refuses_is_named(tmp_path):
     )
 
 
+# expected: target margin, chosen probability, rating of chosen and of rejected
 @pytest.mark.parametrize(
-    (
-        "columns",
-        "options",
-        "expected",
-    ),  # expected: target margin, chosen probability, rating of chosen and of rejected
+    ("columns", "options", "expected"),
     [
         ({}, {}, (0.0, 1.0, 0.0, 0.0)),
         ({}, {"soft_labels": False}, (0.0, 1.0, 0.0, 0.0)),
@@ -198,7 +196,7 @@ def test_conversation_that_the_template_refuses_is_named(tmp_path):
         ),
     ],
 )
-def test_labels_are_what_the_raters_said_as_numbers(columns, options, expected):
+def test_labels_are_numbers(columns, options, expected):
     labels = labels_of(
         {"where": "a.jsonl:7", **dict.fromkeys(LABELS), **columns}, EncodingOptions(**options)
     )
@@ -269,7 +267,7 @@ def test_regression_on_ratings_names_the_first_row_without_them(tmp_path, qwen, 
 
 
 def test_a_test_split_needs_no_ratings(tmp_path, qwen):
-    """Nobody computes a loss on it."""
+    """Nobody computes a loss on the test split."""
     data = folder(tmp_path, [row(1, rating_chosen=2, rating_rejected=1)], [row("plain")])
     splits, ledger = load_preferences([data], validation_fraction=0)
     encoded = encode_splits(

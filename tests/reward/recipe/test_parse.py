@@ -150,7 +150,7 @@ def test_command_line_faults(argv, beginning):
     assert fault.startswith(beginning)
 
 
-def test_nothing_given_and_help(capsys):
+def test_empty_command_line_and_help(capsys):
     with pytest.raises(
         RecipeError, match="write `python train_rm.py --recipe recipes/quickstart.yaml`"
     ):

@@ -95,7 +95,7 @@ max_steps: 9
     assert first["streaming"] is False and first.keys() == second.keys()
 
 
-def test_own_keys_stand_below_their_banners():
+def test_own_keys_are_below_their_banners():
     parse(SOUND).save("copy.yaml")
     keys = {}
     for group in Path("copy.yaml").read_text().split("\n# ")[1:]:
