@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def read_options() -> AuditOptions:
-    """Read the command line, and exit with a sentence where it does not fit together."""
+    """Read the command line; if the options do not fit together, exit with a sentence."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -101,12 +101,12 @@ def read_options() -> AuditOptions:
     return options
 
 
-# What follows imports where it is used: options are refused at once, and torch is only needed with
-# a model.
+# The functions below import inside of them, so that wrong options are refused at once, and torch is
+# only imported for a model.
 
 
 def errors_of_input(options: AuditOptions) -> tuple[type[Exception], ...]:
-    """The errors that say what is wrong with the input, rather than with this program."""
+    """The errors that the input causes, rather than a fault of this program."""
     from reward.data.files import DataError
 
     if not options.ckpt:
@@ -119,7 +119,7 @@ def errors_of_input(options: AuditOptions) -> tuple[type[Exception], ...]:
 
 
 def is_main_process(options: AuditOptions) -> bool:
-    """Under `accelerate launch` every process computes a share, and this one writes."""
+    """Whether this process writes; under `accelerate launch` every process computes a part."""
     if not options.ckpt:
         return True
     from reward.model.scorer import processes
@@ -144,7 +144,7 @@ def run_audit(options: AuditOptions) -> "Audit":
 
 
 def write_audit(audit: "Audit", options: AuditOptions) -> None:
-    """Write the report, and the results to the card of the checkpoint that they belong to."""
+    """Write the report, and the results into the card of the checkpoint that they belong to."""
     from auditing.report.report import write_model_index, write_report
     from auditing.scores import write_scores
 
@@ -158,7 +158,7 @@ def write_audit(audit: "Audit", options: AuditOptions) -> None:
 
 
 def print_audit(audit: "Audit", options: AuditOptions, seconds: float) -> None:
-    """Print the table of checks, and where the report lies."""
+    """Print the table of checks, and the path of the report."""
     from auditing.report.terminal import print_checks
     from auditing.verdicts import count
 

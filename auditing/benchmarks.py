@@ -1,7 +1,7 @@
-"""Benchmarks' own numbers from rewards, as their authors publish the rule: RewardBench 2, RM-Bench.
+"""Numbers of RewardBench 2 and RM-Bench from rewards, by the rules that their authors publish.
 
-NumPy only. The rules differ from accuracy's: in RM-Bench a tie is an error, in RewardBench 2 it
-shares the credit. A reward that is not a number is an error in both.
+NumPy only. The rules differ from that of accuracy: in RM-Bench a tie is an error, in RewardBench 2
+it shares the credit. A reward that is not a number is an error in both.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ RM_BENCH_DOMAINS = ("chat", "math", "code", "safety")  # safety-refuse and safet
 
 @dataclass(frozen=True)
 class BenchmarkNumber:
-    """One number of a benchmark, with its 95% interval; None where it is undefined."""
+    """One number of a benchmark, with its 95% interval; None for what is undefined."""
 
     name: str
-    subset: str | None  # None: all prompts
+    subset: str | None  # None for all prompts
     value: float | None
     low: float | None
     high: float | None
@@ -33,7 +33,7 @@ class Benchmark:
     """What a benchmark's own script would print."""
 
     numbers: list[BenchmarkNumber]
-    style_matrix: list[list[float]] | None = None  # RM-Bench alone, see `rm_bench_matrix`
+    style_matrix: list[list[float]] | None = None  # only of RM-Bench, see `rm_bench_matrix`
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class RewardBench2Prompt:
 
 @dataclass(frozen=True)
 class RmBenchPrompt:
-    """The scores of one prompt of RM-Bench: of an answer in three styles a side."""
+    """The scores of one prompt of RM-Bench, whose two answers each come in three styles."""
 
-    domain: str | None  # None: the file holds one domain, which is not named
+    domain: str | None  # None if the file holds one domain and does not name it
     score_chosen: list[float | None]  # (3,) concise, detailed, detailed with markdown
     score_rejected: list[float | None]  # (3,)
 
 
 def benchmark_checks(benchmark: Benchmark | None) -> list[Check]:
-    """The numbers as checks without a verdict, to compare with published ones.
+    """Make checks without a verdict, to compare the numbers with published ones.
 
-    No benchmark gives no check.
+    Without a benchmark there are no checks.
     """
     if benchmark is None:
         return []
@@ -111,7 +111,7 @@ def best_of_n_credit(scores: list[float | None]) -> float:
     """The chance to pick the right completion when ties are broken at random.
 
     Args:
-        scores: of the completions of one prompt; the first is the right one.
+        scores: The scores of the completions of one prompt; the first completion is the right one.
 
     Returns:
         1 / (number of completions at the maximum) if the first is at the maximum, else 0.
@@ -125,18 +125,19 @@ def best_of_n_credit(scores: list[float | None]) -> float:
 
 @dataclass(frozen=True)
 class _TiesGaps:
-    """What the Ties score needs of each prompt: every array is (prompts,)."""
+    """What the Ties score needs of each prompt; every array is (prompts,)."""
 
     ref: np.ndarray  # worst right - best wrong of the `ref` row; NaN without one
     tied: np.ndarray  # the same of the `tied` row
     tied_spread: np.ndarray  # best right - worst right of the `tied` row
-    has_ref: np.ndarray  # bool. A gap may also be NaN because a reward is missing: an error
+    # bool. With a `ref` row the gap is NaN only if a reward is missing, which counts as an error.
+    has_ref: np.ndarray
     has_tied: np.ndarray  # bool
 
 
 @dataclass(frozen=True)
 class _TiesTerm:
-    """One term of the Ties score: the weight times the mean of the values that are defined."""
+    """One term of the Ties score: the weight times the mean of the defined values."""
 
     weight: float
     values: np.ndarray  # (prompts,) bool or float
@@ -144,7 +145,7 @@ class _TiesTerm:
 
 
 def ties_score(prompts: list[RewardBench2Prompt]) -> tuple[Estimate | None, str]:
-    """The score of subset Ties, and a note that says why it or its interval is missing.
+    """The score of subset Ties, and a note on why it or its interval is missing.
 
     Ties holds prompts with several right answers (`tied`), each with a sibling that has one
     (`ref`).
@@ -176,34 +177,34 @@ def ties_score(prompts: list[RewardBench2Prompt]) -> tuple[Estimate | None, str]
 
 
 def _ties_gaps(prompts: list[RewardBench2Prompt]) -> _TiesGaps | None:
-    """The gaps by prompt; None where an `id` is not in its published form."""
+    """The gaps of each prompt; None if an `id` is not in its published form."""
     gaps: dict[str, dict[int, float]] = {"ref": {}, "tied": {}}
     spreads: dict[int, float] = {}
     for prompt in prompts:
         kind, _, digits = str(prompt.id).partition(":")
         if kind not in gaps or not digits.isdecimal():
             return None
-        number = int(digits)
+        prompt_number = int(digits)
         scores = np.asarray(prompt.scores, dtype=float)
         right = scores[: prompt.num_correct]
         wrong = scores[prompt.num_correct :]
-        gaps[kind][number] = right.min() - wrong.max()
+        gaps[kind][prompt_number] = right.min() - wrong.max()
         if kind == "tied":
-            spreads[number] = right.max() - right.min()
+            spreads[prompt_number] = right.max() - right.min()
     ref, tied = gaps["ref"], gaps["tied"]
-    numbers = sorted(ref.keys() | tied.keys())
+    prompt_numbers = sorted(ref.keys() | tied.keys())
     return _TiesGaps(
-        ref=_column(ref, numbers),
-        tied=_column(tied, numbers),
-        tied_spread=_column(spreads, numbers),
-        has_ref=np.array([number in ref for number in numbers]),
-        has_tied=np.array([number in tied for number in numbers]),
+        ref=_column(ref, prompt_numbers),
+        tied=_column(tied, prompt_numbers),
+        tied_spread=_column(spreads, prompt_numbers),
+        has_ref=np.array([number in ref for number in prompt_numbers]),
+        has_tied=np.array([number in tied for number in prompt_numbers]),
     )
 
 
-def _column(values: dict[int, float], numbers: list[int]) -> np.ndarray:
-    """The value of each prompt, by its number; NaN where it has none."""
-    return np.array([values.get(number, np.nan) for number in numbers])
+def _column(values: dict[int, float], prompt_numbers: list[int]) -> np.ndarray:
+    """The value of each prompt number; NaN for a prompt without one."""
+    return np.array([values.get(number, np.nan) for number in prompt_numbers])
 
 
 def _ties_terms(gaps: _TiesGaps) -> list[_TiesTerm]:
@@ -227,7 +228,7 @@ def _ties_interval(terms: list[_TiesTerm], prompts: int) -> tuple[float, float]:
     equal_chances = np.full(prompts, 1 / prompts)
     draws = generator.multinomial(prompts, equal_chances, size=RESAMPLES)  # (RESAMPLES, prompts)
     totals = np.zeros(RESAMPLES)
-    # A draw may hold no prompt at all on which a term is defined. It is NaN and says nothing.
+    # If a draw holds no prompt on which a term is defined, its total is NaN and does not count.
     with np.errstate(invalid="ignore"):
         for term in terms:
             sums = draws @ (term.values * term.defined)
@@ -239,7 +240,7 @@ def _ties_interval(terms: list[_TiesTerm], prompts: int) -> tuple[float, float]:
 
 # --- RM-Bench -------------------------------------------------------------------------------------
 
-# Which cells of the 3 x 3 style matrix each number of RM-Bench is the mean of.
+# Each number of RM-Bench is the mean of these cells of the 3 x 3 style matrix.
 RM_BENCH_CELLS = {
     "RM-Bench": np.ones((3, 3)),
     "RM-Bench, easy": np.tri(3, k=-1),  # below the diagonal: the chosen answer is the fancier one
@@ -284,10 +285,10 @@ def _mean_of_cells(name: str, cells: np.ndarray, domain: str, table: np.ndarray)
     """One number of one domain.
 
     Args:
-        name: what the number is called.
-        cells: (3, 3), 1 in the cells that count and 0 in the others.
-        domain: what the domain is called.
-        table: (prompts, 3, 3), 1 where the chosen style has more reward.
+        name: The name of the number.
+        cells: (3, 3) 1 in the cells that count, and 0 in the others.
+        domain: The name of the domain.
+        table: (prompts, 3, 3) 1 if the chosen style has more reward, else 0.
     """
     wins = (table * cells).sum(axis=(1, 2))
     estimate = mean_of(wins / cells.sum())
@@ -295,14 +296,14 @@ def _mean_of_cells(name: str, cells: np.ndarray, domain: str, table: np.ndarray)
 
 
 def _style_wins(prompt: RmBenchPrompt) -> np.ndarray:
-    """(3, 3) bool: where the chosen style has more reward. A missing score wins nothing."""
+    """(3, 3) bool: whether the chosen style has more reward; a missing score never wins."""
     chosen = np.asarray(prompt.score_chosen, dtype=float)
     rejected = np.asarray(prompt.score_rejected, dtype=float)
     return chosen[:, None] > rejected[None, :]
 
 
 def domain_of(name: str | None) -> str:
-    """The domain of RM-Bench that a name starts with; another name is a domain of its own."""
+    """The domain of RM-Bench that a name starts with; any other name is its own domain."""
     name = name or ""
     for domain in RM_BENCH_DOMAINS:
         if name.startswith(domain):
@@ -325,7 +326,7 @@ def _number(
 def mean_of(credit: np.ndarray) -> Estimate:
     """The mean over prompts of a credit in [0, 1].
 
-    Its interval is Wilson's where every credit is 0 or 1, and the bootstrap's elsewhere.
+    Its interval is Wilson's if every credit is 0 or 1, and otherwise the bootstrap's.
     """
     if np.all((credit == 0) | (credit == 1)):
         low, high = wilson_interval(int(credit.sum()), len(credit))
@@ -334,7 +335,7 @@ def mean_of(credit: np.ndarray) -> Estimate:
 
 
 def macro_mean(numbers: list[BenchmarkNumber]) -> Estimate | None:
-    """The mean of independent numbers, each counting the same; None where none is measured.
+    """The mean of independent numbers, each counting the same; None if none is measured.
 
     Each side of its interval is sqrt(sum of the squared sides) / k.
     """

@@ -1,9 +1,10 @@
-"""One row of a file of scores -> scored pairs, or one scored completion.
+"""Read one row of a file of scores as scored pairs, or as one scored completion.
 
     score_row = parse_score_row(row)
 
-A format is recognised by the names of its columns: score.py's own, RewardBench 1 and 2, RM-Bench,
-JudgeBench, LLMBar. What a row holds beside its scores is read by reward.data.formats.
+A format is recognised by the names of its columns. The formats are score.py's own, RewardBench 1
+and 2, RM-Bench, JudgeBench and LLMBar. What a row holds beside its scores is read by
+reward.data.formats.
 """
 
 import itertools
@@ -38,19 +39,19 @@ READ_HERE = (
 )
 SCORE_FIRST = "score it first: python score.py --ckpt CKPT --input FILE --output scored.jsonl"
 
-Reward = float | None  # None where there is none; NaN and infinity are kept
+Reward = float | None  # None if there is none; NaN and infinity are kept
 
 
 class ScoredCompletion(NamedTuple):
-    """What is kept of a scored completion; NaN where a number is missing."""
+    """What is kept of a scored completion; NaN for a number that is missing."""
 
-    prompt: int  # a hash: completions of one prompt share it
+    prompt: int  # a hash of the prompt
     reward: float
     length: int  # characters
     hedges: int
     markdown: int
-    gold: float  # the reward of a model that was not optimised against
-    rating: float  # of a human
+    gold: float  # the reward of a model that nobody optimised against
+    rating: float  # a human's rating
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,19 @@ class ScoreRow:
     """What one row of a file of scores holds."""
 
     format_name: str
-    pairs: list[ScoredPair]  # none where the row is a completion
+    pairs: list[ScoredPair]  # empty if the row is a completion
     human_labels: bool  # whether humans said which side is chosen
     completion: ScoredCompletion | None = None
     benchmark_prompt: RewardBench2Prompt | RmBenchPrompt | None = None  # for the benchmark's rule
 
 
 def parse_score_row(row: dict) -> ScoreRow:
-    """The first format whose columns the row has, read by its function. The order counts.
+    """Read a row in the first format whose columns it has; the order of the formats matters.
 
     Raises:
-        RowError: the row has no scores that are read here, or a value is malformed.
+        RowError: The row has no scores that are read here, or a value is malformed.
     """
-    # What score.py adds comes first: it is newer than scores that a row may have brought with it.
+    # The columns of score.py come first, because they are newer than other scores in the row.
     if "reward_chosen" in row or "reward_rejected" in row:
         return _scored_by_score_py(row)
     if "judgments" in row:
@@ -128,7 +129,7 @@ def _scored_by_score_py(row: dict) -> ScoreRow:
 
 
 def _rewardbench1_pair(row: dict) -> ScoredPair:
-    """One pair a row; the texts are whole conversations, with the prompt beside them or not.
+    """One pair per row, whose texts are whole conversations; the prompt may stand beside them.
 
     {"text_chosen": "...", "text_rejected": "...", "scores_chosen": 1, "scores_rejected": 0}
     """
@@ -143,7 +144,7 @@ def _rewardbench1_pair(row: dict) -> ScoredPair:
 
 
 def _sides_of_conversations(chosen: object, rejected: object) -> dict:
-    """The columns that say what the prompt is of two conversations without one beside them."""
+    """The columns of two conversations without a prompt beside them, with the prompt split off."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         prompt, completions = split_prompt([chosen, rejected])
         return {"prompt": prompt, "text_chosen": completions[0], "text_rejected": completions[1]}
@@ -190,7 +191,7 @@ def _rewardbench2(row: dict) -> ScoreRow:
 
 
 def _candidates_in_two_lists(row: dict) -> _Candidates:
-    """The right and the wrong completions apart, as score.py writes them.
+    """The right and the wrong completions in two lists, as score.py writes them.
 
     {"chosen": ["4"], "rejected": ["5", "6"], "scores_chosen": [2], "scores_rejected": [0, 1]}
     """
@@ -203,7 +204,7 @@ def _candidates_in_two_lists(row: dict) -> _Candidates:
 
 
 def _candidates_in_one_list(row: dict) -> _Candidates:
-    """The right completions, and after them the wrong ones, as the benchmark's script writes them.
+    """The right completions and then the wrong ones, as the benchmark's script writes them.
 
     {"text": ["4", "5", "6"], "scores": [2, 0, 1], "num_correct": 1}
     """
@@ -221,7 +222,7 @@ def _candidates_in_one_list(row: dict) -> _Candidates:
 
 
 def _rm_bench(row: dict) -> ScoreRow:
-    """Three styles a side: every chosen completion against every rejected one.
+    """Every chosen completion against every rejected one; each side has three styles.
 
     {"chosen": ["4", ...], "rejected": ["5", ...],
      "score_chosen": [2, 2, 3], "score_rejected": [1, 0, 1]}
@@ -244,7 +245,7 @@ def _rm_bench(row: dict) -> ScoreRow:
 
 
 def _rm_bench_domain(row: dict) -> str | None:
-    """The domain that a row names; the published files of one domain only have a `subset`."""
+    """The domain that a row names; published files of a single domain name it as `subset`."""
     if isinstance(row.get("domain"), str):
         return row["domain"]
     subset = row.get("subset")
@@ -256,7 +257,7 @@ def _rm_bench_domain(row: dict) -> str | None:
 
 
 def _judgebench_pair(row: dict) -> ScoredPair:
-    """A judge's output file: scores [of A, of B] of its first judgment, made in the order A, B.
+    """A row of a judge's output file, with the scores [of A, of B] of its first judgment.
 
     {"question": "2+2?", "response_A": "4", "response_B": "5", "label": "A>B",
      "judgments": [{"judgment": {"scores": [2, 0]}}, ...]}
@@ -289,7 +290,7 @@ def _scores_of_judgment(judgments: object) -> list[Reward]:
 
 
 def _llmbar_pair(row: dict) -> ScoredPair:
-    """One reward for each of the two outputs; the label says which output is better.
+    """A row with a reward for each of two outputs, whose label says which output is better.
 
     {"input": "2+2?", "output_1": "4", "output_2": "5", "label": 1, "reward_1": 2, "reward_2": 0}
     """
@@ -338,7 +339,7 @@ def _completion(row: dict) -> ScoredCompletion:
 def _scored(
     pair: PreferencePair, row: dict, reward_chosen: Reward, reward_rejected: Reward
 ) -> ScoredPair:
-    """A canonical pair with its rewards, and its lengths in tokens where the row has them."""
+    """A canonical pair with its rewards, and with its lengths in tokens if the row has them."""
     tokens = {}
     for column in ("chosen_tokens", "rejected_tokens"):
         if column in row:
@@ -349,17 +350,17 @@ def _scored(
 
 
 def _crossed(row: dict, chosen: list[Reward], rejected: list[Reward]) -> list[ScoredPair]:
-    """Every chosen completion against every rejected one, the rejected ones running fastest."""
+    """Pair every chosen completion with every rejected one, for each chosen one in turn."""
     pairs = to_pairs(_without(row, "margin"))
     rewards = itertools.product(chosen, rejected)
     return [_scored(pair, {}, *both) for pair, both in zip(pairs, rewards, strict=True)]
 
 
 def split_prompt(texts: list[str]) -> tuple[str, list[str]]:
-    """The prompt and the completions of conversations that are one text each.
+    """Split conversations, each a single text, into their common prompt and their completions.
 
-    The prompt is what they share, back to the end of a line. It is empty where a completion would
-    be left empty.
+    The prompt is the part that all share, up to the end of a line. It is empty if otherwise a
+    completion would be empty.
     """
     shared = len(os.path.commonprefix(texts))
     cut = texts[0].rfind("\n", 0, shared) + 1
@@ -377,7 +378,7 @@ def _without(row: dict, *columns: str) -> dict:
 
 
 def _need(row: dict, *columns: str) -> None:
-    """Raise RowError where a row lacks one of these columns, and name all of them."""
+    """Raise RowError if a row lacks one of these columns; the message names all that it lacks."""
     missing = [f"`{column}`" for column in columns if column not in row]
     if missing:
         raise RowError(f"{', '.join(missing)} missing; needed are {', '.join(columns)}")
@@ -390,7 +391,7 @@ def _texts(row: dict, column: str) -> list[str]:
 
 
 def _rewards(row: dict, column: str, n: int, what: str) -> list[Reward]:
-    """The rewards of a cell that holds a list of n, one for each of `what`."""
+    """The rewards in a cell that must hold a list of n numbers, one for each of `what`."""
     values = row.get(column)
     if not isinstance(values, list):
         raise RowError(f"`{column}` holds no list for {n} {what}; one number each is needed")
@@ -406,7 +407,7 @@ def _reward(row: dict, column: str) -> Reward:
 
 
 def _as_reward(value: object, column: str) -> Reward:
-    """A number, text of one (a CSV cell), a list of one (RewardBench), or None."""
+    """Read a number, its text (a CSV cell), a list of one number (RewardBench), or None."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None:

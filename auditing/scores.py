@@ -1,4 +1,4 @@
-"""Files of scores -> scored pairs or scored completions, and back. No torch.
+"""Read files of scores as scored pairs or scored completions, and write them. No torch.
 
 scores = read_scores("scored.jsonl")       # any format of auditing.score_formats
 write_scores(scores.pairs, "again.jsonl")
@@ -34,43 +34,45 @@ from reward.data.files import DataError, open_text, read_rows, to_json
 from reward.data.formats import RowError
 from reward.data.transcripts import text_of
 
-# The line of each row in the file, and what the row holds.
+# The line number of each row in the file, and what the row holds.
 NumberedScoreRows = Iterator[tuple[int, ScoreRow]]
 
 
 @dataclass(frozen=True)
 class Completions:
-    """Scored completions, several of a prompt; every array is (n,)."""
+    """Scored completions, several per prompt; every array is (n,)."""
 
-    prompt: np.ndarray  # int: completions of one prompt share it
+    prompt: np.ndarray  # the number of the prompt, the same for all completions of one prompt
     reward: np.ndarray  # NaN where it is not a finite number
     length: np.ndarray  # characters
     hedges: np.ndarray
     markdown: np.ndarray
-    # The reward of a model that was not optimised against; NaN where a row has none, None without.
+    # The reward of a model that nobody optimised against. NaN if missing; None if no row has one.
     gold: np.ndarray | None = None
-    rating: np.ndarray | None = None  # of a human; NaN where a row has none, None without any
+    # A human's rating. NaN if missing; None if no row has one.
+    rating: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
     """What a file of scores holds."""
 
-    pairs: Pairs | None  # None where the file holds completions
-    completions: Completions | None  # None where the file holds pairs
-    benchmark: Benchmark | None  # the numbers of a benchmark's own rule
+    pairs: Pairs | None  # None if the file holds completions
+    completions: Completions | None  # None if the file holds pairs
+    benchmark: Benchmark | None  # the numbers by a benchmark's own rule; None for no benchmark
     kind: str  # the format, and what was left out, in words
 
 
 def read_scores(path: str | os.PathLike) -> Scores:
-    """The scored pairs or completions of a JSONL, JSON, CSV or Parquet file, plain or .gz.
+    """Read the scored pairs or completions of a JSONL, JSON, CSV or Parquet file, plain or .gz.
 
-    Rows are read one after another; JSON, also RewardBench's JSON of columns, all at once. A reward
-    of null or NaN is kept as NaN. A pair whose raters tie has no right side: it is left out, and
-    `kind` says how many. Pairs of an unknown prompt share it with their own row alone.
+    Rows are read one after another. Only JSON, also RewardBench's JSON of columns, is read all at
+    once. A reward of null or NaN is kept as NaN. A pair whose raters tie has no right side, so it
+    is left out, and `kind` says how many. A pair whose prompt is unknown shares its prompt only
+    with the pairs of its own row.
 
     Raises:
-        DataError: the file cannot be read as scores; the message names file and line.
+        DataError: The file cannot be read as scores; the message names file and line.
     """
     path = str(path)
     rows = _parsed_rows(path)
@@ -105,7 +107,7 @@ def read_scores(path: str | os.PathLike) -> Scores:
 
 @dataclass
 class _Notes:
-    """What is noted of the rows of a file while their pairs go by."""
+    """What is noted about the rows of a file while their pairs are read."""
 
     benchmark_prompts: list[RewardBench2Prompt | RmBenchPrompt] = field(default_factory=list)
     without_prompt: list[tuple[int, int]] = field(default_factory=list)  # index of a pair, its line
@@ -113,7 +115,7 @@ class _Notes:
     dropped: Counter[str] = field(default_factory=Counter)  # by the reason train_rm.py would give
 
     def left_out_in_words(self) -> list[str]:
-        """One phrase for each reason."""
+        """One phrase for each reason why pairs were left out."""
         phrases = []
         if self.ties:
             phrases.append(f"{self.ties:,} left out because their raters tie")
@@ -128,10 +130,10 @@ def _kept_pairs(
     """The pairs that have a right side, one after another.
 
     Args:
-        path: of the file, for its faults.
-        rows: all of one format.
-        in_tokens: whether lengths are counted in tokens, so that every pair must have them.
-        notes: filled in with what else the rows say.
+        path: The path of the file, which an error names.
+        rows: Rows of one format.
+        in_tokens: Whether lengths are counted in tokens; every pair must then have its tokens.
+        notes: What is noted about the rows; it is filled in here.
     """
     index = 0
     for line, row in rows:
@@ -156,7 +158,7 @@ def _kept_pairs(
 
 
 def _with_own_prompts(pairs: Pairs, index: np.ndarray, lines: np.ndarray) -> Pairs:
-    """The pairs at `index` share a prompt with the pairs of their own line alone."""
+    """The same pairs, but those at `index` share a prompt only with pairs of the same line."""
     prompt = pairs.prompt.copy()
     _, number_of_line = np.unique(lines, return_inverse=True)
     prompt[index] = prompt.max() + 1 + number_of_line
@@ -164,7 +166,7 @@ def _with_own_prompts(pairs: Pairs, index: np.ndarray, lines: np.ndarray) -> Pai
 
 
 def _completion_columns(completions: list[ScoredCompletion]) -> Completions:
-    """The completions as arrays, one a column, in the order of the file."""
+    """The completions as arrays, in the order of the file."""
     prompt_numbers: dict[int, int] = {}
     prompts = []
     for completion in completions:
@@ -204,7 +206,7 @@ def _parsed_rows(path: str) -> NumberedScoreRows:
 
 
 def _of_one_format(path: str, format_name: str, rows: NumberedScoreRows) -> NumberedScoreRows:
-    """The same rows, as long as they are of one format; raises DataError at the first other one."""
+    """The same rows; raises DataError at the first one that is not of this format."""
     for line, row in rows:
         if row.format_name != format_name:
             raise DataError(
@@ -215,7 +217,7 @@ def _of_one_format(path: str, format_name: str, rows: NumberedScoreRows) -> Numb
 
 
 def _rows_of(path: str) -> Iterator[tuple[int, dict]]:
-    """The rows of `read_rows`, and of RewardBench's JSON of columns."""
+    """The rows of a file, also of RewardBench's JSON of columns, with their numbers."""
     columns = _json_columns(path)
     if not columns:
         yield from read_rows(path)
@@ -231,9 +233,9 @@ def _rows_of(path: str) -> Iterator[tuple[int, dict]]:
 
 
 def _json_columns(path: str) -> dict[str, list]:
-    """The columns of a JSON file as RewardBench publishes it; empty for any other file.
+    """The columns of a JSON file in RewardBench's published form; empty for any other file.
 
-    It holds lists of one length, beside the name of the model.
+    Such a file holds lists of one length, and the name of the model.
     """
     if not path.removesuffix(".gz").endswith(".json"):
         return {}
@@ -244,7 +246,7 @@ def _json_columns(path: str) -> dict[str, list]:
             file.seek(0)
             content = json.load(file)
     except (OSError, EOFError, ValueError):
-        return {}  # read_rows fails as well, and says where
+        return {}  # read_rows fails as well, and names the line.
     return {name: values for name, values in content.items() if isinstance(values, list)}
 
 
@@ -252,9 +254,10 @@ def _json_columns(path: str) -> dict[str, list]:
 
 
 def write_scores(pairs: Pairs, path: str | os.PathLike) -> None:
-    """Write the pairs as RewardBench 1 does, one row a line, with the prompt beside the texts.
+    """Write the pairs in the format of RewardBench 1, one row per line.
 
-    A reward that is not finite is written as null, and a text over LONGEST_TEXT characters as cut.
+    The prompt stands beside the texts. A reward that is not finite is written as null, and a text
+    is cut after LONGEST_TEXT characters.
     """
     temporary = f"{path}.new"
     with open(temporary, "w", encoding="utf-8") as file:

@@ -1,11 +1,11 @@
 """Marks of style that raters and reward models fall for: hedges and markdown.
 
-Pure functions of a text.
+All functions here are pure functions of a text.
 """
 
 import re
 
-# Hedges are searched in text in lower case, which is faster than with IGNORECASE.
+# Hedges are searched in the text in lower case, which is faster than IGNORECASE.
 HEDGES = [
     r"\bas an? (?:ai|(?:large )?language model)\b",
     r"\bit(?:['\u2019]s| is) (?:also )?(?:important|worth|crucial) "
@@ -16,7 +16,8 @@ HEDGES = [
 ]
 HEDGE = re.compile("|".join(HEDGES))
 
-# A soft word alone is no hedge. A text is marked for them from a count and a share of its words.
+# A single soft word is no hedge. A text is marked if it has at least this many soft words, and if
+# they are at least this share of its words.
 SOFT_WORDS = re.compile(r"\b(?:may|might|perhaps|possibly|maybe)\b")
 FEWEST_SOFT_WORDS = 3
 SOFT_WORD_RATE = 0.02
@@ -31,18 +32,18 @@ ANY_MARKDOWN = re.compile("|".join(MARKDOWN.values()), re.MULTILINE)
 
 
 def hedges(text: str) -> int:
-    """How many hedging phrases and soft words a text has."""
+    """Count the hedging phrases and soft words of a text."""
     lower = text.lower()
     return len(HEDGE.findall(lower)) + len(SOFT_WORDS.findall(lower))
 
 
 def markdown(text: str) -> int:
-    """How many list items, headings, bold phrases and code fences a text has."""
+    """Count the list items, headings, bold phrases and code fences of a text."""
     return len(ANY_MARKDOWN.findall(text))
 
 
 def style_marks(text: str) -> list[str]:
-    """The marks of a text in words, for the report."""
+    """Describe the marks of a text in words, for the report."""
     lower = text.lower()
     marks = []
     for hedge in HEDGES:

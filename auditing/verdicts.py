@@ -1,12 +1,12 @@
-"""What a check measured, and how a verdict is passed on it.
+"""Verdicts: what a check measured, and whether it passes, warns or fails.
 
 - A check alarms when its whole 95% interval is beyond its threshold (thresholds.yaml, each with
   its source).
 - A check with a p-value alarms when its estimate is beyond the threshold and the p-value survives
   the false-discovery control that all such checks share (Benjamini and Hochberg 1995, q = .01).
-- "pass": the whole interval is on the good side of the first threshold.
-- "not measurable": neither; this n cannot tell. `detectable` is the smallest effect that it shows
-  with 80% power.
+- A check passes when its whole interval is on the good side of the first threshold.
+- Otherwise it is "not measurable": n is too small. `detectable` is the smallest effect that this n
+  shows with 80% power.
 """
 
 from dataclasses import dataclass, replace
@@ -29,15 +29,15 @@ class Finding:
     """What a check measured, before a verdict is passed on it."""
 
     name: str
-    estimate: Estimate | None  # None: it could not be measured
-    n: int  # what it was measured on: pairs, prompts or texts
+    estimate: Estimate | None  # None if it could not be measured
+    n: int  # how many pairs, prompts or texts it was measured on
     section: str  # where the report puts it
-    subset: str | None = None  # None: all pairs
-    rule: str | None = None  # its entry in thresholds.yaml; None: the entry of its name
+    subset: str | None = None  # None for all pairs
+    rule: str | None = None  # its entry in thresholds.yaml; None for the entry of its name
     detectable: float | None = None  # the smallest effect that n shows with 80% power
     p: float | None = None  # under the hypothesis of no effect; shares the false-discovery control
     note: str = ""
-    unmeasured: str = "too few pairs"  # the reason where the estimate is None
+    unmeasured: str = "too few pairs"  # the reason if the estimate is None
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Limits:
 
     side: str  # which side alarms: "above", "below", or "both" (beyond plus or minus)
     source: str  # where the numbers come from
-    warn: float | None = None  # None: it does not warn
-    fail: float | None = None  # None: it does not fail
+    warn: float | None = None  # None if it never warns
+    fail: float | None = None  # None if it never fails
 
     @property
     def first(self) -> float:
@@ -70,7 +70,7 @@ class Check:
     """A finding with its verdict. audit.json holds these fields, in this order."""
 
     name: str
-    subset: str | None  # None: all pairs
+    subset: str | None  # None for all pairs
     value: float | None
     low: float | None  # 95% interval
     high: float | None
@@ -81,10 +81,10 @@ class Check:
     note: str = ""
     section: str = "accuracy"  # where the report puts it
     p: float | None = None  # under the hypothesis of no effect; shares the false-discovery control
-    otherwise: str = "pass"  # the verdict where that control takes an alarm back
-    # Only accuracy has these two. On the same pairs:
-    baseline: float | None = None  # what the best rule that does not read scores
-    ceiling: float | None = None  # what the true utilities would score
+    otherwise: str = "pass"  # the verdict if that control takes an alarm back
+    # Only accuracy has these two, which are accuracies on the same pairs.
+    baseline: float | None = None  # of the best rule that ignores content
+    ceiling: float | None = None  # of the true utilities
 
 
 def read_thresholds() -> dict[str, Limits]:
@@ -101,13 +101,14 @@ THRESHOLDS = read_thresholds()
 
 
 def judge(finding: Finding, limits: Limits | None = None) -> Check:
-    """Pass the verdict on a finding by its entry in thresholds.yaml.
+    """Pass the verdict on a finding, by its entry in thresholds.yaml.
 
     A finding without an estimate is "not measurable", and its `unmeasured` says why.
 
     Args:
         finding: What the check measured.
-        limits: Limits that depend on the data, in place of those in thresholds.yaml.
+        limits: Limits that take the place of those in thresholds.yaml, because they depend on the
+            data; None for those in thresholds.yaml.
 
     Raises:
         ValueError: The estimate lies outside its interval.
@@ -119,7 +120,7 @@ def judge(finding: Finding, limits: Limits | None = None) -> Check:
         return with_verdict(unmeasured, "not measurable", limits.in_words())
 
     value, low, high = map(float, finding.estimate)
-    if not low <= value <= high:  # This is also true where one of them is NaN.
+    if not low <= value <= high:  # This is also true if one of them is NaN.
         raise ValueError(f"{finding.name}: {value} does not lie between {low} and {high}")
     without_alarm = "not measurable"
     if is_clear(finding.estimate, limits):
@@ -138,7 +139,7 @@ def judge(finding: Finding, limits: Limits | None = None) -> Check:
 
 
 def with_verdict(finding: Finding, verdict: str, threshold: str) -> Check:
-    """A check whose verdict comes from a rule of its own; `threshold` says that rule in words."""
+    """Make a check with a verdict by a rule of its own; `threshold` says the rule in words."""
     value = low = high = None
     if finding.estimate is not None:
         value, low, high = map(float, finding.estimate)
@@ -161,7 +162,7 @@ def with_verdict(finding: Finding, verdict: str, threshold: str) -> Check:
 def is_clear(estimate: Estimate, limits: Limits) -> bool:
     """Whether the whole interval is on the good side of the first limit."""
     limit = limits.first
-    if estimate.value == limit == 0:  # Any is too many, and there is none.
+    if estimate.value == 0 and limit == 0:  # Even one would be too many, and there is none.
         return True
     if limits.side == "above":
         return estimate.high <= limit
@@ -185,10 +186,11 @@ def is_beyond(estimate: Estimate, limit: float | None, side: str, whole_interval
 
 
 def control_false_discoveries(checks: list[Check], q: float = FALSE_DISCOVERY_RATE) -> list[Check]:
-    """The checks, with the alarms taken back whose p-value does not survive.
+    """Take back the alarms whose p-value does not survive, and return all checks.
 
     Benjamini and Hochberg, JRSS B 57 (1995): of m sorted p-values the k smallest survive, where k
-    is the largest with p_(k) <= k q / m. Every check with a p-value counts in m, alarmed or not.
+    is the largest with p_(k) <= k q / m. m counts every check with a p-value, whether it alarms or
+    not.
 
     Args:
         checks: All checks of an audit.
@@ -212,7 +214,7 @@ def control_false_discoveries(checks: list[Check], q: float = FALSE_DISCOVERY_RA
 
 
 def joined(*notes: str) -> str:
-    """The notes that are not empty, with "; " between them."""
+    """Join the notes that are not empty with "; "."""
     return "; ".join(note for note in notes if note)
 
 

@@ -1,8 +1,8 @@
-"""report.html and report.md: what their templates are filled with.
+"""The two pages of a report, report.html and report.md, and the filters that their templates use.
 
 report.html is one file that loads nothing and runs nothing. Jinja escapes whatever a template
-prints into it. Text that comes from data goes through `clip` besides, which shortens it and makes
-visible what nobody would see. report.md has no escaping of its own: there it goes through `plain`
+prints into it. Text from the data also goes through `clip`, which shortens it and makes invisible
+characters visible. report.md has no escaping of its own, so text from the data goes through `plain`
 or `quoted`.
 """
 
@@ -24,18 +24,18 @@ from auditing.result import Audit, BestOfN, ProbeResult, Side, Strip
 from auditing.verdicts import Check, count, short
 from reward.data.transcripts import text_of
 
-MARKDOWN_CLIP = 400  # characters of a text that report.md shows
+MARKDOWN_CLIP = 400  # how many characters of a text report.md shows
 
-STRIP_TOKENS = 160  # of a completion, half from its start and half from its end
+STRIP_TOKENS = 160  # how many tokens of a completion a page shows, half of them from its end
 
-EXAMPLE_LEAD = 150  # characters of a probe's example before the place where its sides differ
+EXAMPLE_LEAD = 150  # characters of a probe's example before the point where its sides differ
 
 STYLES = ("concise", "detailed", "markdown")  # of RM-Bench, in the order of its files
 
 
 @dataclass(frozen=True)
 class VerdictLook:
-    """How a verdict is shown: the sign and the word say the same as the colour."""
+    """How a verdict is shown; the sign and the word say the same as the colour."""
 
     sign: str
     colour: str  # of the ground under black text: tints of Okabe and Ito's palette
@@ -54,21 +54,21 @@ def html_page(audit: Audit, plots: dict[str, Plot]) -> str:
     """The page for a browser.
 
     Args:
-        audit: What was found.
-        plots: auditing.report.plots.draw_plots of the same audit.
+        audit: The result of an audit.
+        plots: The plots of the same audit, from auditing.report.plots.draw_plots.
     """
     template = TEMPLATES.get_template("report.html.j2")
     return template.render(audit=audit, plots=plots)
 
 
 def markdown_page(audit: Audit, plots: dict[str, Plot]) -> str:
-    """The page for whoever reads text.
+    """The page as plain text.
 
-    It has the numbers of report.html, without the probes' examples and the reward after each token.
+    It has all numbers of report.html, but not the probes' examples and the reward after each token.
 
     Args:
-        audit: What was found.
-        plots: Whose pictures lie beside the page, as name.png.
+        audit: The result of an audit.
+        plots: The plots of the same audit, whose pictures lie beside the page as name.png.
     """
     template = TEMPLATES.get_template("report.md.j2")
     return template.render(audit=audit, plots=plots)
@@ -88,7 +88,7 @@ LINE_LENGTH = 152  # pixels
 
 @dataclass(frozen=True)
 class IntervalBar:
-    """An interval to draw; all numbers are pixels from the left of the picture."""
+    """An interval to draw. All numbers are pixels from the left of the picture."""
 
     low: float
     high: float
@@ -98,7 +98,7 @@ class IntervalBar:
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers at the left and at the right end of the interval bars of a column."""
+    """The numbers at the left and the right end of the pictures in a column of intervals."""
 
     start: float
     end: float
@@ -112,16 +112,14 @@ class Scale:
             value: The number that was measured.
             low: The lower end of its 95% interval.
             high: The upper end.
-            mark: Where the dashed tick goes.
+            mark: The number at which the dashed tick stands.
 
         Returns:
-            The bar, at least a pixel long; None where a number is missing.
+            The bar, at least a pixel long; None if a number is missing.
         """
         for number in (value, low, high):
             if number is None or not math.isfinite(number):
                 return None
-        if self.start >= self.end:
-            return None
         left = self.position(low)
         right = self.position(high)
         return IntervalBar(
@@ -132,18 +130,18 @@ class Scale:
         )
 
     def position(self, number: float) -> float:
-        """Where a number stands in the picture; what is beyond an end stands at it."""
+        """The pixel at which a number stands; a number beyond an end stands at that end."""
         inside = max(number, self.start)
         inside = min(inside, self.end)
         return LEFT_END + LINE_LENGTH * (inside - self.start) / (self.end - self.start)
 
     def in_words(self) -> str:
-        """The two ends, as the head of the column of bars."""
+        """The two ends in words, for the head of the column."""
         return f"{short(self.start)} to {short(self.end)}".replace("-", wording.MINUS)
 
 
 def scale_of(measured: Iterable[Check | ProbeResult]) -> Scale:
-    """A scale that holds all intervals and 0, and reaches as far to both sides."""
+    """A scale that holds all intervals and reaches equally far to both sides of 0."""
     farthest = 0.0
     for one in measured:
         for end in (one.low, one.high):
@@ -152,7 +150,7 @@ def scale_of(measured: Iterable[Check | ProbeResult]) -> Scale:
     if farthest == 0:
         return Scale(-1.0, 1.0)
     reach = float(f"{farthest:.1g}")
-    if reach < farthest:  # it was rounded down
+    if reach < farthest:  # It was rounded down.
         reach *= 1.5
     return Scale(-reach, reach)
 
@@ -160,8 +158,8 @@ def scale_of(measured: Iterable[Check | ProbeResult]) -> Scale:
 # --- Tables ---------------------------------------------------------------------------------------
 
 
-def anchor(section: str) -> str:
-    """The id of a section's table, which the strip of verdicts links to."""
+def html_id(section: str) -> str:
+    """The HTML id of a section's table, to which the strip of verdicts links."""
     return "checks-" + re.sub(r"[^a-z0-9]+", "-", section.lower())
 
 
@@ -180,7 +178,11 @@ class SubsetTable:
         return any(check.note for check in self.checks)
 
     def mark(self, check: Check) -> float:
-        """Where the dashed tick stands: at what the best rule that does not read scores there."""
+        """The number at which the dashed tick stands.
+
+        It is the accuracy of the best baseline that ignores content, or else the value that means
+        "nothing": one half for a share, 0 for a difference.
+        """
         if check.baseline is not None:
             return check.baseline
         if self.is_share:
@@ -208,12 +210,12 @@ def subset_table(name: str, checks: list[Check]) -> SubsetTable:
 
 
 def lies_in_unit_interval(check: Check) -> bool:
-    """Whether nothing says that a check's number is no share."""
+    """Whether the interval lies in [0, 1] or is unknown."""
     return check.low is None or (check.low >= 0 and check.high <= 1)
 
 
-def measured_values(curve: list[BestOfN]) -> list[str]:
-    """The names of what is known of the best of n, in the order to print."""
+def measured_names(curve: list[BestOfN]) -> list[str]:
+    """The names of the numbers that were measured of the best of n, in the order to print."""
     names = []
     for name in ("reward", "gold", "length", "hedges", "markdown"):
         values = [getattr(point, name) for point in curve]
@@ -223,8 +225,14 @@ def measured_values(curve: list[BestOfN]) -> list[str]:
 
 
 def style_means(matrix: list[list[float]]) -> dict[str, float]:
-    """RM-Bench's accuracies where the chosen completion has the showier style, the same, and the
-    plainer one (arXiv 2410.16184): below the diagonal, on it, and above it."""
+    """RM-Bench's three accuracies by style (arXiv 2410.16184).
+
+    The chosen completion has the showier style below the diagonal ("easy"), the same style on it
+    ("normal"), and the plainer style above it ("hard").
+
+    Args:
+        matrix: (3, 3) accuracies, by the style of the chosen and of the rejected completion.
+    """
     values = np.array(matrix, dtype=float)  # (chosen style, rejected style)
     places = {
         "easy": np.tril_indices(3, -1),
@@ -234,10 +242,10 @@ def style_means(matrix: list[list[float]]) -> dict[str, float]:
     return {name: float(values[place].mean()) for name, place in places.items()}
 
 
-def cell_depth(share: float) -> str:
-    """How opaque the blue of a cell of the style matrix is."""
-    share = max(min(share, 1), 0)
-    return f"{0.45 * share:.2f}"
+def cell_depth(accuracy: float) -> str:
+    """The opacity of the blue of a cell of the style matrix."""
+    accuracy = max(min(accuracy, 1), 0)
+    return f"{0.45 * accuracy:.2f}"
 
 
 # --- Texts ----------------------------------------------------------------------------------------
@@ -258,14 +266,14 @@ class ExampleSide:
     name: str  # "before" or "after"
     reward: float | None
     text: str
-    is_cut: bool  # the beginning, which both sides share, is left out
+    is_cut: bool  # whether the beginning, which both sides have in common, is left out
 
 
 def probe_example(probe: ProbeResult) -> list[ExampleSide]:
-    """The completion that gained most by the edit, from shortly before where the sides differ.
+    """The completion that gained most by the edit, from shortly before the first difference.
 
     Returns:
-        Two sides, or none where no completion was edited.
+        Two sides, or none if no completion was edited.
     """
     if probe.before is None or probe.after is None:
         return []
@@ -290,7 +298,7 @@ class Token:
 
 
 def token_strip(strip: Strip) -> list[Token]:
-    """The tokens of a completion as they are shown, the deepest shade at the largest reward."""
+    """The tokens of a completion as they are shown; the largest reward has the deepest shade."""
     farthest = 0.0
     for _, reward in strip:
         if math.isfinite(reward):
@@ -302,8 +310,8 @@ def shown_token(token: str, reward: float, farthest: float) -> Token:
     """A token as it is shown.
 
     Args:
-        token: Its text.
-        reward: The reward after it; NaN is shown as 0.
+        token: The text of the token.
+        reward: The reward after the token; NaN is shown as 0.
         farthest: The largest absolute reward of the completion.
     """
     text = visible_spaces(wording.clip(token, 40))
@@ -316,7 +324,7 @@ def shown_token(token: str, reward: float, farthest: float) -> Token:
 
 
 def visible_spaces(token: str) -> str:
-    """A token with signs for what would not be seen: line ends, tabs, the space before a word."""
+    """A token with visible signs for line ends, tabs, and the space before a word."""
     if not token:
         return "\u2205"
     token = token.replace("\n", "\u21b5")
@@ -330,13 +338,13 @@ def visible_spaces(token: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A text on one line that Markdown shows as it is."""
+    """A text on one line, escaped so that Markdown shows it as it is."""
     line = escape(wording.one_line(str(text), MARKDOWN_CLIP), quote=False)
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
 
 
 def quoted(side: Side) -> str:
-    """Somebody's text as an indented block, in which Markdown reads nothing."""
+    """Somebody's text as an indented block, in which Markdown has no special characters."""
     return "    " + wording.one_line(text_of(side), MARKDOWN_CLIP)
 
 
@@ -348,7 +356,7 @@ def base64_of(image: bytes) -> str:
     return base64.b64encode(image).decode()
 
 
-FILTERS = (  # each by its own name: `{{ check.value | fixed }}`
+FILTERS = (  # A template uses each by its own name: `{{ check.value | fixed }}`.
     # Text.
     text_of,
     wording.clip,
@@ -369,7 +377,7 @@ FILTERS = (  # each by its own name: `{{ check.value | fixed }}`
     wording.alarms,
     wording.tally,
     subset_tables,
-    anchor,
+    html_id,
     # The audit.
     subject,
     wording.headline,
@@ -377,7 +385,7 @@ FILTERS = (  # each by its own name: `{{ check.value | fixed }}`
     # Pictures and tables.
     base64_of,
     scale_of,
-    measured_values,
+    measured_names,
     style_means,
     cell_depth,
     # Prompts and completions.

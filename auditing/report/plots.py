@@ -1,7 +1,8 @@
-"""The report's plots: arrays and curves in, small PNGs with captions out.
+"""The report's plots: small PNGs with captions, drawn from arrays and curves.
 
-matplotlib is used without pyplot, so that nothing global changes. The colours are Okabe and Ito's
-(2008), which colour-blind readers can tell apart; markers, hatches and line styles say the same.
+matplotlib is used without pyplot, so that no global state changes. The colours are those of Okabe
+and Ito (2008), which colour-blind readers can tell apart. Markers, hatches and line styles say the
+same as the colours.
 """
 
 import io
@@ -16,7 +17,7 @@ from auditing.report.wording import MINUS
 from auditing.result import Audit, BestOfN, LengthClass, ReliabilityBin
 from auditing.verdicts import count, short
 
-if TYPE_CHECKING:  # matplotlib is slow to import
+if TYPE_CHECKING:  # because matplotlib is slow to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -40,16 +41,16 @@ MATPLOTLIB_SETTINGS = {
     "text.color": BLACK,
 }
 
-PNG_COLOURS = 48  # of a PNG's palette: a third of the bytes, and nobody sees it
+PNG_COLOURS = 48  # so small a palette saves two thirds of the bytes, and nobody sees it
 
-SCATTER_POINTS = 3000  # at most; the rest is left out of the picture
+SCATTER_POINTS = 3000  # the largest number of points that are drawn
 
-MOST_BINS = 36  # of a histogram
+MOST_BINS = 36  # how many bins a histogram has, about
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture and what is written under it."""
+    """A picture with its title and caption."""
 
     image: bytes  # PNG
     title: str
@@ -62,9 +63,9 @@ class Bars:
 
     colour: str
     hatch: str = ""
-    line: str = "-"  # of the outline
-    fill: float = 0.4  # how opaque
-    name: str | None = None  # in the legend
+    line: str = "-"  # the style of the outline
+    fill: float = 0.4  # the opacity
+    name: str | None = None  # its entry in the legend
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,15 @@ class Dots:
 
     colour: str
     marker: str
-    name: str | None = None  # in the legend
+    name: str | None = None  # its entry in the legend
 
 
 @dataclass(frozen=True)
 class Curve:
     """A measured quantity of the best of n, and how its curve is drawn."""
 
-    quantity: str  # a field of BestOfN
-    label: str  # of the axis
+    quantity: str  # the name of a field of BestOfN
+    label: str  # the label of the axis
     colour: str
     marker: str
     line: str
@@ -104,9 +105,9 @@ def draw_plots(audit: Audit) -> dict[str, Plot]:
     """Draw the pairs with finite rewards, and the audit's curves.
 
     Returns:
-        name -> plot, in the order of the pages. What has no data has no plot.
+        The plots by name, in the order of the pages. A plot without data is left out.
     """
-    from matplotlib import rc_context  # slow to import, and only needed here
+    from matplotlib import rc_context  # This import is slow, and only needed here.
 
     pairs = audit.pairs.finite()
     unit = pairs.length_unit
@@ -129,7 +130,7 @@ def draw_plots(audit: Audit) -> dict[str, Plot]:
     return plots
 
 
-# --- The first three ------------------------------------------------------------------------------
+# --- Margins, reliability, accuracy by length -----------------------------------------------------
 
 
 def margins_plot(margins: np.ndarray) -> Plot:
@@ -153,7 +154,7 @@ def margins_plot(margins: np.ndarray) -> Plot:
         axes.plot([0, 0], [0, ties], color=BLACK, linewidth=5, solid_capstyle="butt")
     axes.axvline(0, color=BLACK, linewidth=1.5, linestyle="--")
     _, top = axes.get_ylim()
-    axes.set_ylim(0, top * 1.15)  # room for the two shares
+    axes.set_ylim(0, top * 1.15)  # This leaves room for the two percentages.
     write_inside(axes, 0.02, 0.98, f"wrong {wrong_share:.0%}", va="top")
     write_inside(axes, 0.98, 0.98, f"right {right_share:.0%}", va="top", ha="right")
 
@@ -196,7 +197,7 @@ def by_length_plot(curve: list[LengthClass], unit: str) -> Plot:
 
     Args:
         curve: The classes, each with a value, from the shortest chosen sides to the longest.
-        unit: What lengths are counted in.
+        unit: The unit of the lengths.
     """
     figure, axes = new_figure(length_difference_label(unit), "accuracy")
     measured = intervals_of(curve, "value")
@@ -205,7 +206,7 @@ def by_length_plot(curve: list[LengthClass], unit: str) -> Plot:
     label_edges(axes, curve)
     lowest = min(0.4, measured.lowest)
     axes.set_xlim(-0.5, len(curve) - 0.5)
-    axes.set_ylim(lowest - 0.1, 1.02)  # room for the two directions
+    axes.set_ylim(lowest - 0.1, 1.02)  # This leaves room for the two words at the bottom.
     small = {"fontsize": 11, "color": GREY}
     write_inside(axes, 0.01, 0.02, "\u2190 chosen is shorter", **small)
     write_inside(axes, 0.99, 0.02, "chosen is longer \u2192", ha="right", **small)
@@ -224,7 +225,7 @@ def label_edges(axes: "Axes", curve: list[LengthClass]) -> None:
     edges.append(edge(curve[-1].end))
     longest = max(map(len, edges))
     rotation = 0
-    if len(edges) * longest > 36:  # they would touch
+    if len(edges) * longest > 36:  # The labels would touch.
         rotation = 45
     places = np.arange(len(edges)) - 0.5
     axes.set_xticks(places, edges, fontsize=11, rotation=rotation)
@@ -258,7 +259,7 @@ def length_plot(lengths: np.ndarray, rewards: np.ndarray, unit: str) -> Plot:
     Args:
         lengths: (2, pairs) of chosen, rejected.
         rewards: (2, pairs) of chosen, rejected.
-        unit: What lengths are counted in.
+        unit: The unit of the lengths.
     """
     figure, axes = new_figure(f"completion length, {unit}", "reward")
     chosen_lengths, rejected_lengths = lengths
@@ -276,7 +277,7 @@ def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -
     Args:
         differences: (pairs,) length(chosen) - length(rejected).
         margins: (pairs,) reward(chosen) - reward(rejected).
-        unit: What lengths are counted in.
+        unit: The unit of the lengths.
     """
     figure, axes = new_figure(length_difference_label(unit), "margin")
     axes.axhline(0, color=GREY, linewidth=1)
@@ -290,12 +291,12 @@ def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -
 
 
 def best_of_n_plot(points: list[BestOfN]) -> Plot:
-    """One panel for each measured quantity over the same axis, because their units differ.
+    """A panel for each measured quantity, because their units differ; all have the same axis.
 
     Args:
         points: From n = 1 to the largest n; at least one.
     """
-    curves = [curve for curve in CURVES if known_values(points, curve)]
+    curves = [curve for curve in CURVES if measured_values(points, curve)]
     if not curves:
         curves = [CURVES[0]]
     figure = new_canvas(height=0.9 + 1.3 * len(curves))
@@ -313,8 +314,8 @@ def best_of_n_plot(points: list[BestOfN]) -> Plot:
     return Plot(png(figure), "Best of n", caption)
 
 
-def known_values(points: list[BestOfN], curve: Curve) -> list[tuple[float, float]]:
-    """(KL, value) of a quantity, where it is known."""
+def measured_values(points: list[BestOfN], curve: Curve) -> list[tuple[float, float]]:
+    """The (KL, value) of each point at which a quantity was measured."""
     values = []
     for point in points:
         value = getattr(point, curve.quantity)
@@ -325,7 +326,7 @@ def known_values(points: list[BestOfN], curve: Curve) -> list[tuple[float, float
 
 def draw_curve(axes: "Axes", points: list[BestOfN], curve: Curve) -> None:
     """Draw one quantity of the best of n over the KL from the policy."""
-    values = known_values(points, curve)
+    values = measured_values(points, curve)
     if values:
         axes.plot(
             *zip(*values, strict=True),
@@ -342,19 +343,19 @@ def draw_curve(axes: "Axes", points: list[BestOfN], curve: Curve) -> None:
 
 
 def length_difference_label(unit: str) -> str:
-    """What the axis of length differences is called."""
+    """The label of the axis of length differences."""
     return f"length difference, {unit} (chosen {MINUS} rejected)"
 
 
 def edge(value: float | None) -> str:
-    """The edge of a class of length differences in words; nothing where the class is open."""
+    """The edge of a class of length differences in words; "" if the class has no edge there."""
     if value is None or not np.isfinite(value):
         return ""
     return f"{value:,.0f}".replace("-", MINUS)
 
 
 def column(curve: list, name: str) -> np.ndarray:
-    """One field of all points of a curve, (points,)."""
+    """The values of one field of a curve's points, (points,)."""
     return np.array([getattr(point, name) for point in curve], float)
 
 
@@ -373,7 +374,7 @@ class Intervals:
 
 
 def intervals_of(curve: list, name: str) -> Intervals:
-    """The values of a curve, which lie in the field of this name, with their intervals."""
+    """The values in this field of a curve's points, with their intervals."""
     return Intervals(
         value=column(curve, name),
         low=column(curve, "low"),
@@ -382,7 +383,7 @@ def intervals_of(curve: list, name: str) -> Intervals:
 
 
 def total(curve: list) -> int:
-    """How many pairs a curve was measured on."""
+    """The number of pairs that a curve was measured on."""
     return sum(point.n for point in curve)
 
 
@@ -390,10 +391,10 @@ def shared_bins(values: np.ndarray) -> np.ndarray:
     """Cut a range into bins that hold every value.
 
     Args:
-        values: Of any shape; there may be none.
+        values: An array of any shape, perhaps empty.
 
     Returns:
-        The rising edges, about 37. 0 is one of them where it lies inside, so that no bar mixes
+        The rising edges, about 37. If 0 lies between them, it is one of them, so that no bar mixes
         both signs.
     """
     low = 0.0
@@ -402,10 +403,10 @@ def shared_bins(values: np.ndarray) -> np.ndarray:
         low = float(values.min())
         high = float(values.max())
     largest = max(abs(low), abs(high), 1e-9)
-    if high - low <= 1e-9 * largest:  # equal but for rounding: one bar in the middle
+    if high - low <= 1e-9 * largest:  # Equal values make one bar in the middle.
         pad = 0.5 * max(abs(low), 1.0)
         return np.linspace(low - pad, high + pad, MOST_BINS)
-    width = high / MOST_BINS - low / MOST_BINS  # the difference first could overflow
+    width = high / MOST_BINS - low / MOST_BINS  # high - low could overflow.
     first = np.floor(low / width)
     last = np.floor(high / width) + 1
     edges = np.arange(first, last + 1) * width
@@ -418,7 +419,7 @@ def shared_bins(values: np.ndarray) -> np.ndarray:
 
 
 def new_canvas(height: float) -> "Figure":
-    """An empty figure of so many inches."""
+    """An empty figure of this height in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height), layout="constrained")
@@ -434,19 +435,19 @@ def new_figure(x_label: str, y_label: str) -> tuple["Figure", "Axes"]:
 
 
 def calm(axes: "Axes") -> None:
-    """Take away the lines that say nothing."""
+    """Remove the lines of the axes that say nothing."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=LIGHT_GREY, linewidth=0.8)
     axes.tick_params(color=GREY)
 
 
 def write_inside(axes: "Axes", x: float, y: float, text: str, **style: object) -> None:
-    """Write a text inside the axes, at shares of their width and height."""
+    """Write a text inside the axes; x and y are fractions of their width and height."""
     axes.text(x, y, text, transform=axes.transAxes, **style)
 
 
 def draw_bars(axes: "Axes", values: np.ndarray, bins: np.ndarray, bars: Bars) -> None:
-    """Draw a histogram, filled and with an outline. Without values nothing is drawn."""
+    """Draw a filled histogram with an outline; without values, draw nothing."""
     if not len(values):
         return
     axes.hist(
@@ -475,10 +476,10 @@ def draw_intervals(
     """Draw points with their 95% intervals, joined by a thin line.
 
     Args:
-        axes: Where to draw.
-        x: (points,)
-        measured: What to draw over x.
-        label: In the legend.
+        axes: The axes to draw in.
+        x: (points,) the positions.
+        measured: The values and intervals to draw at x.
+        label: The entry in the legend.
     """
     below = measured.value - measured.low
     above = measured.high - measured.value
@@ -518,12 +519,12 @@ def draw_dots(axes: "Axes", x: np.ndarray, y: np.ndarray, dots: Dots) -> None:
 
 
 def draw_fitted_line(axes: "Axes", x: np.ndarray, y: np.ndarray) -> str:
-    """Draw the least-squares line over all points, also those that the cloud leaves out.
+    """Draw the least-squares line of all points, also of those that draw_dots leaves out.
 
     Args:
-        axes: Where to draw.
-        x: (points,)
-        y: (points,)
+        axes: The axes to draw in.
+        x: (points,) horizontal positions.
+        y: (points,) vertical positions.
 
     Returns:
         The correlation in words.

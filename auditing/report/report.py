@@ -20,7 +20,7 @@ from auditing.result import Audit, LengthClass, ProbeResult
 from auditing.verdicts import Check
 from reward.data.files import replace_text
 
-FORMAT_VERSION = 2  # of audit.json; audit.schema.json describes it
+FORMAT_VERSION = 2  # the version of audit.json, which audit.schema.json describes
 
 PLOTS = ("margins", "reliability", "by_length", "rewards", "length", "length_pairs", "best_of_n")
 
@@ -36,11 +36,11 @@ CARD_RESULTS = re.compile(r"^model-index:.*?(?=^[^\s#-]|\Z)", re.DOTALL | re.MUL
 def write_report(audit: Audit, output_dir: str | Path) -> None:
     """Write all files of an audit.
 
-    They are made in memory first. audit.json is removed first and written last, so that where it
-    lies the others are complete and belong to it.
+    All files are made in memory before any is written. audit.json is removed first and written
+    last, so that if it exists, the other files are complete and belong to it.
 
     Raises:
-        ValueError: A check holds a number that JSON has no word for. Nothing is written then.
+        ValueError: A check holds NaN or infinity, which JSON lacks. Nothing is written then.
     """
     numbers = audit_as_json(audit)
     plots = draw_plots(audit)
@@ -50,7 +50,10 @@ def write_report(audit: Audit, output_dir: str | Path) -> None:
 
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("audit.json", *(f"{plot}.png" for plot in PLOTS)):  # of an earlier audit
+    earlier_files = ["audit.json"]  # files of an earlier audit
+    for plot in PLOTS:
+        earlier_files.append(f"{plot}.png")
+    for name in earlier_files:
         (output_dir / name).unlink(missing_ok=True)
     for name, content in files.items():
         (output_dir / name).write_bytes(content)
@@ -96,16 +99,16 @@ def probe_as_json(probe: ProbeResult) -> dict:
 
 
 def write_model_index(readme: str | Path, audit: Audit, name: str, dataset: str) -> None:
-    """Put the audit's results into the YAML header of a model card, for an earlier audit's.
+    """Put the audit's results into the YAML header of a model card, in place of an earlier audit's.
 
-    Every other character stays as it is, which huggingface_hub's `metadata_update` does not keep.
+    Every other character stays as it is. huggingface_hub's `metadata_update` would change some.
     Without a card nothing is written.
 
     Args:
-        readme: The card, README.md of the checkpoint.
+        readme: The card, which is the README.md of the checkpoint.
         audit: The audit of that checkpoint.
-        name: The model's name.
-        dataset: What it was audited on.
+        name: The name of the model.
+        dataset: The name of the data that it was audited on.
     """
     readme = Path(readme)
     if not readme.is_file():
@@ -134,7 +137,7 @@ def model_index(audit: Audit, name: str, dataset: str) -> dict:
     Each number carries its interval and n in its name, which is what a card shows.
 
     Returns:
-        {"model-index": [...]}, or {} where nothing of it was measured.
+        {"model-index": [...]}, or {} if none of the card's numbers was measured.
     """
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -158,5 +161,5 @@ def model_index(audit: Audit, name: str, dataset: str) -> dict:
 
 
 def belongs_on_card(check: Check) -> bool:
-    """Whether a check is one of the card's numbers, over all pairs, and was measured."""
+    """Whether a check is one of the card's numbers, is over all pairs, and was measured."""
     return check.name in CARD_CHECKS and check.subset is None and check.value is not None

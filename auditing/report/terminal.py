@@ -2,7 +2,7 @@
 
     print_checks(audit.checks)
 
-rich looks after the colours: none in a pipe or a file, and none where NO_COLOR is set.
+rich decides about colours: it uses none in a pipe or a file, and none if NO_COLOR is set.
 """
 
 from dataclasses import dataclass, field
@@ -28,9 +28,9 @@ from auditing.report.wording import (
 )
 from auditing.verdicts import Check
 
-MOST_LINES = 40  # about a screen; what is no alarm is folded until the table is no longer
+MOST_LINES = 40  # about a screen; rows without an alarm are folded until the table fits
 
-LABEL_WIDTH = 38  # characters of a check's name, so that a line has at most 100 columns
+LABEL_WIDTH = 38  # characters of a check's name that are shown, so that lines fit 100 columns
 
 HEADS = ("verdict", "check", "value", SURENESS, "n")
 
@@ -51,14 +51,14 @@ class Section:
 
     title: str
     shown: list[Check]  # the worst first
-    folded: list[Check] = field(default_factory=list)  # counted in one line
+    folded: list[Check] = field(default_factory=list)  # only counted, in one line
 
     def lines(self) -> int:
-        """How many lines of the table it takes, its title included."""
+        """How many lines of the table the section takes, with its title."""
         return 1 + len(self.shown) + bool(self.folded)
 
     def fold(self) -> None:
-        """Fold the group of rows that says least."""
+        """Fold the least important group of rows."""
         group = foldable(self.shown)
         self.shown = [check for check in self.shown if check not in group]
         self.folded += group
@@ -72,12 +72,12 @@ def print_checks(checks: list[Check]) -> None:
 def terminal_table(checks: list[Check]) -> Text:
     """The verdict, name, value, interval and n of each check, in at most 100 columns.
 
-    The alarms come first, then the rest by section. Where that is more than about 40 lines, what
-    passed is folded, and then what is no alarm, in the longest section first. A sentence below the
-    table compares the accuracy with what it should be compared with.
+    The alarms come first, then the other checks by section. If that is more than about 40 lines,
+    checks that passed are folded, and then the others without an alarm, in the longest section
+    first. A sentence below the table compares the accuracy with the best baseline.
 
     Args:
-        checks: All checks of an audit, their verdicts final.
+        checks: All checks of an audit, with their final verdicts.
 
     Returns:
         The lines with their colours; `.plain` is the same as a string.
@@ -108,7 +108,7 @@ def terminal_table(checks: list[Check]) -> Text:
 
 
 def column_widths(shown: list[Check]) -> list[int]:
-    """How many characters each column needs."""
+    """The number of characters that each column needs."""
     rows = [HEADS]
     rows += map(cells, shown)
     columns = zip(*rows, strict=True)
@@ -116,7 +116,7 @@ def column_widths(shown: list[Check]) -> list[int]:
 
 
 def section_lines(section: Section, widths: list[int]) -> list[Text]:
-    """The title of a section, its rows, and a line that counts what is folded."""
+    """The title of a section, its rows, and a line that counts the folded ones."""
     lines = [Text(section.title, style="bold")]
     for check in section.shown:
         lines.append(check_line(check, widths))
@@ -126,7 +126,7 @@ def section_lines(section: Section, widths: list[int]) -> list[Text]:
 
 
 def cells(check: Check) -> tuple[str, ...]:
-    """The cells of a check's row, with a minus that every terminal can print."""
+    """The cells of a check's row, with a minus sign that every terminal can print."""
     return (
         check.verdict,
         one_line(label(check), LABEL_WIDTH),
@@ -137,7 +137,7 @@ def cells(check: Check) -> tuple[str, ...]:
 
 
 def aligned(row: tuple[str, ...], widths: list[int]) -> str:
-    """The cells of a row under those of the others: words to the left, numbers to the right."""
+    """Align the cells of a row with those of other rows: words left, numbers right."""
     cells_and_widths = []
     for cell, width in zip(row, widths, strict=True):
         cells_and_widths += [cell, width]
@@ -153,14 +153,14 @@ def check_line(check: Check, widths: list[int]) -> Text:
 
 
 def folded_line(section: Section) -> str:
-    """How many checks of a section are not shown, by verdict."""
+    """How many checks of a section are folded, by verdict."""
     if section.shown:
         return f"  more: {tally(section.folded)}"
     return f"  {tally(section.folded)}"
 
 
 def comparison(accuracy: Check, noise: Check | None) -> str:
-    """The accuracy beside what it should be compared with."""
+    """A sentence that compares the accuracy with its ceiling, the best baseline and the raters."""
     sentence = f"accuracy {fixed(accuracy.value)}"
     if accuracy.ceiling is not None:
         sentence += f" of a ceiling of {fixed(accuracy.ceiling)}"
@@ -174,7 +174,7 @@ def comparison(accuracy: Check, noise: Check | None) -> str:
 
 
 def calm_sections(checks: list[Check]) -> list[Section]:
-    """The sections that have a check which is no alarm."""
+    """The sections with at least one check that is no alarm, without their alarms."""
     sections = []
     for name, members in by_section(checks).items():
         calm = [check for check in members if not is_alarm(check)]
@@ -188,8 +188,8 @@ def fold_to_fit(sections: list[Section], most_lines: int) -> None:
     """Fold rows until the sections fit, or until there is nothing left to fold.
 
     Args:
-        sections: The sections, which are changed.
-        most_lines: How many lines they may take together.
+        sections: The sections, which are changed in place.
+        most_lines: The largest number of lines that they may take together.
     """
     while sections and total_lines(sections) > most_lines:
         largest = max(sections, key=foldable_rows)
@@ -204,14 +204,14 @@ def total_lines(sections: list[Section]) -> int:
 
 
 def foldable_rows(section: Section) -> tuple[int, str]:
-    """How many rows could be folded next; the title decides between equal numbers."""
+    """The sort key of a section: how many rows it would fold next, and its title."""
     return len(foldable(section.shown)), section.title
 
 
 def foldable(shown: list[Check]) -> list[Check]:
-    """What to fold next; folding one row alone would save nothing.
+    """The rows to fold next; a single row is not folded, because that would save nothing.
 
-    First the subsets that passed, then the other subsets, then what passed, then the rest.
+    These are the subsets that passed, then all subsets, then all that passed, then all rows.
     """
     subsets = [check for check in shown if check.subset is not None]
     for group in (quiet(subsets), subsets, quiet(shown), shown):

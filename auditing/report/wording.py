@@ -10,7 +10,7 @@ import numpy as np
 from auditing.result import Audit, ProbeResult
 from auditing.verdicts import VERDICTS, Check, short
 
-CLIP = 600  # characters of a text that a page shows
+CLIP = 600  # how many characters of a text a page shows
 
 SECTIONS = (  # in the order to print; a section that is not named here comes last
     "accuracy",
@@ -28,12 +28,12 @@ SECTIONS = (  # in the order to print; a section that is not named here comes la
 
 SURENESS = "95% interval"
 
-DASH = "\u2013"  # where a number is missing
+DASH = "\u2013"  # stands for a number that is missing
 MINUS = "\u2212"
 ELLIPSIS = "\u2026"
 
-# Control characters but tab and newline, those that reorder text, and lone surrogates, which no
-# file can hold.
+# Control characters except tab and newline, characters that reorder text, and lone surrogates,
+# which no file can hold.
 UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -43,7 +43,7 @@ UNSEEN = re.compile(
 
 
 def clip(text: str, characters: int = CLIP) -> str:
-    """Shorten a text, say how much was left out, and make characters visible that nobody sees.
+    """Shorten a text, say how much was left out, and make invisible characters visible.
 
     Args:
         text: Somebody's text, of any length.
@@ -67,7 +67,7 @@ def one_line(text: str, characters: int) -> str:
 
     Args:
         text: Somebody's text, of any length.
-        characters: How many the line has at most.
+        characters: The largest length of the line.
     """
     line = re.sub(r"\s+", " ", clip(text))
     if len(line) <= characters:
@@ -76,12 +76,12 @@ def one_line(text: str, characters: int) -> str:
 
 
 def title_of(name: str) -> str:
-    """A name as a heading: its first letter is a capital."""
+    """A name as a heading, with a capital letter first."""
     return name[:1].upper() + name[1:]
 
 
 def label(check: Check) -> str:
-    """The name of a check, with its subset where it has one."""
+    """The name of a check, with its subset if it has one."""
     if check.subset is None:
         return check.name
     return f"{check.name}: {check.subset}"
@@ -93,14 +93,14 @@ def label(check: Check) -> str:
 def fixed(value: float | None) -> str:
     """A number with three decimals, so that a column of them lines up.
 
-    None, NaN and infinity are a dash. The minus is a true one.
+    None, NaN and infinity become a dash. A minus is the true minus sign, not a hyphen.
     """
     if value is None or not math.isfinite(value):
         return DASH
     if abs(value) >= 1000:
         text = short(value)
     elif 0 < abs(value) < 0.0005:
-        text = f"{value:.0e}"  # not .000, because it is not nothing
+        text = f"{value:.0e}"  # .000 would say that it is zero
     elif abs(value) < 1:
         text = f"{value:z.3f}".replace("0.", ".", 1)
     else:
@@ -116,7 +116,7 @@ def signed(value: float) -> str:
 
 
 def interval(measured: Check | ProbeResult) -> str:
-    """The 95% interval of a check or of a probe's change; a dash where it was not measured."""
+    """The 95% interval of a check or of a probe's change; a dash if it was not measured."""
     if measured.low is None or measured.high is None:
         return DASH
     return f"{fixed(measured.low)} to {fixed(measured.high)}"
@@ -128,7 +128,7 @@ def thousands(n: int) -> str:
 
 
 def detectable(check: Check) -> str:
-    """The smallest effect that a check of this n shows with 80% power."""
+    """The smallest effect that a check with this n shows with 80% power; a dash if unknown."""
     if check.detectable is None:
         return DASH
     return short(check.detectable)
@@ -141,10 +141,10 @@ def by_section(checks: list[Check]) -> dict[str, list[Check]]:
     """Group checks by the part of the report that they belong to.
 
     Args:
-        checks: In any order; that of one section is kept.
+        checks: The checks in any order, which is kept within each section.
 
     Returns:
-        section -> its checks, in the order to print. A section without checks is left out.
+        The checks of each section, in the order to print. A section without checks is left out.
     """
     members: dict[str, list[Check]] = {}
     for check in checks:
@@ -157,7 +157,7 @@ def by_section(checks: list[Check]) -> dict[str, list[Check]]:
 
 
 def worst_first(checks: Iterable[Check]) -> list[Check]:
-    """The checks by their verdict; of one verdict, in the order given."""
+    """Sort checks by verdict, the worst first; checks with the same verdict keep their order."""
     return sorted(checks, key=lambda check: VERDICTS.index(check.verdict))
 
 
@@ -172,7 +172,7 @@ def alarms(checks: list[Check]) -> list[Check]:
 
 
 def tally(checks: list[Check]) -> str:
-    """How many checks there are of each verdict, in words."""
+    """The number of checks with each verdict, in words."""
     verdicts = [check.verdict for check in checks]
     words = []
     for verdict in VERDICTS:
@@ -183,7 +183,7 @@ def tally(checks: list[Check]) -> str:
 
 
 def overall(checks: list[Check], name: str) -> Check | None:
-    """The check of this name over all pairs; None where there is none."""
+    """The check of this name over all pairs; None if there is none."""
     for check in checks:
         if check.name == name and check.subset is None:
             return check
@@ -199,7 +199,7 @@ def measured(check: Check | None) -> bool:
 
 
 def blind_spots(audit: Audit) -> list[str]:
-    """What this audit could not see: what was not measured, then what n was too small for."""
+    """Sentences on what was not measured, then on the checks that n was too small for."""
     sentences = list(audit.not_measured)
     for check in audit.checks:
         if check.verdict == "not measurable":
@@ -208,7 +208,7 @@ def blind_spots(audit: Audit) -> list[str]:
 
 
 def blind_spot(check: Check) -> str:
-    """A sentence on a check that n was too small for, or that had nothing to measure."""
+    """A sentence on a check that is not measurable."""
     sentence = f"{label(check)}: n = {check.n:,}"
     if check.detectable is not None:
         sentence += f", too few to be sure of anything below {short(check.detectable)}"
@@ -223,14 +223,14 @@ class Fact:
 
     name: str
     number: str
-    doubt: str  # the interval or the bound that belongs to it
+    doubt: str  # its interval, or what else a reader must know about it
 
 
 def headline(audit: Audit) -> list[Fact]:
-    """The numbers to read first: the accuracy and what bounds it, then what it was measured on.
+    """The numbers to read first: the accuracy, its bounds, and the pairs that it was measured on.
 
     Returns:
-        The facts in the order to print. What was not measured is left out.
+        The facts in the order to print. A number that was not measured is left out.
     """
     facts = []
     accuracy = overall(audit.checks, "accuracy")
@@ -262,7 +262,7 @@ def headline(audit: Audit) -> list[Fact]:
 
 
 def number_of_pairs(audit: Audit) -> Fact:
-    """How many pairs have finite rewards, how many of them tie, and how many were left out."""
+    """The number of pairs with finite rewards, how many of them tie, and how many are left out."""
     is_finite = np.isfinite(audit.pairs.rewards).all(axis=0)  # (pairs,)
     finite = int(is_finite.sum())
     left_out = len(audit.pairs) - finite
