@@ -158,6 +158,7 @@ def test_two_hosts_need_one_output_dir(two_hosts, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_a_host_that_dies_ends_the_other(two_hosts, tmp_path):
     processes = two_hosts("--output_dir", tmp_path / "out", DIES="1", HOW="killed")
     assert [process.wait(timeout=300) for process in processes] == [1, 1]
@@ -321,8 +322,14 @@ def config_file(folder: Path, name: str, section: str, **changes) -> Path:
             {"zero3_save_16bit_model": False},
             "write `zero3_save_16bit_model: true`",
         ),
-        ("fsdp2", "fsdp_config", {"fsdp_state_dict_type": "SHARDED_STATE_DICT"}, "FULL_STATE_DICT"),
-        ("fsdp2", "fsdp_config", {}, "FSDP needs GPUs"),
+        pytest.param(
+            "fsdp2",
+            "fsdp_config",
+            {"fsdp_state_dict_type": "SHARDED_STATE_DICT"},
+            "FULL_STATE_DICT",
+            marks=pytest.mark.engines,
+        ),
+        pytest.param("fsdp2", "fsdp_config", {}, "FSDP needs GPUs", marks=pytest.mark.engines),
     ],
 )
 def test_a_launch_that_would_save_nothing_is_refused_before_the_data(
