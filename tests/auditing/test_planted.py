@@ -116,25 +116,25 @@ def test_each_planted_fault_trips_its_flag_alone(seed):
 
 
 def test_a_model_that_is_worse_elsewhere_or_than_another_is_told_so():
-    home, other = draw(1), draw(1, noise=1.5)
-    names = alarms(home, more=spillover_checks(home, draw(2, noise=3.0), "elsewhere"))
+    own, other = draw(1), draw(1, noise=1.5)
+    names = alarms(own, more=spillover_checks(own, draw(2, noise=3.0), "elsewhere"))
     assert names == {"spillover"}
-    assert alarms(home, more=spillover_checks(home, draw(2), "elsewhere")) == set()
-    worse, better = compare_checks(other, home, "home"), compare_checks(home, other, "other")
+    assert alarms(own, more=spillover_checks(own, draw(2), "elsewhere")) == set()
+    worse, better = compare_checks(other, own, "home"), compare_checks(own, other, "other")
     assert {check.verdict for check in worse} == {"warn"}
     assert {check.verdict for check in better} == {"pass"}
     assert "worse" in worse[0].note and "better" in better[0].note
-    same = compare_checks(home, home, "itself")
+    same = compare_checks(own, own, "itself")
     assert same[0].value == 0 and same[0].p == 1 and "no difference was seen" in same[0].note
 
 
 def test_few_pairs_are_not_measurable_and_say_what_they_could_have_seen():
-    found = {
+    checks = {
         check.name: check
         for check in run_checks(draw(3, 60), bradley_terry=True)
         if check.subset is None
     }
-    excess = found["length excess"]
+    excess = checks["length excess"]
     assert excess.verdict == "not measurable" and 0.1 < excess.detectable < 0.4
     one = run_checks(draw(3, 1), bradley_terry=True)
     assert not {check.verdict for check in one} & {"warn", "fail"}

@@ -555,8 +555,8 @@ def test_a_malformed_row_says_what_mends_it(refused, row, message):
 
 
 def test_a_row_of_another_format_than_the_first(refused):
-    said = refused([PLAIN, {**RB1, "text_chosen": SECRET}])
-    assert said == (
+    message = refused([PLAIN, {**RB1, "text_chosen": SECRET}])
+    assert message == (
         ":2: RewardBench 1 scores, after preference pairs with rewards; "
         "one format a file is needed: split the file"
     )

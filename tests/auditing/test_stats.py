@@ -105,11 +105,11 @@ def test_intervals_are_widened_where_prompts_repeat():
     """Nine values of one prompt that are all equal tell as much as one."""
     one = np.random.default_rng(0).normal(size=50)
     values, groups = np.repeat(one, 9), np.repeat(np.arange(50), 9)
-    found = ours.widened(ours.mean_interval(values), values - values.mean(), groups)
-    assert found == pytest.approx(ours.mean_interval(one), rel=0.02)
+    widened = ours.widened(ours.mean_interval(values), values - values.mean(), groups)
+    assert widened == pytest.approx(ours.mean_interval(one), rel=0.02)
     alone = ours.mean_interval(one)
     assert ours.widened(alone, one - one.mean(), np.arange(50)) == alone
-    assert ours.widened(alone, one - one.mean(), np.zeros(50)) == alone  # the prompt is not known
+    assert ours.widened(alone, one - one.mean(), np.zeros(50)) == alone  # one group
     assert ours.widened(alone, one - one.mean(), np.arange(50) % 4) is None
 
 
@@ -166,10 +166,10 @@ def test_mcnemar_is_statsmodels(b, c):
 
 
 def test_mcnemar_of_100_000_pairs():
-    found = ours.mcnemar_exact(
+    result = ours.mcnemar_exact(
         np.repeat([1.0, 0.5], [50_400, 49_600]), np.repeat([0.5, 1.0], [50_400, 49_600])
     )
-    assert found == (
+    assert result == (
         50_400,
         49_600,
         pytest.approx(stats.binomtest(49_600, 100_000).pvalue, rel=1e-6),
@@ -365,10 +365,10 @@ def everything(margins, lengths, rewards, subsets, prompts, votes):
     }
 
 
-def numbers(found):
-    if isinstance(found, (tuple, list)):
-        return [x for part in found for x in numbers(part)]
-    return [] if found is None else [found]
+def numbers(statistic):
+    if isinstance(statistic, (tuple, list)):
+        return [x for part in statistic for x in numbers(part)]
+    return [] if statistic is None else [statistic]
 
 
 @pytest.mark.filterwarnings("error")
@@ -385,10 +385,10 @@ def test_degenerate_pairs_give_none_and_not_nan(case, n):
     rewards = np.sort(rewards, axis=0)[::-1] if case == "right everywhere" else rewards
     lengths = 0 * lengths if case == "equal lengths" else lengths
     votes = rng.integers(0, 3, size=(n, 2)).astype(float)
-    found = everything(
+    statistics = everything(
         rewards[0] - rewards[1], lengths, rewards, np.arange(n) % 3, np.arange(n) // 2, votes
     )
-    for name, value in found.items():
+    for name, value in statistics.items():
         assert all(math.isfinite(x) for x in numbers(value)), name
         for estimate in [value, *(value if isinstance(value, tuple) else ())]:
             assert (
@@ -405,9 +405,10 @@ def test_100_000_pairs_are_quick():
     )
     votes, prompts = rng.integers(0, 4, size=(n, 2)).astype(float), rng.integers(0, n // 3, size=n)
     start = time.process_time()
-    found = everything(rewards[0] - rewards[1], lengths, rewards, prompts % 20, prompts, votes)
+    statistics = everything(rewards[0] - rewards[1], lengths, rewards, prompts % 20, prompts, votes)
     assert time.process_time() - start < 30  # about 4 s
-    assert found["clustered"].low < found["clustered"].value < found["clustered"].high
+    clustered = statistics["clustered"]
+    assert clustered.low < clustered.value < clustered.high
 
 
 def test_metrics_import_neither_torch_nor_matplotlib():

@@ -117,8 +117,8 @@ def first_number(prompt: str) -> int | None:
 
 
 def has_words(prompt: str, text: str) -> bool:
-    number = re.search(r"(\w+) words", prompt)[1]
-    return len(text.split()) == NUMBERS.index(number)
+    word = re.search(r"(\w+) words", prompt)[1]
+    return len(text.split()) == NUMBERS.index(word)
 
 
 def has_sentences(prompt: str, text: str) -> bool:

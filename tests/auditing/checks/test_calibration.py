@@ -52,8 +52,8 @@ def test_calibration_error_by_hand():
 def test_calibration_test_keeps_its_level_and_error_is_near_zero():
     rng, p, errors = np.random.default_rng(0), [], []
     for _ in range(1000):
-        estimate, found = calibration.calibration_error(scored(rng, 300))
-        p.append(found)
+        estimate, p_value = calibration.calibration_error(scored(rng, 300))
+        p.append(p_value)
         errors.append(estimate)
     assert 0.03 < np.mean(np.array(p) < 0.05) < 0.07 and np.mean(np.array(p) < 0.01) < 0.02
     assert np.mean([e.low == 0 for e in errors]) > 0.97
@@ -71,16 +71,16 @@ def test_calibration_test_keeps_its_level_at_extreme_confidences(spread):
 
 
 def test_calibration_test_with_votes_that_hang_together():
-    rng, found = np.random.default_rng(0), []
+    rng, alarms = np.random.default_rng(0), []
     for _ in range(500):
         margins = rng.normal(size=300)
         truth = special.expit(margins)
         # Right on average, not pair by pair.
         votes = rng.binomial(5, rng.beta(2 * truth, 2 * (1 - truth)))
-        found.append(
+        alarms.append(
             calibration.calibration_error(margins, np.stack([votes, 5 - votes], axis=1))[1] < 0.05
         )
-    assert 0.02 < np.mean(found) < 0.08
+    assert 0.02 < np.mean(alarms) < 0.08
 
 
 def test_calibration_error_of_an_overconfident_model():
@@ -142,10 +142,10 @@ def test_fit_temperature():
 
 def test_temperature_on_folds():
     rng = np.random.default_rng(0)
-    found = calibration.temperature_on_folds(scored(rng, 5000, 3.0))
-    assert found.temperature == pytest.approx(3, abs=0.3)
-    assert found.error_before > 0.1 > 0.05 > found.error_after
-    assert found.nll_before > found.nll_after + 0.1
+    gain = calibration.temperature_on_folds(scored(rng, 5000, 3.0))
+    assert gain.temperature == pytest.approx(3, abs=0.3)
+    assert gain.error_before > 0.1 > 0.05 > gain.error_after
+    assert gain.nll_before > gain.nll_after + 0.1
     calm = calibration.temperature_on_folds(scored(rng, 1000))
     # Nothing to gain on pairs that it was not fitted on.
     assert calm.nll_after > calm.nll_before - 0.002
@@ -155,5 +155,5 @@ def test_temperature_on_folds():
 def test_temperature_after_numbers_are_held_out():
     # One pair decides the temperature.
     margins = np.concatenate([scored(np.random.default_rng(0), 60, 2.0), [-40.0]])
-    found = calibration.temperature_on_folds(margins)
-    assert found.nll_after > calibration.nll(margins / found.temperature) + 0.1
+    gain = calibration.temperature_on_folds(margins)
+    assert gain.nll_after > calibration.nll(margins / gain.temperature) + 0.1

@@ -19,13 +19,13 @@ def test_auc_is_mann_whitneys_u():
 
 def test_overlap_of_two_bell_curves():
     rng = np.random.default_rng(0)
-    apart = overlap(rng.normal(1, 1, size=50_000), rng.normal(0, 1, size=50_000))
-    assert apart == pytest.approx(2 * stats.norm.cdf(-0.5), abs=0.01)
+    overlap_of_bells = overlap(rng.normal(1, 1, size=50_000), rng.normal(0, 1, size=50_000))
+    assert overlap_of_bells == pytest.approx(2 * stats.norm.cdf(-0.5), abs=0.01)
     assert overlap(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 0
     assert overlap(np.ones(5), np.ones(5)) == 1
     chosen, rejected = np.append(rng.normal(1, 1, size=2000), 1e9), rng.normal(0, 1, size=2001)
     # An outlier does not stretch the bins.
-    assert overlap(chosen, rejected) == pytest.approx(apart, abs=0.04)
+    assert overlap(chosen, rejected) == pytest.approx(overlap_of_bells, abs=0.04)
     assert overlap(np.array([]), np.array([])) is None
 
 
