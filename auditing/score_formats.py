@@ -273,11 +273,11 @@ def _judgebench_pair(row: dict) -> ScoredPair:
 
 
 def _scores_of_judgment(judgments: object) -> list[Reward]:
-    """The scores of A and B by the first judgment; None where the judge failed."""
+    """The scores of A and B by the first judgment; None for both if the judge failed."""
     judgment = {}
     if isinstance(judgments, list) and judgments:
         judgment = judgments[0]
-    if judgment is None:  # the judge failed
+    if judgment is None:  # The judge failed.
         return [None, None]
     try:
         scores = judgment["judgment"]["scores"]

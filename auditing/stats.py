@@ -554,7 +554,7 @@ def detectable_accuracy(n: int, baseline: float) -> float | None:
 
     Args:
         n: The number of pairs, at least one.
-        baseline: q, at least one half.
+        baseline: The accuracy q to tell it apart from, at least one half.
 
     Returns:
         p; None if even 1 could not be told apart.
@@ -568,7 +568,7 @@ def detectable_accuracy(n: int, baseline: float) -> float | None:
 
 
 def detectable_mean(interval: Estimate) -> float:
-    """(z_.975 + z_.80) x standard error, where a 95% interval gives the standard error."""
+    """(z_.975 + z_.80) x standard error, which is computed from the width of a 95% interval."""
     return (Z_95 + Z_POWER) * (interval.high - interval.low) / (2 * Z_95)
 
 
@@ -585,7 +585,7 @@ def detectable_mcnemar(n: int, discordant_share: float) -> float | None:
 
     Args:
         n: The number of pairs.
-        discordant_share: s, the share of pairs on which the two models differ.
+        discordant_share: The share s of pairs on which the two models differ.
 
     Returns:
         d; None if even all differing pairs on one side would not suffice.

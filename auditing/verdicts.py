@@ -229,7 +229,7 @@ def short(value: float) -> str:
 
 
 def count(n: int, thing: str) -> str:
-    """A number of things, in the plural where it needs one: "1 pair", "1,412 pairs"."""
+    """A number of things, in the singular or the plural: "1 pair", "1,412 pairs"."""
     if n == 1:
         return f"{n:,} {thing}"
     return f"{n:,} {thing}s"

@@ -1,6 +1,6 @@
 """Edits of real completions that a reward model should see through, as pure functions of text.
 
-    edited = edit_completion(EDITS[0], prompt, completion, other)  # None: it changes nothing here
+    edited = edit_completion(EDITS[0], prompt, completion, other)  # None if it does not fit
 
 A cosmetic edit does not change the content, so the reward should hardly move. A degraded text is
 clearly worse, so it should lose against its original. The text itself seeds whatever is drawn at

@@ -34,7 +34,7 @@ Text = tuple[Side, Side]  # a prompt and its completion
 
 @dataclass(frozen=True)
 class Truncation:
-    """What became of test pairs that are too long."""
+    """The number of test pairs that are too long."""
 
     cut: int  # pairs whose prompt was cut, or that were left out because they are too long
     read: int  # all test pairs

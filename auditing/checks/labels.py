@@ -67,7 +67,7 @@ def vote_checks(pairs: Pairs) -> list[Check]:
 
 
 class DuplicateCounts(NamedTuple):
-    """How many pairs a set of pairs holds more than once."""
+    """The number of duplicate pairs of both kinds."""
 
     contradictory: int  # pairs that another one contradicts
     repeated: int  # pairs that repeat an earlier one with its label

@@ -51,7 +51,7 @@ def length_checks(finite: Pairs) -> list[Check]:
 
 
 def pooled_correlation_check(finite: Pairs) -> Check:
-    """Whether the reward grows with length, over all completions.
+    """Check how far the reward grows with length, over all completions.
 
     This correlation also holds what differs between prompts, so that its sign can be another one
     than within pairs.
@@ -66,7 +66,7 @@ def pooled_correlation_check(finite: Pairs) -> Check:
 
 
 def correlation_within_pairs_check(finite: Pairs) -> Check:
-    """Whether the margin grows with the length difference."""
+    """Check how far the margin grows with the length difference."""
     return correlation_check(
         "length correlation, within pairs",
         finite.length_differences,
@@ -180,7 +180,7 @@ def excess_check(name: str, feature: np.ndarray, finite: Pairs, more: str, less:
 def length_controlled_accuracy(
     margins: np.ndarray, length_differences: np.ndarray, prompts: np.ndarray | None = None
 ) -> Estimate | None:
-    """What the accuracy would be at equal lengths.
+    """The accuracy that the model would have at equal lengths.
 
     It is sigmoid(a) of the fit P(model right) = sigmoid(a + b dl / sd(dl)). The idea is Dubois et
     al. 2024 (arXiv 2404.04475), who do so for win rates. Ties count one half; the interval is
@@ -219,7 +219,7 @@ def length_controlled_accuracy(
 
 
 def controlled_check(finite: Pairs) -> Check:
-    """Whether the model is better than a coin at equal lengths."""
+    """Check that the model is better than a coin at equal lengths."""
     estimate = length_controlled_accuracy(finite.margins, finite.length_differences, finite.prompt)
     finding = Finding(
         "accuracy, length-controlled",
@@ -272,7 +272,7 @@ def accuracy_by_length(
 
 
 def by_length_checks(finite: Pairs) -> list[Check]:
-    """Whether the model is better than a coin whichever side is longer."""
+    """Check that the model is better than a coin whichever side is longer."""
     accuracies = accuracy_by_length(finite.margins, *finite.lengths, finite.prompt)
     checks = []
     for length_class, (estimate, n) in accuracies.items():

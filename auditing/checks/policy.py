@@ -38,7 +38,7 @@ class ModelVersion:
 
     @property
     def revision(self) -> str:
-        """What to load: the commit, or else the newest one."""
+        """The revision to load: the commit if it is known, or else the newest one."""
         return self.commit or "main"
 
 

@@ -106,7 +106,7 @@ class Version:
     """The sample in one version, such as with one edit, and its rewards."""
 
     rewards: np.ndarray  # (2, pairs) of chosen, rejected; NaN where a text or its reward is missing
-    chosen: list[Side | None]  # (pairs,) the chosen completions; None where there is none
+    chosen: list[Side | None]  # (pairs,) the chosen completions; None if there is none
 
 
 def score_versions(scorer: Scorer, sample: list[PairTexts]) -> dict[str, Version]:
@@ -153,7 +153,7 @@ def prompt_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> It
     Args:
         i: The index of the pair in the sample.
         texts: The texts of the pair.
-        neighbour: The texts of a pair of another prompt; None where there is no other one.
+        neighbour: The texts of a pair with another prompt; None if there is no such pair.
     """
     for side in SIDES:
         yield Reading(i, ORIGINAL, side, texts["prompt"], texts[side])
@@ -170,7 +170,7 @@ def edit_readings(i: int, texts: PairTexts, neighbour: PairTexts | None) -> Iter
     Args:
         i: The index of the pair in the sample.
         texts: The texts of the pair.
-        neighbour: The texts of a pair of another prompt; None where there is no other one.
+        neighbour: The texts of a pair with another prompt; None if there is no such pair.
     """
     other = None
     if neighbour is not None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from auditing.stats import Estimate, share_interval
 
-MOST_VOTES = 1000  # a pair with more counts as one with this many, which decide as well
+MOST_VOTES = 1000  # a pair with more votes is treated as one with this many
 
 
 def pair_agreement(votes: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The table of checks for a terminal: in colour where a person reads it, plain text in a pipe.
+"""The table of checks for a terminal: coloured for a person, plain text in a pipe.
 
     print_checks(audit.checks)
 
