@@ -97,6 +97,16 @@ def read_thresholds() -> dict[str, Limits]:
 THRESHOLDS = read_thresholds()
 
 
+def limits_of(rule: str) -> Limits:
+    """The entry of a rule in thresholds.yaml. Raises ValueError if it has none."""
+    if rule not in THRESHOLDS:
+        raise ValueError(
+            f"auditing/thresholds.yaml has no entry for {rule!r}; add one, such as "
+            f'`{rule}: {{warn: 0.1, side: above, source: "ours"}}`'
+        )
+    return THRESHOLDS[rule]
+
+
 # --- Verdicts -------------------------------------------------------------------------------------
 
 
@@ -111,10 +121,10 @@ def judge(finding: Finding, limits: Limits | None = None) -> Check:
             data; None for those in thresholds.yaml.
 
     Raises:
-        ValueError: The estimate lies outside its interval.
+        ValueError: The estimate lies outside its interval, or thresholds.yaml has no such rule.
     """
     if limits is None:
-        limits = THRESHOLDS[finding.rule or finding.name]
+        limits = limits_of(finding.rule or finding.name)
     if finding.estimate is None:
         unmeasured = replace(finding, note=finding.unmeasured, detectable=None, p=None)
         return with_verdict(unmeasured, "not measurable", limits.in_words())

@@ -88,3 +88,8 @@ def test_short_numbers():
 
 def test_counts_have_their_plural():
     assert [count(n, "pair") for n in (0, 1, 1412)] == ["0 pairs", "1 pair", "1,412 pairs"]
+
+
+def test_a_check_without_an_entry_in_thresholds_names_the_file():
+    with pytest.raises(ValueError, match="thresholds.yaml has no entry for 'a check'; add one"):
+        judge(finding(0.2, 0.1, 0.3))
