@@ -371,10 +371,13 @@ def anonymous():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
 
-folder, cache = sys.argv[1:] datasets.config.HF_DATASETS_CACHE = cache keys = ("name", "data_dir",
-"data_files", "subset", "columns", "fraction") source = {**dict.fromkeys(keys), "path": folder,
-"split": "train", "test_split": "test", "streaming": False} load_test_split([source])  # imports,
-thread pools before, peak, done = anonymous(), 0, False
+folder, cache = sys.argv[1:]
+datasets.config.HF_DATASETS_CACHE = cache
+keys = ("name", "data_dir", "data_files", "subset", "columns", "fraction")
+source = dict.fromkeys(keys)
+source |= {"path": folder, "split": "train", "test_split": "test", "streaming": False}
+load_test_split([source])  # imports, thread pools
+before, peak, done = anonymous(), 0, False
 
 def watch():
     global peak
