@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from datasets import Dataset
-
-from reward.data.tokens import decode_sides
+if TYPE_CHECKING:  # A fresh process reads golden rewards alone, and need not wait for datasets.
+    from datasets import Dataset
 
 
 class GoldenText(TypedDict):
@@ -18,7 +17,7 @@ class GoldenText(TypedDict):
     reward: NotRequired[float | None]  # as a fresh process computed it
 
 
-def golden_pairs(table: Dataset, count: int = 8) -> Dataset:
+def golden_pairs(table: "Dataset", count: int = 8) -> "Dataset":
     """Return the pairs that the checkpoint proves itself on, evenly spread over an encoded split.
 
     Args:
@@ -30,8 +29,10 @@ def golden_pairs(table: Dataset, count: int = 8) -> Dataset:
     return table.select(sorted(places))
 
 
-def golden_texts(pairs: Dataset) -> list[GoldenText]:
+def golden_texts(pairs: "Dataset") -> list[GoldenText]:
     """Return both sides of each pair, chosen first: messages (or strings) and token ids."""
+    from reward.data.tokens import decode_sides
+
     texts = []
     for row in pairs:
         prompt, chosen, rejected, tools = decode_sides(row)
