@@ -152,7 +152,7 @@ def identity_of(
 
 
 @dataclass
-class Training:
+class TrainingData:
     """What an audit needs of the training data."""
 
     train: Pairs | None = None  # a scored sample of the train pairs
@@ -162,14 +162,14 @@ class Training:
 
 def look_at_training(
     options: AuditOptions, scorer: Scorer, recipe: Recipe | None, test: EncodedPairs
-) -> Training:
+) -> TrainingData:
     """Look for the audited pairs among the train pairs, and score a sample of the train pairs.
 
     Raises:
         DataError: The training data cannot be read, although the checkpoint's own test split is
             audited.
     """
-    training = Training()
+    training = TrainingData()
     if options.quick:
         training.not_measured.append(
             "Leakage, train accuracy, probes and adversarial pairs: --quick leaves them out."

@@ -40,7 +40,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 from reward.data.encoding import encode_each, prepare_tokenizer
 from reward.data.splits import load_test_split
-from reward.data.tokens import PairTexts, decode_sides
+from reward.data.tokens import DecodedPair, decode_sides
 from reward.model import TOKEN_BUDGET
 from reward.model.batches import SIDES, own_tokens, pack, padded, shared_prefix
 from reward.model.heads import Float32Head, without_adapter
@@ -70,7 +70,7 @@ TRAINING = ("TRL", "padded", "padded, by length", "packed", "prefix + packed")
 # --- The data -------------------------------------------------------------------------------------
 
 
-def read_texts(source: str, data_dir: str | None) -> list[PairTexts]:
+def read_texts(source: str, data_dir: str | None) -> list[DecodedPair]:
     """The texts of each pair of a source's test split, or of a file."""
     split = "test"
     if Path(source).is_file():
@@ -82,7 +82,7 @@ def read_texts(source: str, data_dir: str | None) -> list[PairTexts]:
     return [decode_sides(row) for row in table.select_columns(columns)]
 
 
-def encode_pairs(pairs: list[PairTexts]) -> tuple[list[dict], PreTrainedTokenizerFast]:
+def encode_pairs(pairs: list[DecodedPair]) -> tuple[list[dict], PreTrainedTokenizerFast]:
     """Encoded pairs, and the tokenizer that was trained on their text."""
     text = []
     for pair in pairs:

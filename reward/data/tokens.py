@@ -45,7 +45,7 @@ class EncodingOptions:
     num_proc: int | None = None  # processes; None: one per CPU if there are many rows
 
 
-class PairTexts(NamedTuple):
+class DecodedPair(NamedTuple):
     """The texts of one pair."""
 
     prompt: Side
@@ -83,12 +83,12 @@ class EncodedSplits(NamedTuple):
 # --- One pair -------------------------------------------------------------------------------------
 
 
-def decode_sides(row: dict) -> PairTexts:
+def decode_sides(row: dict) -> DecodedPair:
     """The texts of a row of a table, which holds them as JSON."""
     tools = None
     if row.get("tools"):
         tools = json.loads(row["tools"])
-    return PairTexts(
+    return DecodedPair(
         prompt=json.loads(row["prompt"]),
         chosen=json.loads(row["chosen"]),
         rejected=json.loads(row["rejected"]),
