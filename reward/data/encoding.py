@@ -14,10 +14,13 @@ import hashlib
 import json
 import os
 import re
+import textwrap
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypedDict
+
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from reward.data.transcripts import Messages, Side
 
@@ -80,8 +83,35 @@ PROBE = [
 ]
 
 
+# What a template raises for a conversation: raise_exception and undefined names give a
+# TemplateError, and expressions on values that the template does not expect give the others.
+RENDERING_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+SHORTEST_QUOTED = 6  # a content of fewer characters may be a word of the template's own sentence
+
+
 class EncodingError(ValueError):
     """The tokenizer or its template gives no well-formed encoding. The message says what to do."""
+
+
+class RefusedText(EncodingError):
+    """This one conversation cannot be encoded; others can. The message has no text of the row.
+
+    Args:
+        message: The sentence of the error.
+        reason: The reason under which such rows are counted; the sentence itself if it is None.
+    """
+
+    def __init__(self, message: str, reason: str | None = None):
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class EncoderFacts(TypedDict):
@@ -101,7 +131,9 @@ class EncoderFacts(TypedDict):
 # --- The saved tokenizer --------------------------------------------------------------------------
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> None:
+def prepare_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, is_encoder: bool, embedding_size: int | None = None
+) -> None:
     """Set the chat template and the pad token that the reward model is saved with.
 
     Repeating the call changes nothing.
@@ -109,6 +141,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> N
     Args:
         tokenizer: The base model's tokenizer; it is changed in place.
         is_encoder: Whether the model is BERT-like, with the reward read at [CLS].
+        embedding_size: The number of token ids that the model has a vector for. The pad token's id
+            is below it. None if it is not known.
 
     Raises:
         EncodingError: The tokenizer is a slow one, its template starts with two BOS tokens, or the
@@ -127,7 +161,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> N
     if not template:
         template = _default_template(tokenizer, is_encoder)
     if "rm_text" not in template:
-        template = _wrap(tokenizer, template)
+        template = _wrap(tokenizer, template, embedding_size)
     tokenizer.chat_template = template
 
     ids = _probe_ids(tokenizer)
@@ -137,11 +171,13 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> N
             f"({tokenizer.bos_token!r}); remove one from the template and name the mended file as "
             "chat_template_path."
         )
-    tokenizer.pad_token = choose_pad_token(tokenizer, end_id=ids[-1])
+    tokenizer.pad_token = choose_pad_token(tokenizer, ids[-1], embedding_size)
     tokenizer.padding_side = "right"
 
 
-def choose_pad_token(tokenizer: PreTrainedTokenizerBase, end_id: int) -> str:
+def choose_pad_token(
+    tokenizer: PreTrainedTokenizerBase, end_id: int, embedding_size: int | None = None
+) -> str:
     """Choose an existing token that never comes last in an encoding.
 
     Stock models read the reward at the last token that is not the pad token. With pad = eos (TRL's
@@ -153,20 +189,25 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, end_id: int) -> str:
     Args:
         tokenizer: The tokenizer to choose from.
         end_id: The id of the token that ends every encoding.
+        embedding_size: As in `prepare_tokenizer`.
 
     Raises:
-        EncodingError: Every candidate is also the end or BOS token.
+        EncodingError: Every candidate is the end or BOS token, or outside the embedding.
     """
+    if embedding_size is None:
+        embedding_size = len(tokenizer)
     never_pad = {end_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
-    for token in _pad_candidates(tokenizer):
-        if tokenizer.convert_tokens_to_ids(token) not in never_pad:
+    for token in _pad_candidates(tokenizer, embedding_size):
+        token_id = tokenizer.convert_tokens_to_ids(token)
+        if token_id not in never_pad and token_id < embedding_size:
             return token
     raise EncodingError(
-        f"{tokenizer.name_or_path}: every candidate for a pad token is also the end or BOS token."
+        f"{tokenizer.name_or_path}: every candidate for a pad token is the end or BOS token, or "
+        f"its id is not below {embedding_size}, the number of the model's token embeddings."
     )
 
 
-def _pad_candidates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _pad_candidates(tokenizer: PreTrainedTokenizerBase, embedding_size: int) -> list[str]:
     """Tokens that could be the pad token, the best one first."""
     special = _special_tokens(tokenizer)
     named_pad = [token for token in special if "pad" in token.lower()]
@@ -180,11 +221,11 @@ def _pad_candidates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     if tokenizer.unk_token:
         candidates.append(tokenizer.unk_token)
     candidates += special
-    candidates += _last_words(tokenizer, count=4)
+    candidates += _last_words(tokenizer, embedding_size, count=4)
     return candidates
 
 
-def _last_words(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
+def _last_words(tokenizer: PreTrainedTokenizerBase, embedding_size: int, count: int) -> list[str]:
     """The last tokens of the vocabulary that start with a space, which is written as Ġ or ▁.
 
     GPT-2 has one special token for everything, so an ordinary token must pad. It can, because the
@@ -192,7 +233,7 @@ def _last_words(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
     loaded, and its text is then parted wherever a user writes it: hardly anybody writes Ġ or ▁.
     """
     words: list[str] = []
-    for token_id in range(len(tokenizer) - 1, -1, -1):
+    for token_id in reversed(range(min(len(tokenizer), embedding_size))):
         if len(words) == count:
             break
         token = tokenizer.convert_ids_to_tokens(token_id)
@@ -258,7 +299,7 @@ def _default_template(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> s
     return template.replace("SEP_TOKEN", tokenizer.sep_token)
 
 
-def _wrap(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+def _wrap(tokenizer: PreTrainedTokenizerBase, template: str, embedding_size: int | None) -> str:
     """Wrap a template so that it keeps the promises of this module, and return it.
 
     Control tokens in user text are parted, trailing whitespace is cut, and the end token comes
@@ -281,7 +322,7 @@ def _wrap(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
         end_id = tokenizer.convert_tokens_to_ids(added_end)
 
     # The pad token comes before the list of control tokens, because it is one of them.
-    tokenizer.pad_token = choose_pad_token(tokenizer, end_id)
+    tokenizer.pad_token = choose_pad_token(tokenizer, end_id, embedding_size)
     listed = json.dumps(control_tokens(tokenizer), ensure_ascii=False)
     head = WRAPPER_HEAD.replace("CONTROL_TOKENS", listed)
     tail = WRAPPER_TAIL.replace("END_TOKEN", added_end)
@@ -328,7 +369,7 @@ def _starts_with_two_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> 
 
 
 def _render_probe(tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.apply_chat_template(PROBE, tokenize=False)
+    return _render_messages(tokenizer, PROBE, tools=None)
 
 
 def _probe_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -358,16 +399,46 @@ def render(
         prompt: Messages or a string.
         completion: Messages or a string, as the prompt is.
         tools: The functions that the assistant may call, for the chat template.
+
+    Raises:
+        RefusedText: The chat template raises an error for these messages.
     """
     if not isinstance(prompt, str):
-        return tokenizer.apply_chat_template(
-            prompt + completion, tools=tools or None, tokenize=False
-        )
+        return _render_messages(tokenizer, prompt + completion, tools)
     text = prompt + completion
     for token in control_tokens(tokenizer):
         text = text.replace(token, f"{token[0]} {token[1:]}")
     end = tokenizer.eos_token or tokenizer.sep_token or ""
     return _first_token(tokenizer) + text + end
+
+
+def _render_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: list[dict] | None
+) -> str:
+    try:
+        return tokenizer.apply_chat_template(messages, tools=tools or None, tokenize=False)
+    except TemplateSyntaxError as error:
+        raise EncodingError(
+            f"{tokenizer.name_or_path}: the chat template is not valid Jinja "
+            f"(line {error.lineno}: {error.message}); mend it, or name another one as "
+            "chat_template_path."
+        ) from None
+    except RENDERING_ERRORS as error:
+        words = _template_words(error, messages)
+        raise RefusedText(
+            f"the chat template refuses this conversation: {words}",
+            reason=f"refused by the chat template: {words}",
+        ) from None
+
+
+def _template_words(error: Exception, messages: Messages) -> str:
+    """What a template says of a conversation that it refuses, in a line, without the row's text."""
+    words = str(error) or type(error).__name__
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str) and len(content) >= SHORTEST_QUOTED:
+            words = words.replace(content, "...")
+    return textwrap.shorten(words, 200)
 
 
 def encode(
@@ -379,7 +450,7 @@ def encode(
     """Token ids of `prompt + completion`; the arguments are those of `render`.
 
     Raises:
-        EncodingError: The encoding starts with two BOS tokens.
+        RefusedText: See `encode_each`.
     """
     return encode_each(tokenizer, prompt, [completion], tools)[0]
 
@@ -395,6 +466,10 @@ def encode_each(
     A tokenizer first cuts a text at its control tokens. The text before a control token and the
     text from it on therefore give the same ids whether they are tokenised together or one by one.
     So the texts are cut at the last control token of the start that they share.
+
+    Raises:
+        RefusedText: The chat template raises an error for a conversation, or an encoding starts
+            with two BOS tokens.
     """
     texts = [render(tokenizer, prompt, completion, tools) for completion in completions]
     cut = 0
@@ -407,7 +482,7 @@ def encode_each(
     else:
         encodings = tokenizer(texts, add_special_tokens=False)["input_ids"]
     if any(_starts_with_two_bos(tokenizer, ids) for ids in encodings):
-        raise EncodingError(
+        raise RefusedText(
             f"two BOS tokens ({tokenizer.bos_token!r}) at the start of an encoding; one is needed"
         )
     return encodings
@@ -469,6 +544,9 @@ def encode_within(
         overlong: With `truncate_prompt` the oldest part of the prompt is left out, and all
             completions keep the same part. With `drop` and `error` nothing is cut.
         tools: The functions that the assistant may call, for the chat template.
+
+    Raises:
+        RefusedText: See `encode_each`.
     """
     ids = encode_each(tokenizer, prompt, completions, tools)
     too_long = _longer_than(max_length, ids)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 from accelerate import PartialState
-from datasets import Dataset, IterableDataset
-from jinja2 import TemplateError
+from datasets import Dataset, Features, IterableDataset, List, Value
 
-from reward.data.encoding import encode_within, encoder_facts
+from reward.data.encoding import RefusedText, encode_within, encoder_facts
 from reward.data.files import DataError
 from reward.data.ledger import Ledger
 from reward.data.sources import cache_key
@@ -42,6 +41,7 @@ class EncodingOptions:
     needs_ratings: bool = False  # whether this loss regresses on ratings
     soft_labels: bool = True  # False: only the side that most raters chose counts
     strength_as: str = "target_margin"  # or chosen_probability: what a strength becomes
+    on_bad_row: str = "skip"  # or stop: what a row that cannot be encoded does
     num_proc: int | None = None  # processes; None: one per CPU if there are many rows
 
 
@@ -71,6 +71,20 @@ class Labels(TypedDict):
     chosen_probability: float  # 1 if the row has none
     rating_chosen: float  # 0 if the row has none
     rating_rejected: float  # 0 if the row has none
+
+
+# The columns of a table that encode_splits adds, or gives another type.
+ENCODED_FEATURES = Features(
+    {
+        "chosen_ids": List(Value("int64")),
+        "rejected_ids": List(Value("int64")),
+        "length": Value("int64"),
+        "drop": Value("string"),
+        "truncated": Value("bool"),
+        "subset_id": Value("int64"),
+        **{name: Value("float64") for name in Labels.__annotations__},
+    }
+)
 
 
 class EncodedSplits(NamedTuple):
@@ -116,22 +130,27 @@ def encode_row(
     Args:
         row: A row of the table that reward.data.splits gives.
         tokenizer: The reward model's tokenizer.
-        options: `max_length` and `overlong` are read here.
+        options: `max_length`, `overlong` and `on_bad_row` are read here.
 
     Raises:
-        DataError: The chat template refuses the conversation, or the pair is over-long under
-            `overlong="error"`.
+        DataError: The chat template refuses the conversation under `on_bad_row="stop"`, or the
+            pair is over-long under `overlong="error"`.
     """
     prompt, chosen, rejected, tools = decode_sides(row)
     try:
         encoded = encode_within(
             tokenizer, prompt, [chosen, rejected], options.max_length, options.overlong, tools
         )
-    except TemplateError as error:
-        # The message passes on the template's own words, such as "System role not supported".
-        raise DataError(
-            f"{row['where']}: the chat template refuses this conversation: {error}"
-        ) from None
+    except RefusedText as error:
+        if options.on_bad_row == "stop":
+            raise DataError(f"{row['where']}: {error}") from None
+        return {
+            "chosen_ids": [],
+            "rejected_ids": [],
+            "length": 0,
+            "drop": error.reason,
+            "truncated": False,
+        }
     chosen_ids, rejected_ids = encoded.ids
     length = max(len(chosen_ids), len(rejected_ids))
     if options.overlong == "error" and any(encoded.too_long):
@@ -291,6 +310,7 @@ def _encode_table(
             fn_kwargs={"split": name},
             num_proc=encoder.options.num_proc or _processes_for(len(table)),
             desc=f"Encoding {name}",
+            features=Features({**table.features, **ENCODED_FEATURES}),
             new_fingerprint=key,
         )
     drop = np.array(encoded["drop"][:], dtype=object)

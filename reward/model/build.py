@@ -231,7 +231,7 @@ def build_tokenizer(
         tokenizer.eos_token = eos_token
     if chat_template_path is not None:
         tokenizer.chat_template = _chat_template(chat_template_path)
-    prepare_tokenizer(tokenizer, is_encoder(config))
+    prepare_tokenizer(tokenizer, is_encoder(config), config.get_text_config().vocab_size)
     return tokenizer
 
 

@@ -305,7 +305,7 @@ def _load_tokenizer(
         name, revision=revision, trust_remote_code=trust_remote_code
     )
     if tokenizer.chat_template is None:
-        prepare_tokenizer(tokenizer, is_encoder(config))
+        prepare_tokenizer(tokenizer, is_encoder(config), config.get_text_config().vocab_size)
     if tokenizer.pad_token is None:
         raise ModelError(
             f"{name}: the tokenizer has no pad token; set one that never comes last and save it"

@@ -15,6 +15,7 @@ from trl.data_utils import apply_chat_template
 from reward.data.encoding import (
     EncodedPrompt,
     EncodingError,
+    RefusedText,
     control_tokens,
     encode,
     encode_each,
@@ -299,7 +300,7 @@ def test_a_foreign_template_that_doubles_bos_is_refused_when_encoding():
     tokenizer = make_tokenizer("llama3")
     assert encode(tokenizer, user("Hi"), assistant("Hello."))[0] == tokenizer.bos_token_id
     tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}<|eot_id|>"
-    with pytest.raises(EncodingError, match="two BOS tokens"):
+    with pytest.raises(RefusedText, match="two BOS tokens"):
         encode(tokenizer, user("<|begin_of_text|>Hi"), assistant("Hello."))
 
 
@@ -578,6 +579,59 @@ def test_a_template_that_wrapping_would_change_is_refused():
     tokenizer.chat_template = "{{ 'a' if rm_control is defined else 'b' }}<|im_end|>"
     with pytest.raises(EncodingError, match="renders differently once wrapped"):
         prepare_tokenizer(tokenizer, False)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ raise_exception('cannot say ' ~ messages[1].content) }}", "cannot say ..."),
+        ("{{ messages[9].content }}", "list object has no element 9"),
+        ("{{ 'a' + messages[1].number }}", 'can only concatenate str (not "int") to str'),
+        ("{{ messages[1].content.index('?') }}", "substring not found"),
+        ("{{ messages[1].number // 0 }}", "integer division or modulo by zero"),
+        ("{{ namespace(__class__=1) }}", "Chat templates cannot store underscore-prefixed"),
+    ],
+)
+def test_a_conversation_that_the_template_refuses(broken, words):
+    """The message is the template's own, and has no text of the row."""
+    tokenizer = make_tokenizer("qwen")
+    template = tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{% if messages[1].number is defined %}" + broken + "{% endif %}" + template
+    )
+    prepare_tokenizer(tokenizer, False)
+    refused = [{"role": "assistant", "content": "hunter2", "number": 3}]
+    for completions in ([refused], [assistant("Elbe."), refused]):
+        with pytest.raises(RefusedText) as caught:
+            encode_within(tokenizer, user("Hi"), completions, 9, "truncate_prompt")
+        message = str(caught.value)
+        assert message.startswith(f"the chat template refuses this conversation: {words}")
+        assert "hunter2" not in message
+        assert caught.value.reason.startswith(f"refused by the chat template: {words}")
+    with pytest.raises(RefusedText, match="empty conversation"):
+        encode(tokenizer, [], [])
+
+
+def test_a_template_that_is_no_jinja_is_a_fault_of_the_checkpoint():
+    tokenizer = make_tokenizer("qwen")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfro %}"
+    with pytest.raises(EncodingError, match=r"not valid Jinja .line 2: .*endfro") as caught:
+        encode(tokenizer, user("Hi"), assistant("Elbe."))
+    assert not isinstance(caught.value, RefusedText)
+
+
+@kinds
+def test_the_pad_token_lies_inside_the_embedding(name):
+    """Trap: a pad id that the embedding has no row for fails in the middle of a run."""
+    tokenizer = make_tokenizer(name)
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    assert tokenizer.pad_token_id == size
+    prepare_tokenizer(tokenizer, name == "encoder", size)
+    assert tokenizer.pad_token_id < size
+    never = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END[name])}
+    assert tokenizer.pad_token_id not in never
 
 
 # --- Over-long pairs ------------------------------------------------------------------------------

@@ -136,24 +136,48 @@ def test_another_tokenizer_encodes_anew(tmp_path):
     assert ids[0] != ids[1] and ids[1] == encode(other, user("question 1"), assistant(answer))
 
 
-def test_conversation_that_the_template_refuses_is_named(tmp_path):
+def without_system_role():
+    """A tokenizer whose template refuses a system message, as Gemma's does."""
     tokenizer = make_tokenizer("qwen")
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}"
         "{{ raise_exception('System role not supported') }}{% endif %}" + tokenizer.chat_template
     )
     prepare_tokenizer(tokenizer, False)
-    system = {
-        "prompt": [{"role": "system", "content": SECRET}, *user("p")],
-        "chosen": "a",
-        "rejected": "b",
-    }
+    return tokenizer
+
+
+WITH_SYSTEM = {
+    "prompt": [{"role": "system", "content": SECRET}, *user("p")],
+    "chosen": "a",
+    "rejected": "b",
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_conversation_that_the_template_refuses_is_named(tmp_path, streaming):
+    data = folder(tmp_path, [row(1), WITH_SYSTEM], streaming=streaming)
+    splits, ledger = load_preferences([data], validation_fraction=0)
+    options = EncodingOptions(on_bad_row="stop")
     with pytest.raises(DataError) as caught:
-        encoded(tmp_path, [row(1), system], tokenizer)
+        list(encode_splits(splits, ledger, without_system_role(), options).tables["train"])
     assert str(caught.value) == (
         f"{tmp_path}/train.jsonl:2: the chat template refuses this conversation: "
         "System role not supported"
     )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_conversations_that_the_template_refuses_are_dropped_and_counted(tmp_path, streaming):
+    """The first row is refused: the types of the columns must not depend on it."""
+    other = {**WITH_SYSTEM, "chosen": "c"}
+    data = folder(tmp_path, [WITH_SYSTEM, row(1), other], streaming=streaming)
+    splits, ledger = load_preferences([data], validation_fraction=0)
+    tables = encode_splits(splits, ledger, without_system_role(), EncodingOptions()).tables
+    assert len(list(tables["train"])) == 1
+    assert ledger.as_dict()["train"]["dropped"] == {
+        "refused by the chat template: System role not supported": 2
+    }
 
 
 # expected: target margin, chosen probability, rating of chosen and of rejected
