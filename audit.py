@@ -94,6 +94,9 @@ def read_options() -> AuditOptions:
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run the model's own Python code"
     )
+    parser.add_argument(
+        "--chat_template", metavar="FILE", help="render with it instead of the model's own"
+    )
     options = AuditOptions(**vars(parser.parse_args()))
     fault = first_fault(options)
     if fault:

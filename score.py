@@ -56,6 +56,7 @@ def score_completions(args: argparse.Namespace) -> None:
         revision=args.revision,
         distributed=True,
         trust_remote_code=args.trust_remote_code,
+        chat_template=args.chat_template,
     )
     if args.input is not None:
         score_file(scorer, args.input, args.output)
@@ -73,8 +74,14 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
         args.convert,
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
+        chat_template=args.chat_template,
     )
     print(f"saved {args.convert}: one label, rewards moved by at most {done.moved:.1e}")
+    if done.new_pad_token:
+        print(
+            f"its pad token is now {done.new_pad_token!r}, which never comes last: stock "
+            "transformers reads the last token that is no pad token, a value head reads the last"
+        )
     if done.dropped_bias:
         print(
             "its architecture has no head bias: stock transformers leaves out "
@@ -102,6 +109,7 @@ def parse_arguments() -> argparse.Namespace:
         help="tokens of one forward: lower it to save memory",
     )
     add("--trust_remote_code", action="store_true", help="run the model's own Python code")
+    add("--chat_template", metavar="FILE", help="render with it instead of the model's own")
     args = parser.parse_args()
     tasks = [task for task in (args.prompt, args.input, args.convert) if task is not None]
     if len(tasks) != 1 or (args.prompt and not args.completion):
@@ -113,6 +121,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--convert {args.convert}: it exists already; name a new folder")
     if args.input and not Path(args.input).is_file():
         parser.error(f"--input {args.input}: no such file")
+    if args.chat_template and not Path(args.chat_template).is_file():
+        parser.error(f"--chat_template {args.chat_template}: no such file")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         parser.error(
             f"--output {args.output}: no such folder; it would fail once everything is scored"

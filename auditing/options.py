@@ -6,6 +6,15 @@ from pathlib import Path
 
 from reward.model import TOKEN_BUDGET
 
+NEED_A_MODEL = (
+    "data",
+    "data_dir",
+    "ood_dir",
+    "adversarial",
+    "policy",
+    "quick",
+    "chat_template",
+)
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -31,6 +40,7 @@ class AuditOptions:
     fail_on: str | None = None  # "warn" or "fail"
     revision: str = "main"
     trust_remote_code: bool = False
+    chat_template: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -80,7 +90,15 @@ def combination_fault(options: AuditOptions) -> str | None:
     if bool(options.ckpt) == bool(options.scores):
         return "give one of --ckpt MODEL and --scores FILE"
     if options.scores:
-        for name in ("data", "data_dir", "ood_dir", "adversarial", "policy", "quick"):
+        for name in (
+            "data",
+            "data_dir",
+            "ood_dir",
+            "adversarial",
+            "policy",
+            "quick",
+            "chat_template",
+        ):
             if getattr(options, name):
                 return f"--{name} needs the model: give --ckpt, not --scores"
     if options.data_dir and not options.data:
@@ -101,7 +119,7 @@ def number_fault(options: AuditOptions) -> str | None:
 
 def path_fault(options: AuditOptions) -> str | None:
     """Say which file does not exist."""
-    for name in ("scores", "completions", "adversarial"):
+    for name in ("scores", "completions", "adversarial", "chat_template"):
         path = getattr(options, name)
         if path and not Path(path).is_file():
             return f"--{name} {path}: no such file"

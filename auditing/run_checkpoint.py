@@ -44,6 +44,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
         revision=options.revision,
         distributed=True,
         trust_remote_code=options.trust_remote_code,
+        chat_template=options.chat_template,
     )
     recipe = source.recorded_recipe(options.ckpt, options.revision)
 
@@ -134,6 +135,7 @@ def identity_of(
         "base model": manifest.get("base_model"),
         "base revision": manifest.get("base_revision"),
         "trained on": ", ".join(manifest.get("data", [])),
+        "chat template": scorer.loaded.template_origin,
         "audited on": ", ".join(describe_source(entry) for entry in sources),
         "split": None,
         "revision": None,

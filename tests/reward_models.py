@@ -11,6 +11,7 @@ from transformers import (
 
 from reward.data.encoding import encode
 from reward.model.heads import rewards_from_logits
+from reward.model.load import load_reward_model
 from reward.model.scorer import Scorer
 
 PROMPT = [{"role": "user", "content": "how can you make tea?"}]
@@ -56,6 +57,12 @@ def stock_logits(folder, labels: int) -> torch.Tensor:
     with torch.inference_mode():
         ids = [torch.tensor([encode(tokenizer, PROMPT, answer)]) for answer in ANSWERS]
         return torch.cat([model(input_ids=i).logits for i in ids])
+
+
+def model_and_tokenizer(folder):
+    """(model, tokenizer) of a saved reward model."""
+    loaded = load_reward_model(str(folder))
+    return loaded.model, loaded.tokenizer
 
 
 def scored(folder) -> torch.Tensor:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reward.checkpoint.golden import read_golden, write_golden
 from reward.checkpoint.manifest import read_manifest, seal
-from reward.data.encoding import PROBE, encode
+from reward.data.encoding import PROBE, choose_pad_token, encode
 from reward.model.heads import head_of, rewards_from_logits
 from reward.model.load import load_reward_model
 
@@ -32,6 +32,7 @@ class Converted:
     rewards: list[float]  # of the texts, as the new checkpoint gives them
     moved: float  # the largest difference to the source's rewards
     dropped_bias: float  # what stock transformers, not this package, takes off every reward
+    new_pad_token: str | None = None  # set because the source reads the last token, whatever it is
 
 
 def convert(
@@ -41,6 +42,7 @@ def convert(
     *,
     revision: str = "main",
     trust_remote_code: bool = False,
+    chat_template: str | None = None,
 ) -> Converted:
     """Write a stock one-label checkpoint that gives the rewards of `source`.
 
@@ -50,11 +52,19 @@ def convert(
         texts: Token ids of the texts that the two are compared on; three short ones if not given.
         revision: The branch, tag or commit of a Hub id.
         trust_remote_code: Whether the model's own Python code may run.
+        chat_template: A file with the chat template to save, instead of the source's.
     """
     # Not into 4-bit layers: they cannot hold the sum of a base and its adapter.
-    model, tokenizer = load_reward_model(
-        source, quantized=False, revision=revision, trust_remote_code=trust_remote_code
+    loaded = load_reward_model(
+        source,
+        quantized=False,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        chat_template=chat_template,
     )
+    model, tokenizer = loaded.model, loaded.tokenizer
+    for note in loaded.notes:
+        print(note, file=sys.stderr)
     texts = texts or probe_texts(tokenizer)
     before = rewards_of(model, texts)
     if hasattr(model, "merge_and_unload"):
@@ -63,13 +73,16 @@ def convert(
     layer = keep_one_label(model)
     if layer.bias is not None and not stock_head_has_bias(model):
         dropped_bias = layer.bias.item()
+    new_pad_token = None
+    if loaded.reads_last_token:
+        new_pad_token = set_pad_token(model, tokenizer)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
-    converted, _ = load_reward_model(str(target), trust_remote_code=trust_remote_code)
+    converted = load_reward_model(str(target), trust_remote_code=trust_remote_code).model
     after = rewards_of(converted, texts)
     moved = largest_difference(after, before)
-    return Converted(after, moved, dropped_bias)
+    return Converted(after, moved, dropped_bias, new_pad_token)
 
 
 def probe_texts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -79,6 +92,20 @@ def probe_texts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     for content in ("Four.", "Five?", ""):
         texts.append(encode(tokenizer, [question], [{**answer, "content": content}]))
     return texts
+
+
+def set_pad_token(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Give the model a pad token that never comes last, and return it.
+
+    Stock transformers then reads the last token, also in a padded batch, as a value head does.
+
+    Raises:
+        EncodingError: Every candidate is also the end or BOS token.
+    """
+    end_id = encode(tokenizer, *([message] for message in PROBE))[-1]
+    tokenizer.pad_token = choose_pad_token(tokenizer, end_id)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return tokenizer.pad_token
 
 
 def keep_one_label(model: torch.nn.Module) -> torch.nn.Linear:

@@ -24,7 +24,7 @@ from reward.model.classifier import (
 )
 from reward.model.heads import HEAD_NAMES, Float32Head, head_of, init_head, is_encoder
 from reward.model.hub import ModelError, checkpoint_file, require_model
-from reward.model.load import VALUE_HEAD_FILES
+from reward.model.parts import VALUE_HEAD_FILES
 
 NEW_HEAD_MEND = "Set head_init: normal in the recipe if a new head is what you want."
 

@@ -1,4 +1,4 @@
-"""Load a reward model to score: `model, tokenizer = load_reward_model("rm-out")`.
+"""Load a reward model to score: `loaded = load_reward_model("rm-out")`.
 
 What is read, and what gives the reward:
 
@@ -12,8 +12,6 @@ Everything else is refused, because its head would be random.
 from dataclasses import dataclass
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -23,7 +21,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reward.data.encoding import prepare_tokenizer
 from reward.model.classifier import (
     LoadedClassifier,
     keep_unpacked,
@@ -31,13 +28,32 @@ from reward.model.classifier import (
     saved_head_bias,
 )
 from reward.model.heads import HEAD_NAMES, Float32Head, head_of, is_encoder, is_head_key
-from reward.model.hub import ModelError, checkpoint_file, checkpoint_json, require_model
+from reward.model.hub import ModelError
+from reward.model.parts import CheckpointParts, parts_of
+from reward.model.templates import set_template
 
-VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")  # LLaMA-Factory's
 VALUE_HEAD_WEIGHT = "v_head.summary.weight"
 VALUE_HEAD_BIAS = "v_head.summary.bias"
 
 NAMED_TENSORS = 8  # how many unused tensors an error names; missing ones it names all
+
+
+@dataclass
+class LoadedRewardModel:
+    """A reward model, ready to score.
+
+    `model.config.get_text_config().pad_token_id` decides which token the reward is read at: the
+    rightmost one that is not this id, or the last one where it is None.
+    """
+
+    model: torch.nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    template_origin: str  # in words: which chat template is used, and where it comes from
+    # Whether it is a stock encoder without a template: its texts are pairs, [CLS] prompt [SEP]
+    # completion [SEP], with the token types that its tokenizer makes.
+    is_pair_layout: bool
+    reads_last_token: bool  # a value head: the reward is read at the last token, whatever it is
+    notes: list[str]  # sentences that whoever loads it tells the user, once
 
 
 def load_reward_model(
@@ -47,10 +63,12 @@ def load_reward_model(
     quantized: bool = True,
     revision: str = "main",
     trust_remote_code: bool = False,
-) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    chat_template: str | None = None,
+) -> LoadedRewardModel:
     """Load a saved reward model, ready to score, and its tokenizer.
 
-    The tokenizer is used as it was saved; one without a chat template gets ours.
+    The tokenizer is used as it was saved; one without a chat template gets ours. Which token the
+    reward is read at is what the maker's files say, see `LoadedRewardModel`.
 
     Args:
         name: A folder, or the id of a Hub model.
@@ -60,21 +78,24 @@ def load_reward_model(
             weights.
         revision: The branch, tag or commit of a Hub model.
         trust_remote_code: Whether the model's own Python code may run.
+        chat_template: A file with the chat template to use, as it is, instead of the checkpoint's.
 
     Raises:
         ModelError: The checkpoint has no head (its rewards would be those of random weights), or
-            more than two labels, or its tokenizer has no pad token. The message names the tensors
-            found.
+            more than two labels. The message names the tensors found.
     """
-    parts = _parts_of(name, revision)
+    parts = parts_of(name, revision)
     config = AutoConfig.from_pretrained(
         parts.base, revision=parts.base_revision, trust_remote_code=trust_remote_code
     )
     config.num_labels = _label_count(parts, config)
     quantization = _quantization(parts)
     model = _load_model(parts, config, quantization, quantized, trust_remote_code)
-    tokenizer = _load_tokenizer(name, config, revision, trust_remote_code)
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    tokenizer = AutoTokenizer.from_pretrained(
+        name, revision=revision, trust_remote_code=trust_remote_code
+    )
+    template = set_template(tokenizer, config, chat_template)
+    _set_place_of_the_reward(parts, model, tokenizer)
     for path, module in model.named_modules():
         if type(module) is torch.nn.Linear and is_head_key(path):
             # Only the forward changes. The layer stays the same object, with its loaded weights and
@@ -83,72 +104,33 @@ def load_reward_model(
     # bitsandbytes has put a quantized model where it belongs.
     if not quantized or quantization is None:
         model.to(device or default_device())
-    return model.eval(), tokenizer
-
-
-# --- What a checkpoint consists of ----------------------------------------------------------------
-
-
-@dataclass
-class CheckpointParts:
-    """What a checkpoint's files say, before any model is loaded."""
-
-    name: str  # folder or Hub id of the checkpoint
-    revision: str
-    is_adapter: bool
-    base: str  # folder or Hub id of the body: the checkpoint itself, or what its adapter belongs to
-    base_revision: str
-    adapter_head: dict[str, list[int]]  # names and shapes of the head's tensors in an adapter
-    value_head: dict[str, torch.Tensor] | None  # LLaMA-Factory's, where the checkpoint has one
-    manifest: dict  # empty where it is not ours
-
-
-def _parts_of(name: str, revision: str) -> CheckpointParts:
-    """Read which files a checkpoint has. Raises ModelError where there is no model."""
-    base, base_revision = name, revision
-    adapter = checkpoint_json(name, "adapter_config.json", revision)
-    if adapter is not None:
-        base = adapter["base_model_name_or_path"]
-        base_revision = adapter.get("revision") or "main"
-    require_model(base, base_revision)
-    adapter_head = {}
-    if adapter is not None:
-        adapter_head = _read_adapter_head(name, revision)
-    return CheckpointParts(
-        name=name,
-        revision=revision,
-        is_adapter=adapter is not None,
-        base=base,
-        base_revision=base_revision,
-        adapter_head=adapter_head,
-        value_head=_read_value_head(name, revision),
-        manifest=checkpoint_json(name, "manifest.json", revision) or {},
+    return LoadedRewardModel(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        template_origin=template.origin,
+        is_pair_layout=template.is_ours and is_encoder(config) and not parts.manifest,
+        reads_last_token=parts.value_head is not None,
+        notes=template.notes,
     )
 
 
-def _read_adapter_head(name: str, revision: str) -> dict[str, list[int]]:
-    """Return the names and shapes of the head's tensors in an adapter's file."""
-    path = checkpoint_file(name, "adapter_model.safetensors", revision)
-    if path is None:
-        return {}
-    shapes = {}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            if is_head_key(key):
-                shapes[key] = file.get_slice(key).get_shape()
-    return shapes
+def _set_place_of_the_reward(
+    parts: CheckpointParts, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Set the config's pad id where the files that the config comes from do not decide.
 
-
-def _read_value_head(name: str, revision: str) -> dict[str, torch.Tensor] | None:
-    """Return the tensors of LLaMA-Factory's value head, where the checkpoint has one."""
-    safetensors_file, older_file = VALUE_HEAD_FILES
-    path = checkpoint_file(name, safetensors_file, revision)
-    if path is not None:
-        return load_file(path)
-    path = checkpoint_file(name, older_file, revision)
-    if path is not None:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    return None
+    Args:
+        parts: The checkpoint.
+        model: The loaded model; its config is changed.
+        tokenizer: The checkpoint's tokenizer.
+    """
+    config = model.config.get_text_config()
+    if parts.value_head is not None:
+        config.pad_token_id = None  # LLaMA-Factory reads the last attended token
+    elif parts.is_adapter and parts.manifest:
+        # Our adapter was trained with the pad token that is saved beside it. The config is its
+        # base's.
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 # --- How the body is loaded -----------------------------------------------------------------------
@@ -295,22 +277,7 @@ def _with_adapter(model: PreTrainedModel, parts: CheckpointParts) -> torch.nn.Mo
     return PeftModel.from_pretrained(model, parts.name, revision=parts.revision, config=config)
 
 
-# --- The tokenizer, the device --------------------------------------------------------------------
-
-
-def _load_tokenizer(
-    name: str, config: PretrainedConfig, revision: str, trust_remote_code: bool
-) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(
-        name, revision=revision, trust_remote_code=trust_remote_code
-    )
-    if tokenizer.chat_template is None:
-        prepare_tokenizer(tokenizer, is_encoder(config), config.get_text_config().vocab_size)
-    if tokenizer.pad_token is None:
-        raise ModelError(
-            f"{name}: the tokenizer has no pad token; set one that never comes last and save it"
-        )
-    return tokenizer
+# --- The device -----------------------------------------------------------------------------------
 
 
 def default_device() -> str:

@@ -62,6 +62,7 @@ class Scorer:
         options: They go to `load_reward_model`.
 
     Attributes:
+        loaded: What `load_reward_model` gave.
         model: The model, on its device, ready to evaluate.
         tokenizer: The tokenizer, as it was saved.
         padded_because: Why batches are padded; None where they are packed.
@@ -81,7 +82,11 @@ class Scorer:
         **options,
     ):
         processes()  # It comes first, because it says which GPU belongs to this process.
-        self.model, self.tokenizer = load_reward_model(ckpt, revision=revision, **options)
+        self.loaded = load_reward_model(ckpt, revision=revision, **options)
+        self.model, self.tokenizer = self.loaded.model, self.loaded.tokenizer
+        if processes().is_main_process:
+            for note in self.loaded.notes:
+                print(note, file=sys.stderr)
         self.token_budget = token_budget
         self.distributed = distributed
         self.self_tested = False
@@ -156,8 +161,14 @@ class Scorer:
 
     def _forward(self, texts: list[TokenIds], packed: bool) -> list[float]:
         """Return the rewards of one batch."""
+        config = self.base_model.config.get_text_config()
+        if not packed and config.pad_token_id is None and len(texts) > 1:
+            # Without a pad id stock models read one text at a time.
+            return [self._forward([text], packed)[0] for text in texts]
         if packed:
             inputs = pack(texts)
+        elif len(texts) == 1:
+            inputs = padded(texts, 0)  # nothing is filled up
         else:
             inputs = padded(texts, self.tokenizer.pad_token_id)
         inputs = send_to_device(inputs, self.model.device)
@@ -179,7 +190,14 @@ class Scorer:
         return self.padded_because is None
 
     def _self_test(self, texts: list[TokenIds]) -> None:
-        result = self_test(self.model, texts, self.tokenizer.pad_token_id)
+        # It compares hidden states, which do not depend on the pad id that the head's place does.
+        config = self.base_model.config.get_text_config()
+        pad_token_id = config.pad_token_id
+        config.pad_token_id = self.tokenizer.pad_token_id or 0
+        try:
+            result = self_test(self.model, texts, config.pad_token_id)
+        finally:
+            config.pad_token_id = pad_token_id
         if self.distributed and processes().num_processes > 1:  # Either all pack or none does.
             result.difference = max(gather_object([result.difference]))
         if not result.passed:

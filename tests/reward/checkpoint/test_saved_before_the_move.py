@@ -36,7 +36,8 @@ def test_the_golden_rewards_are_spread(golden):
 
 
 def test_load_reward_model_gives_the_golden_rewards(golden):
-    model, tokenizer = load_reward_model(str(SAVED))
+    loaded = load_reward_model(str(SAVED))
+    model, tokenizer = loaded.model, loaded.tokenizer
     expected = pytest.approx([row["reward"] for row in golden], abs=CLOSE)
     assert rewards_of(model, [row["ids"] for row in golden]) == expected
     encoded_anew = []

@@ -8,6 +8,7 @@ from reward_models import (
     ANSWERS,
     PROMPT,
     by_hand,
+    model_and_tokenizer,
     rewards,
     save,
     scored,
@@ -35,7 +36,7 @@ torch.set_num_threads(1)
 
 def test_pad_equal_to_eos_shifts_the_reward_and_ours_does_not(standin, saved):
     """TinyLlama's own pad token is its eos token: a stock classifier then reads one token early."""
-    model, tokenizer = load_reward_model(str(saved("tinyllama")))
+    model, tokenizer = model_and_tokenizer(str(saved("tinyllama")))
     expected = by_hand(
         AutoModelForCausalLM.from_pretrained(standin("tinyllama")), tokenizer, model.score.weight[0]
     )
@@ -54,7 +55,7 @@ def test_pad_equal_to_eos_shifts_the_reward_and_ours_does_not(standin, saved):
 
 @pytest.mark.parametrize("kind", ["qwen", "llama3", "tinyllama", "base", "encoder"])
 def test_padding_changes_no_reward(kind, saved):
-    model, tokenizer = load_reward_model(str(saved(kind)))
+    model, tokenizer = model_and_tokenizer(str(saved(kind)))
     ids = [encode(tokenizer, PROMPT, answer) for answer in ANSWERS]
     assert len({len(i) for i in ids}) > 1
     assert all(i[-1] != tokenizer.pad_token_id for i in ids)
@@ -103,7 +104,7 @@ def test_the_head_is_stored_in_the_dtype_of_the_body(standin, tmp_path):
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"BF16"}
         assert "score.weight" in file.keys()
-    loaded, tokenizer = load_reward_model(str(tmp_path))
+    loaded, tokenizer = model_and_tokenizer(str(tmp_path))
     assert loaded.dtype == loaded.score.weight.dtype == torch.bfloat16
     assert many_rewards(loaded, tokenizer, autocast=False).dtype == torch.float32
 
@@ -131,7 +132,7 @@ def test_head_dropout_is_in_training_only_and_leaves_no_trace_in_the_file(standi
 
 
 def test_an_encoder_reads_its_class_head_at_cls(saved):
-    model, tokenizer = load_reward_model(str(saved("encoder")))
+    model, tokenizer = model_and_tokenizer(str(saved("encoder")))
     assert head_of(model)[0] == "classifier" and is_encoder(model.config)
     ids = encode(tokenizer, PROMPT, ANSWERS[0])
     assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
@@ -144,12 +145,12 @@ def test_an_encoder_reads_its_class_head_at_cls(saved):
 
 def test_decoders_are_no_encoders(saved):
     assert [
-        is_encoder(load_reward_model(str(saved(kind)))[0].config) for kind in ("qwen", "llama3")
+        is_encoder(load_reward_model(str(saved(kind))).model.config) for kind in ("qwen", "llama3")
     ] == [False, False]
 
 
 def test_pipeline_gives_the_raw_reward_without_any_argument(saved):
-    model, tokenizer = load_reward_model(str(saved("qwen")))
+    model, tokenizer = model_and_tokenizer(str(saved("qwen")))
     classify = pipeline("text-classification", model=str(saved("qwen")), device="cpu")
     pipeline_rewards = [
         classify(render(tokenizer, PROMPT, answer))[0]["score"] for answer in ANSWERS
@@ -160,7 +161,7 @@ def test_pipeline_gives_the_raw_reward_without_any_argument(saved):
 
 
 def test_position_limit(saved):
-    model, tokenizer = load_reward_model(str(saved("qwen")))
+    model, tokenizer = model_and_tokenizer(str(saved("qwen")))
     assert (
         position_limit(model.config, tokenizer) == 512
     )  # the tokenizer's, below the model's 2,048

@@ -11,6 +11,7 @@ from reward_models import (
     PROMPT,
     by_hand,
     exit_of,
+    model_and_tokenizer,
     rewards,
     save,
     scored,
@@ -45,7 +46,7 @@ def test_lora_saves_and_reloads_its_head(standin, tmp_path):
     model = with_lora(model, target_modules="all-linear")
     expected = rewards(model, tokenizer)
     save(model, tokenizer, tmp_path)
-    loaded, tokenizer = load_reward_model(str(tmp_path))
+    loaded, tokenizer = model_and_tokenizer(str(tmp_path))
     torch.testing.assert_close(rewards(loaded, tokenizer), expected, atol=1e-5, rtol=0)
     assert type(loaded.base_model.model.score.modules_to_save["default"]) is Float32Head
 
@@ -92,7 +93,7 @@ def test_an_adapter_whose_base_is_gone_is_refused(standin, tmp_path, monkeypatch
 
 def test_two_logit_models_score_logit_1(two_labels):
     stock = AutoModelForSequenceClassification.from_pretrained(two_labels)
-    model, tokenizer = load_reward_model(str(two_labels))
+    model, tokenizer = model_and_tokenizer(str(two_labels))
     for reward, answer in zip(rewards(model, tokenizer), ANSWERS, strict=True):
         with torch.inference_mode():
             logits = stock(input_ids=torch.tensor([encode(tokenizer, PROMPT, answer)])).logits[0]
@@ -123,7 +124,7 @@ def test_three_labels_are_refused(standin, saved, tmp_path):
 
 def test_llama_factory_value_head_by_hand(value_head):
     folder, weight, bias = value_head
-    model, tokenizer = load_reward_model(str(folder))
+    model, tokenizer = model_and_tokenizer(str(folder))
     stock = AutoModelForCausalLM.from_pretrained(folder)
     expected = by_hand(stock, tokenizer, weight[0], bias.item())
     torch.testing.assert_close(rewards(model, tokenizer), expected, atol=1e-5, rtol=0)
@@ -140,7 +141,7 @@ def test_a_value_head_of_the_wrong_shape_is_refused(value_head, saved, tmp_path)
 def test_a_value_head_beside_an_adapter_by_hand(value_head_adapter, value_head):
     folder, stock = value_head_adapter
     assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
-    model, tokenizer = load_reward_model(str(folder))
+    model, tokenizer = model_and_tokenizer(str(folder))
     _, weight, bias = value_head
     expected = by_hand(stock, tokenizer, weight[0], bias.item())
     torch.testing.assert_close(rewards(model, tokenizer), expected, atol=1e-5, rtol=0)
@@ -156,9 +157,9 @@ def test_a_value_head_in_the_older_file(adapter, value_head, value_head_adapter,
         load_file(tmp_path / "rm" / "value_head.safetensors"), tmp_path / "rm" / "value_head.bin"
     )
     (tmp_path / "rm" / "value_head.safetensors").unlink()
-    expected = rewards(*load_reward_model(str(source)))
+    expected = rewards(*model_and_tokenizer(str(source)))
     torch.testing.assert_close(
-        rewards(*load_reward_model(str(tmp_path / "rm"))), expected, atol=1e-6, rtol=0
+        rewards(*model_and_tokenizer(str(tmp_path / "rm"))), expected, atol=1e-6, rtol=0
     )
 
 
