@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditing.options import AuditOptions, first_fault
+from reward.data.columns import parse_columns
 from reward.model import TOKEN_BUDGET
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def read_options() -> AuditOptions:
         "--data", help="preference file, folder or Hub id (default: what the checkpoint recorded)"
     )
     parser.add_argument("--data_dir", help="folder inside --data, such as harmless-base")
+    parser.add_argument(
+        "--columns",
+        help="names of your columns in --data or --scores: prompt=my_question,chosen=good,...",
+    )
     parser.add_argument("--split", default="test", help="split of --data and --ood")
     parser.add_argument(
         "--ood",
@@ -97,7 +102,13 @@ def read_options() -> AuditOptions:
     parser.add_argument(
         "--chat_template", metavar="FILE", help="render with it instead of the model's own"
     )
-    options = AuditOptions(**vars(parser.parse_args()))
+    arguments = parser.parse_args()
+    if arguments.columns:
+        try:
+            arguments.columns = parse_columns(arguments.columns)
+        except ValueError as error:
+            parser.error(f"--columns {arguments.columns}: {error}")
+    options = AuditOptions(**vars(arguments))
     fault = first_fault(options)
     if fault:
         parser.error(fault)
@@ -140,7 +151,7 @@ def run_audit(options: AuditOptions) -> "Audit":
 
         audit = audit_checkpoint(options)
     else:
-        audit = audit_scores(options.scores, options.ood, options.compare)
+        audit = audit_scores(options.scores, options.ood, options.compare, options.columns)
     add_completions(audit, completions)
     settle(audit)
     return audit

@@ -26,6 +26,7 @@ class AuditOptions:
     scores: str | None = None
     data: str | None = None
     data_dir: str | None = None
+    columns: dict[str, str] | None = None  # our name of each column of the data -> its name there
     split: str = "test"
     ood: str | None = None
     ood_dir: str | None = None
@@ -101,6 +102,8 @@ def combination_fault(options: AuditOptions) -> str | None:
         ):
             if getattr(options, name):
                 return f"--{name} needs the model: give --ckpt, not --scores"
+    if options.columns and not options.data and not options.scores:
+        return "--columns names the columns of --data or --scores: give one of them"
     if options.data_dir and not options.data:
         return "--data_dir needs --data"
     if options.ood_dir and not options.ood:

@@ -26,18 +26,24 @@ from reward.data.files import DataError
 NO_OTHER_DATA = "Spillover: no other data (--ood)."
 
 
-def audit_scores(path: str, ood: str | None = None, compare: str | None = None) -> Audit:
+def audit_scores(
+    path: str,
+    ood: str | None = None,
+    compare: str | None = None,
+    columns: dict[str, str] | None = None,
+) -> Audit:
     """Audit a file of scores.
 
     Args:
         path: The file, in any format of auditing.scores.
         ood: A file of scores on other data, to see whether the accuracy is as high there.
         compare: A file of another model's scores on the same pairs.
+        columns: Our name of each column that `path` names otherwise -> its name there.
 
     Raises:
         DataError: A file cannot be read as scored pairs, or `compare` holds other pairs.
     """
-    scores = read_scores(path)
+    scores = read_scores(path, columns)
     if scores.pairs is None:
         raise DataError(
             f"{path}: scored completions without pairs; an audit needs preference pairs, "

@@ -18,6 +18,7 @@ from auditing.source import EncodedPairs
 from auditing.verdicts import Check
 from reward.checkpoint.manifest import versions
 from reward.data.files import DataError, Source, describe_source
+from reward.data.ledger import UNREAD
 from reward.model.scorer import Scorer
 from reward.recipe.recipe import Recipe
 from reward.training.losses import LOSSES
@@ -81,7 +82,8 @@ def sources_of(options: AuditOptions, recipe: Recipe | None) -> list[Source]:
         DataError: There is no --data, and the checkpoint recorded nothing.
     """
     if options.data:
-        return [named_source(options.data, options.data_dir, options.split)]
+        data = named_source(options.data, options.data_dir, options.split)
+        return [{**data, "columns": options.columns}]
     if recipe is None:
         raise DataError(
             f"{options.ckpt} records no test split (a checkpoint-N/, or not trained by "
@@ -126,6 +128,9 @@ def identity_of(
     for kind in ("dropped", "truncated"):
         for reason, rows in counts[kind].items():
             lost.append(f"{rows:,} {reason}")
+    for reason, rows in counts["noted"].items():
+        if reason.startswith(UNREAD):
+            lost.append(f"{rows:,} with {reason}")
     pairs = f"{n:,} of {counts['read']:,} read"
     if lost:
         pairs += f" ({'; '.join(lost)})"

@@ -30,6 +30,7 @@ from auditing.score_formats import (
     ScoreRow,
     parse_score_row,
 )
+from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, open_text, read_rows, to_json
 from reward.data.formats import RowError
 from reward.data.transcripts import text_of
@@ -63,7 +64,7 @@ class Scores:
     kind: str  # the format, and what was left out, in words
 
 
-def read_scores(path: str | os.PathLike) -> Scores:
+def read_scores(path: str | os.PathLike, columns: dict[str, str] | None = None) -> Scores:
     """Read the scored pairs or completions of a JSONL, JSON, CSV or Parquet file, plain or .gz.
 
     Rows are read one after another. Only JSON, also RewardBench's JSON of columns, is read all at
@@ -71,11 +72,15 @@ def read_scores(path: str | os.PathLike) -> Scores:
     is left out, and `kind` says how many. A pair whose prompt is unknown shares its prompt only
     with the pairs of its own row.
 
+    Args:
+        path: The file.
+        columns: Our name of each column that the file names otherwise -> its name there.
+
     Raises:
         DataError: The file cannot be read as scores; the message names file and line.
     """
     path = str(path)
-    rows = _parsed_rows(path)
+    rows = _parsed_rows(path, NamedColumns(Columns.of(columns)))
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path}: no rows; needed is {READ_HERE}")
@@ -193,16 +198,15 @@ def _none_if_nowhere_finite(values: np.ndarray) -> np.ndarray | None:
 # --- Rows of a file -------------------------------------------------------------------------------
 
 
-def _parsed_rows(path: str) -> NumberedScoreRows:
-    """The rows of a file, parsed one after another."""
+def _parsed_rows(path: str, named: NamedColumns) -> NumberedScoreRows:
+    """The rows of a file, parsed one after another. `named` gives their columns our names."""
     for line, row in _rows_of(path):
         try:
-            if not isinstance(row, dict):
-                raise RowError("a row is a JSON object with named columns")
-            score_row = parse_score_row(row)
+            score_row = parse_score_row(named.of(row))
         except RowError as error:
             raise DataError(f"{path}:{line}: {error}") from None
         yield line, score_row
+    named.check(path)
 
 
 def _of_one_format(path: str, format_name: str, rows: NumberedScoreRows) -> NumberedScoreRows:

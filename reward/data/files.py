@@ -45,7 +45,8 @@ class Source(TypedDict, total=False):
     split: Required[str | None]  # the split to train on; None where only the test split is read
     test_split: Required[str]  # the split to test on: a split's name, or a local file
     subset: str | None  # the name under which evaluation reports the pairs; None: by their rows
-    columns: list[str] | None  # the columns to read; None reads all
+    # The columns to read, or a mapping of our names to theirs; None reads all under their names.
+    columns: list[str] | dict[str, str] | None
     fraction: float | None  # share of the mixture, relative to the others'; None keeps all rows
     streaming: bool  # read the train split as a stream, without a copy on disk
 

@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 from reward.data.transcripts import (
     TURN,
     Messages,
+    RowError,
     Side,
     assistant,
     clean,
@@ -44,10 +45,6 @@ FORMATS = (
 )
 MEND = "mend the value, or leave it or the row out"
 SIDES = ("chosen", "rejected")
-
-
-class RowError(ValueError):
-    """A row that cannot be read. The message names columns and types, never content."""
 
 
 class PreferencePair(TypedDict, total=False):
@@ -90,6 +87,15 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[PreferencePair]:
         if row.get("bayes_accuracy") is not None:
             pair["bayes_accuracy"] = _number_cell(row, "bayes_accuracy", 0, 1)
     return pairs
+
+
+def unread_columns(row: dict) -> list[str]:
+    """The columns of a row that `to_pairs` does not read, although they hold something.
+
+    Raises:
+        RowError: The columns belong to no format that is read here.
+    """
+    return []
 
 
 def _pairs_of_format(row: dict, transcript: str) -> list[PreferencePair]:

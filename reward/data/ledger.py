@@ -23,6 +23,8 @@ TOO_LITTLE = "raters agree less than"  # the least agreement follows
 AGAINST = "votes or chosen_probability against the chosen side"
 TIE = "tie (chosen_probability .5)"
 
+UNREAD = "columns not read"  # their names follow
+
 KINDS = ("dropped", "truncated", "added", "noted")  # the kinds of reason, as they are printed
 
 
@@ -79,6 +81,20 @@ class Ledger:
         for reason, count in counts.items():
             if reason:
                 self.add(split, "dropped", reason, count)
+
+    def note_unread(self, split: str, unread: Iterable[str]) -> None:
+        """Note, in one line of a split, the columns of its rows that nobody reads.
+
+        Args:
+            split: The name of the split.
+            unread: For each pair, the unread columns of its row with commas; "" if there are none.
+        """
+        by_columns = Counter(unread)
+        by_columns.pop("", None)
+        names = {name: None for columns in by_columns for name in columns.split(", ")}
+        if names:
+            reason = f"{UNREAD}: {', '.join(names)}"
+            self.add(split, "noted", reason, by_columns.total())
 
     def note_doubtful_labels(self, split: str, probability: np.ndarray) -> None:
         """Count ties, and pairs whose raters prefer the rejected side.

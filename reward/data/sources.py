@@ -10,10 +10,17 @@ from pathlib import Path
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, Source, local_files, read_rows, to_json
-from reward.data.formats import PreferencePair, RowError, is_rating, rating_pairs, to_pairs
+from reward.data.formats import (
+    PreferencePair,
+    is_rating,
+    rating_pairs,
+    to_pairs,
+    unread_columns,
+)
 from reward.data.hashing import text_key
-from reward.data.transcripts import first_user_turn, text_of
+from reward.data.transcripts import RowError, first_user_turn, text_of
 
 
 def _hash_of_code() -> str:
@@ -59,6 +66,7 @@ FEATURES = Features(
         "subset": Value("string"),  # a named slice of evaluation
         "where": Value("string"),  # file and line, or data set and row, for messages
         "drop": Value("string"),  # why the pair is dropped; "" if it is kept
+        "unread": Value("string"),  # the columns of its row that were not read, with commas
         "turn_key": Value("int64"),  # a hash of the first user turn: splits are disjoint by it
         "pair_key": Value("int64"),  # a hash of prompt, chosen and rejected text
         "swap_key": Value("int64"),  # the pair_key of the same pair the other way round
@@ -84,7 +92,7 @@ class SplitReader:
     label: str  # the name of this split in messages
     transcript: str  # `messages` or `raw`, see reward.data.formats.to_pairs
     subset: str | None  # the subset of every pair; None: each row names its own
-    columns: tuple[str, ...] | None  # the columns that are read; None for all
+    columns: Columns = Columns()  # the columns that are read, and under which names
 
     def pairs(self) -> Iterator[dict]:
         """The rows of the table, with the columns of FEATURES.
@@ -92,9 +100,8 @@ class SplitReader:
         Raises:
             DataError: A row is malformed.
         """
-        for where, rows in _grouped(self._rows()):
-            if self.columns:
-                rows = [_only_columns(row, self.columns) for row in rows]
+        named = NamedColumns(self.columns)
+        for where, rows in _grouped(self._rows(), named):
             try:
                 pairs = _pairs_of(rows, self.transcript)
             except RowError as error:
@@ -102,8 +109,10 @@ class SplitReader:
                 if len(rows) > 1:
                     following = f" (or the {len(rows) - 1} after it with the same prompt)"
                 raise DataError(f"{where}{following}: {error}") from None
+            unread = ", ".join(unread_columns(rows[0]))
             for pair in pairs:
-                yield _table_row(pair, where, self.subset)
+                yield _table_row(pair, where, self.subset, unread)
+        named.check(self.label)
 
     def _rows(self) -> Iterator[tuple[str, object]]:
         """Every row, after its place in words, such as `pairs.jsonl:7`."""
@@ -123,11 +132,17 @@ class SplitReader:
 # --- Rows -> rows of the table --------------------------------------------------------------------
 
 
-def _grouped(rows: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[dict]]]:
+def _grouped(
+    rows: Iterable[tuple[str, object]], named: NamedColumns
+) -> Iterator[tuple[str, list[dict]]]:
     """Groups of rows that are read together, each after the place of its first row.
 
     Rated completions of one prompt that follow each other are one group. Any other row is a group
     of its own.
+
+    Args:
+        rows: The rows, each after its place.
+        named: It gives the columns our names.
     """
     group: list[dict] = []
     where_group = ""
@@ -136,6 +151,10 @@ def _grouped(rows: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[dic
             raise DataError(
                 f"{where}: a row is a JSON object with named columns; found {type(row).__name__}"
             )
+        try:
+            row = named.of(row)
+        except RowError as error:
+            raise DataError(f"{where}: {error}") from None
         if group and is_rating(row) and row["prompt"] == group[0]["prompt"]:
             group.append(row)
             continue
@@ -151,10 +170,6 @@ def _grouped(rows: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[dic
         yield where_group, group
 
 
-def _only_columns(row: dict, columns: tuple[str, ...]) -> dict:
-    return {name: row[name] for name in columns if name in row}
-
-
 def _pairs_of(rows: list[dict], transcript: str) -> list[PreferencePair]:
     """The pairs of one group."""
     if len(rows) > 1 or is_rating(rows[0]):
@@ -162,13 +177,14 @@ def _pairs_of(rows: list[dict], transcript: str) -> list[PreferencePair]:
     return to_pairs(rows[0], transcript)
 
 
-def _table_row(pair: PreferencePair, where: str, subset: str | None) -> dict:
+def _table_row(pair: PreferencePair, where: str, subset: str | None, unread: str) -> dict:
     """A pair as a row of the table.
 
     Args:
         pair: The pair.
         where: The place of its row, in words.
         subset: The subset that the source gives to all its pairs; None if it gives none.
+        unread: The columns of its row that were not read, with commas; "" if there are none.
     """
     prompt, chosen, rejected = (text_of(pair[side]) for side in ("prompt", "chosen", "rejected"))
     tools = pair.get("tools")
@@ -182,6 +198,7 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None) -> dict:
         "subset": subset or pair.get("subset") or "all",
         "where": where,
         "drop": pair["drop"],
+        "unread": unread,
         "turn_key": text_key(first_user_turn(pair["prompt"])),
         "pair_key": text_key(prompt, chosen, rejected),
         "swap_key": text_key(prompt, rejected, chosen),
@@ -220,9 +237,6 @@ def split_reader(source: Source, split: str | None, transcript: str) -> SplitRea
     label = source["path"]
     if source.get("data_dir"):
         label += f"/{source['data_dir']}"
-    columns = None
-    if source.get("columns"):
-        columns = tuple(source["columns"])
     return SplitReader(
         files=files,
         stamps=(CODE, *_stamps(files or ())),
@@ -230,7 +244,7 @@ def split_reader(source: Source, split: str | None, transcript: str) -> SplitRea
         label=f"{label} [{split}]",
         transcript=transcript,
         subset=source.get("subset"),
-        columns=columns,
+        columns=Columns.of(source.get("columns")),
     )
 
 

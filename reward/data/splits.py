@@ -185,6 +185,7 @@ def _join_test_tables(test_tables: list[_TestTable]) -> tuple[Dataset, Ledger]:
     _mark(drop, probability == 0.5, NO_RIGHT_SIDE)
     is_kept = drop == ""
     ledger.add_read("test", drop)
+    ledger.note_unread("test", table["unread"])
     ledger.note_doubtful_labels("test", probability[is_kept])
     test = table.select(np.flatnonzero(is_kept))
     pair_key = test.with_format("numpy")["pair_key"][:]
@@ -207,6 +208,7 @@ class _TrainPairs:
     chosen_probability: np.ndarray  # (n,) float64; NaN if a row does not say it
     is_used: np.ndarray  # (n,) bool; False for a pair that is in neither train nor validation
     drop: np.ndarray  # (n,) of str: the first reason to drop the pair; "" if there is none
+    unread: np.ndarray  # (n,) of str: the columns of its row that were not read, with commas
 
 
 def _read_train_pairs(sources: list[Source], transcript: str) -> _TrainPairs:
@@ -223,6 +225,7 @@ def _read_train_pairs(sources: list[Source], transcript: str) -> _TrainPairs:
         chosen_probability=_chosen_probability(table),
         is_used=np.ones(len(table), dtype=bool),
         drop=_drop_column(table),
+        unread=np.array(table["unread"][:], dtype=object),
     )
 
 
@@ -343,6 +346,7 @@ def _count_split(
 ) -> None:
     """Count the members of one split, (n,) bool, in the ledger."""
     ledger.add_read(name, pairs.drop[is_member])
+    ledger.note_unread(name, pairs.unread[is_member])
     ledger.add(name, "noted", CONTRADICTORY, (is_contradictory & is_member).sum())
     is_kept = is_member & (pairs.drop == "")
     ledger.note_doubtful_labels(name, pairs.chosen_probability[is_kept])

@@ -112,6 +112,7 @@ class StreamedTrain:
 
     def _count(self, row: dict, drop: str) -> None:
         self.ledger.add_read("train", [drop])
+        self.ledger.note_unread("train", [row["unread"]])
         if not drop:
             probability = np.array(row["chosen_probability"], dtype=float)
             self.ledger.note_doubtful_labels("train", probability)
@@ -156,6 +157,7 @@ def streamed_splits(
     splits = {"test": test, "train": StreamedTrain(stream, validation_turns, ledger)}
     if validation_fraction:
         ledger.add_read("validation", [pair.drop for pair in held_out])
+        ledger.note_unread("validation", [pair.row["unread"] for pair in held_out])
         kept = [pair.row for pair in held_out if not pair.drop]
         validation = Dataset.from_list(kept, features=FEATURES)
         probability = np.array(validation["chosen_probability"][:], dtype=float)

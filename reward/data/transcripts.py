@@ -11,6 +11,11 @@ Message = dict[str, Any]  # `role`, and `content` or `tool_calls`, as chat templ
 Messages = list[Message]
 Side = str | Messages  # a prompt or a completion: text that is kept as it is, or messages
 
+
+class RowError(ValueError):
+    """A row that cannot be read. The message names columns and types, never content."""
+
+
 TURN = re.compile(r"\n\n(Human|Assistant):")  # how a turn starts in HH-RLHF's transcripts
 
 # How a turn starts in HelpSteer2's prompts of several turns. The first turn carries no mark.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, read_rows, storable
 from reward.data.formats import RowError
 from reward.data.rows_to_score import row_to_score, with_rewards
@@ -25,7 +26,9 @@ class EncodedRow:
     prompts_differ: bool = False  # whether the two sides answer different prompts
 
 
-def score_file(scorer: Scorer, source: str, output: str | None) -> None:
+def score_file(
+    scorer: Scorer, source: str, output: str | None, columns: dict[str, str] | None = None
+) -> None:
     """Write the rows of a file with their rewards, in the same order, and sum up on stderr.
 
     Under `accelerate launch` every process calls this, and the main one writes.
@@ -35,13 +38,16 @@ def score_file(scorer: Scorer, source: str, output: str | None) -> None:
         source: A file in any format of reward.data.files, whose rows are completions with their
             prompts, or preferences in any format of reward.data.formats.
         output: The JSONL file to write; None for standard output.
+        columns: Our name of each column that the file names otherwise -> its name there.
 
     Raises:
         DataError: The file or a row of it cannot be read.
     """
+    named = NamedColumns(Columns.of(columns))
     encoded_rows = [
-        encode_row_to_score(scorer, source, line, row) for line, row in read_rows(source)
+        encode_row_to_score(scorer, source, line, row, named) for line, row in read_rows(source)
     ]
+    named.check(source)
     ids = [ids for encoded in encoded_rows for ids in encoded.ids]
     rewards = iter(scorer.rewards_of_ids(ids, progress="Scoring"))
     if not processes().is_main_process:
@@ -57,17 +63,26 @@ def score_file(scorer: Scorer, source: str, output: str | None) -> None:
     print(closing_line(scorer, encoded_rows, too_long), file=sys.stderr)
 
 
-def encode_row_to_score(scorer: Scorer, source: str, line: int, row: dict) -> EncodedRow:
-    """Encode what is scored of the row at a line of the source."""
+def encode_row_to_score(
+    scorer: Scorer, source: str, line: int, row: dict, named: NamedColumns
+) -> EncodedRow:
+    """Encode what is scored of the row at a line of the source.
+
+    The row to write has the columns of the file, and those that are renamed under our names too.
+    """
     transcript = scorer.manifest.get("transcript", "messages")
+    row = storable(row)
     try:
-        to_score = row_to_score(storable(row), transcript)
+        to_score = row_to_score(named.of(row), transcript)
     except RowError as error:
         raise DataError(f"{source}:{line}: {error}") from None
+    written = to_score.row
+    if named.columns.names:
+        written = written | row
     if to_score.prompt is None:
-        return EncodedRow(to_score.row, [None, None], prompts_differ=True)
+        return EncodedRow(written, [None, None], prompts_differ=True)
     encoded = scorer.encode(to_score.prompt, to_score.completions, to_score.tools)
-    return EncodedRow(to_score.row, encoded.ids, prompt_cut=encoded.prompt_cut)
+    return EncodedRow(written, encoded.ids, prompt_cut=encoded.prompt_cut)
 
 
 @contextmanager

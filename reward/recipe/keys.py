@@ -309,6 +309,8 @@ KEYS |= OWN
 ENTRY = TRL["DatasetConfig"] | {
     "test_split": Key("test_split", types=("str",), default="test"),
     "subset": Key("subset", types=("str", "null")),
+    # TRL's list of the columns to read, or a mapping of our names to the source's.
+    "columns": Key("columns", types=("list", "dict", "null")),
 }
 
 # The keys whose value is a path or a Hub id. `~` is expanded in it, and the processes of a run may

@@ -1,0 +1,157 @@
+"""Which columns of a source are read, and under which names.
+
+    columns = Columns.of({"prompt": "my_question", "chosen": "good"})   # our name: their name
+    row = NamedColumns(columns).of(row)                                 # now with our names
+
+A recipe's source has them as `columns:`; score.py and audit.py as `--columns`. A list of names
+instead of a mapping reads these columns alone.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+
+from reward.data.files import DataError
+from reward.data.transcripts import RowError
+
+# Columns that a row may lack, because most formats have them in some rows only. Any other column
+# that is named must be in every row: without its prompt a row would be read as another format.
+OPTIONAL = (
+    "system",
+    "input",
+    "history",
+    "tools",
+    "subset",
+    "margin",
+    "votes",
+    "chosen_probability",
+    "rating_chosen",
+    "rating_rejected",
+    "bayes_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a source that are read. Tuples alone, so that datasets can hash them."""
+
+    only: tuple[str, ...] | None = None  # the columns that are read; None for all
+    names: tuple[tuple[str, str], ...] = ()  # (our name, their name) of each that is renamed
+
+    @classmethod
+    def of(cls, columns: list[str] | dict[str, str] | None) -> "Columns":
+        """The columns that `columns:` of a recipe's source names."""
+        if isinstance(columns, dict):
+            return cls(names=tuple(columns.items()))
+        if columns:
+            return cls(only=tuple(columns))
+        return cls()
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """The mapping of `--columns prompt=my_question,chosen=good`.
+
+    Raises:
+        ValueError: The text has another form; the message says what is needed.
+    """
+    names = {}
+    for item in text.split(","):
+        ours, equals, theirs = (part.strip() for part in item.partition("="))
+        if not ours or not equals or not theirs:
+            raise ValueError(
+                f"`{item}` is no OURS=THEIRS; write for example "
+                "--columns prompt=my_question,chosen=good,rejected=bad"
+            )
+        if ours in names:
+            raise ValueError(f"`{ours}` is named twice; name each of our columns once")
+        names[ours] = theirs
+    return names
+
+
+@dataclass
+class NamedColumns:
+    """Gives the columns of rows our names, one row after another."""
+
+    columns: Columns
+    seen: set[str] = field(default_factory=set)  # the named columns that some row had
+    of_first_row: dict | None = None  # for the error
+
+    def of(self, row: dict) -> dict:
+        """The row with our names for the columns.
+
+        Raises:
+            RowError: The row lacks a column that is named, or is no row at all.
+        """
+        if not isinstance(row, dict):
+            raise RowError("a row is a JSON object with named columns")
+        columns = self.columns
+        if self.of_first_row is None:
+            self.of_first_row = row
+        if columns.only is not None:
+            self.seen.update(name for name in columns.only if name in row)
+            return {name: row[name] for name in columns.only if name in row}
+        if not columns.names:
+            return row
+        renamed = {theirs for _, theirs in columns.names}
+        named = {name: value for name, value in row.items() if name not in renamed}
+        for ours, theirs in columns.names:
+            named.pop(ours, None)
+            if theirs in row:
+                self.seen.add(theirs)
+            elif ours not in OPTIONAL:
+                raise RowError(lacking(theirs, row))
+        for ours, theirs in columns.names:
+            if theirs in row:
+                named[ours] = row[theirs]
+        return named
+
+    def replaced(self, row: dict) -> list[str]:
+        """The columns of a row whose names now belong to others, so that they are not read."""
+        renamed = {theirs for _, theirs in self.columns.names}
+        ours = (name for name, _ in self.columns.names)
+        return [name for name in ours if row.get(name) is not None and name not in renamed]
+
+    def check(self, place: str) -> None:
+        """Check, once all rows are read, that each column that is named was in one of them.
+
+        Args:
+            place: The file or data set, which the error names.
+
+        Raises:
+            DataError: No row had a column that is named.
+        """
+        columns = self.columns
+        named = [*(columns.only or ()), *(theirs for _, theirs in columns.names)]
+        for name in named:
+            if name not in self.seen and self.of_first_row is not None:
+                raise DataError(f"{place}: {lacking(name, self.of_first_row)}")
+
+
+def lacking(name: str, row: dict) -> str:
+    """The error about a column that is named and that a row lacks."""
+    text = f"`columns` names `{name}`, but the columns are {columns_in_words(row)}"
+    nearest = difflib.get_close_matches(name, map(str, row), n=1, cutoff=0.6)
+    if nearest:
+        text += f"; did you mean `{nearest[0]}`?"
+    return text
+
+
+LONGEST_NAME = 40
+MOST_NAMES = 12
+
+
+def columns_in_words(row: dict) -> str:
+    """The names of a row's columns in a list; long names and long lists are cut."""
+    names = sorted(map(str, row))
+    shown = [name_in_words(name) for name in names[:MOST_NAMES]]
+    text = f"[{', '.join(map(repr, shown))}]"
+    if len(names) > MOST_NAMES:
+        text += f" and {len(names) - MOST_NAMES} more"
+    return text
+
+
+def name_in_words(name: object) -> str:
+    """The name of a column, cut if it is long."""
+    name = str(name)
+    if len(name) > LONGEST_NAME:
+        return name[: LONGEST_NAME - 3] + "..."
+    return name
