@@ -58,6 +58,7 @@ def read_options() -> AuditOptions:
     parser.add_argument("--data_dir", help="folder inside --data, such as harmless-base")
     parser.add_argument(
         "--columns",
+        type=parse_columns,
         help="names of your columns in --data or --scores: prompt=my_question,chosen=good,...",
     )
     parser.add_argument("--split", default="test", help="split of --data and --ood")
@@ -102,13 +103,7 @@ def read_options() -> AuditOptions:
     parser.add_argument(
         "--chat_template", metavar="FILE", help="render with it instead of the model's own"
     )
-    arguments = parser.parse_args()
-    if arguments.columns:
-        try:
-            arguments.columns = parse_columns(arguments.columns)
-        except ValueError as error:
-            parser.error(f"--columns {arguments.columns}: {error}")
-    options = AuditOptions(**vars(arguments))
+    options = AuditOptions(**vars(parser.parse_args()))
     fault = first_fault(options)
     if fault:
         parser.error(fault)

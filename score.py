@@ -99,7 +99,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--ckpt", required=True, help="folder or Hub id of a reward model")
     add("--revision", default="main", help="of a Hub id")
     add("--input", help="file of rows to score")
-    add("--columns", help="names of your columns: prompt=my_question,chosen=good,rejected=bad")
+    add(
+        "--columns",
+        type=parse_columns,
+        help="names of your columns: prompt=my_question,chosen=good,rejected=bad",
+    )
     add("--output", help="JSONL file to write; standard output if not given")
     add("--prompt", help="one prompt, with one or more --completion")
     add("--completion", action="append", default=[], help="repeat to compare")
@@ -119,13 +123,8 @@ def parse_arguments() -> argparse.Namespace:
             "give --input FILE, or --prompt TEXT with one or more --completion TEXT, "
             "or --convert DIR"
         )
-    if args.columns:
-        if not args.input:
-            parser.error("--columns names the columns of --input FILE; give both")
-        try:
-            args.columns = parse_columns(args.columns)
-        except ValueError as error:
-            parser.error(f"--columns {args.columns}: {error}")
+    if args.columns and not args.input:
+        parser.error("--columns names the columns of --input FILE; give both")
     if args.convert and Path(args.convert).exists():
         parser.error(f"--convert {args.convert}: it exists already; name a new folder")
     if args.input and not Path(args.input).is_file():

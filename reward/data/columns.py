@@ -8,6 +8,7 @@ instead of a mapping reads these columns alone.
 """
 
 import difflib
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 
 from reward.data.files import DataError
@@ -51,18 +52,18 @@ def parse_columns(text: str) -> dict[str, str]:
     """The mapping of `--columns prompt=my_question,chosen=good`.
 
     Raises:
-        ValueError: The text has another form; the message says what is needed.
+        ArgumentTypeError: The text has another form; the message says what is needed.
     """
     names = {}
     for item in text.split(","):
         ours, equals, theirs = (part.strip() for part in item.partition("="))
         if not ours or not equals or not theirs:
-            raise ValueError(
+            raise ArgumentTypeError(
                 f"`{item}` is no OURS=THEIRS; write for example "
                 "--columns prompt=my_question,chosen=good,rejected=bad"
             )
         if ours in names:
-            raise ValueError(f"`{ours}` is named twice; name each of our columns once")
+            raise ArgumentTypeError(f"`{ours}` is named twice; name each of our columns once")
         names[ours] = theirs
     return names
 
