@@ -43,6 +43,7 @@ from reward.data.splits import load_test_split
 from reward.data.tokens import DecodedPair, decode_sides
 from reward.model import TOKEN_BUDGET
 from reward.model.batches import SIDES, own_tokens, pack, padded, shared_prefix
+from reward.model.forwards import Forwards
 from reward.model.heads import Float32Head, without_adapter
 from reward.model.packed_attention import enable_packing, self_test
 from reward.model.scorer import Scorer
@@ -326,7 +327,8 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
 
     scorer = Scorer.__new__(Scorer)
     scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, token_budget
-    scorer.padded_because, scorer.self_tested, scorer.distributed = None, True, False
+    scorer.forwards, scorer.tested_length = Forwards(model), sys.maxsize  # no self-test
+    scorer.padded_because, scorer.alone_because, scorer.distributed = None, None, False
 
     def packed():
         enable_packing(without_adapter(model))

@@ -21,7 +21,7 @@ from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, Finding, count, joined, judge, short, with_verdict
 from reward.data.encoding import EncodingError, encode, encoder_facts
 from reward.data.transcripts import Side, text_of
-from reward.model.heads import is_encoder, rewards_from_logits
+from reward.model.heads import is_encoder
 from reward.model.scorer import Scorer
 
 SECTION = "integrity"
@@ -350,14 +350,13 @@ def padded_rewards(
     Returns:
         (texts,) the rewards.
     """
-    model, rewards = scorer.model, []
+    rewards = []
     for start in range(0, len(ids), batch_size):
-        batch = {"input_ids": ids[start : start + batch_size]}
-        padded = scorer.tokenizer.pad(batch, padding_side=padding_side, return_tensors="pt")
-        padded = padded.to(model.device)
-        with torch.inference_mode():
-            output = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
-        rewards += rewards_from_logits(output.logits).tolist()
+        batch = ids[start : start + batch_size]
+        if batch_size == 1:
+            rewards.append(scorer.forwards.alone(batch[0]))
+        else:
+            rewards += scorer.forwards.padded(batch, padding_side)
     return np.array(rewards)
 
 

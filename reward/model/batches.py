@@ -27,7 +27,8 @@ class PackingLayout(TypedDict):
     lengths: list[int]  # (computed texts,): how many tokens each text has, shared ones included
     kv_index: torch.Tensor | None  # (sum of lengths,): where each text's tokens lie, or in order
     cumulative: torch.Tensor  # (2, computed texts + 1), int32: running sums of queries and lengths
-    last: torch.Tensor  # (texts,): where the last token of each text lies, in the order given
+    read: torch.Tensor  # (texts,): where the token lies that the head reads of each text, in order
+    read_once: torch.Tensor  # `read` without repetitions, sorted: equal texts share a token
     masks: NotRequired[dict]  # window -> one mask a text; the first attention layer adds it
 
 
@@ -104,19 +105,36 @@ def own_tokens(texts: Sequence[TokenIds], before: TokenIds = ()) -> int:
     return total
 
 
-def pack(texts: Sequence[TokenIds], share_prefixes: bool = True) -> PackedInputs:
+def read_index(text: TokenIds, pad_token_id: int | None) -> int:
+    """Return the index of the token that a causal head reads, as stock transformers does.
+
+    Args:
+        text: The token ids of one text, without padding.
+        pad_token_id: The head reads the rightmost token that is not this id, the first one where
+            all are. None: it reads the last token.
+    """
+    for i in reversed(range(len(text))):
+        if text[i] != pad_token_id:
+            return i
+    return 0
+
+
+def pack(
+    texts: Sequence[TokenIds], share_prefixes: bool = True, pad_token_id: int | None = None
+) -> PackedInputs:
     """Lay texts into one row without padding, each shared prefix once.
 
     Args:
         texts: Token ids of each text. A text may occur several times.
         share_prefixes: False computes each text whole. There still is no padding, and dropout then
             falls on each text by itself.
+        pad_token_id: It decides which token of a text is read, see `read_index`.
     """
     order = range(len(texts))
     if share_prefixes:
         order = sorted(order, key=texts.__getitem__)
     ids, positions, paths = [], [], []
-    last = [0] * len(texts)
+    read = [0] * len(texts)
     total = 0
     previous = np.empty(0, dtype=np.int64)  # the previous text
     path = np.empty(0, dtype=np.int64)  # where the tokens of the previous text lie in the row
@@ -133,21 +151,21 @@ def pack(texts: Sequence[TokenIds], share_prefixes: bool = True) -> PackedInputs
             paths.append(path)
             total += own
         previous = text
-        last[i] = total - 1
+        read[i] = int(path[read_index(text, pad_token_id)])
     return {
         "input_ids": torch.from_numpy(np.concatenate(ids))[None],
         "position_ids": torch.from_numpy(np.concatenate(positions))[None],
         # It has four dimensions, so that transformers passes it on as it is. Otherwise transformers
         # would build one itself, which would drop the shared prefixes.
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool),
-        "packing": packing_layout(ids, paths, last),
+        "packing": packing_layout(ids, paths, read),
     }
 
 
 def packing_layout(
-    ids: list[np.ndarray], paths: list[np.ndarray], last: list[int]
+    ids: list[np.ndarray], paths: list[np.ndarray], read: list[int]
 ) -> PackingLayout:
-    """Build the layout from what `pack` found: own ids, where all tokens lie, and the last ones."""
+    """Build the layout from what `pack` found: own ids, where all tokens lie, which are read."""
     queries = [len(own) for own in ids]
     lengths = [len(path) for path in paths]
     kv_index = None
@@ -160,22 +178,30 @@ def packing_layout(
         "lengths": lengths,
         "kv_index": kv_index,
         "cumulative": torch.tensor(sums, dtype=torch.int32),
-        "last": torch.tensor(last),
+        "read": torch.tensor(read),
+        "read_once": torch.tensor(sorted(set(read))),
     }
 
 
 def padded(
-    texts: Sequence[TokenIds], pad_token_id: int, multiple: int | None = None
+    texts: Sequence[TokenIds],
+    pad_token_id: int,
+    multiple: int | None = None,
+    padding_side: str = "right",
 ) -> PaddedInputs:
-    """Pad texts on the right to the longest one, or to the next multiple of `multiple` tokens."""
+    """Pad texts to the longest one, or to the next multiple of `multiple` tokens."""
     width = max(map(len, texts))
     if multiple:
         width = -(-width // multiple) * multiple  # rounded up
     ids = torch.full((len(texts), width), pad_token_id)
-    for row, text in zip(ids, texts, strict=True):
-        row[: len(text)] = torch.tensor(text)
-    lengths = torch.tensor([[len(text)] for text in texts])
-    return {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths).long()}
+    attention_mask = torch.zeros_like(ids)
+    for row, mask, text in zip(ids, attention_mask, texts, strict=True):
+        own = slice(0, len(text))
+        if padding_side == "left":
+            own = slice(width - len(text), width)
+        row[own] = torch.tensor(text)
+        mask[own] = 1
+    return {"input_ids": ids, "attention_mask": attention_mask}
 
 
 # --- Groups of texts into batches of a token budget -----------------------------------------------
@@ -243,7 +269,7 @@ class PreferenceCollator:
     ranking, or the `rows` of a table that do.
 
     Args:
-        pad_token_id: What padded micro-batches are filled up with.
+        pad_token_id: What padded micro-batches are filled up with, and what no text ends with.
         pad_to_multiple_of: The width of padded micro-batches in tokens is a multiple of this.
         table: The encoded pairs that `rows` of the examples refer to.
         token_budget: How many tokens a micro-batch may have. Without one, all pairs of a batch are
@@ -306,7 +332,7 @@ class PreferenceCollator:
         texts = different_texts(pairs)
         index_of = {text: i for i, text in enumerate(texts)}
         if self.packed:
-            inputs = pack(texts, self.share_prefixes)
+            inputs = pack(texts, self.share_prefixes, self.pad_token_id)
         else:
             inputs = padded(texts, self.pad_token_id, self.pad_to_multiple_of)
         sides, length_differences = [], []

@@ -123,6 +123,17 @@ def position_limit(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
     return min(limits, default=None)
 
 
+def embedding_size(model: PreTrainedModel) -> int | None:
+    """Return how many token ids the model has a vector for; None where it has no such table."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # CANINE hashes its tokens.
+        return None
+    if weight is None:
+        return None
+    return weight.shape[0]
+
+
 def without_adapter(model: torch.nn.Module) -> PreTrainedModel:
     """Return the model inside a PEFT adapter, or the model itself where there is no adapter."""
     if hasattr(model, "get_base_model"):

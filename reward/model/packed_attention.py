@@ -10,8 +10,9 @@ token depends on the tokens before it alone, so this is exact. What makes it so:
 - The attention is registered with transformers' AttentionInterface under one name for good. It does
   what sdpa does whenever a batch is not packed, so that nothing has to be switched (activation
   checkpointing recomputes in the backward).
-- The head reads `last`, the row's index of each text's last token, in the order in which the texts
-  were given. So the last layer's MLP, which mixes no tokens, computes those alone.
+- The head reads `read`: where the token lies that stock transformers reads of each text alone, in
+  the order in which the texts were given. So the last layer's MLP, which mixes no tokens, computes
+  those alone.
 
 On CUDA in half precision (Ampere or newer) the kernel is torch.nn.attention.varlen, which is
 FlashAttention. Elsewhere it is one scaled_dot_product_attention per text.
@@ -44,6 +45,7 @@ from reward.model.batches import (
     TokenIds,
     pack,
     padded,
+    read_index,
 )
 from reward.model.build import blocks_of
 from reward.model.heads import Float32Head
@@ -320,40 +322,40 @@ def enable_packing(model: PreTrainedModel) -> None:
             return type(self).forward(self, *args, **inputs)
         body_output = self.base_model(*args, packing=packing, **inputs)
         hidden = body_output.last_hidden_state  # (1, tokens, hidden)
-        return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, packing["last"]]))
+        return SequenceClassifierOutputWithPast(logits=self.score(hidden[0, packing["read"]]))
 
     model.forward = types.MethodType(forward, model)
     layer = blocks_of(model.base_model)[-1]
     mlp = getattr(layer, "mlp", None)
-    if mlp is not None and not hasattr(mlp, "packed_ends"):
-        mlp.packed_ends = None
-        layer.register_forward_pre_hook(_note_ends, with_kwargs=True)
-        mlp.register_forward_pre_hook(_take_ends)
-        mlp.register_forward_hook(_put_ends)
+    if mlp is not None and not hasattr(mlp, "packed_reads"):
+        mlp.packed_reads = None
+        layer.register_forward_pre_hook(_note_reads, with_kwargs=True)
+        mlp.register_forward_pre_hook(_take_reads)
+        mlp.register_forward_hook(_put_reads)
 
 
-# Of what the last layer computes, only the texts' last tokens are read once the attention has mixed
-# the tokens. So its MLP computes these, and the others get zeros, which nothing reads. The ends are
-# noted when the layer is entered, because activation checkpointing enters it once more.
-def _note_ends(layer: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-    layer.mlp.packed_ends = None
+# Of what the last layer computes, the head reads one token of each text, once the attention has
+# mixed the tokens. So its MLP computes these, and the others get zeros, which nothing reads. Which
+# they are is noted when the layer is entered, because activation checkpointing enters it once more.
+def _note_reads(layer: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+    layer.mlp.packed_reads = None
     packing = kwargs.get("packing")
     if packing is not None:
-        layer.mlp.packed_ends = packing["cumulative"][0, 1:].long() - 1
+        layer.mlp.packed_reads = packing["read_once"]
 
 
-def _take_ends(mlp: torch.nn.Module, args: tuple) -> tuple:
+def _take_reads(mlp: torch.nn.Module, args: tuple) -> tuple:
     hidden = args[0]  # (1, tokens, hidden)
     mlp.packed_shape = hidden.shape
-    if mlp.packed_ends is None:
+    if mlp.packed_reads is None:
         return args
-    return (hidden.index_select(1, mlp.packed_ends), *args[1:])
+    return (hidden.index_select(1, mlp.packed_reads), *args[1:])
 
 
-def _put_ends(mlp: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-    if mlp.packed_ends is None:
+def _put_reads(mlp: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    if mlp.packed_reads is None:
         return output
-    return output.new_zeros(mlp.packed_shape).index_copy(1, mlp.packed_ends, output)
+    return output.new_zeros(mlp.packed_shape).index_copy(1, mlp.packed_reads, output)
 
 
 # --- The self-test --------------------------------------------------------------------------------
@@ -386,7 +388,7 @@ def self_test(
     share_prefixes: bool = True,
     device: torch.device | None = None,
 ) -> SelfTestResult:
-    """Compare the packed forward of a few texts with the padded one.
+    """Compare the packed forward of a few texts with the padded one, before training.
 
     What the head reads is compared, not the rewards: a head that starts at zero gives none. In half
     precision padding alone changes the values, so three times that difference is allowed, at least
@@ -396,7 +398,7 @@ def self_test(
     Args:
         model: It may be wrapped (DDP, FSDP, DeepSpeed), and must hold a Float32Head.
         texts: Token ids of each text.
-        pad_token_id: What padded texts are filled up with.
+        pad_token_id: What padded texts are filled up with. It decides which token is read.
         share_prefixes: As in `pack`.
         device: Where inputs go, if not to the weights (which an engine may keep elsewhere).
     """
@@ -422,7 +424,7 @@ def self_test(
                 alone = _padded_alone(read_by_head, texts, pad_token_id)
                 rounding = largest_relative_difference(alone, together)
                 allowed = max(ALLOWED_IN_HALF_PRECISION, 3 * rounding)
-            packed = _packed(read_by_head, texts, share_prefixes, like=together)
+            packed = _packed(read_by_head, texts, share_prefixes, pad_token_id, like=together)
     finally:
         model.train(was_training)
         for handle in handles:
@@ -449,25 +451,32 @@ def _watch(
 def _padded_together(
     read_by_head: Callable, texts: list[TokenIds], pad_token_id: int
 ) -> torch.Tensor:
-    """Return what the head reads at the last tokens in one padded batch: (texts, hidden)."""
+    """Return what the head reads of each text in one padded batch: (texts, hidden)."""
     inputs = padded(texts, pad_token_id)
     width = inputs["input_ids"].shape[1]
-    last = torch.tensor([len(text) - 1 for text in texts])
-    return read_by_head(inputs, last + torch.arange(len(texts)) * width)
+    places = torch.tensor([read_index(text, pad_token_id) for text in texts])
+    return read_by_head(inputs, places + torch.arange(len(texts)) * width)
 
 
 def _padded_alone(read_by_head: Callable, texts: list[TokenIds], pad_token_id: int) -> torch.Tensor:
-    """Return what the head reads at the last token of each text by itself: (texts, hidden)."""
-    rows = [read_by_head(padded([text], pad_token_id), [len(text) - 1]) for text in texts]
+    """Return what the head reads of each text by itself: (texts, hidden)."""
+    rows = []
+    for text in texts:
+        place = read_index(text, pad_token_id)
+        rows.append(read_by_head(padded([text], pad_token_id), [place]))
     return torch.cat(rows)
 
 
 def _packed(
-    read_by_head: Callable, texts: list[TokenIds], share_prefixes: bool, like: torch.Tensor
+    read_by_head: Callable,
+    texts: list[TokenIds],
+    share_prefixes: bool,
+    pad_token_id: int,
+    like: torch.Tensor,
 ) -> torch.Tensor:
     """Return what the head reads in one packed batch: (texts, hidden); infinities if it fails."""
     try:
-        return read_by_head(pack(texts, share_prefixes), slice(None))
+        return read_by_head(pack(texts, share_prefixes, pad_token_id), slice(None))
     except RuntimeError as error:
         warnings.warn(f"packed: {error}", stacklevel=3)
         return torch.full_like(like, float("inf"))

@@ -119,6 +119,6 @@ def closing_line(scorer: Scorer, encoded_rows: list[EncodedRow], too_long: int) 
         parts.append(
             f"{prompts_differ:,} with no reward because the two sides have different prompts"
         )
-    if scorer.padded_because:
-        parts.append(f"in padded batches, because {scorer.padded_because}")
+    if scorer.way_in_words:
+        parts.append(scorer.way_in_words)
     return ", ".join(parts)

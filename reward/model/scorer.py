@@ -9,26 +9,20 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from reward.data.encoding import encode, encode_within
+from reward.data.encoding import RefusedText, encode, encode_within
 from reward.data.transcripts import Side, text_of
 from reward.model import TOKEN_BUDGET
-from reward.model.batches import TokenIds, pack, padded, token_batches
-from reward.model.heads import (
-    is_encoder,
-    no_cache,
-    position_limit,
-    rewards_from_logits,
-    without_adapter,
-)
+from reward.model.batches import TokenIds, read_index, shared_prefix, token_batches
+from reward.model.forwards import FEW_TEXTS, Forwards, pair_token_types, self_test, telling_texts
+from reward.model.heads import is_encoder, position_limit, without_adapter
 from reward.model.hub import checkpoint_json
 from reward.model.load import load_reward_model
-from reward.model.packed_attention import enable_packing, self_test, why_model_not_packed
+from reward.model.packed_attention import enable_packing, why_model_not_packed
 
-SELF_TEST_TEXTS = 4  # how many texts the self-test reads
 FEW_BATCHES = 8  # fewer than these need no progress bar
 
 
@@ -65,7 +59,9 @@ class Scorer:
         loaded: What `load_reward_model` gave.
         model: The model, on its device, ready to evaluate.
         tokenizer: The tokenizer, as it was saved.
+        forwards: What computes rewards.
         padded_because: Why batches are padded; None where they are packed.
+        alone_because: Why each text is computed alone; None where they come in batches.
         manifest: The checkpoint's manifest, empty for a model that is not ours.
         limit: The longest input in tokens; None where nothing bounds it.
 
@@ -89,8 +85,15 @@ class Scorer:
                 print(note, file=sys.stderr)
         self.token_budget = token_budget
         self.distributed = distributed
-        self.self_tested = False
+        token_types = None
+        if self.loaded.is_pair_layout:
+            token_types = pair_token_types(self.tokenizer, self.model)
+        self.forwards = Forwards(self.model, token_types)
+        self.tested_length = 0  # of the longest text that the self-test has seen
         self.padded_because = why_model_not_packed(self.base_model)
+        self.alone_because = None
+        if self.base_model.config.is_encoder_decoder:
+            self.alone_because = "encoder-decoders may need as many end tokens in every text"
         if self.padded_because is None:
             enable_packing(self.base_model)
         self.manifest = checkpoint_json(ckpt, "manifest.json", revision) or {}
@@ -114,6 +117,10 @@ class Scorer:
             prompt: Messages, or a string that is taken as it is.
             completions: Message lists, or strings.
             tools: The tools that the prompt's chat template describes.
+
+        Raises:
+            RefusedText: The chat template raises an error for the conversation, or the model has no
+                vector for one of its tokens.
         """
         encoded = encode_within(
             self.tokenizer, prompt, completions, self.limit, "truncate_prompt", tools
@@ -122,13 +129,44 @@ class Scorer:
         for i, too_long in enumerate(encoded.too_long):
             if too_long:
                 ids[i] = None
+            else:
+                self._refuse_unreadable(encoded.ids[i])
         return EncodedCompletions(ids, encoded.prompt_cut)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Encode a text that is finished, with its control tokens.
+
+        Raises:
+            RefusedText: It is longer than the model reads, or the model cannot read it.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self.limit is not None and len(ids) > self.limit:
+            raise RefusedText(
+                f"the text has {len(ids):,} tokens, and the model reads {self.limit:,}",
+                reason="longer than the model reads",
+            )
+        self._refuse_unreadable(ids)
+        return ids
+
+    def _refuse_unreadable(self, ids: TokenIds) -> None:
+        """Raise RefusedText for token ids that the model has no vector for."""
+        why = self.forwards.why_unreadable(ids)
+        if why is not None:
+            raise RefusedText(why, reason="a token outside the model's embedding")
 
     def rewards(
         self, texts: list[tuple[Side, Side]], progress: str | None = None
     ) -> list[float | None]:
-        """Return the rewards of (prompt, completion) tuples: two message lists, or two strings."""
-        ids = [self.encode(prompt, [completion]).ids[0] for prompt, completion in texts]
+        """Return the rewards of (prompt, completion) tuples: two message lists, or two strings.
+
+        A text that is too long, or that cannot be encoded, gets None.
+        """
+        ids = []
+        for prompt, completion in texts:
+            try:
+                ids += self.encode(prompt, [completion]).ids
+            except RefusedText:
+                ids.append(None)
         return self.rewards_of_ids(ids, progress)
 
     def rewards_of_ids(
@@ -137,21 +175,25 @@ class Scorer:
         """Return one reward for each text.
 
         Args:
-            ids: The token ids of each text. A text that is None gets None.
+            ids: The token ids of each text. A text that is None, or that the model cannot read,
+                gets None.
             progress: The title of a progress bar. None shows no bar.
         """
-        present = [i for i, tokens in enumerate(ids) if tokens is not None]
-        packed = self._packs([ids[i] for i in present])
-        batches = token_batches([[ids[i]] for i in present], self.token_budget, packed)
+        present = []
+        for i, tokens in enumerate(ids):
+            if tokens is not None and self.forwards.why_unreadable(tokens) is None:
+                present.append(i)
+        texts = [ids[i] for i in present]
+        way = self._way_for(texts)
+        batches = self._batches(texts, way)
         index, count = 0, 1
         if self.distributed:
             index, count = processes().process_index, processes().num_processes
         quiet = progress is None or len(batches) < FEW_BATCHES or index > 0
         computed = []  # (place in `ids`, reward)
         for batch in tqdm(batches[index::count], desc=progress, disable=quiet, unit="batch"):
-            places = [present[i] for i in batch]
-            rewards = self._forward([ids[place] for place in places], packed)
-            computed += zip(places, rewards, strict=True)
+            rewards = self._forward([texts[i] for i in batch], way)
+            computed += zip([present[i] for i in batch], rewards, strict=True)
         if count > 1:
             computed = gather_object(computed)
         all_rewards: list[float | None] = [None] * len(ids)
@@ -159,50 +201,83 @@ class Scorer:
             all_rewards[place] = reward
         return all_rewards
 
-    def _forward(self, texts: list[TokenIds], packed: bool) -> list[float]:
-        """Return the rewards of one batch."""
-        config = self.base_model.config.get_text_config()
-        if not packed and config.pad_token_id is None and len(texts) > 1:
-            # Without a pad id stock models read one text at a time.
-            return [self._forward([text], packed)[0] for text in texts]
-        if packed:
-            inputs = pack(texts)
-        elif len(texts) == 1:
-            inputs = padded(texts, 0)  # nothing is filled up
-        else:
-            inputs = padded(texts, self.tokenizer.pad_token_id)
-        inputs = send_to_device(inputs, self.model.device)
-        with torch.inference_mode():
-            logits = self.model(**inputs, **no_cache(self.model.config)).logits  # (texts, labels)
-        return rewards_from_logits(logits).tolist()
+    # --- Packed, padded or alone ------------------------------------------------------------------
 
-    def _packs(self, texts: list[TokenIds]) -> bool:
-        """Return whether to pack these texts.
+    @property
+    def way(self) -> str:
+        """How batches are computed: `packed`, `padded`, or each text `alone`."""
+        if self.alone_because is not None:
+            return "alone"
+        if self.padded_because is not None:
+            return "padded"
+        return "packed"
 
-        A handful of texts is not packed. Nothing is where a first look at a few texts finds other
-        values than the padded forward gives.
+    @property
+    def way_in_words(self) -> str | None:
+        """The way and its reason, for a line of a summary; None where batches are packed."""
+        if self.alone_because is not None:
+            return f"one text at a time, because {self.alone_because}"
+        if self.padded_because is not None:
+            return f"in padded batches, because {self.padded_because}"
+        return None
+
+    def _way_for(self, texts: list[TokenIds]) -> str:
+        """Return the way to compute these texts.
+
+        A handful is computed one by one. Otherwise the first texts, and later any longer ones, are
+        looked at: what gives other rewards than one text alone is not used any more.
         """
-        if self.padded_because is not None or len(texts) <= 2 * SELF_TEST_TEXTS:
-            return False
-        if not self.self_tested:
-            self.self_tested = True
-            self._self_test(sorted(texts)[:SELF_TEST_TEXTS])
-        return self.padded_because is None
+        if len(texts) <= FEW_TEXTS:
+            return "alone"
+        longest = max(map(len, texts))
+        if longest > self.tested_length:
+            self.tested_length = longest
+            self._self_test(telling_texts(texts, self.forwards.pad_token_id))
+        return self.way
 
     def _self_test(self, texts: list[TokenIds]) -> None:
-        # It compares hidden states, which do not depend on the pad id that the head's place does.
-        config = self.base_model.config.get_text_config()
-        pad_token_id = config.pad_token_id
-        config.pad_token_id = self.tokenizer.pad_token_id or 0
-        try:
-            result = self_test(self.model, texts, config.pad_token_id)
-        finally:
-            config.pad_token_id = pad_token_id
-        if self.distributed and processes().num_processes > 1:  # Either all pack or none does.
-            result.difference = max(gather_object([result.difference]))
-        if not result.passed:
-            self.padded_because = result.why_padded
-            print(f"padded batches, because {self.padded_because}", file=sys.stderr)
+        """Step down from packed to padded batches, and to one text at a time, where they differ."""
+        while self.way != "alone":
+            difference = self_test(self.forwards, self._rewards_in_batches, texts)
+            passed = [difference.passed]
+            if self.distributed and processes().num_processes > 1:  # All take the same way.
+                passed = gather_object(passed)
+            if all(passed):
+                return
+            because = (
+                f"{self.way} rewards differ by {difference.largest:.1e} from those of one text "
+                f"alone, more than {difference.allowed:.1e}"
+            )
+            if self.way == "packed":
+                self.padded_because = because
+            else:
+                self.alone_because = because
+            print(self.way_in_words, file=sys.stderr)
+
+    def _rewards_in_batches(self, texts: list[TokenIds]) -> list[float]:
+        """Return the rewards of texts, all computed by this process in its present way."""
+        rewards = [0.0] * len(texts)
+        for batch in self._batches(texts, self.way):
+            batch_rewards = self._forward([texts[i] for i in batch], self.way)
+            for i, reward in zip(batch, batch_rewards, strict=True):
+                rewards[i] = reward
+        return rewards
+
+    def _batches(self, texts: list[TokenIds], way: str) -> list[list[int]]:
+        """Return the indices of the texts in each batch."""
+        if way == "alone":
+            return [[i] for i in range(len(texts))]
+        return token_batches([[text] for text in texts], self.token_budget, way == "packed")
+
+    def _forward(self, texts: list[TokenIds], way: str) -> list[float]:
+        """Return the rewards of one batch."""
+        if len(texts) == 1:
+            return [self.forwards.alone(texts[0])]
+        if way == "packed":
+            return self.forwards.packed(texts)
+        return self.forwards.padded(texts)
+
+    # --- What else an audit asks for --------------------------------------------------------------
 
     def completion_tokens(self, completion: Side) -> int:
         """Return the length of a completion's text in the model's own tokens."""
@@ -211,21 +286,24 @@ class Scorer:
     def rewards_by_token(self, prompt: Side, completion: Side) -> list[tuple[str, float]] | None:
         """Return (token, reward after it) over the completion, from one forward.
 
-        Only the last value is what was trained. None for an encoder, whose head reads [CLS] and not
-        each token.
+        The last token is the one that the head reads, so that the last value is the reward of the
+        text, which alone was trained. None where the head does not read single tokens (encoders).
         """
-        if is_encoder(self.model.config):
-            return None
-        ids = encode(self.tokenizer, prompt, completion)
         base = self.base_model
-        body = getattr(base, base.base_model_prefix)
-        with torch.inference_mode():
-            inputs = torch.tensor([ids], device=base.device)
-            hidden = body(input_ids=inputs).last_hidden_state  # (1, tokens, hidden)
-            rewards = rewards_from_logits(base.score(hidden))[0].tolist()
-        tokens = [self.tokenizer.decode([i]) for i in ids]
-        completion_length = len(ids) - self._completion_start(prompt, completion, ids)
-        return list(zip(tokens, rewards, strict=True))[-completion_length:]
+        if is_encoder(base.config) or base.config.is_encoder_decoder:
+            return None
+        ids = self.encode(prompt, [completion]).ids[0]
+        if ids is None:
+            return None
+        by_token = self.forwards.by_token(ids)
+        if by_token is None:
+            return None
+        read = read_index(ids, self.forwards.pad_token_id)
+        start = min(self._completion_start(prompt, completion, ids), read)
+        return [
+            (self.tokenizer.decode([token]), reward)
+            for token, reward in zip(ids[start : read + 1], by_token[start : read + 1], strict=True)
+        ]
 
     def _completion_start(self, prompt: Side, completion: Side, ids: list[int]) -> int:
         """Return the index of the completion's first token.
@@ -237,7 +315,4 @@ class Scorer:
         else:
             other_completion = [{**completion[0], "content": "\x00"}, *completion[1:]]
         other_ids = encode(self.tokenizer, prompt, other_completion)
-        for i, (token, other_token) in enumerate(zip(ids, other_ids, strict=False)):
-            if token != other_token:
-                return i
-        return 0
+        return shared_prefix(ids, other_ids)

@@ -129,8 +129,8 @@ def test_a_model_that_reads_its_padding_fails_on_padding_side(folder):
     pairs = scored_pairs(scorer)
     forward = scorer.model.forward
 
-    def attends_to_padding(input_ids, attention_mask, **_):
-        return forward(input_ids, torch.ones_like(attention_mask))
+    def attends_to_padding(input_ids, attention_mask=None, **_):
+        return forward(input_ids, torch.ones_like(input_ids))
 
     scorer.model.forward = attends_to_padding
     checks = run_integrity(scorer, pairs)
@@ -144,7 +144,7 @@ def test_a_model_that_counts_its_padding_fails_on_batch_size_too(folder):
     pairs = scored_pairs(scorer)
     forward, pad = scorer.model.forward, scorer.tokenizer.pad_token_id
 
-    def counts_padding(input_ids, attention_mask, **_):
+    def counts_padding(input_ids, attention_mask=None, **_):
         output = forward(input_ids, attention_mask)
         output.logits = output.logits + (input_ids == pad).sum(dim=1, keepdim=True)
         return output

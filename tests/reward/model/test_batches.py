@@ -26,7 +26,7 @@ def test_layout():
     assert layout["queries"] == [2, 1, 2] and layout["lengths"] == [2, 3, 3]
     assert layout["kv_index"].tolist() == [0, 1, 0, 1, 2, 0, 3, 4]
     assert layout["cumulative"].tolist() == [[0, 2, 3, 5], [0, 2, 5, 8]]
-    assert layout["last"].tolist() == [4, 1, 2, 1]
+    assert layout["read"].tolist() == [4, 1, 2, 1]
 
 
 def test_layout_without_sharing():
@@ -34,7 +34,7 @@ def test_layout_without_sharing():
     assert packed["input_ids"].tolist() == [[5, 8, 9, 5, 6, 5, 6]]
     assert packed["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1]]
     assert packed["packing"]["kv_index"] is None  # keys lie where the queries do
-    assert packed["packing"]["last"].tolist() == [2, 4, 6]
+    assert packed["packing"]["read"].tolist() == [2, 4, 6]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -105,7 +105,7 @@ def test_restarted_positions_alone_lose_the_prompt():
     inputs = pack(texts)
     right = model(**inputs).logits
     layout, ids = inputs["packing"], {key: inputs[key] for key in ("input_ids", "position_ids")}
-    wrong = model.score(model.model(**ids).last_hidden_state[0, layout["last"]])
+    wrong = model.score(model.model(**ids).last_hidden_state[0, layout["read"]])
     assert (right - wrong).abs()[0] < 1e-5 < 1e-2 < (right - wrong).abs()[1]
 
 
@@ -171,8 +171,8 @@ def test_the_self_test_finds_faults(fault, monkeypatch):
     self_test(model.train(), texts, 0)
     assert model.training is True
 
-    def broken(texts, share_prefixes=True):
-        inputs = pack(texts, share_prefixes)
+    def broken(texts, share_prefixes=True, pad_token_id=None):
+        inputs = pack(texts, share_prefixes, pad_token_id)
         if fault == "positions":
             inputs["position_ids"] = torch.arange(inputs["input_ids"].shape[1])[None]
         elif fault == "keys":

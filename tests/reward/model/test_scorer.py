@@ -1,5 +1,6 @@
 """The scorer gives what one text at a time gives, under any budget, packed or padded."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -48,7 +49,7 @@ def test_scorer_gives_what_one_text_at_a_time_does_in_the_order_given(kind, budg
 
 def test_completions_of_a_prompt_cost_it_once(scorers):
     scorer = scorers("qwen")
-    scorer.token_budget, scorer.self_tested = 8192, True
+    scorer.token_budget, scorer.tested_length = 8192, sys.maxsize
     prompt = [3 + i % 300 for i in range(200)]
     texts = [[*prompt, 10 + i, 2] for i in range(16)]
     seen = []
@@ -62,7 +63,7 @@ def test_completions_of_a_prompt_cost_it_once(scorers):
 
 def test_a_process_scores_its_share_alone(scorers, monkeypatch):
     scorer, texts = scorers("qwen"), random_tree(5, prompts=6)
-    scorer.token_budget, scorer.self_tested = 60, True
+    scorer.token_budget, scorer.tested_length = 60, sys.maxsize
     expected = scorer.rewards_of_ids(texts)
     gathered = []
 
@@ -85,12 +86,12 @@ def test_a_process_scores_its_share_alone(scorers, monkeypatch):
 def test_scorer_goes_back_to_padding_where_packing_differs(scorers, monkeypatch, capsys):
     scorer = scorers("llama3")
     texts = random_tree(6, prompts=6)
-    scorer.token_budget, scorer.self_tested, expected = 400, False, scorer.rewards_of_ids(texts)
+    scorer.token_budget, scorer.tested_length, expected = 400, 0, scorer.rewards_of_ids(texts)
     monkeypatch.setattr(
         packed_attention, "causal_mask", lambda q, k, *_: torch.ones(q, k, dtype=torch.bool).tril()
     )
-    monkeypatch.setattr(scorer, "self_tested", False)
+    monkeypatch.setattr(scorer, "tested_length", 0)
     padded_rewards = scorer.rewards_of_ids(texts)
-    assert "padded batches, because packed differs by" in capsys.readouterr().err
+    assert "padded batches, because packed rewards differ by" in capsys.readouterr().err
     assert padded_rewards == pytest.approx(expected, abs=1e-4)
     monkeypatch.setattr(scorer, "padded_because", None)
