@@ -16,15 +16,10 @@ from transformers import (
 )
 
 from reward.data.encoding import prepare_tokenizer
-from reward.model.classifier import (
-    LoadedClassifier,
-    keep_unpacked,
-    load_classifier,
-    saved_head_bias,
-)
+from reward.model.classifier import LoadedClassifier, keep_unpacked, load_classifier
 from reward.model.heads import HEAD_NAMES, Float32Head, head_of, init_head, is_encoder
 from reward.model.hub import ModelError, checkpoint_file, require_model
-from reward.model.parts import VALUE_HEAD_FILES
+from reward.model.weights import VALUE_HEAD_FILES, model_weights
 
 NEW_HEAD_MEND = "Set head_init: normal in the recipe if a new head is what you want."
 
@@ -84,7 +79,7 @@ def build_reward_model(
         loaded.unexpected.remove(f"{head_name}.bias")
         head_bias = True
         if head_init is None:
-            bias = saved_head_bias(name, head_name, revision)
+            bias = model_weights(name, revision).read(f"{head_name}.bias")
             layer.bias = torch.nn.Parameter(bias.to(layer.weight))
     _refuse_lost_tensors(name, loaded, head_init)
     _set_up_head(layer, head_bias, head_init, head_dropout)

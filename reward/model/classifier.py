@@ -4,10 +4,7 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-
-from reward.model.hub import checkpoint_file, checkpoint_json
 
 
 @dataclass
@@ -55,19 +52,6 @@ def load_classifier(name: str, **options) -> LoadedClassifier:
     return LoadedClassifier(
         model, set(info["missing_keys"]), set(info["unexpected_keys"]), mismatched
     )
-
-
-def saved_head_bias(name: str, head_name: str, revision: str) -> torch.Tensor:
-    """Return the head's bias of a checkpoint whose architecture has none.
-
-    Stock transformers passes it over.
-    """
-    key = f"{head_name}.bias"
-    file = "model.safetensors"
-    index = checkpoint_json(name, "model.safetensors.index.json", revision)
-    if index:
-        file = index["weight_map"][key]
-    return load_file(checkpoint_file(name, file, revision))[key]
 
 
 def keep_unpacked(model: torch.nn.Module) -> None:

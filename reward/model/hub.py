@@ -27,13 +27,33 @@ class ModelError(ValueError):
 def checkpoint_json(name: str, file: str, revision: str = "main") -> dict | list | None:
     """Return the content of a checkpoint's JSON file; None where the checkpoint has no such file.
 
-    Arguments and errors are those of `checkpoint_file`.
+    Arguments are those of `checkpoint_file`.
+
+    Raises:
+        ModelError: As in `checkpoint_file`, or the file is no valid JSON.
     """
     path = checkpoint_file(name, file, revision)
     if path is None:
         return None
-    with open(path, encoding="utf-8") as handle:
-        return json.load(handle)
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return json.load(handle)
+    except (ValueError, RecursionError) as error:  # no UTF-8 and no JSON are both a ValueError
+        raise ModelError(f"{name}: {file} is no valid JSON: {error}") from None
+
+
+def checkpoint_object(name: str, file: str, revision: str = "main") -> dict | None:
+    """Return the content of a JSON file that holds an object; None where there is no such file.
+
+    Arguments are those of `checkpoint_file`.
+
+    Raises:
+        ModelError: As in `checkpoint_json`, or the file holds no object.
+    """
+    content = checkpoint_json(name, file, revision)
+    if content is not None and not isinstance(content, dict):
+        raise ModelError(f"{name}: {file} holds no JSON object with named keys")
+    return content
 
 
 def checkpoint_file(name: str, file: str, revision: str = "main") -> str | None:

@@ -1,15 +1,39 @@
 """What the files of a checkpoint are, before any model is loaded: `parts_of("rm-out", "main")`."""
 
+import os
 from dataclasses import dataclass
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from reward.model.hub import (
+    ModelError,
+    checkpoint_file,
+    checkpoint_json,
+    checkpoint_object,
+    require_model,
+)
+from reward.model.weights import (
+    ADAPTER_FILES,
+    MODEL_FILES,
+    VALUE_HEAD_FILES,
+    SavedWeights,
+    first_of,
+    model_weights,
+)
 
-from reward.model.heads import is_head_key
-from reward.model.hub import checkpoint_file, checkpoint_json, require_model
+VALUE_HEAD_WEIGHT = "v_head.summary.weight"  # of a TRL or LLaMA-Factory value head
+VALUE_HEAD_BIAS = "v_head.summary.bias"
 
-VALUE_HEAD_FILES = ("value_head.safetensors", "value_head.bin")  # LLaMA-Factory's
+# A folder with one of these has a tokenizer of its own.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "tekken.json",
+)
 
 
 @dataclass
@@ -21,54 +45,100 @@ class CheckpointParts:
     is_adapter: bool
     base: str  # folder or Hub id of the body: the checkpoint itself, or what its adapter belongs to
     base_revision: str
-    adapter_head: dict[str, list[int]]  # names and shapes of the head's tensors in an adapter
-    value_head: dict[str, torch.Tensor] | None  # LLaMA-Factory's, where the checkpoint has one
+    config: dict  # config.json of the body, as it is written
+    weights: SavedWeights  # of the body
+    adapter: SavedWeights  # of the adapter; empty where there is none
+    adapter_type: str  # PEFT's name of the adapter's kind, such as LORA; empty where there is none
+    value_head: SavedWeights | None  # of a value head in a file of its own
     manifest: dict  # empty where it is not ours
+    has_tokenizer: bool  # whether the checkpoint has a tokenizer of its own
 
 
 def parts_of(name: str, revision: str) -> CheckpointParts:
     """Read which files a checkpoint has. Raises ModelError where there is no model."""
     base, base_revision = name, revision
-    adapter = checkpoint_json(name, "adapter_config.json", revision)
-    if adapter is not None:
-        base = adapter["base_model_name_or_path"]
-        base_revision = adapter.get("revision") or "main"
+    adapter_config = checkpoint_object(name, "adapter_config.json", revision)
+    adapter, adapter_type = SavedWeights(), ""
+    if adapter_config is not None:
+        base, base_revision = _base_of_adapter(name, adapter_config)
+        adapter = first_of(name, ADAPTER_FILES, revision)
+        adapter_type = str(adapter_config.get("peft_type"))
+        if adapter is None:
+            raise ModelError(
+                f"{name} has an adapter_config.json, but its weights are missing: neither "
+                f"{' nor '.join(ADAPTER_FILES)} is there"
+            )
     require_model(base, base_revision)
-    adapter_head = {}
-    if adapter is not None:
-        adapter_head = _read_adapter_head(name, revision)
     return CheckpointParts(
         name=name,
         revision=revision,
-        is_adapter=adapter is not None,
+        is_adapter=adapter_config is not None,
         base=base,
         base_revision=base_revision,
-        adapter_head=adapter_head,
-        value_head=_read_value_head(name, revision),
-        manifest=checkpoint_json(name, "manifest.json", revision) or {},
+        config=checkpoint_object(base, "config.json", base_revision),
+        weights=model_weights(base, base_revision),
+        adapter=adapter,
+        adapter_type=adapter_type,
+        value_head=_value_head(name, revision, adapter_config is not None),
+        manifest=_own_manifest(name, revision),
+        has_tokenizer=has_tokenizer(name, revision),
     )
 
 
-def _read_adapter_head(name: str, revision: str) -> dict[str, list[int]]:
-    """Return the names and shapes of the head's tensors in an adapter's file."""
-    path = checkpoint_file(name, "adapter_model.safetensors", revision)
-    if path is None:
-        return {}
-    shapes = {}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            if is_head_key(key):
-                shapes[key] = file.get_slice(key).get_shape()
-    return shapes
+def has_tokenizer(name: str, revision: str = "main") -> bool:
+    """Return whether a checkpoint has a tokenizer's files."""
+    return any(checkpoint_file(name, file, revision) for file in TOKENIZER_FILES)
 
 
-def _read_value_head(name: str, revision: str) -> dict[str, torch.Tensor] | None:
-    """Return the tensors of LLaMA-Factory's value head, where the checkpoint has one."""
-    safetensors_file, older_file = VALUE_HEAD_FILES
-    path = checkpoint_file(name, safetensors_file, revision)
-    if path is not None:
-        return load_file(path)
-    path = checkpoint_file(name, older_file, revision)
-    if path is not None:
-        return torch.load(path, map_location="cpu", weights_only=True)
+def _base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:
+    """Return the folder or Hub id of an adapter's base, and its revision.
+
+    Raises:
+        ModelError: The adapter names no base, or one that is no longer where it was.
+    """
+    base = adapter_config.get("base_model_name_or_path")
+    mend = (
+        "Write where it lies (a folder or a Hub id) as base_model_name_or_path in "
+        "adapter_config.json."
+    )
+    if not isinstance(base, str) or not base:
+        raise ModelError(
+            f"{name} is an adapter that names no base model: base_model_name_or_path is {base!r}. "
+            + mend
+        )
+    is_path = base.startswith(("/", "./", "../", "~")) or base.count("/") > 1
+    if is_path and not os.path.isdir(base):
+        raise ModelError(
+            f"{name} is an adapter over the base model {base}, and there is no such folder. {mend}"
+        )
+    if os.path.isdir(base) and os.path.isfile(os.path.join(base, "adapter_config.json")):
+        raise ModelError(
+            f"{name} is an adapter over {base}, which is an adapter itself; merge that one first"
+        )
+    return base, adapter_config.get("revision") or "main"
+
+
+def _value_head(name: str, revision: str, is_adapter: bool) -> SavedWeights | None:
+    """Return the tensors of a value head in a file of its own, where the checkpoint has one.
+
+    LLaMA-Factory writes value_head.safetensors. Beside an adapter, TRL writes one that is called
+    like the weights of a whole model.
+    """
+    files = VALUE_HEAD_FILES
+    if is_adapter:
+        files += MODEL_FILES
+    for file in files:
+        weights = first_of(name, (file,), revision)
+        if weights is not None and (
+            file in VALUE_HEAD_FILES or VALUE_HEAD_WEIGHT in weights.shapes
+        ):
+            return weights
     return None
+
+
+def _own_manifest(name: str, revision: str) -> dict:
+    """Return our manifest.json; empty where there is none, or one of somebody else's."""
+    manifest = checkpoint_json(name, "manifest.json", revision)
+    if isinstance(manifest, dict) and "format_version" in manifest:
+        return manifest
+    return {}

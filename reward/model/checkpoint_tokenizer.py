@@ -1,0 +1,122 @@
+"""The tokenizer and the chat template of a loaded reward model: `load_tokenizer(parts, config)`."""
+
+from dataclasses import dataclass, field
+
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from reward.data.encoding import prepare_tokenizer
+from reward.data.files import DataError
+from reward.model.heads import is_encoder
+from reward.model.hub import ModelError
+from reward.model.parts import TOKENIZER_FILES, CheckpointParts, has_tokenizer
+
+
+@dataclass
+class CheckpointTokenizer:
+    """A tokenizer with its chat template, and what is to be said of them."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template_origin: str  # in words: which chat template it is, and where it comes from
+    template_is_ours: bool = False  # whether the checkpoint has none
+    notes: list[str] = field(default_factory=list)  # sentences for the user
+
+
+def load_tokenizer(
+    parts: CheckpointParts,
+    config: PretrainedConfig,
+    trust_remote_code: bool = False,
+    template_file: str | None = None,
+) -> CheckpointTokenizer:
+    """Load a checkpoint's tokenizer, that of its base where an adapter has none.
+
+    Args:
+        parts: The checkpoint.
+        config: The model's config.
+        trust_remote_code: Whether the tokenizer's own Python code may run.
+        template_file: A file with the chat template, which is used as it is. None: the
+            checkpoint's, or ours where it has none.
+
+    Raises:
+        ModelError: There is no tokenizer that can be loaded, or no template is the default one.
+        DataError: The template's file cannot be read.
+        EncodingError: See `reward.data.encoding.prepare_tokenizer`.
+    """
+    name, revision, notes = parts.name, parts.revision, []
+    if parts.is_adapter and not parts.has_tokenizer:
+        name, revision = parts.base, parts.base_revision
+        notes.append(f"the adapter has no tokenizer: that of its base {name} is used")
+    tokenizer = tokenizer_of(name, revision, trust_remote_code)
+    if template_file is not None:
+        tokenizer.chat_template = _read(template_file)
+        origin = f"the file {template_file} (--chat_template)"
+        return CheckpointTokenizer(tokenizer, origin, notes=notes)
+
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        tokenizer.chat_template = _default_of(name, template)
+        origin = f"the checkpoint's own, `default` of {', '.join(sorted(template))}"
+        notes.append(f"chat template: {origin}")
+        return CheckpointTokenizer(tokenizer, origin, notes=notes)
+    if template:
+        return CheckpointTokenizer(tokenizer, "the checkpoint's own", notes=notes)
+
+    prepare_tokenizer(tokenizer, is_encoder(config), config.get_text_config().vocab_size)
+    if is_encoder(config):
+        layout = f"{tokenizer.cls_token} prompt {tokenizer.sep_token} completion"
+        layout = f"{layout} {tokenizer.sep_token}"
+    else:
+        layout = r"\n\nHuman: prompt\n\nAssistant: completion"
+    origin = f"one of this package, `{layout}`, because the checkpoint has none"
+    notes.append(
+        f"chat template: {origin}; if the model was trained with another one, name its file: "
+        "--chat_template FILE"
+    )
+    return CheckpointTokenizer(tokenizer, origin, template_is_ours=True, notes=notes)
+
+
+def tokenizer_of(
+    name: str, revision: str = "main", trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.
+
+    Args:
+        name: A folder, or the id of a Hub model.
+        revision: The branch, tag or commit of a Hub model.
+        trust_remote_code: Whether its own Python code may run.
+
+    Raises:
+        ModelError: There is none, or it cannot be loaded.
+    """
+    if not has_tokenizer(name, revision):
+        raise ModelError(
+            f"{name} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])} or the like is there. "
+            "Copy the tokenizer's files of the model that it was trained from into it."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    # The package tokenizers raises a bare Exception for a file that it cannot read.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{name}: its tokenizer cannot be loaded ({type(error).__name__}): {reason[:300]}"
+        ) from error
+
+
+def _default_of(name: str, templates: dict[str, str]) -> str:
+    """Return the one of several named templates that transformers uses. Raises ModelError."""
+    if "default" not in templates:
+        raise ModelError(
+            f"{name} has several chat templates ({', '.join(sorted(templates))}) and none is named "
+            "default; write the one to use into a file and name it: --chat_template FILE"
+        )
+    return templates["default"]
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--chat_template {path} cannot be read: {error}") from None
