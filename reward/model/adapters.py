@@ -1,7 +1,9 @@
 """A PEFT adapter around its base: `with_adapter(model, parts)`; nothing of it is passed over."""
 
+import peft
 import torch
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from transformers import PreTrainedModel
 
 from reward.model.hub import ModelError
@@ -33,14 +35,19 @@ def resize_embeddings(model: PreTrainedModel, parts: CheckpointParts) -> None:
                 return
 
 
-def with_adapter(model: PreTrainedModel, parts: CheckpointParts) -> torch.nn.Module:
-    """Return the model with the checkpoint's adapter around it.
+def read_adapter_config(parts: CheckpointParts) -> PeftConfig:
+    """Return the adapter's PEFT config.
 
     Raises:
-        ModelError: The adapter is of a kind that is not read, does not fit the base, or holds
-            tensors that are not used.
+        ModelError: PEFT cannot read it, or the adapter is of a kind that is not read.
     """
-    config = PeftConfig.from_pretrained(parts.name, revision=parts.revision)
+    try:
+        config = PeftConfig.from_pretrained(parts.name, revision=parts.revision)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{parts.name}: PEFT {peft.__version__} cannot read adapter_config.json (peft_type "
+            f"{parts.adapter_type}): {_one_line(error)}"
+        ) from None
     if config.is_prompt_learning:
         raise ModelError(
             f"{parts.name} is an adapter of the kind {parts.adapter_type}, which puts vectors in "
@@ -49,22 +56,63 @@ def with_adapter(model: PreTrainedModel, parts: CheckpointParts) -> torch.nn.Mod
     if config.task_type != "SEQ_CLS":
         # A language model's adapter (LLaMA-Factory's) asks for methods that this model lacks.
         config.task_type = None
+    return config
+
+
+def with_adapter(
+    model: PreTrainedModel, parts: CheckpointParts, config: PeftConfig
+) -> torch.nn.Module:
+    """Return the model with the checkpoint's adapter around it.
+
+    Args:
+        model: The base.
+        parts: The checkpoint.
+        config: As `read_adapter_config` gives it.
+
+    Raises:
+        ModelError: The adapter does not fit the base, or lacks tensors, or holds some that are not
+            used.
+    """
+    tensors = {key: parts.adapter.read(key) for key in parts.adapter.shapes}
     try:
         adapted = PeftModel.from_pretrained(
             model, parts.name, revision=parts.revision, config=config
         )
         # Once more, for the names of what does not fit: PeftModel only warns of it.
-        tensors = {key: parts.adapter.read(key) for key in parts.adapter.shapes}
-        result = set_peft_model_state_dict(adapted, tensors)
-    except (ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        result = set_peft_model_state_dict(adapted, dict(tensors))
+    except (ValueError, RuntimeError, KeyError, IndexError) as error:
         raise ModelError(
-            f"{parts.name}: the adapter does not fit its base {parts.base}: {reason[:300]}"
+            f"{parts.name}: the adapter does not fit its base {parts.base}: {_one_line(error)}"
         ) from None
-    unused = [key for key in result.unexpected_keys if ".lm_head." not in key]
+    unused = []
+    for key in result.unexpected_keys:
+        if ".lm_head." not in key and not _is_a_copy(key, tensors):
+            unused.append(key)
     if unused:
         raise ModelError(
             f"{parts.name}: the adapter holds tensors that the base {parts.base} has no place for, "
             f"so its rewards would not be its maker's: {', '.join(sorted(unused)[:8])}"
         )
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type]
+    lacking = [key for key in result.missing_keys if prefix in key and ".default" in key]
+    if lacking:
+        raise ModelError(
+            f"{parts.name}: adapter_config.json names layers whose tensors the adapter lacks: "
+            f"{', '.join(key.replace('.default', '') for key in sorted(lacking)[:8])}"
+        )
     return adapted
+
+
+def _is_a_copy(key: str, tensors: dict[str, torch.Tensor]) -> bool:
+    """Return whether a tensor is in the file again under its module's own name.
+
+    PEFT saves a resized embedding that is trained whole under both names.
+    """
+    plain_key = key.replace(".modules_to_save.", ".")
+    if plain_key == key or plain_key not in tensors or key not in tensors:
+        return False
+    return torch.equal(tensors[plain_key], tensors[key])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

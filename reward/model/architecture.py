@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -19,6 +20,9 @@ CLASSIFIER = "AutoModelForSequenceClassification"
 
 # What heads of these classes give is no reward of a whole text.
 OTHER_TASKS = ("ForTokenClassification", "ForQuestionAnswering", "ForNextSentencePrediction")
+
+# What reading a config.json raises that does not fit its class.
+CONFIG_ERRORS = (OSError, ValueError, TypeError, ImportError, AttributeError, StrictDataclassError)
 
 
 @dataclass
@@ -86,8 +90,8 @@ def read_config(parts: CheckpointParts, trust_remote_code: bool) -> PretrainedCo
         config = AutoConfig.from_pretrained(
             parts.base, revision=parts.base_revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, TypeError, ImportError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except CONFIG_ERRORS as error:
+        reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{parts.base}: transformers {transformers.__version__} cannot read its config.json: "
             f"{reason}"

@@ -119,7 +119,7 @@ def _refuse_lost_tensors(name: str, loaded: LoadedClassifier, head_init: str | N
     """Raise ModelError where tensors of the body, or a trained head, would become random."""
     body_lost, head_lost = [], []
     for tensor in loaded.mismatched:
-        entry = f"{tensor.name} {tensor.saved_shape} (this model needs {tensor.needed_shape})"
+        entry = tensor.described
         if tensor.name.split(".")[0] in HEAD_NAMES:
             head_lost.append(entry)
         else:

@@ -7,8 +7,11 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from reward.data.encoding import prepare_tokenizer
 from reward.data.files import DataError
 from reward.model.heads import is_encoder
-from reward.model.hub import ModelError
+from reward.model.hub import ModelError, checkpoint_file
 from reward.model.parts import TOKENIZER_FILES, CheckpointParts, has_tokenizer
+
+# These are vocabularies of other packages, which transformers converts to a fast tokenizer.
+TO_CONVERT = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 
 
 @dataclass
@@ -98,10 +101,27 @@ def tokenizer_of(
         )
     # The package tokenizers raises a bare Exception for a file that it cannot read.
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"{name}: its tokenizer cannot be loaded ({type(error).__name__}): {reason[:300]}"
-        ) from error
+        raise ModelError(_why_not_loaded(name, revision, error)) from error
+
+
+def _why_not_loaded(name: str, revision: str, error: Exception) -> str:
+    """Return the error about a tokenizer that transformers cannot load."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if checkpoint_file(name, "tokenizer.json", revision) is not None:
+        return f"{name}: its tokenizer cannot be loaded ({reason})"
+    vocabulary = None
+    for file in TO_CONVERT:
+        if vocabulary is None and checkpoint_file(name, file, revision) is not None:
+            vocabulary = file
+    if vocabulary is None:
+        return (
+            f"{name} has a tokenizer_config.json but no vocabulary (tokenizer.json or the like); "
+            "copy the tokenizer's files of the model that it was trained from into it"
+        )
+    return (
+        f"{name}: its tokenizer is {vocabulary} alone and cannot be converted here; install "
+        f"sentencepiece, tiktoken and protobuf, or add a tokenizer.json ({reason})"
+    )
 
 
 def _default_of(name: str, templates: dict[str, str]) -> str:

@@ -15,6 +15,11 @@ class MismatchedTensor:
     saved_shape: list[int]
     needed_shape: list[int]
 
+    @property
+    def described(self) -> str:
+        """The tensor and both shapes, as an error shows them."""
+        return f"{self.name} {self.saved_shape} (this model needs {self.needed_shape})"
+
 
 @dataclass
 class LoadedClassifier:

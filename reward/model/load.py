@@ -13,7 +13,12 @@ import re
 from dataclasses import dataclass
 
 import torch
-from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from reward.model.architecture import read_config, refuse_more_than_a_head
 from reward.model.checkpoint_tokenizer import load_tokenizer
@@ -71,6 +76,11 @@ def load_reward_model(
             more than two labels. The message names the tensors found.
     """
     parts = parts_of(name, revision)
+    adapter_config = None
+    if parts.is_adapter:
+        from reward.model.adapters import read_adapter_config  # imports peft
+
+        adapter_config = read_adapter_config(parts)
     config = read_config(parts, trust_remote_code)
     head = find_head(parts)
     config.num_labels = head.labels
@@ -78,7 +88,14 @@ def load_reward_model(
     checkpoint_tokenizer = load_tokenizer(parts, config, trust_remote_code, chat_template)
     tokenizer = checkpoint_tokenizer.tokenizer
     quantization = _quantization(parts)
-    model = _load_model(parts, config, head, quantization, quantized, trust_remote_code)
+    model = _load_body(parts, config, head, quantization, trust_remote_code)
+    if parts.is_adapter:
+        from reward.model.adapters import resize_embeddings, with_adapter
+
+        resize_embeddings(model, parts)
+        if quantization is not None and not quantized:
+            model = model.dequantize()
+        model = with_adapter(model, parts, adapter_config)
     _set_place_of_the_reward(parts, head, model, tokenizer)
     for path, module in model.named_modules():
         if type(module) is torch.nn.Linear and is_head_key(path):
@@ -136,15 +153,14 @@ def _set_place_of_the_reward(
 # --- How the body is loaded -----------------------------------------------------------------------
 
 
-def _load_model(
+def _load_body(
     parts: CheckpointParts,
     config: PretrainedConfig,
     head: SavedHead,
     quantization: BitsAndBytesConfig | None,
-    quantized: bool,
     trust_remote_code: bool,
-) -> torch.nn.Module:
-    """Load the body, give it the checkpoint's head, and put its adapter around it."""
+) -> PreTrainedModel:
+    """Load the body, and give it the checkpoint's head."""
     options = {}
     if quantization is not None:
         options["quantization_config"] = quantization
@@ -165,14 +181,7 @@ def _load_model(
     keep_unpacked(model)
     set_head(parts, head, loaded)
     refuse_more_than_a_head(parts, model)
-    if not parts.is_adapter:
-        return model
-    from reward.model.adapters import resize_embeddings, with_adapter  # imports peft
-
-    resize_embeddings(model, parts)
-    if quantization is not None and not quantized:
-        model = model.dequantize()
-    return with_adapter(model, parts)
+    return model
 
 
 def _dtype(parts: CheckpointParts) -> torch.dtype | str:

@@ -68,7 +68,12 @@ def parts_of(name: str, revision: str) -> CheckpointParts:
                 f"{name} has an adapter_config.json, but its weights are missing: neither "
                 f"{' nor '.join(ADAPTER_FILES)} is there"
             )
-    require_model(base, base_revision)
+    try:
+        require_model(base, base_revision)
+    except ModelError as error:
+        if adapter_config is None:
+            raise
+        raise ModelError(f"{name} is an adapter over the base model {base}. {error}") from None
     return CheckpointParts(
         name=name,
         revision=revision,
@@ -80,7 +85,7 @@ def parts_of(name: str, revision: str) -> CheckpointParts:
         adapter=adapter,
         adapter_type=adapter_type,
         value_head=_value_head(name, revision, adapter_config is not None),
-        manifest=_own_manifest(name, revision),
+        manifest=own_manifest(name, revision),
         has_tokenizer=has_tokenizer(name, revision),
     )
 
@@ -136,7 +141,7 @@ def _value_head(name: str, revision: str, is_adapter: bool) -> SavedWeights | No
     return None
 
 
-def _own_manifest(name: str, revision: str) -> dict:
+def own_manifest(name: str, revision: str) -> dict:
     """Return our manifest.json; empty where there is none, or one of somebody else's."""
     manifest = checkpoint_json(name, "manifest.json", revision)
     if isinstance(manifest, dict) and "format_version" in manifest:

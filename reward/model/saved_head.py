@@ -75,7 +75,9 @@ def find_head(parts: CheckpointParts) -> SavedHead:
     if head is None and parts.is_adapter:
         raise ModelError(_adapter_without_head(parts))
     if head is None:
-        return SavedHead(labels=_config_labels(parts) or 1)
+        labels = _config_labels(parts) or 1
+        _check_labels(parts.name, labels)
+        return SavedHead(labels)
     return head
 
 
@@ -99,19 +101,26 @@ def _head_in_adapter(parts: CheckpointParts) -> SavedHead | None:
 def _head_in_body(parts: CheckpointParts) -> SavedHead | None:
     """Return the head that the files of the body hold; None where there is none that is read."""
     name, weights = parts.base, parts.weights
-    for prefix in ("", WRAPPER_PREFIX):
-        if prefix + VALUE_HEAD_WEIGHT in weights.shapes:
-            return _value_head(name, weights, prefix + VALUE_HEAD_WEIGHT, prefix + VALUE_HEAD_BIAS)
+    value_heads = {
+        VALUE_HEAD_WEIGHT: VALUE_HEAD_BIAS,
+        WRAPPER_PREFIX + VALUE_HEAD_WEIGHT: WRAPPER_PREFIX + VALUE_HEAD_BIAS,
+    }
     openrlhf_name = parts.config.get("value_head_prefix") or "value_head"
-    openrlhf_weight = f"{openrlhf_name}.weight"
-    if openrlhf_weight in weights.shapes and openrlhf_name != "score":
-        return _value_head(name, weights, openrlhf_weight, f"{openrlhf_name}.bias")
+    if openrlhf_name not in HEAD_NAMES[:2]:
+        value_heads[f"{openrlhf_name}.weight"] = f"{openrlhf_name}.bias"
+    found = [key for key in value_heads if key in weights.shapes]
 
-    rows = []
+    stock, rows = [], []
     for key, shape in weights.shapes.items():
         if key.split(".")[0] in HEAD_NAMES[:2] and shape:
+            stock.append(key)
             rows.append(shape[0])
-    if not rows:
+    if len(found) > 1 or (found and stock):
+        heads = weights.described((found + stock)[:NAMED_TENSORS])
+        raise ModelError(f"{name} holds more than one head, of which one is the reward's: {heads}")
+    if found:
+        return _value_head(name, weights, found[0], value_heads[found[0]])
+    if not stock:
         return None
     labels = min(rows)
     in_config = _config_labels(parts)
@@ -130,9 +139,10 @@ def _value_head(name: str, weights: SavedWeights, weight_key: str, bias_key: str
     """Return a value head. Raises ModelError where its weight is not one row."""
     shape = weights.shapes.get(weight_key)
     if shape is None or len(shape) != 2 or shape[0] != 1:
+        heads = [key for key in sorted(weights.shapes) if is_head_key(key)]
         raise ModelError(
             f"{name}: value head: {weight_key} of one row is needed, found "
-            f"{weights.described(sorted(weights.shapes)[:NAMED_TENSORS])}"
+            f"{weights.described(heads[:NAMED_TENSORS])}"
         )
     bias = None
     tensors = {weight_key}
@@ -216,7 +226,8 @@ def set_head(parts: CheckpointParts, head: SavedHead, loaded: LoadedClassifier) 
     model = loaded.model
     head_name, layer = head_of(model)
     bias_key = f"{head_name}.bias"
-    missing = loaded.missing | {tensor.name for tensor in loaded.mismatched}
+    mismatched = {tensor.name: tensor for tensor in loaded.mismatched}
+    missing = loaded.missing | mismatched.keys()
     unused = loaded.unexpected - {key.removeprefix(WRAPPER_PREFIX) for key in head.tensors}
     if head.weight is not None:
         _set_value_head(parts.name, model, head_name, head)
@@ -234,6 +245,12 @@ def set_head(parts: CheckpointParts, head: SavedHead, loaded: LoadedClassifier) 
         unused.remove(bias_key)
     in_adapter = {key.removeprefix("base_model.model.") for key in parts.adapter.shapes}
     missing -= in_adapter
+    if missing & mismatched.keys():
+        wrong = [mismatched[key].described for key in sorted(missing & mismatched.keys())]
+        raise ModelError(
+            f"{parts.base}: config.json does not fit the weights, which have other shapes: "
+            f"{_some(wrong)}"
+        )
     if missing:
         raise ModelError(_random_tensors(parts, sorted(missing), sorted(unused)))
     unused -= _normalize(parts, head, model.get_submodule(head_name), unused)
@@ -331,6 +348,8 @@ def _random_tensors(parts: CheckpointParts, missing: list[str], unused: list[str
     )
     if unused:
         message += f"; tensors found and not used: {_some(unused)}"
+    if not all(is_head_key(key) for key in missing):
+        return f"{message}. The files are incomplete, or config.json is another model's."
     return f"{message}. Train one with train_rm.py, or name the folder that holds the head."
 
 

@@ -19,9 +19,9 @@ from reward.model import TOKEN_BUDGET
 from reward.model.batches import TokenIds, read_index, shared_prefix, token_batches
 from reward.model.forwards import FEW_TEXTS, Forwards, pair_token_types, self_test, telling_texts
 from reward.model.heads import is_encoder, position_limit, without_adapter
-from reward.model.hub import checkpoint_json
 from reward.model.load import load_reward_model
 from reward.model.packed_attention import enable_packing, why_model_not_packed
+from reward.model.parts import own_manifest
 
 FEW_BATCHES = 8  # fewer than these need no progress bar
 
@@ -96,7 +96,7 @@ class Scorer:
             self.alone_because = "encoder-decoders may need as many end tokens in every text"
         if self.padded_because is None:
             enable_packing(self.base_model)
-        self.manifest = checkpoint_json(ckpt, "manifest.json", revision) or {}
+        self.manifest = own_manifest(ckpt, revision)
         self.limit = position_limit(self.model.config, self.tokenizer)
         # A model that was trained on cut prompts scores them cut. Another reads as far as it can.
         trained_length = self.manifest.get("max_length")
