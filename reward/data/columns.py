@@ -136,23 +136,29 @@ def lacking(name: str, row: dict) -> str:
     return text
 
 
-LONGEST_NAME = 40
-MOST_NAMES = 12
+LONGEST_NAME = 30
+LONGEST_LIST = 130  # characters, so that the whole sentence can be read at a glance
 
 
 def columns_in_words(row: dict) -> str:
     """The names of a row's columns in a list; long names and long lists are cut."""
     names = sorted(map(str, row))
-    shown = [name_in_words(name) for name in names[:MOST_NAMES]]
-    text = f"[{', '.join(map(repr, shown))}]"
-    if len(names) > MOST_NAMES:
-        text += f" and {len(names) - MOST_NAMES} more"
+    shown = []
+    length = 0
+    for name in names:
+        shown.append(repr(name_in_words(name)))
+        length += len(shown[-1]) + 2
+        if length > LONGEST_LIST:
+            break
+    text = f"[{', '.join(shown)}]"
+    if len(shown) < len(names):
+        text += f" and {len(names) - len(shown)} more"
     return text
 
 
 def name_in_words(name: object) -> str:
-    """The name of a column, cut if it is long."""
-    name = str(name)
+    """The name of a column, cut if it is long, without characters that cannot be printed."""
+    name = "".join(letter for letter in str(name)[: LONGEST_NAME + 1] if letter.isprintable())
     if len(name) > LONGEST_NAME:
         return name[: LONGEST_NAME - 3] + "..."
     return name

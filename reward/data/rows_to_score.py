@@ -6,23 +6,16 @@
 auditing.score_formats reads the columns that are written here.
 """
 
-import json
 from dataclasses import dataclass
 
-from reward.data.formats import RowError, to_pairs
-from reward.data.transcripts import Messages, Side, assistant, is_messages, is_texts, user
-
-# Each of these columns belongs to a format that names no chosen side. `row_to_score` adds columns
-# that name the sides to such a row.
-NAMELESS_SIDES = {
-    "response_a",
-    "response_A",
-    "response_1",
-    "response1",
-    "conversation_a",
-    "winner_model_a",
-    "output_1",
-}
+from reward.data.cells import tools_cell
+from reward.data.completion_formats import (
+    has_list_of_completions,
+    holds_completions,
+    read_completions,
+)
+from reward.data.formats import named_for_scoring, to_pairs, unread_columns
+from reward.data.transcripts import RowError, Side, is_texts
 
 
 @dataclass(frozen=True)
@@ -30,17 +23,19 @@ class RowToScore:
     """The texts of a row to score, and the row to write."""
 
     prompt: Side | None  # None if the two sides have different prompts and cannot be compared
-    completions: list[Side]  # the completion; chosen, rejected; or all chosen, then all rejected
+    completions: list[Side]  # the completion(s); chosen, rejected; or all chosen, then all rejected
     tools: list[dict] | None  # the functions that the assistant may call, for the chat template
     row: dict  # the row to write, with columns for the sides if its format names no chosen one
+    unread: list[str]  # the columns that hold something and are not read
 
 
 def row_to_score(row: dict, transcript: str) -> RowToScore:
     """Find the texts of one row that the model reads.
 
     Args:
-        row: A completion with its prompt, or a preference row in any format of reward.data.formats.
-            A row of RewardBench 2 or RM-Bench holds several completions per side.
+        row: A completion with its prompt, in any layout of reward.data.completion_formats; or a
+            preference row in any format of reward.data.formats. A row of RewardBench 2 or RM-Bench
+            holds several completions per side.
         transcript: `messages` or `raw`, as in `to_pairs`.
 
     Raises:
@@ -48,21 +43,20 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
     """
     if not isinstance(row, dict):
         raise RowError("a row is a JSON object with named columns")
-    tools = row.get("tools")
-    if isinstance(tools, str):
-        tools = json.loads(tools)
-    if "completion" in row or ("response" in row and "chosen" not in row):
-        prompt, completion = _prompt_and_completion(row, transcript)
-        return RowToScore(prompt, [completion], tools, row)
+    tools = tools_cell(row)
+    if holds_completions(row):
+        read = read_completions(row, transcript)
+        return RowToScore(read.prompt, read.completions, tools, row, read.unread)
 
     pairs = to_pairs(row, transcript)
+    unread = unread_columns(row)
     if is_texts(row.get("chosen")):
         # `pairs` holds every chosen completion against every rejected one: first all pairs of the
         # first chosen completion, then all pairs of the second.
         rejected_count = len(row["rejected"])
         chosen = [pair["chosen"] for pair in pairs[::rejected_count]]
         rejected = [pair["rejected"] for pair in pairs[:rejected_count]]
-        return RowToScore(pairs[0]["prompt"], chosen + rejected, tools, row)
+        return RowToScore(pairs[0]["prompt"], chosen + rejected, tools, row, unread)
 
     if len(pairs) != 1:
         raise RowError(
@@ -74,27 +68,7 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
     prompt = pair["prompt"]
     if pair["drop"].startswith("prompts differ"):
         prompt = None
-    return RowToScore(prompt, [pair["chosen"], pair["rejected"]], tools, row)
-
-
-def _prompt_and_completion(row: dict, transcript: str) -> tuple[Side, Side]:
-    prompt = row.get("prompt")
-    completion = row.get("completion", row.get("response"))
-    if transcript == "messages":
-        prompt = _as_messages(prompt, user)
-        completion = _as_messages(completion, assistant)
-    both_text = isinstance(prompt, str) and isinstance(completion, str)
-    if not both_text and not (is_messages(prompt) and is_messages(completion)):
-        raise RowError(
-            "`prompt` and `completion` must each be a string or a list of messages (role, content)"
-        )
-    return prompt, completion
-
-
-def _as_messages(value: object, message_of) -> Messages:
-    if isinstance(value, str):
-        return message_of(value)
-    return value
+    return RowToScore(prompt, [pair["chosen"], pair["rejected"]], tools, row, unread)
 
 
 def with_rewards(row: dict, rewards: list[float | None]) -> dict:
@@ -105,6 +79,8 @@ def with_rewards(row: dict, rewards: list[float | None]) -> dict:
         rewards: One reward for each of `RowToScore.completions`; None for a completion that the
             model cannot read.
     """
+    if has_list_of_completions(row):
+        return row | {"rewards": rewards}
     if len(rewards) == 1:
         return row | {"reward": rewards[0]}
     if is_texts(row["chosen"]):
@@ -128,8 +104,7 @@ def row_without_rewards(row: dict) -> dict:
     a tie, and the `votes` still count for the first and the second completion.
     """
     added = {"margin"}
-    if NAMELESS_SIDES & row.keys():
-        added |= {"chosen", "rejected"}
+    added |= named_for_scoring(row)
     return {column: value for column, value in row.items() if column not in added}
 
 

@@ -132,23 +132,6 @@ def _messages_of(speakers_and_texts: list[str]) -> Messages:
     return messages
 
 
-def prompt_messages(text: str) -> Messages:
-    """The messages of a prompt that is text: the turns of a transcript, or one turn of the user.
-
-    In Nectar and in exports of HH-RLHF a transcript ends with the mark of the reply that is still
-    to come, `\\n\\nAssistant:`. This mark is no turn and is left out.
-    """
-    if TURN.match(text):
-        messages = parse_transcript(text)
-    elif HELPSTEER_TURN.search(text):
-        messages = parse_helpsteer(text)
-    else:
-        return user(text)
-    if messages[-1] == {"role": "assistant", "content": ""}:
-        messages.pop()
-    return messages
-
-
 def shared_words(first: str, second: str) -> int:
     """The length of the start that two texts have in common, cut back to the end of a word.
 

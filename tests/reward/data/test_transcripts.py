@@ -1,12 +1,12 @@
 """Prompts and completions in every form: their words, first turn, whether they are messages."""
 
+from reward.data.transcript_shapes import prompt_messages
 from reward.data.transcripts import (
     assistant,
     clean,
     first_user_turn,
     is_messages,
     parse_helpsteer,
-    prompt_messages,
     shared_words,
     text_of,
     user,

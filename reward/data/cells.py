@@ -1,0 +1,149 @@
+"""Cells of a row: numbers, counts and lists, each read or refused with the column's name.
+
+Nothing here quotes what a cell holds: the rows may be private.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+
+from reward.data.transcripts import RowError
+
+MEND = "mend the value, or leave it or the row out"
+MOST_VOTES = 2**31  # more are no count of raters, and no table can store them
+
+
+def list_cell(row: dict, column: str) -> list:
+    """The list of a cell."""
+    if not isinstance(row[column], list):
+        raise RowError(f"`{column}` is {kind_of(row[column])}; a list is needed")
+    return row[column]
+
+
+JSON_LISTS = ('["', "[null", "[]")  # how the JSON of a list of texts can start
+
+
+def text_cells(row: dict, column: str) -> list[str]:
+    """The texts of a cell that is a list, the JSON of one, or a plain string.
+
+    A null means that the model failed. It becomes an empty text.
+    """
+    value = row.get(column)
+    if isinstance(value, str) and value.lstrip().startswith(JSON_LISTS):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowError(f"`{column}` starts like a JSON list and is none") from None
+    if isinstance(value, str):
+        value = [value]
+    is_list = isinstance(value, list)
+    if not is_list or not all(isinstance(text, str | None) for text in value):
+        raise RowError(f"`{column}` is {kind_of(value)}; a string or a list of strings is needed")
+    return [(text or "").strip() for text in value]
+
+
+def number_cell(row: dict, column: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """The number of a cell, which must be finite and between `low` and `high`."""
+    return number(row.get(column), column, low, high)
+
+
+def number(value: object, name: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A value as a number, which must be finite and between `low` and `high`."""
+    if isinstance(value, str):  # a CSV cell
+        try:
+            value = float(value)
+        except ValueError:
+            raise RowError(
+                f"`{name}` is text that is no number; a number is needed: {MEND}"
+            ) from None
+    if not is_finite_number(value):
+        raise RowError(f"`{name}` is {kind_of(value)}; a finite number is needed: {MEND}")
+    if not low <= value <= high:
+        raise RowError(f"`{name}` is outside [{low:g}, {high:g}]: {MEND}")
+    return value
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+TWO_COUNTS = re.compile(r"\s*\[\s*\d{1,9}\s*,\s*\d{1,9}\s*\]\s*")  # the JSON of votes
+
+
+def votes_cell(row: dict) -> list[int]:
+    """The two counts of `votes`: [for the first or chosen, for the second or rejected]."""
+    votes = row["votes"]
+    if isinstance(votes, dict):  # {a, b} or {chosen, rejected}, in whatever order the keys come
+        votes = [votes[key] for key in sorted(votes, key=str)]
+    if isinstance(votes, str) and TWO_COUNTS.fullmatch(votes):
+        votes = json.loads(votes)  # a CSV cell
+    is_couple = isinstance(votes, list) and len(votes) == 2
+    if not is_couple or not all(_is_count(count) for count in votes):
+        raise RowError(
+            f"`votes` is {kind_of(votes)}; "
+            f"two counts [for the first, for the second] are needed: {MEND}"
+        )
+    if sum(votes) == 0:
+        raise RowError(f"`votes` sum to 0; at least one vote is needed: {MEND}")
+    return votes
+
+
+def _is_count(value: object) -> bool:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and 0 <= value < MOST_VOTES
+
+
+def tools_cell(row: dict) -> list[dict] | None:
+    """The functions that the assistant may call: a list of mappings, or the JSON of one."""
+    tools = row.get("tools")
+    if isinstance(tools, str):
+        if not tools.strip():
+            return None
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError):
+            raise RowError(f"`tools` is text that is no JSON: {MEND}") from None
+    if tools is None:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise RowError(f"`tools` is {kind_of(tools)}; a list of mappings is needed: {MEND}")
+    return tools
+
+
+KINDS = {
+    type(None): "missing",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words that name no content."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not finite"
+    if isinstance(value, int) and not isinstance(value, bool) and not is_finite_number(value):
+        return "a number of too many digits"
+    return KINDS.get(type(value), type(value).__name__)
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Every text inside a value, however deep; the keys of mappings are left out."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list | tuple):
+            left.extend(value)

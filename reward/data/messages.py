@@ -1,0 +1,197 @@
+"""Messages in the shapes in which people pass them around -> messages as chat templates read them.
+
+    side_of([{"from": "human", "value": "Hi"}], "`prompt`")   # [{"role": "user", "content": "Hi"}]
+
+Read are role and content (OpenAI, TRL), from and value (sharegpt), one message instead of a list,
+contents that are lists of text parts, and the JSON of messages, as a CSV cell holds them.
+"""
+
+import json
+from typing import Any
+
+from reward.data.cells import kind_of
+from reward.data.transcripts import Message, Messages, RowError, Side
+
+# The names of speakers -> roles. A role that is not listed is kept as it is.
+ROLES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+}
+KNOWN_ROLES = ("system", "user", "assistant", "tool")
+FUNCTION_CALL = "function_call"  # sharegpt: the value is the JSON of the functions to call
+
+TEXT_KEYS = ("content", "value", "text")  # where a message may hold its text
+
+# The keys of a message that chat templates read. Others are kept, and named as unread.
+TEMPLATE_KEYS = {
+    "role",
+    "content",
+    "tool_calls",
+    "tool_call_id",
+    "name",
+    "reasoning_content",
+    "thinking",
+}
+
+JSON_MESSAGES = ("[{", "[ {", "{")  # how the JSON of messages starts
+
+
+def side_of(value: object, name: str) -> Side:
+    """A prompt or a completion, in any of the shapes above, as text or as messages.
+
+    Args:
+        value: The cell.
+        name: The name of the cell, for errors.
+
+    Raises:
+        RowError: The value is neither text nor messages.
+    """
+    if isinstance(value, str):
+        if value.startswith(JSON_MESSAGES):
+            return _messages_of_json(value, name) or value
+        return value
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list) or not all(map(_is_like_a_message, value)):
+        raise RowError(
+            f"{name} is {kind_of(value)}; a string or a list of messages (role, content) is needed"
+        )
+    return [_message_of(item, name) for item in value]
+
+
+def has_speakers(value: object) -> bool:
+    """Whether a value is a list of one message or more, each with a role or a `from`."""
+    return isinstance(value, list) and bool(value) and all(map(_is_like_a_message, value))
+
+
+def other_keys(side: Side) -> list[str]:
+    """The keys of the messages of a side that no chat template is known to read."""
+    if isinstance(side, str):
+        return []
+    keys = dict.fromkeys(key for message in side for key in message)
+    return [key for key in keys if key not in TEMPLATE_KEYS]
+
+
+def _messages_of_json(text: str, name: str) -> Messages | None:
+    """The messages whose JSON a text is; None for any other text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        value = [value]
+    if not has_speakers(value):
+        return None
+    return [_message_of(item, name) for item in value]
+
+
+def _is_like_a_message(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("role"), str) or isinstance(value.get("from"), str)
+
+
+def _message_of(item: dict, name: str) -> Message:
+    """One message with a role and a content, without the empty fields that Arrow adds.
+
+    A template would not render `tool_calls: None` in the same way as no `tool_calls`.
+    """
+    message = {key: value for key, value in item.items() if value is not None}
+    if isinstance(item.get("role"), str):
+        message["role"] = _role(item["role"])
+    else:
+        message = {"role": _role_of_speaker(message.pop("from"), name), **message}
+    _move_text(message, name)
+    if message["role"] == FUNCTION_CALL:
+        _make_tool_calls(message, name)
+    calls = message.get("tool_calls", [])
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise RowError(f"{name} has `tool_calls` that are no list of mappings")
+    return message
+
+
+def _role(role: str) -> str:
+    """The role that chat templates know: `human` is `user`, and `User` is too."""
+    lower = role.lower()
+    if lower in KNOWN_ROLES:
+        return lower
+    return ROLES.get(lower, role)
+
+
+def _role_of_speaker(speaker: str, name: str) -> str:
+    """The role of a sharegpt turn."""
+    role = _role(speaker)
+    if role not in (*KNOWN_ROLES, FUNCTION_CALL):
+        raise RowError(
+            f"{name} has a turn whose `from` is none of human, gpt, system, tool, observation, "
+            "function_call; write one of these"
+        )
+    return role
+
+
+def _move_text(message: dict[str, Any], name: str) -> None:
+    """Put the text of a message under `content`, in its place after the role."""
+    key = next((key for key in TEXT_KEYS if key in message), None)
+    if key is None:
+        return
+    content = message[key]
+    if isinstance(content, list):
+        content = _text_of_parts(content, name)
+    if not isinstance(content, str):
+        raise RowError(
+            f"{name} is a list with a message whose content is {kind_of(content)}; a string or a "
+            "list of messages (role, content) is needed"
+        )
+    if key == "content":
+        message["content"] = content
+        return
+    del message[key]
+    others = {other: value for other, value in message.items() if other != "role"}
+    role = message["role"]
+    message.clear()
+    message.update({"role": role, "content": content, **others})
+
+
+def _text_of_parts(parts: list, name: str) -> str:
+    """The text of a content that is a list of parts, joined as chat templates do.
+
+    [{"type": "text", "text": "Hi"}]
+    """
+    texts = []
+    for part in parts:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise RowError(
+                f"{name} is a list; a string or a list of messages (role, content) is needed"
+            )
+        more = [key for key, value in part.items() if value and key not in ("type", "text")]
+        if part["type"] != "text" or not isinstance(part.get("text"), str) or more:
+            raise RowError(
+                f"{name} has a content with a part that is no plain text, such as an image; only "
+                "text is read: leave the row out"
+            )
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _make_tool_calls(message: dict[str, Any], name: str) -> None:
+    """Turn sharegpt's turn of function calls into a turn of the assistant with tool calls."""
+    try:
+        calls = json.loads(message.pop("content", ""))
+    except (ValueError, RecursionError):
+        raise RowError(f"{name} has a `function_call` turn that is no JSON") from None
+    if isinstance(calls, dict):
+        calls = [calls]
+    is_list = isinstance(calls, list) and bool(calls)
+    if not is_list or not all(isinstance(call, dict) and "name" in call for call in calls):
+        raise RowError(
+            f"{name} has a `function_call` turn without the name of a function; its value is the "
+            "JSON of a mapping (name, arguments)"
+        )
+    message["role"] = "assistant"
+    message["tool_calls"] = [{"type": "function", "function": call} for call in calls]

@@ -1,0 +1,178 @@
+"""A canonical preference pair, and why it may be useless for training."""
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from reward.data.cells import MEND, is_finite_number, kind_of
+from reward.data.messages import side_of
+from reward.data.transcript_shapes import prompt_messages, reply_of
+from reward.data.transcripts import Messages, RowError, Side, assistant, text_of
+
+SIDES = ("chosen", "rejected")
+
+
+class PreferencePair(TypedDict, total=False):
+    """A canonical pair.
+
+    The texts, `drop` and `subset` are always set; the other fields are set if the row has them.
+    """
+
+    prompt: Side  # what both completions answer; a string under transcript="raw"
+    chosen: Side  # the completion that the raters prefer
+    rejected: Side  # the other completion
+    drop: str  # why the pair cannot be trained on, which the ledger counts; "" if it can
+    subset: str | None  # the part of the dataset that the row names
+    tools: Any  # the functions that the assistant may call, as the row holds them
+    target_margin: float  # the row's column `margin`
+    chosen_probability: float  # P(chosen beats rejected) by the raters; .5 is a tie
+    votes: list[int]  # how many raters voted [for chosen, for rejected]
+    strength: float  # how strong the preference is, from 0 (a tie) to 3
+    rating_chosen: float  # the rating of the chosen completion alone, on the dataset's own scale
+    rating_rejected: float  # the rating of the rejected completion alone
+    bayes_accuracy: float  # simulated raters only: how often the best possible rule is right
+
+
+def pair_of(prompt: Side, chosen: Side, rejected: Side) -> PreferencePair:
+    """A pair with its texts alone."""
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def why_drop(pair: PreferencePair) -> str:
+    """Why a pair cannot be trained on; "" if it can."""
+    for side in SIDES:
+        if _has_no_answer(pair[side]):
+            return f"no answer ({side})"
+        if _is_empty(pair[side]):
+            return f"empty completion ({side})"
+    if pair["chosen"] == pair["rejected"]:
+        return "identical sides"
+    return ""
+
+
+def _has_no_answer(completion: Side) -> bool:
+    """Whether a completion is messages that do not end with a turn of the assistant."""
+    if isinstance(completion, str):
+        return False
+    return not completion or completion[-1]["role"] != "assistant"
+
+
+def _is_empty(completion: Side) -> bool:
+    """Whether a completion has no words and calls no tool."""
+    if text_of(completion).strip():
+        return False
+    if isinstance(completion, str):
+        return True
+    return not any(message.get("tool_calls") for message in completion)
+
+
+# --- Two completions, of which one is better ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Which of two completions the raters prefer."""
+
+    strength: float  # above 0 the first is better, below 0 the second; 0 is a tie
+    votes: list[int] | None = None  # [for the first, for the second]; None without votes
+
+
+def compared(prompt: Side, first: object, second: object, preference: Preference) -> PreferencePair:
+    """The pair of two completions: the better one is chosen, or the first one of a tie.
+
+    Args:
+        prompt: What both answer.
+        first: The cell of a completion.
+        second: The cell of the other one.
+        preference: Which of them is better.
+    """
+    chosen, rejected = completions_of(
+        prompt,
+        [side_of(first, "the first completion"), side_of(second, "the second completion")],
+    )
+    votes = preference.votes
+    if preference.strength < 0:
+        chosen, rejected = rejected, chosen
+        if votes is not None:
+            votes = votes[::-1]
+    if isinstance(prompt, str):
+        prompt = prompt_messages(prompt)
+    pair = pair_of(prompt, chosen, rejected)
+    if preference.strength == 0:
+        pair["chosen_probability"] = 0.5
+    if votes is not None:
+        pair["votes"] = votes
+        pair["chosen_probability"] = probability_of_first(votes)
+    return pair
+
+
+def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
+    """Completions as messages, without the marks that belong to the transcript of their prompt."""
+    are_texts = all(isinstance(completion, str) for completion in completions)
+    if are_texts and isinstance(prompt, str):
+        completions = reply_of(prompt, completions)
+    messages = []
+    for completion in completions:
+        if isinstance(completion, str):
+            completion = assistant(completion.strip())
+        messages.append(completion)
+    return messages
+
+
+def probability_of_first(votes: list[int]) -> float:
+    """The share of the votes that are for the first side."""
+    return votes[0] / sum(votes)
+
+
+# --- A ranking of several completions -------------------------------------------------------------
+
+MOST_RANKED = 100  # the completions of one prompt; every two of them are a pair
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One completion of a ranking."""
+
+    completion: object  # its cell
+    rank: float  # 1 is best
+    rating: float | None = None  # on the dataset's own scale; None if it has no ratings
+
+
+def every_two(prompt: Side, ranking: list[Ranked]) -> list[PreferencePair]:
+    """All K(K-1)/2 pairs of K ranked completions (InstructGPT, arXiv 2203.02155, eq. 1)."""
+    if len(ranking) < 2:
+        raise RowError(
+            f"a ranking of {len(ranking)} completion; at least 2 are needed: add one, "
+            "or leave the row out"
+        )
+    need_few(len(ranking))
+    sides = []
+    for ranked in ranking:
+        side = side_of(ranked.completion, "a ranked completion")
+        if not is_finite_number(ranked.rank):
+            raise RowError(f"a rank is {kind_of(ranked.rank)}; a finite number is needed: {MEND}")
+        sides.append(replace(ranked, completion=side))
+    return [_by_rank(prompt, *couple) for couple in itertools.combinations(sides, 2)]
+
+
+def need_few(completions: int) -> None:
+    """Refuse a row with so many completions that their pairs would fill the disk."""
+    if completions > MOST_RANKED:
+        raise RowError(
+            f"{completions} completions in one row; at most {MOST_RANKED} are read, because every "
+            "two of them are a pair: split the row"
+        )
+
+
+def _by_rank(prompt: Side, first: Ranked, second: Ranked) -> PreferencePair:
+    """The pair of two ranked completions: the lower rank is better, equal ranks tie."""
+    strength = 0
+    if first.rank < second.rank:
+        strength = 1
+    elif first.rank > second.rank:
+        strength = -1
+    pair = compared(prompt, first.completion, second.completion, Preference(strength))
+    if first.rating is not None:
+        pair["rating_chosen"] = max(first.rating, second.rating)
+        pair["rating_rejected"] = min(first.rating, second.rating)
+    return pair

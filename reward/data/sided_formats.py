@@ -1,0 +1,477 @@
+"""Rows with a chosen and a rejected side -> pairs.
+
+    pair = chosen_and_rejected({"prompt": "2+2?", "chosen": "4", "rejected": "5"}, "messages")
+
+The conversation may stand in a prompt, in both sides, or in both places; it is read once.
+"""
+
+from reward.data.cells import kind_of, number_cell, votes_cell
+from reward.data.messages import side_of
+from reward.data.preference_pair import (
+    Preference,
+    PreferencePair,
+    compared,
+    need_few,
+    pair_of,
+    probability_of_first,
+)
+from reward.data.prompts import (
+    FoundPrompt,
+    conversation_needs_no_answer,
+    could_be_prompts,
+    find_prompt,
+    how_to_name,
+    needed_prompt,
+    words,
+)
+from reward.data.transcript_shapes import (
+    is_hh_transcript,
+    is_transcript,
+    last_mark_end,
+    prompt_messages,
+    reply_of,
+    shape_of,
+    turns_of,
+)
+from reward.data.transcripts import (
+    TURN,
+    Messages,
+    RowError,
+    Side,
+    assistant,
+    is_texts,
+    parse_transcript,
+    shared_words,
+    text_of,
+    user,
+)
+
+# The labels of a row with a chosen and a rejected side.
+LABEL_COLUMNS = (
+    "margin",
+    "votes",
+    "chosen_probability",
+    "rating_chosen",
+    "rating_rejected",
+    "score_chosen",
+    "score_rejected",
+)
+SIDE_COLUMNS = ("chosen", "rejected")
+
+
+def chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
+    """TRL's preference format and HH-RLHF's transcripts, with a prompt of its own or without.
+
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+        {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello!", "rejected": ...}
+        {"instruction": "Add.", "input": "2 2", "chosen": "4", "rejected": "5"}
+
+    Any of the texts may be messages instead. The row may have labels too, see `_add_labels`.
+    """
+    if len(row) == 2 and is_hh_transcript(row["chosen"]) and is_hh_transcript(row["rejected"]):
+        return _hh_transcripts(row["chosen"], row["rejected"], transcript)
+    chosen = side_of(row["chosen"], "`chosen`")
+    rejected = side_of(row["rejected"], "`rejected`")
+    if type(chosen) is not type(rejected):
+        raise RowError(
+            f"`chosen` is {kind_of(row['chosen'])} and `rejected` is {kind_of(row['rejected'])}; "
+            "both sides need one form"
+        )
+    found = find_prompt(row)
+    if found is None and not _hold_a_conversation(chosen, rejected):
+        _need_no_other_text(row)
+        if isinstance(row.get("prompt"), str):
+            found = FoundPrompt(row["prompt"], ("prompt",))
+    pair = _pair_of_sides(found, chosen, rejected, transcript)
+    _add_labels(pair, row)
+    return pair
+
+
+def _hh_transcripts(chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    """HH-RLHF's rows, which have nothing else: the most common case is the fast one."""
+    if transcript == "raw":
+        return _raw_transcripts(chosen, rejected)
+    return _last_turns(parse_transcript(chosen), parse_transcript(rejected))
+
+
+def _pair_of_sides(
+    found: FoundPrompt | None, chosen: Side, rejected: Side, transcript: str
+) -> PreferencePair:
+    """The pair of two sides of one form."""
+    if type(chosen) is not type(rejected):
+        raise RowError(
+            f"`chosen` is {_form_of(chosen)} and `rejected` is {_form_of(rejected)}; "
+            "both sides need one form"
+        )
+    if isinstance(chosen, list):
+        return _message_sides(found, chosen, rejected)
+    return _text_sides(found, chosen, rejected, transcript)
+
+
+def _form_of(side: Side) -> str:
+    return kind_of(side)
+
+
+def _hold_a_conversation(chosen: Side, rejected: Side) -> bool:
+    """Whether both sides hold what the user said, so that no column is needed for it."""
+    if isinstance(chosen, list):
+        return _is_whole(chosen) and _is_whole(rejected)
+    return is_transcript(chosen) and is_transcript(rejected)
+
+
+def _is_whole(side: Messages) -> bool:
+    """Whether messages begin before the assistant's turn."""
+    return bool(side) and side[0]["role"] not in ("assistant", "tool")
+
+
+def _need_no_other_text(row: dict) -> None:
+    """Refuse a row without a prompt if another column may be the prompt.
+
+    Raises:
+        RowError: There is such a column. The sides alone would make a pair with an empty prompt, or
+            with one that is made of the words that both begin with.
+    """
+    others = could_be_prompts(row, read=(*SIDE_COLUMNS, *LABEL_COLUMNS, "tools"))
+    if others:
+        raise RowError(
+            f"no prompt is known beside `chosen` and `rejected`. {how_to_name(others)}; if none "
+            "is, `columns: [chosen, rejected]` reads these two alone"
+        )
+
+
+# --- Both sides are messages ----------------------------------------------------------------------
+
+
+def _message_sides(
+    found: FoundPrompt | None, chosen: Messages, rejected: Messages
+) -> PreferencePair:
+    """Both sides as messages: the completions of a prompt, or whole conversations."""
+    if found is None:
+        return _last_turns(chosen, rejected)
+    prompt = found.side
+    if isinstance(prompt, list):
+        conversation_needs_no_answer(found.columns[0], prompt)
+        return _after_messages(prompt, chosen, rejected)
+    if not _is_whole(chosen) and not _is_whole(rejected):
+        return pair_of(prompt_messages(prompt), chosen, rejected)
+    if not chosen or not rejected:
+        return _last_turns(chosen, rejected)
+    if not _is_whole(chosen) or not _is_whole(rejected):
+        raise RowError(
+            "one of `chosen` and `rejected` is a whole conversation, and the other an answer "
+            "alone; both need one form"
+        )
+    # UltraFeedback holds the whole conversation on both sides and repeats the prompt as a string.
+    for side in (chosen, rejected):
+        _need_repeated(prompt, side, found.columns[0])
+    return _last_turns(chosen, rejected)
+
+
+def _need_repeated(prompt: str, side: Messages, column: str) -> None:
+    """Check that a prompt beside whole conversations says nothing that they do not say.
+
+    It may be a turn of the conversation, or all of it, rendered as a text.
+
+    Raises:
+        RowError: It is another text.
+    """
+    prompt_words = words(prompt)
+    turns = [words(message.get("content") or "") for message in side]
+    is_in_side = prompt_words in " ".join(turns)
+    users = [
+        words(message.get("content") or "") for message in side[:-1] if message["role"] == "user"
+    ]
+    has_side = bool(users) and all(turn in prompt_words for turn in users)
+    if not is_in_side and not has_side:
+        raise RowError(
+            f"`{column}` and the conversations in `chosen` and `rejected` differ, so which of them "
+            "is the prompt is unclear; leave one of them out"
+        )
+
+
+def _last_turns(chosen: Messages, rejected: Messages) -> PreferencePair:
+    """Two whole conversations: what comes before the last turn is the prompt of both."""
+    pair = pair_of(chosen[:-1], chosen[-1:], rejected[-1:])
+    if chosen[:-1] != rejected[:-1]:
+        pair["drop"] = "prompts differ"
+    return pair
+
+
+def _after_messages(prompt: Messages, chosen: Messages, rejected: Messages) -> PreferencePair:
+    """Two completions of a prompt, all of them messages. The sides may repeat the prompt."""
+    ends = [_end_of_prompt(prompt, side) for side in (chosen, rejected)]
+    if None not in ends:
+        chosen_end, rejected_end = ends
+        pair = pair_of(chosen[:chosen_end], chosen[chosen_end:], rejected[rejected_end:])
+        if chosen[:chosen_end] != rejected[:rejected_end]:
+            pair["drop"] = "prompts differ"
+        elif not _is_system(chosen[0]) and _is_system(prompt[0]):
+            pair["prompt"] = prompt
+        return pair
+    asked = _first_user_words(prompt)
+    if asked and asked in (_first_user_words(chosen), _first_user_words(rejected)):
+        raise RowError(
+            "the conversation stands in the prompt and in a side, and the two differ; leave one "
+            "of them out"
+        )
+    return pair_of(prompt, chosen, rejected)
+
+
+def _end_of_prompt(prompt: Messages, side: Messages) -> int | None:
+    """Where a side that repeats the prompt goes on after it; None if it does not repeat it.
+
+    A system message may stand in one of the two alone.
+    """
+    turns = [message for message in prompt if not _is_system(message)]
+    start = len([message for message in side if _is_system(message)])
+    end = start + len(turns)
+    if not turns or len(side) <= end:
+        return None
+    if start and _is_system(prompt[0]) and _spoken(prompt[0]) != _spoken(side[0]):
+        return None
+    if [_spoken(message) for message in side[start:end]] != [_spoken(turn) for turn in turns]:
+        return None
+    return end
+
+
+def _is_system(message: dict) -> bool:
+    return message["role"] == "system"
+
+
+def _spoken(message: dict) -> tuple[str, str]:
+    """Who said what, to compare two messages."""
+    return message["role"], words(message.get("content") or "")
+
+
+def _first_user_words(side: Messages) -> str:
+    for message in side:
+        if message["role"] == "user":
+            return words(message.get("content") or "")
+    return ""
+
+
+# --- Both sides are text --------------------------------------------------------------------------
+
+
+def _text_sides(
+    found: FoundPrompt | None, chosen: str, rejected: str, transcript: str
+) -> PreferencePair:
+    """Both sides as text: the completions of a prompt, transcripts, or texts with one start."""
+    if found is None:
+        return _texts_alone(chosen, rejected, transcript)
+    prompt = found.side
+    if isinstance(prompt, str):
+        start = _repeated_start(prompt, chosen, rejected)
+        if start:
+            return _explicit_texts(prompt, chosen[start:], rejected[start:], transcript)
+    if not _are_transcripts(chosen, rejected, may_be_text=transcript == "raw"):
+        if isinstance(prompt, str):
+            return _explicit_texts(prompt, chosen, rejected, transcript)
+        conversation_needs_no_answer(found.columns[0], prompt)
+        return pair_of(prompt, assistant(chosen), assistant(rejected))
+    pair = _message_sides(found, turns_of(chosen), turns_of(rejected))
+    if transcript == "raw":
+        return _raw_transcripts(chosen, rejected)
+    return pair
+
+
+def _are_transcripts(chosen: str, rejected: str, may_be_text: bool = False) -> bool:
+    """Whether both sides are transcripts.
+
+    Args:
+        chosen: The chosen side.
+        rejected: The rejected side.
+        may_be_text: Whether one that is none makes both of them mere texts.
+
+    Raises:
+        RowError: One of them is a transcript, and the other one is none.
+    """
+    chosen_is = is_transcript(chosen)
+    rejected_is = is_transcript(rejected)
+    if chosen_is != rejected_is and may_be_text:
+        return False
+    if chosen_is != rejected_is:
+        raise RowError(
+            "one of `chosen` and `rejected` is a transcript of several turns, and the other one is "
+            "none; both need one form"
+        )
+    return chosen_is
+
+
+FEWEST_WORDS = 3  # an answer to "Hi" may well begin with "Hi"
+
+
+def _repeated_start(prompt: str, chosen: str, rejected: str) -> int:
+    """The length of the prompt that both sides repeat before their answer; 0 if they do not."""
+    start = prompt.rstrip()
+    if not start or not chosen.startswith(start) or not rejected.startswith(start):
+        return 0
+    if len(start.split()) < FEWEST_WORDS and not is_transcript(start):
+        return 0
+    end = len(start)
+    answers = (chosen[end:], rejected[end:])
+    if not all(answer.strip() and answer[0].isspace() for answer in answers):
+        return 0
+    if chosen.startswith(prompt) and rejected.startswith(prompt):
+        return len(prompt)
+    return end
+
+
+def _explicit_texts(prompt: str, chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    """A prompt and two completions, all of them text."""
+    if transcript == "raw":
+        return pair_of(prompt, chosen, rejected)
+    messages = prompt_messages(prompt)
+    if messages == user(prompt):
+        return pair_of(messages, assistant(chosen), assistant(rejected))
+    # The prompt is a transcript up to "\n\nAssistant:", as in Nectar or exports of HH-RLHF.
+    chosen, rejected = reply_of(prompt, [chosen, rejected])
+    return pair_of(messages, assistant(chosen), assistant(rejected))
+
+
+def _texts_alone(chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    """Two transcripts, or two texts with one start."""
+    if not _are_transcripts(chosen, rejected):
+        if TURN.search(chosen) and TURN.search(rejected):
+            raise RowError(
+                "`chosen` and `rejected` have text before the first turn of a transcript; put it "
+                "into a column `system`, or give the turns as messages (role, content)"
+            )
+        return _implicit_texts(chosen, rejected, transcript)
+    if transcript == "raw":
+        return _raw_transcripts(chosen, rejected)
+    return _last_turns(turns_of(chosen), turns_of(rejected))
+
+
+def _raw_transcripts(chosen: str, rejected: str) -> PreferencePair:
+    """Two transcripts kept as text: all up to the mark of the last turn is the prompt of both.
+
+    `_last_turns` does the same for messages.
+    """
+    prompt, completion = _cut_at_last_turn(chosen)
+    rejected_prompt, rejected_completion = _cut_at_last_turn(rejected)
+    pair = pair_of(prompt, completion, rejected_completion)
+    if prompt != rejected_prompt:
+        pair["drop"] = "prompts differ"
+    elif _ends_with_user(prompt, chosen):  # on both sides
+        pair["drop"] = "no answer (rejected)"
+    return pair
+
+
+def _cut_at_last_turn(text: str) -> tuple[str, str]:
+    """Cut a transcript after the mark of its last turn: into the prompt and the completion."""
+    cut = last_mark_end(text)
+    return text[:cut], text[cut:]
+
+
+def _ends_with_user(prompt: str, text: str) -> bool:
+    """Whether the last turn of a transcript is the user's."""
+    shape = shape_of(text)
+    if shape is None:
+        return prompt.endswith("Human:")
+    return shape.speaker_of_last_mark(text) == "user"
+
+
+def _implicit_texts(chosen: str, rejected: str, transcript: str) -> PreferencePair:
+    """Two texts without turns: the words at the start that both have are the prompt."""
+    cut = shared_words(chosen, rejected)
+    prompt = chosen[:cut]
+    chosen = chosen[cut:]
+    rejected = rejected[cut:]
+    if transcript == "raw":
+        return pair_of(prompt, chosen, rejected)
+    prompt = user(prompt.strip())
+    chosen = assistant(chosen.strip())
+    rejected = assistant(rejected.strip())
+    return pair_of(prompt, chosen, rejected)
+
+
+# --- RewardBench ----------------------------------------------------------------------------------
+
+
+def rewardbench(row: dict, transcript: str) -> list[PreferencePair]:
+    """RewardBench's score files: a whole conversation on each side, and the prompt by itself.
+
+    {"prompt": "2+2?", "text_chosen": "2+2?\\n\\n4", "text_rejected": "2+2?\\n\\n5"}
+    """
+    chosen = side_of(row["text_chosen"], "`text_chosen`")
+    rejected = side_of(row["text_rejected"], "`text_rejected`")
+    found = None
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        prompt = row["prompt"]
+        if prompt is None:
+            prompt = ""
+        prompt = side_of(prompt, "`prompt`")
+        start = text_of(prompt)
+        both_text = isinstance(chosen, str) and isinstance(rejected, str)
+        if both_text and start and chosen.startswith(start) and rejected.startswith(start):
+            chosen = _after_prompt(chosen, start)
+            rejected = _after_prompt(rejected, start)
+        found = FoundPrompt(prompt or "", ("prompt",))
+    pair = _pair_of_sides(found, chosen, rejected, transcript)
+    _add_labels(pair, row)
+    return [pair]
+
+
+def _after_prompt(text: str, prompt: str) -> str:
+    return text.removeprefix(prompt).removeprefix("\n\n")
+
+
+def has_lists_of_sides(row: dict) -> bool:
+    """Whether both sides are lists of texts, each a completion."""
+    return is_texts(row["chosen"]) and is_texts(row["rejected"])
+
+
+def lists_of_sides(row: dict, transcript: str) -> list[PreferencePair]:
+    """RewardBench 2 and RM-Bench: every chosen completion against every rejected one.
+
+    {"prompt": "2+2?", "chosen": ["4"], "rejected": ["5", "6", "22"]}
+    """
+    need_few(max(len(row["chosen"]), len(row["rejected"])))
+    prompt = needed_prompt(row)
+    return [
+        compared(prompt, chosen, rejected, Preference(1))
+        for chosen in row["chosen"]
+        for rejected in row["rejected"]
+    ]
+
+
+# --- Labels ---------------------------------------------------------------------------------------
+
+
+def _add_labels(pair: PreferencePair, row: dict) -> None:
+    """Copy the labels of a row with a chosen and a rejected side, if it has any."""
+    if row.get("margin") is not None:
+        pair["target_margin"] = number_cell(row, "margin")
+    if row.get("votes") is not None:
+        pair["votes"] = votes_cell(row)
+        pair["chosen_probability"] = probability_of_first(pair["votes"])
+    if _has_values(row, "rating_chosen", "rating_rejected"):
+        _add_ratings(pair, row, "rating_chosen", "rating_rejected")
+    elif _has_values(row, "score_chosen", "score_rejected"):
+        # UltraFeedback-binarized calls its ratings scores.
+        _add_ratings(pair, row, "score_chosen", "score_rejected")
+    if row.get("chosen_probability") is not None:
+        pair["chosen_probability"] = number_cell(row, "chosen_probability", 0, 1)
+
+
+def labels_read(row: dict) -> set[str]:
+    """The columns of labels that `_add_labels` reads of a row."""
+    read = {"margin", "votes", "chosen_probability"}
+    if _has_values(row, "rating_chosen", "rating_rejected"):
+        return read | {"rating_chosen", "rating_rejected"}
+    if _has_values(row, "score_chosen", "score_rejected"):
+        return read | {"score_chosen", "score_rejected"}
+    return read
+
+
+def _has_values(row: dict, *columns: str) -> bool:
+    return all(row.get(column) is not None for column in columns)
+
+
+def _add_ratings(pair: PreferencePair, row: dict, chosen_column: str, rejected_column: str) -> None:
+    pair["rating_chosen"] = number_cell(row, chosen_column)
+    pair["rating_rejected"] = number_cell(row, rejected_column)
+    tie = pair["rating_chosen"] == pair["rating_rejected"]
+    if tie and "votes" not in pair:  # votes say more than equal ratings
+        pair["chosen_probability"] = 0.5
