@@ -7,6 +7,7 @@ contents that are lists of text parts, and the JSON of messages, as a CSV cell h
 """
 
 import json
+import re
 from typing import Any
 
 from reward.data.cells import kind_of
@@ -39,6 +40,7 @@ TEMPLATE_KEYS = {
     "thinking",
 }
 
+PYTHON_MESSAGES = re.compile(r"\[\{'(?:role|content|from|value)':")
 JSON_MESSAGES = ("[{", "[ {", "{")  # how the JSON of messages starts
 
 
@@ -53,6 +55,11 @@ def side_of(value: object, name: str) -> Side:
         RowError: The value is neither text nor messages.
     """
     if isinstance(value, str):
+        if PYTHON_MESSAGES.match(value):
+            raise RowError(
+                f"{name} is the Python text of messages, as pandas writes them into a CSV file; "
+                "write their JSON (json.dumps)"
+            )
         if value.startswith(JSON_MESSAGES):
             return _messages_of_json(value, name) or value
         return value

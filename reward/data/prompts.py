@@ -198,9 +198,10 @@ def check_nothing_lost(row: dict, unread: Iterable[str], sides: Iterable[Side]) 
         if not all(words(text) in read for text in _texts_of_turns(row[column])):
             raise RowError(
                 f"`{column}` holds text that is neither in the prompt nor in the completions, so a "
-                "part of the conversation would be lost; name the columns that belong to it, "
-                f"`columns: {{prompt: {column}}}` in the recipe's source or --columns "
-                f"prompt={column}, or leave `{column}` out of the rows"
+                "part of the conversation would be lost. Leave the column out, or name both parts "
+                f"of the request: `columns: {{instruction: prompt, input: {column}}}` in the "
+                f"recipe's source, --columns instruction=prompt,input={column} in score.py and "
+                "audit.py"
             )
 
 

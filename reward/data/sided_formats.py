@@ -262,8 +262,12 @@ def _text_sides(
     prompt = found.side
     if isinstance(prompt, str):
         start = _repeated_start(prompt, chosen, rejected)
+        if start and transcript == "raw":
+            return pair_of(chosen[:start], chosen[start:], rejected[start:])
         if start:
-            return _explicit_texts(prompt, chosen[start:], rejected[start:], transcript)
+            chosen = chosen[start:].strip()
+            rejected = rejected[start:].strip()
+            return _explicit_texts(prompt, chosen, rejected, transcript)
     if not _are_transcripts(chosen, rejected, may_be_text=transcript == "raw"):
         if isinstance(prompt, str):
             return _explicit_texts(prompt, chosen, rejected, transcript)

@@ -253,12 +253,19 @@ def reply_of(prompt: str, completions: list[str]) -> list[str]:
     if shape is None:
         return texts
     if shape.speaker_of_last_mark(prompt) == "user":
-        marks = [shape.mark.match(text) for text in texts]
-        if all(mark and ROLES[mark[1].lower()] == "assistant" for mark in marks):
-            texts = [text[mark.end() :] for text, mark in zip(texts, marks, strict=True)]
+        texts = _without_marks(shape, texts)
     if shape.end:
-        texts = [shape.end.sub("", text) for text in texts]
-    return [text.strip() for text in texts]
+        texts = [shape.end.sub("", text).strip() for text in texts]
+    return texts
+
+
+def _without_marks(shape: Shape, texts: list[str]) -> list[str]:
+    """The texts without the mark of a reply at their start, if all of them have one."""
+    marks = [shape.mark.match(text) for text in texts]
+    for mark in marks:
+        if mark is None or ROLES[mark[1].lower()] != "assistant":
+            return texts
+    return [text[mark.end() :].strip() for text, mark in zip(texts, marks, strict=True)]
 
 
 def last_mark_end(text: str) -> int:
