@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
@@ -13,7 +14,7 @@ from transformers import (
 )
 
 from reward.model.heads import head_of
-from reward.model.hub import ModelError
+from reward.model.hub import ModelError, checkpoint_object, require_model
 from reward.model.parts import CheckpointParts
 
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -72,11 +73,45 @@ def architecture_of(config: dict) -> str:
     return ""
 
 
-def read_config(parts: CheckpointParts, trust_remote_code: bool) -> PretrainedConfig:
-    """Return the config of a checkpoint's body.
+def read_config(
+    name: str, revision: str = "main", trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """Return the config of a model, without a pad id that lies outside of its embedding.
+
+    No text can hold such an id, and torch would not make the embedding.
+
+    Args:
+        name: A folder, or the id of a Hub model.
+        revision: The branch, tag or commit of a Hub model.
+        trust_remote_code: Whether the model's own Python code may run.
 
     Raises:
-        ModelError: No model that is read here has this config. The message names the class.
+        ModelError: transformers does not know the model, or cannot read its config.
+    """
+    require_model(name, revision)
+    _refuse_unknown_type(name, checkpoint_object(name, "config.json", revision))
+    try:
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except CONFIG_ERRORS as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{name}: transformers {transformers.__version__} cannot read its config.json: {reason}"
+        ) from None
+    text_config = config.get_text_config()
+    pad = getattr(text_config, "pad_token_id", None)
+    rows = getattr(text_config, "vocab_size", None)
+    if pad is not None and rows is not None and not 0 <= pad < rows:
+        text_config.pad_token_id = None
+    return config
+
+
+def read_classifier_config(parts: CheckpointParts, trust_remote_code: bool) -> PretrainedConfig:
+    """Return the config of a checkpoint's body, which is a sequence-classification model.
+
+    Raises:
+        ModelError: It is no such model that is read here. The message names its class.
     """
     _refuse_own_class(parts, trust_remote_code)
     saved_as = architecture_of(parts.config)
@@ -85,17 +120,7 @@ def read_config(parts: CheckpointParts, trust_remote_code: bool) -> PretrainedCo
             f"{parts.base} is a {saved_as}, whose head does not give one reward for a whole text; "
             "a sequence-classification model with one label is needed"
         )
-    _refuse_unknown_type(parts)
-    try:
-        config = AutoConfig.from_pretrained(
-            parts.base, revision=parts.base_revision, trust_remote_code=trust_remote_code
-        )
-    except CONFIG_ERRORS as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{parts.base}: transformers {transformers.__version__} cannot read its config.json: "
-            f"{reason}"
-        ) from None
+    config = read_config(parts.base, parts.base_revision, trust_remote_code)
     known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if not known and own_class(parts.config) is None:
         raise ModelError(
@@ -107,6 +132,8 @@ def read_config(parts: CheckpointParts, trust_remote_code: bool) -> PretrainedCo
 
 def refuse_more_than_a_head(parts: CheckpointParts, model: PreTrainedModel) -> None:
     """Raise ModelError where a class of the checkpoint's own is more than a body and a head.
+
+    Its forward must give the head's logits.
 
     Args:
         parts: The checkpoint.
@@ -124,6 +151,21 @@ def refuse_more_than_a_head(parts: CheckpointParts, model: PreTrainedModel) -> N
         raise ModelError(
             f"{parts.base}: {type(model).__name__} has more than a body and one linear head "
             f"({head_name}): {', '.join(beside[:8])}; such a model is not read"
+        )
+    try:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.zeros((1, 2), dtype=torch.long)).logits
+        shape = list(logits.shape)
+    except Exception as error:  # their code may raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{parts.base}: the forward of {type(model).__name__} gives no logits of one text "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    if shape != [1, layer.out_features]:
+        raise ModelError(
+            f"{parts.base}: the forward of {type(model).__name__} gives logits {shape} of one "
+            f"text; [1, {layer.out_features}] are needed"
         )
     if layer.out_features not in (1, 2):
         raise ModelError(
@@ -150,19 +192,19 @@ def _refuse_own_class(parts: CheckpointParts, trust_remote_code: bool) -> None:
         )
 
 
-def _refuse_unknown_type(parts: CheckpointParts) -> None:
-    """Raise ModelError for a config whose model_type transformers does not have."""
-    model_type = parts.config.get("model_type")
+def _refuse_unknown_type(name: str, config: dict) -> None:
+    """Raise ModelError for a config.json whose model_type transformers does not have."""
+    model_type = config.get("model_type")
     if not model_type:
         raise ModelError(
-            f"{parts.base}: config.json has no model_type, so it is not known which model this is "
-            f"(it has {', '.join(sorted(parts.config)[:8]) or 'no keys'})"
+            f"{name}: config.json has no model_type, so it is not known which model this is "
+            f"(it has {', '.join(sorted(config)[:8]) or 'no keys'})"
         )
-    has_own_config = "AutoConfig" in (parts.config.get("auto_map") or {})
+    has_own_config = "AutoConfig" in (config.get("auto_map") or {})
     if model_type not in transformers.CONFIG_MAPPING and not has_own_config:
         raise ModelError(
-            f"{parts.base}: model_type {json.dumps(model_type)} "
-            f"({architecture_of(parts.config) or 'no architecture named'}) is not known to "
+            f"{name}: model_type {json.dumps(model_type)} "
+            f"({architecture_of(config) or 'no architecture named'}) is not known to "
             f"transformers {transformers.__version__}, and the checkpoint has no code of its own "
             "for it"
         )

@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from reward.data.encoding import prepare_tokenizer
+from reward.model.architecture import read_config
+from reward.model.checkpoint_tokenizer import tokenizer_of
 from reward.model.classifier import LoadedClassifier, keep_unpacked, load_classifier
 from reward.model.heads import HEAD_NAMES, Float32Head, head_of, init_head, is_encoder
 from reward.model.hub import ModelError, checkpoint_file, require_model
@@ -64,6 +66,9 @@ def build_reward_model(
     """
     _refuse_what_has_another_head(name, revision, head_init)
     labels = {"linear": 1, "two_logit": 2}[head]
+    config = read_config(name, revision, trust_remote_code)
+    if hasattr(config, "pad_token_id"):
+        options["pad_token_id"] = config.pad_token_id  # None where it lies outside the embedding
     loaded = load_classifier(
         name,
         revision=revision,
@@ -217,11 +222,10 @@ def build_tokenizer(
         eos_token: The token that ends an answer, where it is not the tokenizer's own.
 
     Raises:
+        ModelError: There is no tokenizer that can be loaded.
         EncodingError: See `reward.data.encoding.prepare_tokenizer`.
     """
-    tokenizer = AutoTokenizer.from_pretrained(
-        name, revision=revision, trust_remote_code=trust_remote_code
-    )
+    tokenizer = tokenizer_of(name, revision, trust_remote_code)
     if eos_token is not None:
         tokenizer.eos_token = eos_token
     if chat_template_path is not None:

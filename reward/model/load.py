@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reward.model.architecture import read_config, refuse_more_than_a_head
+from reward.model.architecture import read_classifier_config, refuse_more_than_a_head
 from reward.model.checkpoint_tokenizer import load_tokenizer
 from reward.model.classifier import keep_unpacked, load_classifier
 from reward.model.heads import Float32Head, is_encoder, is_head_key
@@ -81,10 +81,9 @@ def load_reward_model(
         from reward.model.adapters import read_adapter_config  # imports peft
 
         adapter_config = read_adapter_config(parts)
-    config = read_config(parts, trust_remote_code)
+    config = read_classifier_config(parts, trust_remote_code)
     head = find_head(parts)
     config.num_labels = head.labels
-    _forget_pad_outside_embedding(config)
     checkpoint_tokenizer = load_tokenizer(parts, config, trust_remote_code, chat_template)
     tokenizer = checkpoint_tokenizer.tokenizer
     quantization = _quantization(parts)
@@ -114,17 +113,6 @@ def load_reward_model(
         reads_last_token=head.reads_last_token,
         notes=head.notes + checkpoint_tokenizer.notes,
     )
-
-
-def _forget_pad_outside_embedding(config: PretrainedConfig) -> None:
-    """Remove a pad id that no text can hold, so that torch can make the embedding.
-
-    The reward is read at the last token then, which is the rightmost one that is not this id.
-    """
-    text_config = config.get_text_config()
-    pad = text_config.pad_token_id
-    if pad is not None and not 0 <= pad < text_config.vocab_size:
-        text_config.pad_token_id = None
 
 
 def _set_place_of_the_reward(

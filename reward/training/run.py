@@ -19,8 +19,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     BitsAndBytesConfig,
     EarlyStoppingCallback,
@@ -47,6 +47,7 @@ from reward.data.files import DataError, Source, describe_source, write_json
 from reward.data.ledger import Ledger
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
+from reward.model.architecture import read_config
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import position_limit
 from reward.model.hub import ModelError, resolved_revision
@@ -319,7 +320,8 @@ def load_base(settings: Settings) -> Base:
     """Read the base model's config and tokenizer.
 
     Raises:
-        ModelError: They cannot be read, or max_length is more than the model reads.
+        ModelError: They cannot be read, max_length is more than the model reads, or PEFT does not
+            know which layers get an adapter.
     """
     recipe = settings.recipe
     name = recipe["model_name_or_path"]
@@ -329,7 +331,8 @@ def load_base(settings: Settings) -> Base:
         "trust_remote_code": settings.args.trust_remote_code,
     }
     try:
-        config = AutoConfig.from_pretrained(name, **load_options)
+        config = read_config(name, **load_options)
+        refuse_unknown_lora_targets(settings.model_config, config)
         tokenizer = build_tokenizer(
             name,
             config,
@@ -337,6 +340,8 @@ def load_base(settings: Settings) -> Base:
             eos_token=settings.eos_token,
             **load_options,
         )
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: {error}") from error
     limit = position_limit(config, tokenizer)
@@ -347,6 +352,18 @@ def load_base(settings: Settings) -> Base:
             f"set max_length: {limit}"
         )
     return Base(name, commit, load_options, config, tokenizer, max_length)
+
+
+def refuse_unknown_lora_targets(model_config: ModelConfig, config: PretrainedConfig) -> None:
+    """Raise ModelError where the recipe names no layers for LoRA, and PEFT has no default."""
+    named = model_config.lora_target_modules or model_config.lora_target_parameters
+    if not model_config.use_peft or named:
+        return
+    if config.model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        raise ModelError(
+            f"use_peft: PEFT does not know which layers of a {config.model_type} model get an "
+            "adapter; write lora_target_modules: all-linear"
+        )
 
 
 def load_data(settings: Settings, base: Base) -> Data:
