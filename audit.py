@@ -55,6 +55,12 @@ def read_options() -> AuditOptions:
     parser.add_argument(
         "--data", help="preference file, folder or Hub id (default: what the checkpoint recorded)"
     )
+    parser.add_argument(
+        "--on_bad_row",
+        choices=["skip", "stop"],
+        default="skip",
+        help="leave out and count a row that cannot be read or encoded, or stop",
+    )
     parser.add_argument("--data_dir", help="folder inside --data, such as harmless-base")
     parser.add_argument(
         "--columns",
@@ -146,7 +152,9 @@ def run_audit(options: AuditOptions) -> "Audit":
 
         audit = audit_checkpoint(options)
     else:
-        audit = audit_scores(options.scores, options.ood, options.compare, options.columns)
+        audit = audit_scores(
+            options.scores, options.ood, options.compare, options.columns, options.on_bad_row
+        )
     add_completions(audit, completions)
     settle(audit)
     return audit

@@ -8,10 +8,11 @@
     accelerate launch --config_file accelerate_configs/ddp.yaml score.py --ckpt rm-out --input ...
 
 A row in is `prompt, completion`, or a preference row in any format that train_rm.py reads; strings
-or messages; JSONL, JSON, CSV or Parquet, plain or .gz. A row out is the row in + `reward`, or
-+ `reward_chosen, reward_rejected, margin`, in the same order; RewardBench 2 and RM-Bench get their
-own lists of scores, for audit.py --scores. A reward is null where a completion alone is longer than
-the model can read; how many is said at the end.
+or messages; JSONL, JSON, CSV, TSV, Parquet or Arrow, plain or compressed. A row out is the row in
++ `reward`, or + `reward_chosen, reward_rejected, margin`, in the same order; RewardBench 2 and
+RM-Bench get their own lists of scores, for audit.py --scores. No column is overwritten: where the
+file has a `reward`, the new one is called `new_reward`. A row that cannot be read or scored has
+null for its reward and the reason in `reward_error`; how many there are is said at the end.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def score_completions(args: argparse.Namespace) -> None:
         chat_template=args.chat_template,
     )
     if args.input is not None:
-        score_file(scorer, args.input, args.output, args.columns)
+        score_file(scorer, args.input, args.output, args.columns, args.on_bad_row)
     else:
         temperature = audited_temperature(args.ckpt, args.revision)
         print_one_off(scorer, args.prompt, args.completion, temperature)
@@ -104,6 +105,12 @@ def parse_arguments() -> argparse.Namespace:
         type=parse_columns,
         help="names of your columns: prompt=my_question,chosen=good,rejected=bad",
     )
+    add(
+        "--on_bad_row",
+        choices=("skip", "stop"),
+        default="skip",
+        help="a row that cannot be read or scored has no reward (skip), or ends the run (stop)",
+    )
     add("--output", help="JSONL file to write; standard output if not given")
     add("--prompt", help="one prompt, with one or more --completion")
     add("--completion", action="append", default=[], help="repeat to compare")
@@ -127,7 +134,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--columns names the columns of --input FILE; give both")
     if args.convert and Path(args.convert).exists():
         parser.error(f"--convert {args.convert}: it exists already; name a new folder")
-    if args.input and not Path(args.input).is_file():
+    if args.input and not Path(args.input).exists():
         parser.error(f"--input {args.input}: no such file")
     if args.chat_template and not Path(args.chat_template).is_file():
         parser.error(f"--chat_template {args.chat_template}: no such file")

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from reward.data.files import DATA_SUFFIXES
 from reward.model import TOKEN_BUDGET
 
 NEED_A_MODEL = (
@@ -15,7 +16,6 @@ NEED_A_MODEL = (
     "quick",
     "chat_template",
 )
-FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class AuditOptions:
     scores: str | None = None
     data: str | None = None
     data_dir: str | None = None
+    on_bad_row: str = "skip"  # or "stop"
     columns: dict[str, str] | None = None  # our name of each column of the data -> its name there
     split: str = "test"
     ood: str | None = None
@@ -138,7 +139,7 @@ def path_fault(options: AuditOptions) -> str | None:
 
 def looks_like_a_file(path: str) -> bool:
     """Whether a path looks like a file of a format that we read, not like a folder or a Hub id."""
-    return Path(path.removesuffix(".gz")).suffix in FILES
+    return path.endswith(DATA_SUFFIXES)
 
 
 def folder_fault(options: AuditOptions) -> str | None:

@@ -31,6 +31,7 @@ def audit_scores(
     ood: str | None = None,
     compare: str | None = None,
     columns: dict[str, str] | None = None,
+    on_bad_row: str = "skip",
 ) -> Audit:
     """Audit a file of scores.
 
@@ -39,11 +40,12 @@ def audit_scores(
         ood: A file of scores on other data, to see whether the accuracy is as high there.
         compare: A file of another model's scores on the same pairs.
         columns: Our name of each column that `path` names otherwise -> its name there.
+        on_bad_row: Whether to `skip` and count a row that cannot be read, or to `stop`.
 
     Raises:
         DataError: A file cannot be read as scored pairs, or `compare` holds other pairs.
     """
-    scores = read_scores(path, columns)
+    scores = read_scores(path, columns, on_bad_row)
     if scores.pairs is None:
         raise DataError(
             f"{path}: scored completions without pairs; an audit needs preference pairs, "

@@ -17,7 +17,7 @@ from auditing.run import NO_OTHER_DATA, matched, pairs_of, summary
 from auditing.source import EncodedPairs
 from auditing.verdicts import Check
 from reward.checkpoint.manifest import versions
-from reward.data.files import DataError, Source, describe_source
+from reward.data.files import DataError, Source, describe_source, is_one_table
 from reward.data.ledger import UNREAD
 from reward.model.scorer import Scorer
 from reward.recipe.recipe import Recipe
@@ -95,7 +95,7 @@ def sources_of(options: AuditOptions, recipe: Recipe | None) -> list[Source]:
 def named_source(path: str, data_dir: str | None, split: str) -> Source:
     """A source in the form of a recipe's `datasets:` entry."""
     test_split = split
-    if Path(path).is_file():
+    if is_one_table(path):
         test_split = path
     return {"path": path, "data_dir": data_dir, "split": None, "test_split": test_split}
 
@@ -104,7 +104,9 @@ def load_test(
     options: AuditOptions, scorer: Scorer, recipe: Recipe | None, sources: list[Source]
 ) -> EncodedPairs:
     """Read the audited pairs. Without --data, check that they are those that training set aside."""
-    test = source.load_test_pairs(scorer, sources, recipe, own=not options.data)
+    test = source.load_test_pairs(
+        scorer, sources, recipe, own=not options.data, on_bad_row=options.on_bad_row
+    )
     if not options.data:
         source.check_recorded(options.ckpt, options.revision, test.table)
     return test
@@ -294,7 +296,9 @@ def read_others(options: AuditOptions, scorer: Scorer, recipe: Recipe | None) ->
     others = Others()
     if options.ood:
         ood_source = named_source(options.ood, options.ood_dir, options.split)
-        others.ood = source.load_test_pairs(scorer, [ood_source], recipe)
+        others.ood = source.load_test_pairs(
+            scorer, [ood_source], recipe, on_bad_row=options.on_bad_row
+        )
     if options.compare and Path(options.compare).is_file():
         others.other_model = pairs_of(options.compare)
     return others

@@ -16,7 +16,7 @@ from auditing.benchmarks import RM_BENCH_DOMAINS, RewardBench2Prompt, RmBenchPro
 from auditing.pairs import LONGEST_TEXT, ScoredPair, nan_for_none
 from auditing.style import hedges, markdown
 from reward.data.formats import PreferencePair, RowError, is_judgebench, is_llmbar, to_pairs
-from reward.data.rows_to_score import row_without_rewards
+from reward.data.rows_to_score import newest_columns, row_without_rewards
 from reward.data.transcripts import is_messages, is_side, is_texts, text_of
 
 # The names of the formats, as reports print them.
@@ -71,6 +71,7 @@ def parse_score_row(row: dict) -> ScoreRow:
     Raises:
         RowError: The row has no scores that are read here, or a value is malformed.
     """
+    row = newest_columns(row_without_rewards(row))
     # The columns of score.py come first, because they are newer than other scores in the row.
     if "reward_chosen" in row or "reward_rejected" in row:
         return _scored_by_score_py(row)
@@ -116,7 +117,7 @@ def _scored_by_score_py(row: dict) -> ScoreRow:
     transcript = "messages"
     if "text_chosen" in row:
         transcript = "raw"
-    pairs = to_pairs(row_without_rewards(row), transcript)
+    pairs = to_pairs(row, transcript)
     if len(pairs) != 1:
         raise RowError(f"{len(pairs)} pairs but one `reward_chosen`; one pair a row is needed")
     reward_chosen = _reward(row, "reward_chosen")

@@ -7,9 +7,11 @@ write_scores(scores.pairs, "again.jsonl")
 import itertools
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -30,13 +32,15 @@ from auditing.score_formats import (
     ScoreRow,
     parse_score_row,
 )
+from reward.data.bad_rows import UnreadableRow, one_of_few
 from reward.data.columns import Columns, NamedColumns
-from reward.data.files import DataError, open_text, read_rows, to_json
+from reward.data.files import DataError, to_json
 from reward.data.formats import RowError
+from reward.data.row_files import PlacedRow, open_text, read_rows
 from reward.data.transcripts import text_of
 
-# The line number of each row in the file, and what the row holds.
-NumberedScoreRows = Iterator[tuple[int, ScoreRow]]
+# The place of each row in the file, and what the row holds.
+PlacedScoreRows = Iterator[tuple[str, ScoreRow]]
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,10 @@ class Scores:
     kind: str  # the format, and what was left out, in words
 
 
-def read_scores(path: str | os.PathLike, columns: dict[str, str] | None = None) -> Scores:
-    """Read the scored pairs or completions of a JSONL, JSON, CSV or Parquet file, plain or .gz.
+def read_scores(
+    path: str | os.PathLike, columns: dict[str, str] | None = None, on_bad_row: str = "skip"
+) -> Scores:
+    """Read the scored pairs or completions of a file in any format of reward.data.row_files.
 
     Rows are read one after another. Only JSON, also RewardBench's JSON of columns, is read all at
     once. A reward of null or NaN is kept as NaN. A pair whose raters tie has no right side, so it
@@ -75,27 +81,30 @@ def read_scores(path: str | os.PathLike, columns: dict[str, str] | None = None) 
     Args:
         path: The file.
         columns: Our name of each column that the file names otherwise -> its name there.
+        on_bad_row: With `skip` a row that cannot be read is left out, and `kind` says how many;
+            with `stop` it raises DataError.
 
     Raises:
         DataError: The file cannot be read as scores; the message names file and line.
     """
     path = str(path)
-    rows = _parsed_rows(path, NamedColumns(Columns.of(columns)))
+    notes = _Notes()
+    rows = _parsed_rows(path, NamedColumns(Columns.of(columns)), on_bad_row, notes)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path}: no rows; needed is {READ_HERE}")
     _, first_row = first
-    rows = _of_one_format(path, first_row.format_name, itertools.chain([first], rows))
+    rows = _of_one_format(first_row.format_name, itertools.chain([first], rows))
     if first_row.format_name == COMPLETIONS:
         completions = _completion_columns([row.completion for _, row in rows])
-        return Scores(None, completions, None, COMPLETIONS)
+        kind = "; ".join([COMPLETIONS, *notes.left_out_in_words()])
+        return Scores(None, completions, None, kind)
 
     in_tokens = any("chosen_tokens" in pair for pair in first_row.pairs)
     length_unit = "characters"
     if in_tokens:
         length_unit = "tokens"
-    notes = _Notes()
-    kept_pairs = _kept_pairs(path, rows, in_tokens, notes)
+    kept_pairs = _kept_pairs(rows, in_tokens, notes)
     pairs = Pairs.collect(kept_pairs, length_unit, first_row.human_labels)
     left_out = notes.left_out_in_words()
     if not len(pairs):
@@ -115,9 +124,17 @@ class _Notes:
     """What is noted about the rows of a file while their pairs are read."""
 
     benchmark_prompts: list[RewardBench2Prompt | RmBenchPrompt] = field(default_factory=list)
-    without_prompt: list[tuple[int, int]] = field(default_factory=list)  # index of a pair, its line
+    # The index of a pair, and the number of its row.
+    without_prompt: list[tuple[int, int]] = field(default_factory=list)
     ties: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # by the reason train_rm.py would give
+    places: dict[str, str] = field(default_factory=dict)  # of the first bad row, by reason
+
+    def add_bad_row(self, row: UnreadableRow, place: str) -> None:
+        """Count a row that cannot be read."""
+        reason = one_of_few(row.reason, self.dropped)
+        self.dropped[reason] += 1
+        self.places.setdefault(reason, place)
 
     def left_out_in_words(self) -> list[str]:
         """One phrase for each reason why pairs were left out."""
@@ -125,23 +142,23 @@ class _Notes:
         if self.ties:
             phrases.append(f"{self.ties:,} left out because their raters tie")
         for reason, count in sorted(self.dropped.items()):
-            phrases.append(f"{count:,} left out: {reason}")
+            phrase = f"{count:,} left out: {reason}"
+            if reason in self.places:
+                phrase += f" (first: {self.places[reason]})"
+            phrases.append(phrase)
         return phrases
 
 
-def _kept_pairs(
-    path: str, rows: NumberedScoreRows, in_tokens: bool, notes: _Notes
-) -> Iterator[ScoredPair]:
+def _kept_pairs(rows: PlacedScoreRows, in_tokens: bool, notes: _Notes) -> Iterator[ScoredPair]:
     """The pairs that have a right side, one after another.
 
     Args:
-        path: The path of the file, which an error names.
         rows: Rows of one format.
         in_tokens: Whether lengths are counted in tokens; every pair must then have its tokens.
         notes: What is noted about the rows; it is filled in here.
     """
     index = 0
-    for line, row in rows:
+    for number, (place, row) in enumerate(rows):
         if row.benchmark_prompt is not None:
             notes.benchmark_prompts.append(row.benchmark_prompt)
         for pair in row.pairs:
@@ -153,20 +170,20 @@ def _kept_pairs(
                 continue
             if ("chosen_tokens" in pair) != in_tokens:
                 raise DataError(
-                    f"{path}:{line}: `chosen_tokens, rejected_tokens` are needed in every row or "
+                    f"{place}: `chosen_tokens, rejected_tokens` are needed in every row or "
                     "in none, or lengths cannot be compared"
                 )
             if not text_of(pair["prompt"]).strip():
-                notes.without_prompt.append((index, line))
+                notes.without_prompt.append((index, number))
             index += 1
             yield pair
 
 
-def _with_own_prompts(pairs: Pairs, index: np.ndarray, lines: np.ndarray) -> Pairs:
-    """The same pairs, but those at `index` share a prompt only with pairs of the same line."""
+def _with_own_prompts(pairs: Pairs, index: np.ndarray, rows: np.ndarray) -> Pairs:
+    """The same pairs, but those at `index` share a prompt only with pairs of the same row."""
     prompt = pairs.prompt.copy()
-    _, number_of_line = np.unique(lines, return_inverse=True)
-    prompt[index] = prompt.max() + 1 + number_of_line
+    _, number_of_row = np.unique(rows, return_inverse=True)
+    prompt[index] = prompt.max() + 1 + number_of_row
     return replace(pairs, prompt=prompt)
 
 
@@ -198,30 +215,58 @@ def _none_if_nowhere_finite(values: np.ndarray) -> np.ndarray | None:
 # --- Rows of a file -------------------------------------------------------------------------------
 
 
-def _parsed_rows(path: str, named: NamedColumns) -> NumberedScoreRows:
-    """The rows of a file, parsed one after another. `named` gives their columns our names."""
-    for line, row in _rows_of(path):
-        try:
-            score_row = parse_score_row(named.of(row))
-        except RowError as error:
-            raise DataError(f"{path}:{line}: {error}") from None
-        yield line, score_row
+def _parsed_rows(path: str, named: NamedColumns, on_bad_row: str, notes: _Notes) -> PlacedScoreRows:
+    """The rows of a file, parsed one after another; those that cannot be read are left out.
+
+    Args:
+        path: The file.
+        named: It gives the columns our names.
+        on_bad_row: `skip` or `stop`.
+        notes: It counts what is left out.
+    """
+    first_error: DataError | None = None
+    some_are_read = False
+    for place, row in _rows_of(path):
+        score_row = _score_row(row, named)
+        if not isinstance(score_row, UnreadableRow):
+            some_are_read = True
+            yield place, score_row
+            continue
+        if first_error is None:
+            first_error = DataError(f"{place}: {score_row}")
+        if on_bad_row == "stop":
+            raise first_error
+        notes.add_bad_row(score_row, place)
+    if first_error is not None and not some_are_read:
+        raise first_error
     named.check(path)
 
 
-def _of_one_format(path: str, format_name: str, rows: NumberedScoreRows) -> NumberedScoreRows:
+def _score_row(row: dict | UnreadableRow, named: NamedColumns) -> ScoreRow | UnreadableRow:
+    """What a row of the file holds, or why it cannot be read."""
+    if isinstance(row, UnreadableRow):
+        return row
+    try:
+        return parse_score_row(named.of(row))
+    except RowError as error:
+        if isinstance(row.get("reward_error"), str):
+            return UnreadableRow(f"score.py could not read it either: {row['reward_error']}")
+        return UnreadableRow(str(error))
+
+
+def _of_one_format(format_name: str, rows: PlacedScoreRows) -> PlacedScoreRows:
     """The same rows; raises DataError at the first one that is not of this format."""
-    for line, row in rows:
+    for place, row in rows:
         if row.format_name != format_name:
             raise DataError(
-                f"{path}:{line}: {row.format_name}, after {format_name}; "
+                f"{place}: {row.format_name}, after {format_name}; "
                 "one format a file is needed: split the file"
             )
-        yield line, row
+        yield place, row
 
 
-def _rows_of(path: str) -> Iterator[tuple[int, dict]]:
-    """The rows of a file, also of RewardBench's JSON of columns, with their numbers."""
+def _rows_of(path: str) -> Iterator[PlacedRow]:
+    """The rows of a file, also of RewardBench's JSON of columns."""
     columns = _json_columns(path)
     if not columns:
         yield from read_rows(path)
@@ -233,7 +278,7 @@ def _rows_of(path: str) -> Iterator[tuple[int, dict]]:
             f"{path}: columns of unequal length ({sizes}); one value a row is needed in each"
         )
     for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
-        yield number, dict(zip(columns, values, strict=True))
+        yield PlacedRow(f"{path} row {number}", dict(zip(columns, values, strict=True)))
 
 
 def _json_columns(path: str) -> dict[str, list]:
@@ -241,7 +286,7 @@ def _json_columns(path: str) -> dict[str, list]:
 
     Such a file holds lists of one length, and the name of the model.
     """
-    if not path.removesuffix(".gz").endswith(".json"):
+    if ".json" not in Path(path).suffixes:
         return {}
     try:
         with open_text(path) as file:
@@ -249,8 +294,10 @@ def _json_columns(path: str) -> dict[str, list]:
                 return {}
             file.seek(0)
             content = json.load(file)
-    except (OSError, EOFError, ValueError):
+    except (DataError, OSError, EOFError, ValueError, RecursionError, zlib.error):
         return {}  # read_rows fails as well, and names the line.
+    if isinstance(content.get("prompt"), str):
+        return {}  # one row
     return {name: values for name, values in content.items() if isinstance(values, list)}
 
 

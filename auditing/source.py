@@ -29,6 +29,7 @@ class ReadingRules:
     test_fraction: float | None = None
     max_length: int | None = None
     overlong: str = "truncate_prompt"
+    on_bad_row: str = "skip"
 
 
 class EncodedPairs(NamedTuple):
@@ -58,20 +59,25 @@ def recorded_recipe(ckpt: str, revision: str = "main") -> Recipe | None:
     return load_saved(path)
 
 
-def rules_of(recipe: Recipe | None) -> ReadingRules:
+def rules_of(recipe: Recipe | None, on_bad_row: str = "skip") -> ReadingRules:
     """The rules of a recipe; without a recipe, those for a model that is not ours."""
     if recipe is None:
-        return ReadingRules()
+        return ReadingRules(on_bad_row=on_bad_row)
     return ReadingRules(
         transcript=recipe["transcript"],
         test_fraction=recipe["test_fraction"],
         max_length=recipe["max_length"],
         overlong=recipe["overlong"],
+        on_bad_row=on_bad_row,
     )
 
 
 def load_test_pairs(
-    scorer: Scorer, sources: list[Source], recipe: Recipe | None = None, own: bool = False
+    scorer: Scorer,
+    sources: list[Source],
+    recipe: Recipe | None = None,
+    own: bool = False,
+    on_bad_row: str = "skip",
 ) -> EncodedPairs:
     """Read the test split of the sources, and encode it within the limits of training.
 
@@ -79,15 +85,19 @@ def load_test_pairs(
         scorer: The model that will read them.
         sources: The sources to read.
         recipe: The recipe that the model was trained with; None for a model that is not ours.
-        own: Whether these are the sources of the recipe, so that its `test_fraction` applies.
+        own: Whether these are the sources of the recipe, so that its `test_fraction` and its
+            `max_dropped` apply.
+        on_bad_row: Whether to `skip` and count a row that cannot be read or encoded, or to `stop`.
     """
-    rules = rules_of(recipe)
+    rules = rules_of(recipe, on_bad_row)
     test_fraction = None
-    if own:
+    max_dropped = 1.0
+    if own and recipe is not None:
         test_fraction = rules.test_fraction
-    table, ledger = load_test_split(sources, rules.transcript, test_fraction)
+        max_dropped = recipe["max_dropped"]
+    table, ledger = load_test_split(sources, rules.transcript, test_fraction, on_bad_row)
     encoded = encode_table(scorer, table, ledger, rules, "test")
-    ledger.check(max_dropped=1.0)
+    ledger.check(max_dropped)
     return EncodedPairs(encoded, ledger)
 
 
@@ -106,6 +116,7 @@ def load_train_pairs(scorer: Scorer, recipe: Recipe, limit: int, seed: int = 0) 
         validation_fraction=recipe["validation_fraction"],
         test_fraction=recipe["test_fraction"],
         min_rater_agreement=recipe["min_rater_agreement"],
+        on_bad_row=recipe["on_bad_row"],
     )
     train = splits["train"]
     probability = train.with_format("numpy", dtype=float)["chosen_probability"][:]
@@ -120,7 +131,9 @@ def encode_table(
     scorer: Scorer, table: Dataset, ledger: Ledger, rules: ReadingRules, name: str
 ) -> Dataset:
     """Encode a table of pairs; the ledger counts dropped pairs under `name`."""
-    options = EncodingOptions(rules.max_length or scorer.limit, rules.overlong)
+    options = EncodingOptions(
+        rules.max_length or scorer.limit, rules.overlong, on_bad_row=rules.on_bad_row
+    )
     return encode_splits({name: table}, ledger, scorer.tokenizer, options).tables[name]
 
 

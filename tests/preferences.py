@@ -67,9 +67,9 @@ def turns(table) -> set[str]:
     return {first_user_turn(decode_sides(r)[0]) for r in table}
 
 
-def fault(sources, *arguments, **options) -> str:
+def fault(sources, *arguments, on_bad_row="stop", **options) -> str:
     with pytest.raises(DataError) as caught:
-        load_preferences(sources, *arguments, **options)
+        load_preferences(sources, *arguments, on_bad_row=on_bad_row, **options)
     assert SECRET not in str(caught.value)
     return str(caught.value)
 

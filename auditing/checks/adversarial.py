@@ -13,8 +13,10 @@ from auditing import stats
 from auditing.checks.probes import FEWEST, SECTION, SIDES, share_if_enough
 from auditing.pairs import nan_for_none
 from auditing.verdicts import Check, Finding, count, joined, judge
-from reward.data.files import DataError, read_rows
+from reward.data.bad_rows import UnreadableRow, one_of_few
+from reward.data.files import DataError
 from reward.data.formats import PreferencePair, RowError, to_pairs
+from reward.data.row_files import read_rows
 from reward.data.transcripts import text_of
 from reward.model.scorer import Scorer
 
@@ -103,8 +105,14 @@ def adversarial_pairs(path: str) -> AdversarialPairs:
         DataError: The file cannot be read, or holds no pair with a right answer.
     """
     adversarial = AdversarialPairs()
-    for line, row in read_rows(path):
-        for pair in pairs_of_row(row, f"{path}:{line}"):
+    first_error: DataError | None = None
+    for place, row in read_rows(path):
+        pairs = pairs_of_row(row)
+        if isinstance(pairs, UnreadableRow):
+            first_error = first_error or DataError(f"{place}: {pairs}")
+            adversarial.left_out[one_of_few(pairs.reason, adversarial.left_out)] += 1
+            continue
+        for pair in pairs:
             reason = pair["drop"]
             if not reason and pair.get("chosen_probability") == 0.5:
                 reason = "a tie"
@@ -112,6 +120,8 @@ def adversarial_pairs(path: str) -> AdversarialPairs:
                 adversarial.left_out[reason] += 1
             else:
                 adversarial.pairs.append(pair)
+    if not adversarial.pairs and first_error is not None:
+        raise first_error
     if not adversarial.pairs:
         reasons = [f"{n:,} {reason}" for reason, n in adversarial.left_out.items()]
         in_words = joined(*reasons) or "no rows"
@@ -121,19 +131,11 @@ def adversarial_pairs(path: str) -> AdversarialPairs:
     return adversarial
 
 
-def pairs_of_row(row: object, place: str) -> list[PreferencePair]:
-    """The canonical pairs of one row.
-
-    Args:
-        row: The row as it was read from the file.
-        place: The file and line, which an error names.
-
-    Raises:
-        DataError: The row is no preference data.
-    """
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: the row is no mapping of columns to values")
+def pairs_of_row(row: dict | UnreadableRow) -> list[PreferencePair] | UnreadableRow:
+    """The canonical pairs of one row, or why it cannot be read."""
+    if isinstance(row, UnreadableRow):
+        return row
     try:
         return to_pairs(row)
     except RowError as error:
-        raise DataError(f"{place}: {error}") from None
+        return UnreadableRow(str(error))

@@ -1,25 +1,24 @@
-"""Local files: reading rows with their line numbers, storing text, finding a source's files.
+"""Local files: storing text, and finding the files of a source. Imports no torch.
 
-    for line, row in read_rows("pairs.jsonl.gz"): ...
-
-Imports no torch.
+reward.data.row_files reads the rows of a file.
 """
 
-import csv
 import glob
-import gzip
-import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Required, TextIO, TypedDict
+from typing import Any, Required, TypedDict
 
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
-
-# An empty cell in these CSV columns is an empty completion. In any other column it is no value.
-CSV_TEXTS = re.compile(r"chosen|rejected|response(_?[ab12])?")
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# How the names of data files end.
+DATA_SUFFIXES = (
+    *TEXT_SUFFIXES,
+    *(suffix + packed for suffix in TEXT_SUFFIXES for packed in COMPRESSED_SUFFIXES),
+    ".parquet",
+    ".arrow",
+)
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON, but it cannot be stored as text
 
@@ -57,119 +56,6 @@ def describe_source(source: Source) -> str:
     return " ".join(str(part) for part in parts if part)
 
 
-# --- Reading rows ---------------------------------------------------------------------------------
-
-
-# Pairs of a row's number and the row. The number is the line of the file in JSONL and CSV, and
-# counts the rows from 1 in JSON and Parquet. The row is a dict, unless the file's JSON holds
-# something else.
-NumberedRows = Iterator[tuple[int, Any]]
-
-
-def read_rows(path: str) -> NumberedRows:
-    """The rows of a local JSONL, JSON, CSV or Parquet file, plain or .gz, with their numbers.
-
-    Raises:
-        DataError: The file cannot be read. The message names file and line, never content.
-    """
-    # Imported here, because it takes a tenth of a second and checking a recipe does not need it.
-    from pyarrow import ArrowException
-
-    try:
-        yield from _rows_of(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: a folder; a file of rows is needed here") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: cannot be read as json at line {error.lineno} ({type(error).__name__})"
-        ) from None
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ArrowException) as error:
-        suffix = path.removesuffix(".gz").rsplit(".", 1)[-1]
-        raise DataError(f"{path}: cannot be read as {suffix} ({type(error).__name__})") from None
-
-
-def _rows_of(path: str) -> NumberedRows:
-    """The rows, read in the format that the suffix names; JSONL for any other suffix."""
-    plain = path.removesuffix(".gz")
-    if plain.endswith(".parquet"):
-        return _parquet_rows(path)
-    if plain.endswith(".csv"):
-        return _csv_rows(path)
-    if plain.endswith(".json"):
-        return _json_rows(path)
-    return _jsonl_rows(path)
-
-
-def _parquet_rows(path: str) -> NumberedRows:
-    from pyarrow import parquet
-
-    batches = parquet.ParquetFile(path).iter_batches(1000)
-    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-    yield from enumerate(rows, start=1)
-
-
-def _csv_rows(path: str) -> NumberedRows:
-    with open_text(path, newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        for row in reader:
-            # DictReader puts surplus cells under the key None, and None into missing cells.
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path}:{reader.line_num}: {len(reader.fieldnames)} columns are needed"
-                )
-            yield reader.line_num, _csv_values(row)
-
-
-def _csv_values(row: dict[str, str]) -> dict[str, str]:
-    """The cells of a row without the empty cells that mean "no value"."""
-    values = {}
-    for column, cell in row.items():
-        if cell != "" or CSV_TEXTS.fullmatch(column):
-            values[column] = cell
-    return values
-
-
-def _json_rows(path: str) -> NumberedRows:
-    with open_text(path) as file:
-        rows = json.load(file)
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: a JSON list of rows is needed; one row a line is a .jsonl file")
-    yield from enumerate(rows, start=1)
-
-
-def _jsonl_rows(path: str) -> NumberedRows:
-    # The lines are split as bytes: text would also break at a lone carriage return.
-    with _opener(path)(path, "rb") as file:
-        for line_number, line in enumerate(file, start=1):
-            if line.strip():
-                yield line_number, _json_of_line(path, line_number, line)
-
-
-def _json_of_line(path: str, line_number: int, line: bytes) -> Any:
-    encoding = "utf-8"
-    if line_number == 1:
-        encoding = "utf-8-sig"  # the file may start with a byte order mark
-    try:
-        return json.loads(line.decode(encoding))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{line_number}: no valid JSON at column {error.colno}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}:{line_number}: no valid UTF-8") from None
-
-
-def open_text(path: str, newline: str | None = None) -> TextIO:
-    """Open a text file in UTF-8, plain or .gz, for reading."""
-    return _opener(path)(path, "rt", encoding="utf-8", newline=newline)
-
-
-def _opener(path: str) -> Callable[..., Any]:
-    if path.endswith(".gz"):
-        return gzip.open
-    return open
-
-
 # --- Text that can be stored ----------------------------------------------------------------------
 
 
@@ -180,8 +66,11 @@ def to_json(value: Any) -> str:
 
 
 def storable(value: Any) -> Any:
-    """A value as JSON can hold it: dates and decimals as text, no lone surrogates."""
-    return json.loads(to_json(value))
+    """A value as JSON can hold it.
+
+    Dates and decimals become text, a lone surrogate U+FFFD, and NaN and the infinities null.
+    """
+    return json.loads(to_json(value), parse_constant=lambda constant: None)
 
 
 # --- Files that are written whole or not at all ---------------------------------------------------
@@ -225,16 +114,56 @@ def local_files(source: Source, split: str | None) -> list[str] | None:
     path = os.path.expanduser(source["path"])
     if source.get("data_files") and path in ("json", "csv", "parquet"):
         return _listed_files(source, split)
-    if path.endswith(DATA_SUFFIXES):
+    if is_one_table(path):
         if split == source["split"]:
-            return [path]
-        if split and split.endswith(DATA_SUFFIXES):  # a test split may be a file of its own
-            return [split]
+            return _files_of_table(path)
+        # A test split may be a file of its own.
+        if split and (split == source["path"] or _is_path(split)):
+            return _files_of_table(split)
         return []
     if not os.path.isdir(path):
         return None
-    folder = os.path.join(glob.escape(path), source.get("data_dir") or "")
-    return _files_in_folder(folder, split)
+    folder = os.path.join(path, source.get("data_dir") or "")
+    if split and split in saved_splits(folder):
+        return _files_of_table(os.path.join(folder, split))
+    return _files_in_folder(glob.escape(folder), split)
+
+
+def is_one_table(path: str) -> bool:
+    """Whether a path is a file of rows, or a folder that `Dataset.save_to_disk` wrote."""
+    is_file = path.endswith(DATA_SUFFIXES) or os.path.isfile(path)
+    return is_file or saved_dataset_files(path) is not None
+
+
+def _is_path(split: str) -> bool:
+    """Whether the name of a split is a path instead, such as `held-out.jsonl`."""
+    return split.endswith(DATA_SUFFIXES) or (os.sep in split and is_one_table(split))
+
+
+def _files_of_table(path: str) -> list[str]:
+    files = saved_dataset_files(path)
+    if files is None:
+        return [path]
+    return files
+
+
+def saved_dataset_files(folder: str) -> list[str] | None:
+    """The files of a folder that `Dataset.save_to_disk` wrote, in order; None for anything else."""
+    try:
+        state = json.loads(Path(folder, "state.json").read_text(encoding="utf-8"))
+        names = [file["filename"] for file in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return [os.path.join(folder, name) for name in names]
+
+
+def saved_splits(folder: str) -> list[str]:
+    """The splits of a folder that `DatasetDict.save_to_disk` wrote; none for anything else."""
+    try:
+        content = json.loads(Path(folder, "dataset_dict.json").read_text(encoding="utf-8"))
+        return list(content["splits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _listed_files(source: Source, split: str | None) -> list[str]:
@@ -255,8 +184,9 @@ def _listed_files(source: Source, split: str | None) -> list[str]:
 def _files_in_folder(folder: str, split: str | None) -> list[str]:
     """The files of a split: train.jsonl, train-00000-of-00002.parquet, or all in train/."""
     patterns = [f"{split}{suffix}" for suffix in DATA_SUFFIXES]
+    patterns += [f"{split}-*-of-*{suffix}" for suffix in DATA_SUFFIXES]
     patterns += [f"{split}-*.parquet", f"{split}/*"]
     paths = []
     for pattern in patterns:
         paths += sorted(glob.glob(os.path.join(folder, pattern)))
-    return paths
+    return list(dict.fromkeys(paths))

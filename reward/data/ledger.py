@@ -1,14 +1,21 @@
 """The ledger: how many pairs were read, kept, dropped and truncated, by split and by reason."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from accelerate import PartialState
 
+from reward.data.bad_rows import BAD_ROW, one_of_few
 from reward.data.files import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 MAX_TIES = 0.3  # a train split with a larger share of ties gets a warning; our own choice
 
@@ -25,6 +32,8 @@ TIE = "tie (chosen_probability .5)"
 
 UNREAD = "columns not read"  # their names follow
 
+FEW = 100  # of fewer pairs a share says little
+
 KINDS = ("dropped", "truncated", "added", "noted")  # the kinds of reason, as they are printed
 
 
@@ -38,6 +47,8 @@ class SplitCounts:
     added: Counter = field(default_factory=Counter)  # made from pairs that were read
     noted: Counter = field(default_factory=Counter)  # kept, but worth knowing about
     by_subset: Counter = field(default_factory=Counter)  # kept, by subset; empty before encoding
+    # The place of the first row, by reason. It is printed but not stored, because it holds a path.
+    places: dict[str, str] = field(default_factory=dict)
 
     @property
     def kept(self) -> int:
@@ -66,7 +77,8 @@ class Ledger:
             count: How many pairs.
         """
         if count:
-            getattr(self.splits[split], kind)[reason] += int(count)
+            counter = getattr(self.splits[split], kind)
+            counter[one_of_few(reason, counter)] += int(count)
 
     def add_read(self, split: str, drop_reasons: Iterable[str]) -> None:
         """Count pairs that were read.
@@ -81,6 +93,18 @@ class Ledger:
         for reason, count in counts.items():
             if reason:
                 self.add(split, "dropped", reason, count)
+
+    def add_places(self, split: str, places: dict[str, str]) -> None:
+        """Note where the first bad row of a split lies.
+
+        Args:
+            split: The name of the split.
+            places: A reason to drop a row, and the place of the first row with it. Reasons that are
+                no fault of the row itself are left out.
+        """
+        for reason, place in places.items():
+            if reason.startswith(BAD_ROW):
+                self.splits[split].places.setdefault(reason, place)
 
     def note_unread(self, split: str, unread: Iterable[str]) -> None:
         """Note, in one line of a split, the columns of its rows that nobody reads.
@@ -126,6 +150,8 @@ class Ledger:
             lines.append(f"{split:12}{counts.read:>9,}{counts.kept:>9,}{dropped:>9,}")
             for kind in KINDS:
                 for reason, count in sorted(getattr(counts, kind).items()):
+                    if reason in counts.places:
+                        reason += f" (first: {counts.places[reason]})"
                     lines.append(f"{'':12}  {kind:9} {count:>7,}  {reason}")
             if len(counts.by_subset) > 1:
                 subsets = [f"{name} {count:,}" for name, count in sorted(counts.by_subset.items())]
@@ -138,28 +164,52 @@ class Ledger:
         Args:
             max_dropped: The largest share of its pairs that a split may lose. Two kinds of loss do
                 not count, because nothing went wrong: ties of an evaluation split, and pairs that
-                `min_rater_agreement` leaves out.
+                `min_rater_agreement` leaves out. Of a split with fewer than FEW pairs bad rows
+                count by their share of all splits: chance decides which split a row falls into.
 
         Raises:
             DataError: A split is empty, or it lost a larger share.
         """
         for split, counts in self.splits.items():
             if not counts.kept:
-                raise DataError(
-                    f"no pair of the {split} split is left.\n{self}\n"
-                    "Splits are made of whole first user turns, so few rows, or rows that all "
-                    "begin alike, may leave one empty: set another validation_fraction or "
-                    "test_fraction."
-                )
+                raise DataError(f"no pair of the {split} split is left.\n{self}\n{_mend(counts)}")
             if split == "train":
                 _warn_of_ties(counts)
-            lost = _lost_fraction(counts)
+            lost = self._lost_fraction(counts)
             if lost > max_dropped:
                 raise DataError(
                     f"{lost:.1%} of the {split} pairs were dropped; max_dropped allows "
                     f"{max_dropped:.1%}.\n{self}\nIf that is what you want, set max_dropped: "
                     f"{min(1.0, math.ceil(lost * 100) / 100):.2f}."
                 )
+
+    def _lost_fraction(self, counts: SplitCounts) -> float:
+        """How many pairs were dropped though nobody asked for it, as a share of the pairs read."""
+        lost = 0
+        for reason, count in counts.dropped.items():
+            if not reason.startswith((NO_RIGHT_SIDE, TOO_LITTLE, *BAD_ROW)):
+                lost += count
+        bad = _bad_rows(counts)
+        read = counts.read
+        if read < FEW:
+            bad = sum(map(_bad_rows, self.splits.values()))
+            read = sum(split.read for split in self.splits.values())
+        return lost / counts.read + bad / read
+
+
+def first_places(table: Dataset, drop: np.ndarray) -> dict[str, str]:
+    """The place of the first bad row, by reason.
+
+    Args:
+        table: A table of pairs, with the column `where`.
+        drop: (n,) of str: the reason to drop each pair; "" if there is none.
+    """
+    places = {}
+    for reason in set(drop):
+        if reason.startswith(BAD_ROW):
+            first = np.flatnonzero(drop == reason)[0]
+            places[reason] = table[int(first)]["where"]
+    return places
 
 
 def raters_disagree(probability: np.ndarray | float, minimum: float) -> np.ndarray | bool:
@@ -178,13 +228,23 @@ def too_little_agreement(minimum: float) -> str:
     return f"{TOO_LITTLE} {minimum:g}"
 
 
-def _lost_fraction(counts: SplitCounts) -> float:
-    """How many pairs were dropped though nobody asked for it, as a share of the pairs read."""
-    lost = 0
+def _bad_rows(counts: SplitCounts) -> int:
+    """How many rows of a split were dropped because they are bad by themselves."""
+    bad = 0
     for reason, count in counts.dropped.items():
-        if not reason.startswith((NO_RIGHT_SIDE, TOO_LITTLE)):
-            lost += count
-    return lost / counts.read
+        if reason.startswith(BAD_ROW):
+            bad += count
+    return bad
+
+
+def _mend(counts: SplitCounts) -> str:
+    """What to do about a split that is empty."""
+    if counts.read and _bad_rows(counts) == counts.read:
+        return "None of its rows can be used, for the reasons above."
+    return (
+        "Splits are made of whole first user turns, so few rows, or rows that all begin alike, may "
+        "leave one empty: set another validation_fraction or test_fraction."
+    )
 
 
 def _warn_of_ties(counts: SplitCounts) -> None:

@@ -1,11 +1,13 @@
 """Rows to score: the texts of a row that the model reads, and the row with its rewards.
 
     to_score = row_to_score(row, transcript)      # its prompt, completions and tools
-    scored_row = with_rewards(to_score.row, rewards)
+    scored_row = to_score.row | reward_columns(to_score.row, rewards)
 
 auditing.score_formats reads the columns that are written here.
 """
 
+import math
+import re
 from dataclasses import dataclass
 
 from reward.data.cells import tools_cell
@@ -14,7 +16,7 @@ from reward.data.completion_formats import (
     holds_completions,
     read_completions,
 )
-from reward.data.formats import named_for_scoring, to_pairs, unread_columns
+from reward.data.formats import PreferencePair, named_for_scoring, to_pairs, unread_columns
 from reward.data.transcripts import RowError, Side, is_texts
 
 
@@ -64,48 +66,101 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
         )
     pair = pairs[0]
     if "chosen" not in row:
-        row = row | {side: pair[side] for side in ("prompt", "chosen", "rejected")}
+        row = row | _named_sides(pair, row)
     prompt = pair["prompt"]
     if pair["drop"].startswith("prompts differ"):
         prompt = None
     return RowToScore(prompt, [pair["chosen"], pair["rejected"]], tools, row, unread)
 
 
-def with_rewards(row: dict, rewards: list[float | None]) -> dict:
-    """The row with the rewards of its completions, in the columns that its format has for them.
+def _named_sides(pair: PreferencePair, row: dict) -> dict:
+    """Columns that name the sides of a pair, for a row whose format names no chosen one."""
+    prompt = pair["prompt"]
+    chosen = pair["chosen"]
+    rejected = pair["rejected"]
+    if "prompt" not in row:
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    # The row keeps its own prompt, so the sides hold the whole conversation, as in UltraFeedback.
+    return {"chosen": prompt + chosen, "rejected": prompt + rejected}
+
+
+def reward_columns(row: dict, rewards: list[float | None]) -> dict:
+    """The columns that a row gets for the rewards of its completions, as its format names them.
 
     Args:
         row: `RowToScore.row`.
-        rewards: One reward for each of `RowToScore.completions`; None for a completion that the
-            model cannot read.
+        rewards: One reward for each of `RowToScore.completions`; None for a completion without one.
     """
     if has_list_of_completions(row):
-        return row | {"rewards": rewards}
+        return {"rewards": rewards}
     if len(rewards) == 1:
-        return row | {"reward": rewards[0]}
+        return {"reward": rewards[0]}
     if is_texts(row["chosen"]):
-        return row | _benchmark_scores(row, rewards)
+        return _benchmark_scores(row, rewards)
     reward_chosen, reward_rejected = rewards
     margin = None
     if None not in rewards:
         margin = reward_chosen - reward_rejected
-    return row | {
-        "reward_chosen": reward_chosen,
-        "reward_rejected": reward_rejected,
-        "margin": margin,
-    }
+    return {"reward_chosen": reward_chosen, "reward_rejected": reward_rejected, "margin": margin}
+
+
+NEW = "new_"  # how a column is called whose own name is taken: new_reward, then new_reward_2
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """The name itself, or another one that is not taken, so that no column is overwritten."""
+    candidate = name
+    count = 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{NEW}{name}"
+        if count > 1:
+            candidate += f"_{count}"
+    return candidate
+
+
+def newest_columns(row: dict) -> dict:
+    """The row with the newest of the columns that `free_name` told apart, under its plain name.
+
+    A file that was scored twice holds `reward`, the older one, and `new_reward`.
+    """
+    newest = {}
+    for column in row:
+        match = NEW_COLUMN.fullmatch(column)
+        if match:
+            name, count = match["name"], int(match["count"] or 1)
+            newest[name] = max(newest.get(name, (0, None)), (count, column))
+    if not newest:
+        return row
+    return row | {name: row[column] for name, (_, column) in newest.items()}
+
+
+NEW_COLUMN = re.compile(
+    rf"{NEW}(?P<name>rewards?(_chosen|_rejected|_error)?|scores?_(chosen|rejected))(_(?P<count>\d+))?"
+)
 
 
 def row_without_rewards(row: dict) -> dict:
-    """A row of `with_rewards` without the added columns that reward.data.formats would misread.
+    """A row of score.py's output without the columns that reward.data.formats would misread.
 
-    `margin` is the difference of the rewards, not the raters' target margin. The sides that
-    `row_to_score` named are removed as well, because the format's own columns say more: a tie stays
-    a tie, and the `votes` still count for the first and the second completion.
+    A `margin` that is the difference of the rewards is not the raters' target margin. The sides
+    that `row_to_score` named are removed as well, because the format's own columns say more: a tie
+    stays a tie, and the `votes` still count for the first and the second completion.
     """
-    added = {"margin"}
-    added |= named_for_scoring(row)
+    added = named_for_scoring(row)
+    if _is_difference_of_rewards(row):
+        added.add("margin")
     return {column: value for column, value in row.items() if column not in added}
+
+
+def _is_difference_of_rewards(row: dict) -> bool:
+    try:
+        margin = float(row["margin"])
+        difference = float(row["reward_chosen"]) - float(row["reward_rejected"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+    is_close = math.isclose(margin, difference, rel_tol=1e-6, abs_tol=1e-6)
+    return is_close or not math.isfinite(margin)
 
 
 def _benchmark_scores(row: dict, rewards: list[float | None]) -> dict:

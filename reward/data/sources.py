@@ -10,8 +10,9 @@ from pathlib import Path
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from reward.data.bad_rows import UnreadableRow
 from reward.data.columns import Columns, NamedColumns
-from reward.data.files import DataError, Source, local_files, read_rows, to_json
+from reward.data.files import DataError, Source, local_files, to_json
 from reward.data.formats import (
     PreferencePair,
     is_rating,
@@ -20,6 +21,7 @@ from reward.data.formats import (
     unread_columns,
 )
 from reward.data.hashing import text_key
+from reward.data.row_files import PlacedRow, read_rows
 from reward.data.transcripts import RowError, first_user_turn, text_of
 
 
@@ -93,81 +95,101 @@ class SplitReader:
     transcript: str  # `messages` or `raw`, see reward.data.formats.to_pairs
     subset: str | None  # the subset of every pair; None: each row names its own
     columns: Columns = Columns()  # the columns that are read, and under which names
+    on_bad_row: str = "skip"  # or stop: what happens where a row cannot be read
 
     def pairs(self) -> Iterator[dict]:
         """The rows of the table, with the columns of FEATURES.
 
+        A row that cannot be read is one of them; its column `drop` says why.
+
         Raises:
-            DataError: A row is malformed.
+            DataError: No row of a file can be read; or one cannot, under `on_bad_row="stop"`.
         """
         named = NamedColumns(self.columns)
-        for where, rows in _grouped(self._rows(), named):
-            try:
-                pairs = _pairs_of(rows, self.transcript)
-            except RowError as error:
-                following = ""
-                if len(rows) > 1:
-                    following = f" (or the {len(rows) - 1} after it with the same prompt)"
-                raise DataError(f"{where}{following}: {error}") from None
-            unread = ", ".join(unread_columns(rows[0]))
-            for pair in pairs:
-                yield _table_row(pair, where, self.subset, unread)
+        if self.files is None:
+            rows = enumerate(self.dataset)
+            placed_rows = (PlacedRow(f"{self.label} row {index}", row) for index, row in rows)
+            yield from self._pairs_of_file(placed_rows, named)
+        else:
+            for path in self.files:
+                yield from self._pairs_of_file(read_rows(path), named)
         named.check(self.label)
 
-    def _rows(self) -> Iterator[tuple[str, object]]:
-        """Every row, after its place in words, such as `pairs.jsonl:7`."""
-        if self.files is None:
-            for index, row in enumerate(self.dataset):
-                yield f"{self.label} row {index}", row
-            return
-        for path in self.files:
-            is_by_line = path.removesuffix(".gz").endswith((".jsonl", ".csv"))
-            for position, row in read_rows(path):
-                if is_by_line:
-                    yield f"{path}:{position}", row
-                else:
-                    yield f"{path} row {position}", row
+    def _pairs_of_file(self, rows: Iterable[PlacedRow], named: NamedColumns) -> Iterator[dict]:
+        first_error: DataError | None = None
+        some_are_read = False
+        for group in _grouped(_with_our_names(rows, named)):
+            pairs = self._pairs_of_group(group)
+            if not isinstance(pairs, UnreadableRow):
+                some_are_read = True
+                yield from pairs
+                continue
+            if first_error is None:
+                first_error = DataError(f"{_place_of(group)}: {pairs}")
+            if self.on_bad_row == "stop":
+                raise first_error
+            for placed in group:
+                yield _row_of_unreadable(placed.place, pairs, self.subset)
+        if first_error is not None and not some_are_read:
+            raise first_error
+
+    def _pairs_of_group(self, group: list[PlacedRow]) -> list[dict] | UnreadableRow:
+        """The rows of the table for the rows of one group, or why they cannot be read."""
+        rows = [placed.row for placed in group]
+        first = rows[0]
+        if isinstance(first, UnreadableRow):
+            return first
+        try:
+            pairs = _pairs_of(rows, self.transcript)
+        except RowError as error:
+            return UnreadableRow(str(error))
+        unread = ", ".join(unread_columns(first))
+        return [_table_row(pair, group[0].place, self.subset, unread) for pair in pairs]
 
 
 # --- Rows -> rows of the table --------------------------------------------------------------------
 
 
-def _grouped(
-    rows: Iterable[tuple[str, object]], named: NamedColumns
-) -> Iterator[tuple[str, list[dict]]]:
-    """Groups of rows that are read together, each after the place of its first row.
+def _with_our_names(rows: Iterable[PlacedRow], named: NamedColumns) -> Iterator[PlacedRow]:
+    """The rows with our names for their columns."""
+    for place, row in rows:
+        if isinstance(row, dict):
+            try:
+                row = named.of(row)
+            except RowError as error:
+                row = UnreadableRow(str(error))
+        yield PlacedRow(place, row)
+
+
+def _grouped(rows: Iterable[PlacedRow]) -> Iterator[list[PlacedRow]]:
+    """Groups of rows that are read together.
 
     Rated completions of one prompt that follow each other are one group. Any other row is a group
     of its own.
-
-    Args:
-        rows: The rows, each after its place.
-        named: It gives the columns our names.
     """
-    group: list[dict] = []
-    where_group = ""
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{where}: a row is a JSON object with named columns; found {type(row).__name__}"
-            )
-        try:
-            row = named.of(row)
-        except RowError as error:
-            raise DataError(f"{where}: {error}") from None
-        if group and is_rating(row) and row["prompt"] == group[0]["prompt"]:
-            group.append(row)
+    group: list[PlacedRow] = []
+    for placed in rows:
+        is_rated = isinstance(placed.row, dict) and is_rating(placed.row)
+        if group and is_rated and placed.row["prompt"] == group[0].row["prompt"]:
+            group.append(placed)
             continue
         if group:
-            yield where_group, group
+            yield group
             group = []
-        if is_rating(row):
-            group = [row]
-            where_group = where
+        if is_rated:
+            group = [placed]
         else:
-            yield where, [row]
+            yield [placed]
     if group:
-        yield where_group, group
+        yield group
+
+
+def _place_of(group: list[PlacedRow]) -> str:
+    """The place of a group of which one row cannot be read, in words."""
+    place = group[0].place
+    if len(group) > 1:
+        place += f" (or the {len(group) - 1} after it with the same prompt)"
+    return place
 
 
 def _pairs_of(rows: list[dict], transcript: str) -> list[PreferencePair]:
@@ -210,16 +232,36 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None, unread: str
     return row
 
 
+def _row_of_unreadable(place: str, unreadable: UnreadableRow, subset: str | None) -> dict:
+    """The row of the table for a row that cannot be read.
+
+    Its keys are hashes of its place, so that the rows of a damaged file spread over all splits.
+    """
+    row = dict.fromkeys(FEATURES)
+    for side in ("prompt", "chosen", "rejected"):
+        row[side] = to_json("")
+    row["subset"] = subset or "all"
+    row["where"] = place
+    row["drop"] = unreadable.reason
+    row["unread"] = ""
+    for key in ("turn_key", "pair_key", "swap_key", "ranking"):
+        row[key] = text_key(place, key)
+    return row
+
+
 # --- Sources -> tables ----------------------------------------------------------------------------
 
 
-def split_reader(source: Source, split: str | None, transcript: str) -> SplitReader | None:
+def split_reader(
+    source: Source, split: str | None, transcript: str, on_bad_row: str
+) -> SplitReader | None:
     """The reader of one split of a source; None if the source has no such split.
 
     Args:
         source: The source.
         split: The name of the split, or a local file.
         transcript: `messages` or `raw`.
+        on_bad_row: `skip` or `stop`.
 
     Raises:
         DataError: A file or a Hub data set is not found.
@@ -245,6 +287,7 @@ def split_reader(source: Source, split: str | None, transcript: str) -> SplitRea
         transcript=transcript,
         subset=source.get("subset"),
         columns=Columns.of(source.get("columns")),
+        on_bad_row=on_bad_row,
     )
 
 
@@ -282,18 +325,22 @@ def _hub_split(source: Source, split: str | None) -> Dataset | IterableDataset |
         ) from error
 
 
-def split_table(source: Source, split: str | None, transcript: str) -> Dataset | None:
+def split_table(
+    source: Source, split: str | None, transcript: str, on_bad_row: str
+) -> Dataset | None:
     """The table of one split, made or read from datasets' cache; None if there is no such split.
 
     Args:
         source: The source.
         split: The name of the split, or a local file.
         transcript: `messages` or `raw`.
+        on_bad_row: `skip` or `stop`.
 
     Raises:
-        DataError: The split cannot be read, a row of it is malformed, or it has no rows.
+        DataError: The split cannot be read, it has no rows or none that can be read, or a row
+            cannot be read under `on_bad_row="stop"`.
     """
-    reader = split_reader(source, split, transcript)
+    reader = split_reader(source, split, transcript, on_bad_row)
     if reader is None:
         return None
     try:

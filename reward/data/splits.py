@@ -22,6 +22,7 @@ from reward.data.ledger import (
     NO_RIGHT_SIDE,
     TURN_IN_TEST,
     Ledger,
+    first_places,
     raters_disagree,
     too_little_agreement,
 )
@@ -48,6 +49,7 @@ def load_preferences(
     test_fraction: float | None = None,
     min_rater_agreement: float | None = None,
     mismatched_prompts: float = 0.0,
+    on_bad_row: str = "skip",
 ) -> PreferenceSplits:
     """Read every source and split it.
 
@@ -65,11 +67,13 @@ def load_preferences(
         min_rater_agreement: A train pair is dropped if a smaller share of its raters agree.
         mismatched_prompts: How many pairs with a mismatched prompt to add to train, as a share of
             the train pairs (reward.data.mismatched).
+        on_bad_row: With `skip` a row that cannot be read is dropped and counted in the ledger; with
+            `stop` it raises DataError.
 
     Raises:
         DataError: A source cannot be read, or has no split that is needed.
     """
-    test_tables = _test_tables(sources, transcript, test_fraction)
+    test_tables = _test_tables(sources, transcript, test_fraction, on_bad_row)
     test, ledger = _join_test_tables(test_tables)
     if any(source.get("streaming") for source in sources):
         splits = streamed_splits(
@@ -79,10 +83,11 @@ def load_preferences(
             ledger,
             validation_fraction=validation_fraction,
             min_rater_agreement=min_rater_agreement,
+            on_bad_row=on_bad_row,
         )
         return PreferenceSplits(splits, ledger)
 
-    pairs = _read_train_pairs(sources, transcript)
+    pairs = _read_train_pairs(sources, transcript, on_bad_row)
     _leave_out_test_pairs(pairs, test_tables, test_fraction)
     _leave_out_beyond_mixture(pairs, [source.get("fraction") for source in sources])
     _drop_turns_of_test(pairs, test)
@@ -108,7 +113,10 @@ def load_preferences(
 
 
 def load_test_split(
-    sources: list[Source], transcript: str = "messages", test_fraction: float | None = None
+    sources: list[Source],
+    transcript: str = "messages",
+    test_fraction: float | None = None,
+    on_bad_row: str = "skip",
 ) -> tuple[Dataset, Ledger]:
     """Read the test split alone.
 
@@ -117,6 +125,7 @@ def load_test_split(
         transcript: `messages` or `raw`, see reward.data.formats.to_pairs.
         test_fraction: The share of first user turns that becomes the test split of a source that
             has none of its own.
+        on_bad_row: As in load_preferences.
 
     Returns:
         The table of the test pairs, and the ledger of what was dropped from them.
@@ -124,7 +133,7 @@ def load_test_split(
     Raises:
         DataError: A source cannot be read, or has no test split.
     """
-    return _join_test_tables(_test_tables(sources, transcript, test_fraction))
+    return _join_test_tables(_test_tables(sources, transcript, test_fraction, on_bad_row))
 
 
 # --- The test split -------------------------------------------------------------------------------
@@ -139,20 +148,22 @@ class _TestTable:
 
 
 def _test_tables(
-    sources: list[Source], transcript: str, test_fraction: float | None
+    sources: list[Source], transcript: str, test_fraction: float | None, on_bad_row: str
 ) -> list[_TestTable]:
     """The test pairs of every source."""
     # The main process makes the tables, and the other processes of the host read its cache.
     with PartialState().local_main_process_first():
-        return [_test_table(source, transcript, test_fraction) for source in sources]
+        return [_test_table(source, transcript, test_fraction, on_bad_row) for source in sources]
 
 
-def _test_table(source: Source, transcript: str, test_fraction: float | None) -> _TestTable:
+def _test_table(
+    source: Source, transcript: str, test_fraction: float | None, on_bad_row: str
+) -> _TestTable:
     # Pairs that are trained on are no test pairs: a source that names one split for both needs a
     # test split that is carved from it.
     if source.get("test_split") != source["split"]:
         unstreamed = {**source, "streaming": False}
-        table = split_table(unstreamed, source.get("test_split"), transcript)
+        table = split_table(unstreamed, source.get("test_split"), transcript, on_bad_row)
         if table is not None:
             return _TestTable(table, is_carved=False)
     if not test_fraction or source.get("streaming"):
@@ -161,7 +172,7 @@ def _test_table(source: Source, transcript: str, test_fraction: float | None) ->
             "to audit on. Name it (test_split in a datasets: entry, dataset_test_split otherwise), "
             "or set test_fraction: 0.1 (not for a stream, which cannot be read twice)."
         )
-    train = _train_table(source, transcript)
+    train = _train_table(source, transcript, on_bad_row)
     turn_key = train.with_format("numpy")["turn_key"][:]
     carved = np.flatnonzero(_in_carved_test(turn_key, test_fraction))
     return _TestTable(train.select(carved), is_carved=True)
@@ -185,6 +196,7 @@ def _join_test_tables(test_tables: list[_TestTable]) -> tuple[Dataset, Ledger]:
     _mark(drop, probability == 0.5, NO_RIGHT_SIDE)
     is_kept = drop == ""
     ledger.add_read("test", drop)
+    ledger.add_places("test", first_places(table, drop))
     ledger.note_unread("test", table["unread"])
     ledger.note_doubtful_labels("test", probability[is_kept])
     test = table.select(np.flatnonzero(is_kept))
@@ -211,9 +223,9 @@ class _TrainPairs:
     unread: np.ndarray  # (n,) of str: the columns of its row that were not read, with commas
 
 
-def _read_train_pairs(sources: list[Source], transcript: str) -> _TrainPairs:
+def _read_train_pairs(sources: list[Source], transcript: str, on_bad_row: str) -> _TrainPairs:
     with PartialState().local_main_process_first():
-        tables = [_train_table(source, transcript) for source in sources]
+        tables = [_train_table(source, transcript, on_bad_row) for source in sources]
     table = concatenate_datasets(tables)
     columns = table.with_format("numpy")
     return _TrainPairs(
@@ -229,8 +241,8 @@ def _read_train_pairs(sources: list[Source], transcript: str) -> _TrainPairs:
     )
 
 
-def _train_table(source: Source, transcript: str) -> Dataset:
-    table = split_table(source, source["split"], transcript)
+def _train_table(source: Source, transcript: str, on_bad_row: str) -> Dataset:
+    table = split_table(source, source["split"], transcript, on_bad_row)
     if table is None:
         raise no_train_split(source)
     return table
@@ -346,6 +358,7 @@ def _count_split(
 ) -> None:
     """Count the members of one split, (n,) bool, in the ledger."""
     ledger.add_read(name, pairs.drop[is_member])
+    ledger.add_places(name, first_places(pairs.table, np.where(is_member, pairs.drop, "")))
     ledger.note_unread(name, pairs.unread[is_member])
     ledger.add(name, "noted", CONTRADICTORY, (is_contradictory & is_member).sum())
     is_kept = is_member & (pairs.drop == "")

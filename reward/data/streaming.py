@@ -112,6 +112,7 @@ class StreamedTrain:
 
     def _count(self, row: dict, drop: str) -> None:
         self.ledger.add_read("train", [drop])
+        self.ledger.add_places("train", {drop: row["where"]})
         self.ledger.note_unread("train", [row["unread"]])
         if not drop:
             probability = np.array(row["chosen_probability"], dtype=float)
@@ -126,6 +127,7 @@ def streamed_splits(
     *,
     validation_fraction: float,
     min_rater_agreement: float | None,
+    on_bad_row: str,
 ) -> dict[str, Dataset | StreamedTrain]:
     """Make the train and validation splits of streams, beside a test split that is ready.
 
@@ -136,13 +138,14 @@ def streamed_splits(
         ledger: Counts the validation split now, and the train split while it is read.
         validation_fraction: The share of first user turns that is held out for validation.
         min_rater_agreement: As in reward.data.splits.load_preferences.
+        on_bad_row: As there.
 
     Raises:
         DataError: A source has no train split, or sets `fraction`.
     """
     readers = []
     for source in sources:
-        reader = split_reader(source, source["split"], transcript)
+        reader = split_reader(source, source["split"], transcript, on_bad_row)
         if reader is None:
             raise no_train_split(source)
         if source.get("fraction"):
@@ -157,6 +160,8 @@ def streamed_splits(
     splits = {"test": test, "train": StreamedTrain(stream, validation_turns, ledger)}
     if validation_fraction:
         ledger.add_read("validation", [pair.drop for pair in held_out])
+        for pair in held_out:
+            ledger.add_places("validation", {pair.drop: pair.row["where"]})
         ledger.note_unread("validation", [pair.row["unread"] for pair in held_out])
         kept = [pair.row for pair in held_out if not pair.drop]
         validation = Dataset.from_list(kept, features=FEATURES)

@@ -16,7 +16,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 
 from reward.data.encoding import RefusedText, encode_within, encoder_facts
 from reward.data.files import DataError
-from reward.data.ledger import Ledger
+from reward.data.ledger import Ledger, first_places
 from reward.data.sources import cache_key
 from reward.data.streaming import StreamedTrain
 from reward.data.transcripts import Side
@@ -317,6 +317,7 @@ def _encode_table(
     for reason, count in Counter(drop).items():
         if reason:
             ledger.add(name, "dropped", reason, count)
+    ledger.add_places(name, first_places(encoded, drop))
     is_kept = drop == ""
     is_cut = np.array(encoded["truncated"][:])
     ledger.add(name, "truncated", PROMPT_CUT, is_cut[is_kept].sum())
@@ -374,6 +375,7 @@ def _encode_streamed_pairs(
         encoded = encoder(row) | {"ranking": row["ranking"]}
         if is_new and encoded["drop"]:
             ledger.add("train", "dropped", encoded["drop"])
+            ledger.add_places("train", {encoded["drop"]: row["where"]})
         elif is_new:
             ledger.add("train", "truncated", PROMPT_CUT, encoded["truncated"])
             ledger.add("train", "by_subset", row["subset"])

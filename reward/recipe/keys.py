@@ -135,6 +135,13 @@ OWN_KEYS = [
         help="share to hold out where a source has no test split",
     ),
     OwnKey(
+        "on_bad_row",
+        types=("str",),
+        default="skip",
+        choices=("skip", "stop"),
+        help="drop and count a row that cannot be read or encoded, or stop",
+    ),
+    OwnKey(
         "max_dropped",
         types=("float",),
         default=0.1,
@@ -394,6 +401,7 @@ GROUPS = {
         "streaming",
         "transcript",
         "overlong",
+        "on_bad_row",
         "validation_",
         "test_",
         "max_dropped",

@@ -382,6 +382,7 @@ def load_data(settings: Settings, base: Base) -> Data:
         test_fraction=recipe["test_fraction"],
         min_rater_agreement=recipe["min_rater_agreement"],
         mismatched_prompts=recipe["mismatched_prompts"],
+        on_bad_row=recipe["on_bad_row"],
     )
     options = EncodingOptions(
         max_length=base.max_length,
@@ -391,6 +392,7 @@ def load_data(settings: Settings, base: Base) -> Data:
         soft_labels=recipe["soft_labels"],
         strength_as=recipe["strength_as"],
         num_proc=settings.args.dataset_num_proc,
+        on_bad_row=recipe["on_bad_row"],
     )
     encoded, subsets = encode_splits(splits, ledger, base.tokenizer, options)
     note_unused_margins(encoded["train"], ledger, recipe["loss_type"])

@@ -238,7 +238,7 @@ def test_the_json_of_columns_that_rewardbench_publishes(tmp_path, refused):
     path.write_text(json.dumps({**columns, "id": [SECRET]}))
     assert ": columns of unequal length (`id` 1, " in refused(None, "reward.json")
     path.write_text('{"model": "org/rm"}')
-    assert refused(None, "reward.json").startswith(": a JSON list of rows is needed")
+    assert refused(None, "reward.json").startswith(":1: columns ['model'] are no scores")
 
 
 def test_the_shared_start_of_texts():
@@ -560,9 +560,34 @@ def test_a_row_of_another_format_than_the_first(refused):
         ":2: RewardBench 1 scores, after preference pairs with rewards; "
         "one format a file is needed: split the file"
     )
-    assert refused([PLAIN, PLAIN, {"prompt": "p", "chosen": "a", "rejected": "b"}]).startswith(
-        ":3: preference pairs without"
-    )
+
+
+def test_bad_rows_are_left_out_and_counted(tmp_path, refused):
+    """score.py writes such rows: a malformed line, and one that it could not read."""
+    unscored = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    malformed = {"reward": None, "reward_error": "no valid JSON at column 3"}
+    path = write_rows(tmp_path / "scored.jsonl", [PLAIN, unscored, malformed, PLAIN])
+    with path.open("a") as file:
+        file.write("{cut\n")
+    scores = read_scores(path)
+    assert len(scores.pairs) == 2
+    assert scores.kind.split("; ")[1:] == [
+        f"1 left out: cannot be read: no valid JSON (first: {path}:5)",
+        f"1 left out: cannot be read: preference pairs without rewards (first: {path}:2)",
+        "1 left out: cannot be read: score.py could not read it either: no valid JSON at column 3 "
+        f"(first: {path}:3)",
+    ]
+    with pytest.raises(DataError, match=":2: preference pairs without rewards; score it first"):
+        read_scores(path, on_bad_row="stop")
+    assert refused([unscored, malformed]).startswith(":1: preference pairs without rewards")
+
+
+def test_the_newest_rewards_of_a_file_that_was_scored_twice(tmp_path):
+    """A rater's margin stays where it is, and is no difference of rewards."""
+    twice = PLAIN | {"new_reward_chosen": 7, "new_reward_rejected": 5, "new_margin": 2}
+    for row in (twice, twice | {"margin": 0.5}):
+        path = write_rows(tmp_path / "scored.jsonl", [row])
+        assert read_scores(path).pairs.rewards.tolist() == [[7], [5]]
 
 
 def test_an_empty_file(refused, tmp_path):

@@ -9,7 +9,8 @@ from scorers import Lookup
 
 from auditing.checks.adversarial import ADVERSARIAL, run_adversarial
 from auditing.style import hedges, markdown
-from reward.data.files import DataError, read_rows
+from reward.data.files import DataError
+from reward.data.row_files import read_rows
 from reward.data.transcripts import text_of
 
 # --- The bundled pairs ----------------------------------------------------------------------------
@@ -258,7 +259,7 @@ def test_a_users_file_of_any_format(tmp_path):
         ),
         ('{"prompt": "q", "chosen": "a", "rejected": "a"}\n', "1 identical sides"),
         ("", "(no rows); at least one is needed"),
-        ("[1]\n", ":1: the row is no mapping"),
+        ("[1]\n", ":1: a row is a JSON object with named columns; found list"),
         ("{\n", ":1: no valid JSON"),
     ],
 )

@@ -2,8 +2,14 @@
 
 import pytest
 
-from reward.data.formats import RowError
-from reward.data.rows_to_score import row_to_score, row_without_rewards, with_rewards
+from reward.data.formats import RowError, to_pairs
+from reward.data.rows_to_score import (
+    free_name,
+    newest_columns,
+    reward_columns,
+    row_to_score,
+    row_without_rewards,
+)
 from reward.data.transcripts import assistant, user
 
 LABELLED = {"prompt": "p", "response_a": "a", "response_b": "b", "label": "b"}
@@ -15,24 +21,56 @@ def test_a_completion():
     assert (to_score.prompt, to_score.completions) == (user("p"), [assistant("a")])
     assert to_score.tools == [{"name": "add"}] and to_score.row is row
     assert row_to_score(row, "raw").completions == ["a"]
-    assert with_rewards(row, [1.5]) == {**row, "reward": 1.5} and "reward" not in row
+    assert reward_columns(row, [1.5]) == {"reward": 1.5}
 
 
 def test_a_format_that_names_no_side_gets_them():
+    """The row keeps its own prompt, so its sides hold the conversation, as in UltraFeedback."""
     to_score = row_to_score(LABELLED, "messages")
-    sides = {"prompt": user("p"), "chosen": assistant("b"), "rejected": assistant("a")}
+    sides = {"chosen": user("p") + assistant("b"), "rejected": user("p") + assistant("a")}
     assert to_score.row == LABELLED | sides
-    assert to_score.completions == [sides["chosen"], sides["rejected"]]
-    scored = with_rewards(to_score.row, [2.0, 0.5])
-    rewards = {"reward_chosen": 2.0, "reward_rejected": 0.5, "margin": 1.5}
-    assert scored == to_score.row | rewards
-    del rewards["margin"]
-    assert row_without_rewards(scored) == LABELLED | {"prompt": user("p")} | rewards
+    assert to_score.completions == [assistant("b"), assistant("a")]
+    columns = reward_columns(to_score.row, [2.0, 0.5])
+    assert columns == {"reward_chosen": 2.0, "reward_rejected": 0.5, "margin": 1.5}
+    scored = to_score.row | columns
+    del columns["margin"]
+    assert row_without_rewards(scored) == LABELLED | columns
+    (pair,) = to_pairs(to_score.row)
+    assert (pair["prompt"], pair["chosen"]) == (user("p"), assistant("b"))
+    unnamed = {"question": "p", "response_A": "a", "response_B": "b", "label": "A>B"}
+    sides = {"prompt": user("p"), "chosen": assistant("a"), "rejected": assistant("b")}
+    assert row_to_score(unnamed, "messages").row == unnamed | sides
+
+
+def test_the_margin_of_raters_is_no_difference_of_rewards():
+    """It stays their target margin; the model's own is left out."""
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2.0}
+    rewards = {"reward_chosen": 0.75, "reward_rejected": 0.5}
+    assert row_without_rewards(row | rewards) == row | rewards
+    (pair,) = to_pairs(row_without_rewards(row | rewards))
+    assert pair["target_margin"] == 2.0
+    own = row | rewards | {"margin": 0.25}
+    assert "margin" not in row_without_rewards(own)
+
+
+def test_no_column_is_overwritten():
+    assert free_name("reward", {"prompt"}) == "reward"
+    assert free_name("reward", {"reward"}) == "new_reward"
+    assert free_name("reward", {"reward", "new_reward"}) == "new_reward_2"
+    assert free_name("reward", {"reward", "new_reward", "new_reward_2"}) == "new_reward_3"
+
+
+def test_the_newest_columns_are_read():
+    row = {"prompt": "p", "reward": 1, "new_reward": 2, "new_reward_3": 4, "new_reward_2": 3}
+    assert newest_columns(row)["reward"] == 4
+    assert newest_columns({"prompt": "p", "reward": 1, "new_rewarding": 2})["reward"] == 1
+    twice = {"reward_chosen": 1, "new_reward_chosen": 2, "margin": 3, "new_margin": 4}
+    assert newest_columns(twice) == twice | {"reward_chosen": 2}
 
 
 def test_a_reward_that_is_missing_leaves_no_margin():
     row = {"prompt": "p", "chosen": "a", "rejected": "b"}
-    assert with_rewards(row, [None, 1.0])["margin"] is None
+    assert reward_columns(row, [None, 1.0])["margin"] is None
 
 
 def test_sides_with_different_prompts_have_no_prompt():
@@ -43,13 +81,9 @@ def test_sides_with_different_prompts_have_no_prompt():
 def test_lists_of_completions_are_scored_in_the_order_of_their_lists():
     row = {"prompt": "p", "chosen": ["a", "b"], "rejected": ["c"]}
     assert row_to_score(row, "messages").completions == [assistant(text) for text in "abc"]
-    assert with_rewards(row, [3, 2, 1]) == {**row, "scores_chosen": [3, 2], "scores_rejected": [1]}
+    assert reward_columns(row, [3, 2, 1]) == {"scores_chosen": [3, 2], "scores_rejected": [1]}
     rm_bench = {"domain": "chat", "chosen": ["a"], "rejected": ["c"]}
-    assert with_rewards(rm_bench, [2, 1]) == {
-        **rm_bench,
-        "score_chosen": [2],
-        "score_rejected": [1],
-    }
+    assert reward_columns(rm_bench, [2, 1]) == {"score_chosen": [2], "score_rejected": [1]}
 
 
 @pytest.mark.parametrize(

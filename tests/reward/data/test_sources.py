@@ -24,7 +24,8 @@ from preferences import (
 from support import REPO, write_rows
 
 from reward.data import sources
-from reward.data.files import DataError, read_rows
+from reward.data.files import DataError
+from reward.data.row_files import read_rows
 from reward.data.sources import CODE
 from reward.data.splits import load_preferences, load_test_split
 
@@ -202,7 +203,7 @@ def test_bad_line_of_the_test_split(tmp_path):
     write_lines(tmp_path / "test.jsonl", GOOD, SECRET.encode())
     assert fault([data]) == f"{tmp_path}/test.jsonl:2: no valid JSON at column 1"
     with pytest.raises(DataError, match="test.jsonl:2: no valid JSON at column 1"):
-        load_test_split([data])
+        load_test_split([data], on_bad_row="stop")
 
 
 def test_bad_rows_of_other_files(tmp_path):
@@ -216,18 +217,18 @@ def test_bad_rows_of_other_files(tmp_path):
         == ": cannot be read as json at line 3 (JSONDecodeError)"
     )
     assert message("b.json", b'{"prompt": "%s"}' % secret).startswith(
-        ": a JSON list of rows is needed; one row a line is"
+        ":1: columns ['prompt'] are no preference"
     )
     assert message("c.json", b'[{"prompt": "%s"}]' % secret).startswith(
         " row 1: columns ['prompt'] are no preference"
     )
     assert (
         message("a.csv", b"prompt,chosen,rejected\np,a,b\n%s,a\n" % secret)
-        == ":3: 3 columns are needed"
+        == ":3: 3 columns are needed; found 2"
     )
     assert (
         message("b.csv", b"prompt,chosen,rejected\n%s,a,b,c\n" % secret)
-        == ":2: 3 columns are needed"
+        == ":2: 3 columns are needed; found 4"
     )
     assert message("c.csv", b"prompt,chosen\n%s,a\n" % secret).startswith(
         ":2: columns ['chosen', 'prompt'] are no"
@@ -302,7 +303,9 @@ def test_gzip_file_that_is_cut_off(tmp_path):
         tmp_path / "a.jsonl.gz", *(json.dumps(row(index)).encode() for index in range(500))
     )
     path.write_bytes(path.read_bytes()[:-100])
-    assert fault([source(path)], test_fraction=0.5) == f"{path}: cannot be read as jsonl (EOFError)"
+    assert fault([source(path)], test_fraction=0.5) == (
+        f"{path}: the compressed file is cut off or damaged (EOFError); copy it again"
+    )
 
 
 def test_empty_csv_cells(tmp_path):
@@ -318,7 +321,7 @@ def test_empty_csv_cells(tmp_path):
 
 def test_byte_order_mark(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + GOOD)
-    assert list(read_rows(str(path))) == [(1, row(1))]
+    assert list(read_rows(str(path))) == [(f"{path}:1", row(1))]
 
 
 def test_lone_surrogates_are_replaced(tmp_path):
