@@ -137,7 +137,7 @@ def lacking(name: str, row: dict) -> str:
 
 
 LONGEST_NAME = 30
-LONGEST_LIST = 130  # characters, so that the whole sentence can be read at a glance
+LONGEST_LIST = 100  # characters, so that the whole sentence can be read at a glance
 
 
 def columns_in_words(row: dict) -> str:

@@ -29,9 +29,6 @@ COMPLETION_COLUMNS = ("completion", "response", "output", "answer")
 # Whole conversations, whose last turn is the completion.
 CONVERSATION_COLUMNS = ("messages", "conversations", "conversation")
 
-# Read by others of a row: a rating, a gold reward, the parts of a data set.
-OTHER_COLUMNS = {"tools", "subset", "reward", "gold", "rating", "helpfulness"}
-
 
 @dataclass(frozen=True)
 class PromptAndCompletions:
@@ -172,6 +169,6 @@ def _last_turn_of_conversation(row: dict) -> PromptAndCompletions:
 def _unread(row: dict, read: set[str]) -> list[str]:
     """The columns of a row that hold something and are not read."""
     system = next((column for column in SYSTEM_COLUMNS if row.get(column)), None)
-    known = read | OTHER_COLUMNS | {system}
+    known = read | {"tools", system}
     held = [name for name, value in row.items() if value is not None and value != ""]
     return [str(name) for name in held if name not in known]

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from reward.data.cells import number_cell, tools_cell
 from reward.data.columns import columns_in_words
 from reward.data.labelled_formats import (
-    NAMED_LABELS,
     arena,
     chosen_then_rejected,
     helpsteer2_preference,
     helpsteer3,
     human_preference_55k,
     judgebench,
+    label_read,
     llmbar,
+    number_read,
     safe_rlhf,
     stanford_human_preferences,
     two_responses,
@@ -38,12 +39,12 @@ from reward.data.prompts import (
     with_system,
 )
 from reward.data.ranked_formats import (
-    SCORE_KEYS,
     are_rated_mappings,
     completions_and_ranks,
     is_rating,
     nectar,
     rated_completions,
+    score_key,
     ultrafeedback,
     without_ranks,
 )
@@ -53,6 +54,7 @@ from reward.data.sided_formats import (
     labels_read,
     lists_of_sides,
     rewardbench,
+    rewardbench_reads,
 )
 from reward.data.transcripts import RowError, Side, text_of
 
@@ -76,6 +78,7 @@ class Format:
     columns: tuple[str, ...]  # every row of this format has them
     pairs: PairsOfRow  # from a row and `messages` or `raw` to its pairs
     others: tuple[str, ...] = ()  # columns that it reads where a row has them
+    labels: Callable[[dict], set[str]] = lambda row: set()  # the columns of labels that it reads
     prompt: tuple[str, ...] = PROMPT_COLUMNS  # where its prompt may stand
     names_sides: bool = False  # whether it says itself which completion is chosen
 
@@ -89,46 +92,56 @@ def _one(read: Callable[[dict, str], PreferencePair]) -> PairsOfRow:
     return lambda row, transcript: [read(row, transcript)]
 
 
-CHOSEN_AND_REJECTED = Format(("chosen", "rejected"), _one(chosen_and_rejected), names_sides=True)
-LISTS_OF_SIDES = Format(("chosen", "rejected"), lists_of_sides, names_sides=True)
-REWARDBENCH = Format(("text_chosen", "text_rejected", "prompt"), rewardbench, names_sides=True)
-JUDGEBENCH = Format(
-    ("question", "response_A", "response_B"), judgebench, (*NAMED_LABELS, "votes"), ("question",)
+CHOSEN_AND_REJECTED = Format(
+    ("chosen", "rejected"),
+    _one(chosen_and_rejected),
+    labels=labels_read,
+    names_sides=True,
 )
-LLMBAR = Format(("output_1", "output_2"), llmbar, ("label", "preference"))
+LISTS_OF_SIDES = Format(("chosen", "rejected"), lists_of_sides, names_sides=True)
+REWARDBENCH = Format(
+    ("text_chosen", "text_rejected", "prompt"),
+    rewardbench,
+    labels=rewardbench_reads,
+    prompt=(),
+    names_sides=True,
+)
+JUDGEBENCH = Format(
+    ("question", "response_A", "response_B"), judgebench, labels=label_read, prompt=("question",)
+)
+LLMBAR = Format(("output_1", "output_2"), llmbar, labels=number_read)
 ULTRAFEEDBACK = Format(("completions",), ultrafeedback, names_sides=True)
 WITHOUT_RANKS = Format(("completions",), without_ranks, names_sides=True)
 COMPARISON = Format(("output",), chosen_then_rejected)
-NECTAR = Format(("answers", "prompt"), nectar, names_sides=True)
-WEBGPT = Format(("question", "answer_0", "answer_1", "score_0", "score_1"), webgpt, prompt=())
 
 # The first format whose columns a row has is the one that it is read as; the order counts.
 FORMATS = (
     REWARDBENCH,
-    NECTAR,
+    Format(("answers", "prompt"), nectar, names_sides=True),
     Format(("completions", "ranks"), completions_and_ranks, names_sides=True),
     Format(("completions", "ranking"), completions_and_ranks, names_sides=True),
     Format(
         ("response_a", "response_b", "winner_model_a"),
         human_preference_55k,
-        ("winner_model_b", "winner_tie", "votes"),
-        ("prompt",),
+        labels=label_read,
+        prompt=("prompt",),
     ),
-    Format(("response_a", "response_b"), two_responses, (*NAMED_LABELS, "votes")),
+    Format(("response_a", "response_b"), two_responses, labels=label_read),
     JUDGEBENCH,
     LLMBAR,
-    Format(("conversation_a", "conversation_b"), arena, (*NAMED_LABELS, "votes"), ()),
+    Format(("conversation_a", "conversation_b"), arena, labels=label_read, prompt=()),
     Format(("response_1", "preference_strength"), helpsteer2_preference, ("response_2",)),
-    Format(("response1", "overall_preference"), helpsteer3, ("response2",), ("context",)),
+    Format(("response1", "overall_preference"), helpsteer3, ("response2",), prompt=("context",)),
     Format(("response_0", "response_1", "better_response_id"), safe_rlhf),
-    Format(("human_ref_A", "human_ref_B", "labels"), stanford_human_preferences, (), ("history",)),
-    WEBGPT,
+    Format(
+        ("human_ref_A", "human_ref_B", "labels"), stanford_human_preferences, prompt=("history",)
+    ),
+    Format(("question", "answer_0", "answer_1", "score_0", "score_1"), webgpt, prompt=()),
 )
 
 # The keys that are read of the mappings in a column.
 KEYS_READ = {
     "answers": {"answer", "rank"},
-    "completions": {"response", *SCORE_KEYS},
     "question": {"full_text"},
 }
 
@@ -148,7 +161,8 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[PreferencePair]:
     layout = format_of(row)
     pairs = layout.pairs(row, transcript)
     if len(row) > len(layout.columns):
-        _add_the_rest(pairs, row, _unread(layout, row))
+        unread = [name for name in _unread(layout, row) if name not in layout.columns]
+        _add_the_rest(pairs, row, unread)
     for pair in pairs:
         _add_drop_and_subset(pair, row)
     return pairs
@@ -251,8 +265,9 @@ def unread_columns(row: dict) -> list[str]:
 
 def _unread(layout: Format, row: dict) -> list[str]:
     read = {*layout.columns, *layout.others, *_common_columns(row)}
-    if layout.names_sides:
-        read |= labels_read(row)
+    if layout is REWARDBENCH:
+        read.remove("prompt")  # it may say what the sides say already
+    read |= layout.labels(row)
     if layout.prompt:
         found = find_prompt(row, layout.prompt)
         if found is not None:
@@ -293,12 +308,19 @@ def _unread_keys(column: str, value: list | dict) -> list[str]:
     mappings = [item for item in value if isinstance(item, dict)]
     if not mappings:
         return []
-    if column in KEYS_READ:
-        keys = dict.fromkeys(key for item in mappings for key in item)
-        unread = [key for key in keys if key not in KEYS_READ[column]]
+    if column == "completions" and "response" in mappings[0]:
+        unread = _keys_without(mappings, {"response", score_key(mappings)})
+    elif column in KEYS_READ:
+        unread = _keys_without(mappings, KEYS_READ[column])
     else:
         unread = other_keys(side_of(value, f"`{column}`"))
     return [f"{column}[].{key}" for key in unread]
+
+
+def _keys_without(mappings: list[dict], read: set[str]) -> list[str]:
+    """The keys of mappings that are not read."""
+    keys = dict.fromkeys(key for mapping in mappings for key in mapping)
+    return [key for key in keys if key not in read]
 
 
 def _add_the_rest(pairs: list[PreferencePair], row: dict, unread: Iterable[str]) -> None:

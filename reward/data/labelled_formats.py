@@ -31,14 +31,19 @@ def llmbar(row: dict, transcript: str) -> list[PreferencePair]:
     {"input": "2+2?", "output_1": "4", "output_2": "5", "label": 1}
     {"instruction": "Add.", "input": "2 2", "output_1": "4", "output_2": "5", "preference": 1}
     """
-    column = "label"
-    if "label" not in row and "preference" in row:
-        column = "preference"
+    (column,) = number_read(row)
     better = number_cell(row, column, 1, 2)
     if better not in (1, 2):
         raise RowError(f"`{column}` is neither 1 nor 2, the better output: {MEND}")
     preference = Preference(strength=3 - 2 * better)
     return [compared(needed_prompt(row), row["output_1"], row["output_2"], preference)]
+
+
+def number_read(row: dict) -> set[str]:
+    """The column of the label that `llmbar` reads of a row."""
+    if "label" not in row and "preference" in row:
+        return {"preference"}
+    return {"label"}
 
 
 def safe_rlhf(row: dict, transcript: str) -> list[PreferencePair]:
@@ -191,7 +196,23 @@ NO_LABEL = (
     ".5 for a tie), or `votes` must be [votes for a, votes for b]"
 )
 NAMED_LABELS = ("winner", "label", "preference")  # the first one that a row has is read
-ONE_HOT_LABELS = ("winner_model_a", "winner_model_b")
+ONE_HOT_LABELS = ("winner_model_a", "winner_model_b", "winner_tie")
+
+
+def label_read(row: dict) -> set[str]:
+    """The columns of the label that `_preference_of` reads of a row."""
+    if row.get("votes") is not None:
+        return {"votes"}
+    if "winner_model_a" in row:
+        return set(ONE_HOT_LABELS)
+    column = _named_label(row)
+    if column is None:
+        return set()
+    return {column}
+
+
+def _named_label(row: dict) -> str | None:
+    return next((column for column in NAMED_LABELS if column in row), None)
 
 
 def _preference_of(row: dict) -> Preference:
@@ -204,11 +225,13 @@ def _preference_of(row: dict) -> Preference:
         for_a, for_b = votes_cell(row)
         return Preference(for_a - for_b, [for_a, for_b])
     if "winner_model_a" in row:  # human-preference-55k has a column for each outcome
+        if row.get("winner_tie") is not None:
+            number_cell(row, "winner_tie", 0, 1)
         return Preference(number_cell(row, "winner_model_a") - number_cell(row, "winner_model_b"))
-    for column in NAMED_LABELS:
-        if column in row:
-            return Preference(_strength_of_label(row[column]))
-    raise RowError(NO_LABEL)
+    column = _named_label(row)
+    if column is None:
+        raise RowError(NO_LABEL)
+    return Preference(_strength_of_label(row[column]))
 
 
 def _strength_of_label(label: object) -> int:

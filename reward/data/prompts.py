@@ -39,7 +39,7 @@ MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 # A text in one of these columns belongs to the conversation.
 PROMPT_LIKE = {*PROMPT_COLUMNS, *SYSTEM_COLUMNS, "history", "dialogue", "instructions"}
 
-# A few words in a column whose name has one of these words are no prompt.
+# A few words, no sentence, in a column whose name has one of these words are no prompt.
 METADATA = re.compile(
     r"(?:^|_)(?:id|ids|idx|index|uuid|uid|hash|sha\d*|md5|model|models|source|sources|dataset"
     r"|subset|domain|category|categories|topic|topics|tag|tags|language|lang|url|urls|uri|link"
@@ -234,9 +234,11 @@ def could_be_prompts(row: dict, read: Iterable[str] = ()) -> list[str]:
 def _could_be_prompt(column: str, value: object) -> bool:
     is_metadata = METADATA.search(column)
     if isinstance(value, str):
-        if is_metadata and len(value.split()) <= MOST_WORDS:
+        text = value.strip()
+        is_short = len(text.split()) <= MOST_WORDS and not text.endswith((".", "?", "!", ":"))
+        if is_metadata and is_short:
             return False
-        return bool(value.strip()) and not NO_PROSE.fullmatch(value.strip())
+        return bool(text) and not NO_PROSE.fullmatch(text)
     if is_metadata or not isinstance(value, list | dict):
         return False
     return any(text.strip() for text in texts_in(value))

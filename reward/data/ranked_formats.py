@@ -38,7 +38,7 @@ def completions_and_ranks(row: dict, transcript: str) -> list[PreferencePair]:
     return every_two(needed_prompt(row), ranking)
 
 
-SCORE_KEYS = ("overall_score", "fine-grained_score")  # the first one that a completion has
+SCORE_KEYS = ("overall_score", "fine-grained_score")  # the first one that all completions have
 
 
 def are_rated_mappings(row: dict) -> bool:
@@ -56,12 +56,20 @@ def ultrafeedback(row: dict, transcript: str) -> list[PreferencePair]:
 
     The pairs are those of `overall_score`, which UltraFeedback-binarized goes by.
     """
+    key = score_key(row["completions"])
     ranking = []
     for item in row["completions"]:
-        key = next((key for key in SCORE_KEYS if item.get(key) is not None), SCORE_KEYS[0])
         score = number(item.get(key), f"completions[].{key}")
         ranking.append(Ranked(item["response"], rank=-score, rating=score))
     return every_two(needed_prompt(row), ranking)
+
+
+def score_key(completions: list[dict]) -> str:
+    """The key of the score by which the completions of a row are ranked."""
+    for key in SCORE_KEYS:
+        if all(item.get(key) is not None for item in completions):
+            return key
+    return SCORE_KEYS[0]
 
 
 def without_ranks(row: dict, transcript: str) -> list[PreferencePair]:

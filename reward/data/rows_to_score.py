@@ -52,7 +52,7 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
 
     pairs = to_pairs(row, transcript)
     unread = unread_columns(row)
-    if is_texts(row.get("chosen")):
+    if is_texts(row.get("chosen")) and is_texts(row.get("rejected")):
         # `pairs` holds every chosen completion against every rejected one: first all pairs of the
         # first chosen completion, then all pairs of the second.
         rejected_count = len(row["rejected"])

@@ -115,8 +115,14 @@ def _form_of(side: Side) -> str:
 def _hold_a_conversation(chosen: Side, rejected: Side) -> bool:
     """Whether both sides hold what the user said, so that no column is needed for it."""
     if isinstance(chosen, list):
-        return _is_whole(chosen) and _is_whole(rejected)
+        return _are_whole_messages(chosen, rejected)
     return is_transcript(chosen) and is_transcript(rejected)
+
+
+def _are_whole_messages(chosen: Side, rejected: Side) -> bool:
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        return False
+    return _is_whole(chosen) and _is_whole(rejected)
 
 
 def _is_whole(side: Messages) -> bool:
@@ -152,10 +158,9 @@ def _message_sides(
     if isinstance(prompt, list):
         conversation_needs_no_answer(found.columns[0], prompt)
         return _after_messages(prompt, chosen, rejected)
-    if not _is_whole(chosen) and not _is_whole(rejected):
+    are_answers = not _is_whole(chosen) and not _is_whole(rejected)
+    if are_answers or not chosen or not rejected:
         return pair_of(prompt_messages(prompt), chosen, rejected)
-    if not chosen or not rejected:
-        return _last_turns(chosen, rejected)
     if not _is_whole(chosen) or not _is_whole(rejected):
         raise RowError(
             "one of `chosen` and `rejected` is a whole conversation, and the other an answer "
@@ -273,10 +278,17 @@ def _text_sides(
             return _explicit_texts(prompt, chosen, rejected, transcript)
         conversation_needs_no_answer(found.columns[0], prompt)
         return pair_of(prompt, assistant(chosen), assistant(rejected))
-    pair = _message_sides(found, turns_of(chosen), turns_of(rejected))
-    if transcript == "raw":
-        return _raw_transcripts(chosen, rejected)
-    return pair
+    sides = [turns_of(chosen), turns_of(rejected)]
+    pair = _message_sides(found, *sides)
+    if transcript != "raw":
+        return pair
+    if isinstance(prompt, list) and None in [_end_of_prompt(prompt, side) for side in sides]:
+        raise RowError(
+            f"`{found.columns[0]}` is a list of messages that `chosen` and `rejected` do not begin "
+            "with, and `transcript: raw` keeps both sides as they are; leave it out, or read them "
+            "as messages"
+        )
+    return _raw_transcripts(chosen, rejected)
 
 
 def _are_transcripts(chosen: str, rejected: str, may_be_text: bool = False) -> bool:
@@ -401,7 +413,7 @@ def rewardbench(row: dict, transcript: str) -> list[PreferencePair]:
     chosen = side_of(row["text_chosen"], "`text_chosen`")
     rejected = side_of(row["text_rejected"], "`text_rejected`")
     found = None
-    if isinstance(chosen, str) or isinstance(rejected, str):
+    if not _are_whole_messages(chosen, rejected):
         prompt = row["prompt"]
         if prompt is None:
             prompt = ""
@@ -415,6 +427,14 @@ def rewardbench(row: dict, transcript: str) -> list[PreferencePair]:
     pair = _pair_of_sides(found, chosen, rejected, transcript)
     _add_labels(pair, row)
     return [pair]
+
+
+def rewardbench_reads(row: dict) -> set[str]:
+    """The columns that `rewardbench` reads beside the sides; whole conversations need no prompt."""
+    sides = [side_of(row[column], f"`{column}`") for column in ("text_chosen", "text_rejected")]
+    if _are_whole_messages(*sides):
+        return labels_read(row)
+    return labels_read(row) | {"prompt"}
 
 
 def _after_prompt(text: str, prompt: str) -> str:
