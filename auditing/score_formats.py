@@ -15,6 +15,7 @@ from typing import NamedTuple
 from auditing.benchmarks import RM_BENCH_DOMAINS, RewardBench2Prompt, RmBenchPrompt, domain_of
 from auditing.pairs import LONGEST_TEXT, ScoredPair, nan_for_none
 from auditing.style import hedges, markdown
+from reward.data.columns import columns_in_words
 from reward.data.formats import PreferencePair, RowError, is_judgebench, is_llmbar, to_pairs
 from reward.data.rows_to_score import newest_columns, row_without_rewards
 from reward.data.transcripts import is_messages, is_side, is_texts, text_of
@@ -100,7 +101,8 @@ def _why_no_scores(row: dict) -> str:
     try:
         to_pairs(row)
     except RowError:
-        return f"columns {sorted(row)} are no scores that are read here; needed is {READ_HERE}"
+        columns = columns_in_words(row)
+        return f"columns {columns} are no scores that are read here; needed is {READ_HERE}"
     return f"preference pairs without rewards; {SCORE_FIRST}"
 
 

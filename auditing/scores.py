@@ -33,7 +33,7 @@ from auditing.score_formats import (
     parse_score_row,
 )
 from reward.data.bad_rows import UnreadableRow, one_of_few
-from reward.data.columns import Columns, NamedColumns
+from reward.data.columns import Columns, NamedColumns, name_in_words
 from reward.data.files import DataError, to_json
 from reward.data.formats import RowError
 from reward.data.row_files import PlacedRow, open_text, read_rows
@@ -273,7 +273,9 @@ def _rows_of(path: str) -> Iterator[PlacedRow]:
         return
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
-        sizes = ", ".join(f"`{name}` {len(values):,}" for name, values in columns.items())
+        sizes = ", ".join(
+            f"{name_in_words(name)!r} {len(values):,}" for name, values in columns.items()
+        )
         raise DataError(
             f"{path}: columns of unequal length ({sizes}); one value a row is needed in each"
         )

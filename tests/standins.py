@@ -16,6 +16,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     LlamaConfig,
+    MistralConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -35,6 +36,16 @@ ZEPHYR = (
     "{% if loop.last and add_generation_prompt %}\n"
     "{{ '<|assistant|>' }}\n"
     "{% endif %}\n"
+    "{% endfor %}"
+)
+# Mistral's, as far as it matters here: the roles must alternate.
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}"
     "{% endfor %}"
 )
 LLAMA3_TOKENS = (
@@ -67,6 +78,14 @@ KINDS = {
         None,
     ),
 }
+# The same for a kind whose template refuses some conversations.
+STRICT_KINDS = {
+    "mistral": (
+        ["<unk>", "<s>", "</s>"],
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        MISTRAL,
+    ),
+}
 WORDS = (
     "tea coffee garden music river winter bread window paper train morning letter how what why can "
     "you tell me about the best way to make it is a good idea to start with some water and a "
@@ -76,8 +95,8 @@ WORDS = (
 
 
 def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of one of KINDS on WORDS."""
-    special, roles, template = KINDS[kind]
+    """Train a tokenizer of one of KINDS or STRICT_KINDS on WORDS."""
+    special, roles, template = (STRICT_KINDS | KINDS)[kind]
     if kind == "encoder":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -126,6 +145,10 @@ def make_config(kind: str, tokenizer: PreTrainedTokenizerFast, layers: int = 2) 
     if kind == "encoder":
         sizes["max_position_embeddings"] = 512
         return BertConfig(**sizes, pad_token_id=tokenizer.pad_token_id)
+    if kind == "mistral":
+        return MistralConfig(
+            **sizes, **ids, num_key_value_heads=2, bos_token_id=tokenizer.bos_token_id
+        )
     if kind in ("llama3", "tinyllama"):
         return LlamaConfig(
             **sizes, **ids, num_key_value_heads=2, bos_token_id=tokenizer.bos_token_id

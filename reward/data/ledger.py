@@ -164,8 +164,8 @@ class Ledger:
         Args:
             max_dropped: The largest share of its pairs that a split may lose. Two kinds of loss do
                 not count, because nothing went wrong: ties of an evaluation split, and pairs that
-                `min_rater_agreement` leaves out. Of a split with fewer than FEW pairs bad rows
-                count by their share of all splits: chance decides which split a row falls into.
+                `min_rater_agreement` leaves out. Bad rows count by their share of all splits, and
+                in a split of FEW pairs or more: into which split a bad row falls is chance.
 
         Raises:
             DataError: A split is empty, or it lost a larger share.
@@ -175,26 +175,21 @@ class Ledger:
                 raise DataError(f"no pair of the {split} split is left.\n{self}\n{_mend(counts)}")
             if split == "train":
                 _warn_of_ties(counts)
-            lost = self._lost_fraction(counts)
-            if lost > max_dropped:
-                raise DataError(
-                    f"{lost:.1%} of the {split} pairs were dropped; max_dropped allows "
-                    f"{max_dropped:.1%}.\n{self}\nIf that is what you want, set max_dropped: "
-                    f"{min(1.0, math.ceil(lost * 100) / 100):.2f}."
-                )
+            self._check_share(f"the {split} pairs", _lost(counts), counts.read, max_dropped)
+        bad = sum(map(_bad_rows, self.splits.values()))
+        read = sum(counts.read for counts in self.splits.values())
+        self._check_share("the pairs of all splits", bad, read, max_dropped)
 
-    def _lost_fraction(self, counts: SplitCounts) -> float:
-        """How many pairs were dropped though nobody asked for it, as a share of the pairs read."""
-        lost = 0
-        for reason, count in counts.dropped.items():
-            if not reason.startswith((NO_RIGHT_SIDE, TOO_LITTLE, *BAD_ROW)):
-                lost += count
-        bad = _bad_rows(counts)
-        read = counts.read
-        if read < FEW:
-            bad = sum(map(_bad_rows, self.splits.values()))
-            read = sum(split.read for split in self.splits.values())
-        return lost / counts.read + bad / read
+    def _check_share(self, pairs: str, dropped: int, read: int, max_dropped: float) -> None:
+        """Raise DataError if too many were dropped of the pairs that `pairs` names."""
+        if read == 0 or dropped / read <= max_dropped:
+            return
+        share = dropped / read
+        raise DataError(
+            f"{share:.1%} of {pairs} were dropped; max_dropped allows {max_dropped:.1%}.\n{self}\n"
+            f"If that is what you want, set max_dropped: "
+            f"{min(1.0, math.ceil(share * 100) / 100):.2f}."
+        )
 
 
 def first_places(table: Dataset, drop: np.ndarray) -> dict[str, str]:
@@ -226,6 +221,17 @@ def raters_disagree(probability: np.ndarray | float, minimum: float) -> np.ndarr
 def too_little_agreement(minimum: float) -> str:
     """The reason to drop a pair whose raters disagree."""
     return f"{TOO_LITTLE} {minimum:g}"
+
+
+def _lost(counts: SplitCounts) -> int:
+    """How many pairs of a split were dropped though nobody asked for it."""
+    lost = 0
+    for reason, count in counts.dropped.items():
+        if not reason.startswith((NO_RIGHT_SIDE, TOO_LITTLE)):
+            lost += count
+    if counts.read < FEW:
+        return lost - _bad_rows(counts)
+    return lost
 
 
 def _bad_rows(counts: SplitCounts) -> int:

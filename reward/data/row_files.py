@@ -89,10 +89,9 @@ def read_rows(path: str) -> Iterator[PlacedRow]:
             yield PlacedRow(place, row)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile):
         raise DataError(
-            f"{path}: the compressed file is cut off or damaged ({type(error).__name__}); "
-            "copy it again"
+            f"{path}: the compressed file is cut off or damaged; copy it again"
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(

@@ -236,7 +236,7 @@ def test_the_json_of_columns_that_rewardbench_publishes(tmp_path, refused):
     path.write_text(json.dumps(columns, indent=4))
     assert read_scores(path).pairs.rewards.tolist() == [[2.5, 2.5], [1, 1]]
     path.write_text(json.dumps({**columns, "id": [SECRET]}))
-    assert ": columns of unequal length (`id` 1, " in refused(None, "reward.json")
+    assert ": columns of unequal length ('id' 1, " in refused(None, "reward.json")
     path.write_text('{"model": "org/rm"}')
     assert refused(None, "reward.json").startswith(":1: columns ['model'] are no scores")
 

@@ -465,7 +465,7 @@ def test_a_malformed_row_is_named_by_file_and_line(name, text, line, trained, ru
     (tmp_path / name).write_text(text)
     source, out = tmp_path / name, tmp_path / "out.jsonl"
     command = ["--ckpt", trained("full")[0], "--input", source, "--output", out]
-    status, _, error = run(score, *command)
+    status, _, error = run(score, *command, "--on_bad_row", "stop")
     assert status == 2 and f"{tmp_path / name}:{line}: " in error and "secret" not in error
     assert {path.name for path in tmp_path.iterdir()} == {name}
 

@@ -304,7 +304,7 @@ def test_gzip_file_that_is_cut_off(tmp_path):
     )
     path.write_bytes(path.read_bytes()[:-100])
     assert fault([source(path)], test_fraction=0.5) == (
-        f"{path}: the compressed file is cut off or damaged (EOFError); copy it again"
+        f"{path}: the compressed file is cut off or damaged; copy it again"
     )
 
 
