@@ -16,19 +16,30 @@ from reward.data.completion_formats import (
     holds_completions,
     read_completions,
 )
-from reward.data.formats import PreferencePair, named_for_scoring, to_pairs, unread_columns
+from reward.data.formats import (
+    FORMATS,
+    PROMPT_COLUMNS,
+    PreferencePair,
+    named_for_scoring,
+    to_pairs,
+    unread_columns,
+)
 from reward.data.transcripts import RowError, Side, is_texts
 
 
 @dataclass(frozen=True)
 class RowToScore:
-    """The texts of a row to score, and the row to write."""
+    """The texts of a row to score, and the row to write.
+
+    A row with a finished `text` has an empty prompt, and that text as its only completion.
+    """
 
     prompt: Side | None  # None if the two sides have different prompts and cannot be compared
     completions: list[Side]  # the completion(s); chosen, rejected; or all chosen, then all rejected
     tools: list[dict] | None  # the functions that the assistant may call, for the chat template
     row: dict  # the row to write, with columns for the sides if its format names no chosen one
     unread: list[str]  # the columns that hold something and are not read
+    text: str | None = None  # the text of a conversation that its owner has formatted
 
 
 def row_to_score(row: dict, transcript: str) -> RowToScore:
@@ -37,7 +48,8 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
     Args:
         row: A completion with its prompt, in any layout of reward.data.completion_formats; or a
             preference row in any format of reward.data.formats. A row of RewardBench 2 or RM-Bench
-            holds several completions per side.
+            holds several completions per side. Or a finished `text` and no other column that a
+            layout reads.
         transcript: `messages` or `raw`, as in `to_pairs`.
 
     Raises:
@@ -46,6 +58,10 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
     if not isinstance(row, dict):
         raise RowError("a row is a JSON object with named columns")
     tools = tools_cell(row)
+    if is_finished_text(row):
+        text = row["text"]
+        unread = [column for column, value in row.items() if column != "text" and value]
+        return RowToScore("", [text], tools, row, unread, text)
     if holds_completions(row):
         read = read_completions(row, transcript)
         return RowToScore(read.prompt, read.completions, tools, row, read.unread)
@@ -71,6 +87,15 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
     if pair["drop"].startswith("prompts differ"):
         prompt = None
     return RowToScore(prompt, [pair["chosen"], pair["rejected"]], tools, row, unread)
+
+
+def is_finished_text(row: dict) -> bool:
+    """Whether a row is one text that its owner has formatted, with its control tokens."""
+    if not isinstance(row.get("text"), str) or holds_completions(row):
+        return False
+    has_sides = not {"chosen", "rejected"}.isdisjoint(row)
+    has_prompt = not set(PROMPT_COLUMNS).isdisjoint(row)
+    return not has_sides and not has_prompt and not any(layout.fits(row) for layout in FORMATS)
 
 
 def _named_sides(pair: PreferencePair, row: dict) -> dict:

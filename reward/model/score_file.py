@@ -128,7 +128,7 @@ def encode_row_to_score(scorer: Scorer, placed: PlacedRow, named: NamedColumns) 
 
 def _encode(scorer: Scorer, to_score: RowToScore, encoded_row: EncodedRow) -> None:
     try:
-        encoded = scorer.encode(to_score.prompt, to_score.completions, to_score.tools)
+        encoded = scorer.encode_row(to_score)
     except RefusedText as error:
         encoded_row.fault = Fault(str(error), error.reason)
         return

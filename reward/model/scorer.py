@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from reward.data.encoding import RefusedText, encode, encode_within
+from reward.data.rows_to_score import RowToScore
 from reward.data.transcripts import Side, text_of
 from reward.model import TOKEN_BUDGET
 from reward.model.batches import TokenIds, read_index, shared_prefix, token_batches
@@ -89,6 +90,7 @@ class Scorer:
         if self.loaded.is_pair_layout:
             token_types = pair_token_types(self.tokenizer, self.model)
         self.forwards = Forwards(self.model, token_types)
+        self.said_first_token_lacks = False
         self.tested_length = 0  # of the longest text that the self-test has seen
         self.padded_because = why_model_not_packed(self.base_model)
         self.alone_because = None
@@ -132,6 +134,34 @@ class Scorer:
             else:
                 self._refuse_unreadable(encoded.ids[i])
         return EncodedCompletions(ids, encoded.prompt_cut)
+
+    def encode_row(self, row: RowToScore) -> EncodedCompletions:
+        """Encode what is scored of a row. Arguments and errors are those of `encode`.
+
+        A finished text is encoded as it is. If one lacks the BOS or [CLS] that the tokenizer puts
+        in front by itself, that is said once.
+        """
+        if row.text is None:
+            return self.encode(row.prompt, row.completions, row.tools)
+        ids = self.encode_text(row.text)
+        first = self._first_token_id()
+        if first is not None and ids[:1] != [first] and not self.said_first_token_lacks:
+            self.said_first_token_lacks = True
+            if processes().is_main_process:
+                token = self.tokenizer.convert_ids_to_tokens(first)
+                print(
+                    f"a text does not begin with {token}, which the tokenizer puts in front by "
+                    "itself; texts are scored as they are",
+                    file=sys.stderr,
+                )
+        return EncodedCompletions([ids], prompt_cut=False)
+
+    def _first_token_id(self) -> int | None:
+        """Return the BOS or [CLS] that the tokenizer puts in front; None if it puts none."""
+        first = self.tokenizer("a")["input_ids"][0]
+        if first == self.tokenizer("a", add_special_tokens=False)["input_ids"][0]:
+            return None
+        return first
 
     def encode_text(self, text: str) -> list[int]:
         """Encode a text that is finished, with its control tokens.
