@@ -1,0 +1,262 @@
+"""Adapters as people have them: read as their maker meant, or refused in one true sentence."""
+
+import peft
+import pytest
+import torch
+from checkpoint_folders import (
+    adapter,
+    add_tensors,
+    edit_json,
+    edit_tensors,
+    ids_of,
+    make_folders,
+    our_rewards,
+    stock_rewards,
+    to_bin,
+    with_random_weights,
+)
+from safetensors.torch import load_file
+from standins import make_tokenizer
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
+
+from reward.model.build import build_reward_model
+from reward.model.hub import ModelError
+from reward.model.load import load_reward_model
+
+torch.set_num_threads(1)
+FILE = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return make_folders(tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="module")
+def plain(folders):
+    """(folder, rewards) of an ordinary LoRA adapter with its head."""
+    model = adapter(folders.classifier())
+    return folders.save(model), stock_rewards(model, folders.tokenizer)
+
+
+# --- Files that are elsewhere, or in an older form ------------------------------------------------
+
+
+def test_an_adapter_in_a_bin_file(plain, folders):
+    folder = folders.copy(plain[0])
+    to_bin(folder, FILE, "adapter_model.bin")
+    assert our_rewards(folder) == pytest.approx(plain[1], abs=1e-5)
+
+
+def test_without_a_tokenizer_the_bases_is_used_and_said(folders, plain, capsys):
+    folder = folders.save(adapter(folders.classifier()), with_tokenizer=False)
+    assert our_rewards(folder) == pytest.approx(plain[1], abs=1e-5)
+    assert "the adapter has no tokenizer: that of its base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("base", "sentence"),
+    [
+        (None, "names no base model: base_model_name_or_path is None"),
+        ("", "names no base model: base_model_name_or_path is ''"),
+        ("/moved/away", "over the base model /moved/away, and there is no such folder"),
+        ("moved/away", "over the base model moved/away. moved/away: no such folder here"),
+    ],
+)
+def test_a_base_that_is_not_there_is_named(base, sentence, plain, folders):
+    folder = folders.copy(plain[0])
+    edit_json(folder / CONFIG, base_model_name_or_path=base)
+    with pytest.raises(ModelError, match=sentence):
+        load_reward_model(str(folder))
+
+
+def test_an_adapter_over_an_adapter_is_refused(plain, folders):
+    folder = folders.copy(plain[0])
+    edit_json(folder / CONFIG, base_model_name_or_path=str(plain[0]))
+    with pytest.raises(ModelError, match="which is an adapter itself; merge that one first"):
+        load_reward_model(str(folder))
+
+
+# --- Heads ----------------------------------------------------------------------------------------
+
+
+def test_the_base_may_hold_the_trained_head(folders):
+    model = adapter(folders.classifier(folders.reward_model), task_type=None)
+    folder = folders.save(model)
+    assert not any("score" in key for key in load_file(folder / FILE))
+    expected = stock_rewards(model, folders.tokenizer)
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+
+
+def test_lora_on_the_head_is_read_over_a_trained_head_alone(folders):
+    """Over a language model the head's own weight is new at every load."""
+    options = {"task_type": None, "target_modules": ["q_proj", "score"]}
+    model = adapter(folders.classifier(folders.reward_model), **options)
+    expected = stock_rewards(model, folders.tokenizer)
+    assert our_rewards(folders.save(model)) == pytest.approx(expected, abs=1e-5)
+    folder = folders.save(adapter(folders.classifier(), **options))
+    with pytest.raises(ModelError, match=r"on a head that is in no file: .*score\.lora_A\.weight"):
+        load_reward_model(str(folder))
+
+
+def test_two_labels_are_read_and_three_are_refused(folders):
+    model = adapter(folders.classifier(labels=2), r=1)
+    expected = stock_rewards(model, folders.tokenizer)
+    assert our_rewards(folders.save(model)) == pytest.approx(expected, abs=1e-5)
+    folder = folders.save(adapter(folders.classifier(labels=3)))
+    with pytest.raises(ModelError, match="3 labels; a reward model has one"):
+        load_reward_model(str(folder))
+
+
+def test_a_bias_of_the_head_in_the_adapter(folders):
+    base = folders.classifier()
+    base.score = torch.nn.Linear(32, 1)
+    model = adapter(base)
+    expected = stock_rewards(model, folders.tokenizer)
+    assert our_rewards(folders.save(model)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("place", ["pytorch_model.bin", "the base"])
+def test_a_value_head_beside_a_language_models_adapter(place, folders):
+    """TRL writes it into pytorch_model.bin beside the adapter."""
+    model = adapter(
+        AutoModelForCausalLM.from_pretrained(folders.language_model), task_type="CAUSAL_LM"
+    )
+    weight = torch.randn(1, 32, generator=torch.Generator().manual_seed(2))
+    head = {"v_head.summary.weight": weight, "v_head.summary.bias": torch.tensor([0.25])}
+    folder = folders.save(model)
+    if place == "the base":
+        base = folders.copy(folders.language_model)
+        edit_tensors(base, lambda tensors: tensors | head)
+        edit_json(folder / CONFIG, base_model_name_or_path=str(base))
+    else:
+        torch.save(head, folder / place)
+    expected = []
+    for ids in ids_of(folders.tokenizer):
+        with torch.inference_mode():
+            output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        expected.append((output.hidden_states[-1][0, -1] @ weight[0]).item() + 0.25)
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_is_new_at_every_load_beside_the_head_is_refused(folders):
+    """A masked language model has no pooler, and the adapter does not save its new one."""
+    tokenizer = make_tokenizer("encoder")
+    config = BertConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=len(tokenizer),
+    )
+    base = folders.save(with_random_weights(BertForMaskedLM(config)), with_tokenizer=False)
+    tokenizer.save_pretrained(base)
+    model = adapter(folders.classifier(base), target_modules=["query"])
+    folder = folders.save(model, with_tokenizer=False)
+    with pytest.raises(ModelError, match=r"bert\.pooler\.dense\.weight are not in the checkpoint"):
+        load_reward_model(str(folder))
+
+
+# --- Embeddings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "saving"),
+    [
+        ({"modules_to_save": ["embed_tokens"]}, {}),
+        ({}, {"save_embedding_layers": True}),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, {}),
+    ],
+    ids=["trained whole", "saved whole", "LoRA"],
+)
+def test_embeddings_that_were_resized(options, saving, folders):
+    tokenizer = make_tokenizer("llama3")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["garden?"])
+    base = folders.classifier()
+    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model = adapter(base, **options)
+    folder = folders.save(model, with_tokenizer=False, **saving)
+    tokenizer.save_pretrained(folder)
+    assert max(max(ids) for ids in ids_of(tokenizer)) == len(tokenizer) - 1
+    assert our_rewards(folder) == pytest.approx(stock_rewards(model, tokenizer), abs=1e-5)
+
+
+# --- Other kinds, and what does not fit -----------------------------------------------------------
+
+KINDS = {
+    "IA3": peft.IA3Config(
+        task_type="SEQ_CLS",
+        target_modules=["k_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+    ),
+    "DoRA": peft.LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], use_dora=True),
+    "LoHa": peft.LoHaConfig(task_type="SEQ_CLS", target_modules=["q_proj"], r=2),
+    "VeRA": peft.VeraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], r=2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_that_change_layers(kind, folders):
+    model = peft.get_peft_model(folders.classifier(), KINDS[kind])
+    model = with_random_weights(model, seed=1)
+    expected = stock_rewards(model, folders.tokenizer)
+    assert our_rewards(folders.save(model)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_vectors_in_front_of_the_text_are_refused(folders):
+    config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    folder = folders.save(peft.get_peft_model(folders.classifier(), config))
+    with pytest.raises(ModelError, match="kind PROMPT_TUNING, which puts vectors in front"):
+        load_reward_model(str(folder))
+
+
+ODD_ADAPTERS = {
+    "no weights": (lambda f: (f / FILE).unlink(), "its weights are missing"),
+    "broken weights": (lambda f: (f / FILE).write_bytes(b"abc"), "cannot be read as weights"),
+    "broken config": (lambda f: (f / CONFIG).write_text("{"), "is no valid JSON"),
+    "unknown kind": (lambda f: edit_json(f / CONFIG, peft_type="NOSUCH"), "peft_type NOSUCH"),
+    "no kind": (lambda f: edit_json(f / CONFIG, drop=("peft_type",)), "missing required keys"),
+    "another rank": (lambda f: edit_json(f / CONFIG, r=8), "does not fit its base .*size mismatch"),
+    "no such layers": (
+        lambda f: edit_json(f / CONFIG, target_modules=["nosuch"]),
+        "does not fit its base .*No modules were targeted",
+    ),
+    "tensors of more layers": (
+        lambda f: edit_json(f / CONFIG, target_modules=["q_proj"]),
+        r"has no place for.*v_proj\.lora_A\.weight",
+    ),
+    "tensors of fewer layers": (
+        lambda f: edit_json(f / CONFIG, target_modules=["q_proj", "k_proj", "v_proj"]),
+        r"whose tensors the adapter lacks: .*k_proj\.lora_A\.weight",
+    ),
+    "a second head": (
+        lambda f: add_tensors(f, FILE, base_model__model__value_head__weight=[1, 32]),
+        r"has no place for.*value_head\.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_ADAPTERS)
+def test_an_odd_adapter_is_refused_in_one_true_sentence(kind, plain, folders):
+    folder = folders.copy(plain[0])
+    spoil, sentence = ODD_ADAPTERS[kind]
+    spoil(folder)
+    with pytest.raises(ModelError, match=sentence) as refusal:
+        load_reward_model(str(folder))
+    assert str(folder) in str(refusal.value)
+
+
+def test_training_starts_from_no_adapter(plain):
+    with pytest.raises(ModelError, match="is an adapter, whose head would be lost"):
+        build_reward_model(str(plain[0]))
+
+
+def test_an_adapters_own_head_counts_over_a_base_with_another(folders):
+    base = folders.save(with_random_weights(folders.classifier(labels=2)))
+    model = adapter(folders.classifier())
+    folder = folders.save(model)
+    edit_json(folder / CONFIG, base_model_name_or_path=str(base))
+    expected = stock_rewards(model, folders.tokenizer)
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,450 @@
+"""Full models as people have them: read as their maker meant, or refused in one true sentence."""
+
+import json
+import os
+
+import pytest
+import torch
+from checkpoint_folders import (
+    WEIGHTS,
+    add_tensors,
+    edit_json,
+    edit_tensors,
+    make_folders,
+    our_rewards,
+    rename,
+    stock_rewards,
+    to_bin,
+    with_random_weights,
+)
+from standins import WORDS
+from transformers import AutoModelForSequenceClassification, ViTConfig
+
+from reward.model.build import build_reward_model
+from reward.model.hub import ModelError
+from reward.model.load import load_reward_model
+from reward.model.scorer import Scorer
+
+torch.set_num_threads(1)
+LABELS = ("id2label", "label2id", "num_labels")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return make_folders(tmp_path_factory.mktemp("layouts"))
+
+
+# --- Heads ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [None, 1, 2, 3])
+def test_the_number_of_labels_comes_from_the_tensor_of_one_row(labels, folders):
+    folder = folders.copy(folders.reward_model)
+    edit_json(folder / "config.json", drop=LABELS)
+    if labels is not None:
+        names = {str(i): f"LABEL_{i}" for i in range(labels)}
+        edit_json(folder / "config.json", id2label=names)
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+
+
+def test_two_rows_under_one_label_are_refused(folders):
+    folder = folders.copy(folders.reward_model)
+    edit_tensors(folder, lambda tensors: tensors | {"score.weight": torch.ones(2, 32)})
+    with pytest.raises(ModelError, match="1 labels, but the head in the files has 2 rows"):
+        load_reward_model(str(folder))
+
+
+def test_which_of_two_labels_is_the_reward_is_said(folders, capsys):
+    model = with_random_weights(folders.classifier(labels=2))
+    model.config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
+    folder = folders.save(model)
+    expected = stock_rewards(model, folders.tokenizer)
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+    assert "the reward is the logit of label 1 (POSITIVE)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pad", ["separate", "end"])
+@pytest.mark.parametrize("head", ["value_head", "score", "my_head"])
+def test_openrlhf_reads_the_last_token(head, pad, folders):
+    """Its own model class, with a head of one row and no label in its config."""
+    folder = folders.copy(folders.reward_model)
+    rename(folder, "score.weight", f"{head}.weight")
+    keys = {"architectures": ["RewardModel"], "normalize_reward": False}
+    if head == "my_head":
+        keys["value_head_prefix"] = head
+    if pad == "end":
+        keys["pad_token_id"] = folders.tokenizer.eos_token_id
+    edit_json(folder / "config.json", drop=LABELS, **keys)
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+
+
+@pytest.mark.parametrize("place", ["config", "buffers"])
+def test_openrlhf_normalizes_where_its_config_says_so(place, folders, capsys):
+    folder = folders.copy(folders.reward_model)
+    keys = {"architectures": ["RewardModel"], "normalize_reward": True}
+    if place == "config":
+        keys |= {"mean": 0.5, "std": 2.0}
+    else:
+        buffers = {"mean": torch.tensor([0.5]), "std": torch.tensor([2.0])}
+        edit_tensors(folder, lambda tensors: tensors | buffers)
+    edit_json(folder / "config.json", **keys)
+    expected = [(reward - 0.5) / 2 for reward in folders.rewards]
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+    assert "(r - 0.5) / 2" in capsys.readouterr().err
+    edit_json(folder / "config.json", normalize_reward=False)
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+    assert "rewards are raw" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["", "pretrained_model."])
+@pytest.mark.parametrize("file", [WEIGHTS, "pytorch_model.bin"])
+def test_trls_value_head_in_the_models_own_file(file, prefix, folders):
+    """As AutoModelForCausalLMWithValueHead saves it; pad = end changes nothing."""
+    folder = folders.copy(folders.language_model)
+    weight = torch.randn(1, 32, generator=torch.Generator().manual_seed(2))
+    bias = torch.tensor([0.25])
+    head = {"v_head.summary.weight": weight, "v_head.summary.bias": bias}
+
+    def saved(tensors: dict) -> dict:
+        return {prefix + key: tensor for key, tensor in tensors.items()} | head
+
+    edit_tensors(folder, saved)
+    if file != WEIGHTS:
+        to_bin(folder)
+    edit_json(folder / "config.json", pad_token_id=folders.tokenizer.eos_token_id)
+    stock = folders.classifier()
+    stock.score.weight.data = weight
+    expected = [reward + 0.25 for reward in stock_rewards(stock, folders.tokenizer)]
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "found"),
+    [
+        ({"v_head__summary__0__weight": [8, 32]}, r"v_head\.summary\.0\.weight"),
+        ({"v_head__summary__weight": [3, 32]}, r"one row is needed, found .*\[3, 32\]"),
+        ({"reward_head__weight": [1, 32]}, r"found and not used: .*reward_head\.weight"),
+        ({"regression_layer__weight": [1, 32]}, r"regression_layer\.weight"),
+    ],
+)
+def test_a_head_that_nobody_here_knows_is_named(tensors, found, folders):
+    folder = folders.copy(folders.language_model)
+    add_tensors(folder, **tensors)
+    with pytest.raises(ModelError, match=found):
+        load_reward_model(str(folder))
+
+
+# --- No tensor is passed over ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape"),
+    [
+        ("regression_layer__weight", [19, 32]),
+        ("gating__layers__0__weight", [3, 32]),
+        ("value_head__weight", [1, 32]),
+        ("mean", [1]),
+        ("model__layers__0__self_attn__q_norm__weight", [8]),
+        ("model__layers__2__mlp__up_proj__weight", [64, 32]),
+    ],
+)
+def test_a_tensor_that_the_model_does_not_use_is_an_error(tensor, shape, folders):
+    folder = folders.copy(folders.reward_model)
+    add_tensors(folder, **{tensor: shape})
+    with pytest.raises(ModelError, match=tensor.replace("__", r"\.")):
+        load_reward_model(str(folder))
+
+
+def test_a_language_models_output_is_passed_over_and_said(folders, capsys):
+    folder = folders.copy(folders.reward_model)
+    add_tensors(
+        folder, lm_head__weight=[400, 32], model__layers__0__self_attn__rotary_emb__inv_freq=[4]
+    )
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+    error = capsys.readouterr().err
+    assert "not used, because no reward depends on it: lm_head.weight\n" in error
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+def test_a_bin_file_holds_what_safetensors_may_hold(folders):
+    folder = folders.copy(folders.reward_model)
+    tensors = to_bin(folder) | {"score.bias": torch.tensor([0.5])}
+    torch.save(tensors, folder / "pytorch_model.bin")
+    edit_json(folder / "config.json", drop=LABELS)
+    expected = [reward + 0.5 for reward in folders.rewards]
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+    assert build_reward_model(str(folder)).score.bias.item() == 0.5
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+
+
+def shard(folder, missing: bool = False) -> None:
+    """Split the weights of a folder into two .bin files."""
+    tensors = to_bin(folder)
+    os.remove(folder / "pytorch_model.bin")
+    weight_map = {}
+    for i, key in enumerate(tensors):
+        weight_map[key] = f"pytorch_model-0000{1 + i % 2}-of-00002.bin"
+    for file in sorted(set(weight_map.values())):
+        held = {key: tensors[key] for key in tensors if weight_map[key] == file}
+        torch.save(held, folder / file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    if missing:
+        os.remove(folder / "pytorch_model-00002-of-00002.bin")
+
+
+def test_bin_files_in_shards(folders):
+    folder = folders.copy(folders.reward_model)
+    shard(folder)
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+
+
+@pytest.mark.parametrize("pad", ["outside", -1, None])
+def test_a_pad_id_that_no_text_holds(pad, folders):
+    folder = folders.copy(folders.reward_model)
+    if pad == "outside":
+        pad = len(folders.tokenizer)
+    edit_json(folder / "config.json", pad_token_id=pad)
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+    assert build_reward_model(str(folder)).config.pad_token_id is None
+
+
+def truncate(path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def remove_tokenizer(folder) -> None:
+    for path in folder.iterdir():
+        if "token" in path.name or path.name == "chat_template.jinja":
+            path.unlink()
+
+
+def sentencepiece_alone(folder) -> None:
+    remove_tokenizer(folder)
+    (folder / "tokenizer.model").write_bytes(b"no protobuf")
+
+
+ODD_FOLDERS = {
+    "empty config": (
+        lambda f: (f / "config.json").write_text(""),
+        r"config\.json is no valid JSON",
+    ),
+    "config of nothing": (lambda f: (f / "config.json").write_text("{}"), "has no model_type"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[1]"), "no JSON object"),
+    "config is no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "no valid JSON"),
+    "unknown model_type": (
+        lambda f: edit_json(f / "config.json", model_type="nosuch"),
+        'model_type "nosuch" .* is not known to transformers',
+    ),
+    "a value of another type": (
+        lambda f: edit_json(f / "config.json", hidden_size="x"),
+        "cannot read its config.json: .*hidden_size",
+    ),
+    "another model's config": (
+        lambda f: edit_json(f / "config.json", hidden_size=64),
+        r"other shapes: model\.embed_tokens\.weight \[400, 32\] \(this model needs \[400, 64\]\)",
+    ),
+    "too few layers in the file": (
+        lambda f: edit_json(f / "config.json", num_hidden_layers=3),
+        r"model\.layers\.2\..* would be random\. The files are incomplete",
+    ),
+    "a head for tokens": (
+        lambda f: edit_json(f / "config.json", architectures=["LlamaForTokenClassification"]),
+        "is a LlamaForTokenClassification",
+    ),
+    "truncated": (lambda f: truncate(f / WEIGHTS), "cannot be read as weights: .*incomplete"),
+    "empty weights": (lambda f: (f / WEIGHTS).write_bytes(b""), "cannot be read as weights"),
+    "Git LFS": (
+        lambda f: (f / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "pointer of Git LFS",
+    ),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), r"no file named model\.safetensors"),
+    "garbage in .bin": (
+        lambda f: (to_bin(f), (f / "pytorch_model.bin").write_bytes(b"garbage")),
+        "is damaged, or holds more than tensors",
+    ),
+    "a trainer's state in .bin": (
+        lambda f: torch.save({"state_dict": to_bin(f)}, f / "pytorch_model.bin"),
+        "state_dict in it is no tensor but a dict",
+    ),
+    "a missing shard": (
+        lambda f: shard(f, missing=True),
+        r"names pytorch_model-00002-of-00002\.bin, which is not there",
+    ),
+    "an index of nothing": (
+        lambda f: (f / WEIGHTS).rename(f / f"{WEIGHTS}.index.json").write_text("{}"),
+        "has no weight_map",
+    ),
+    "no tokenizer": (remove_tokenizer, "has no tokenizer: no tokenizer.json"),
+    "a broken tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        "its tokenizer cannot be loaded",
+    ),
+    "a truncated tokenizer": (
+        lambda f: truncate(f / "tokenizer.json"),
+        "its tokenizer cannot be loaded",
+    ),
+    "a tokenizer without a vocabulary": (
+        lambda f: (f / "tokenizer.json").unlink(),
+        "no vocabulary",
+    ),
+    "sentencepiece": (sentencepiece_alone, "tokenizer.model alone .* sentencepiece"),
+    "several templates": (
+        lambda f: (
+            edit_json(
+                f / "tokenizer_config.json",
+                chat_template=[{"name": "a", "template": "x"}, {"name": "b", "template": "y"}],
+            )
+            or (f / "chat_template.jinja").unlink()
+        ),
+        r"several chat templates \(a, b\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_FOLDERS)
+def test_an_odd_folder_is_refused_in_one_true_sentence(kind, folders):
+    folder = folders.copy(folders.reward_model)
+    spoil, sentence = ODD_FOLDERS[kind]
+    spoil(folder)
+    with pytest.raises(ModelError, match=sentence) as refusal:
+        load_reward_model(str(folder))
+    assert str(folder) in str(refusal.value)
+
+
+def test_a_model_that_classifies_no_text_is_refused(tmp_path):
+    ViTConfig(hidden_size=16).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no sequence-classification model for model_type vit"):
+        load_reward_model(str(tmp_path))
+
+
+def test_somebody_elses_manifest_is_none_of_ours(folders):
+    folder = folders.copy(folders.reward_model)
+    (folder / "manifest.json").write_text("[]")
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+
+
+# --- Classes of their own -------------------------------------------------------------------------
+
+OWN_CLASS = """
+import torch
+from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class ToyConfig(LlamaConfig):
+    model_type = "toyreward"
+
+
+class ToyForReward(LlamaPreTrainedModel):
+    config_class = ToyConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.score = torch.nn.Linear(config.hidden_size, 1, bias=False)
+        self.post_init()
+
+    def forward(self, input_ids=None, attention_mask=None, **options):
+        hidden = self.model(input_ids, attention_mask=attention_mask).last_hidden_state
+        return SequenceClassifierOutput(logits=self.score(hidden)[:, -1])
+
+
+class ToyWithGating(ToyForReward):
+    def __init__(self, config):
+        super().__init__(config)
+        self.gating = torch.nn.Linear(config.hidden_size, 3)
+
+
+class ToyWithoutLogits(ToyForReward):
+    def forward(self, input_ids=None, attention_mask=None, **options):
+        return {"reward": super().forward(input_ids, attention_mask, **options).logits}
+"""
+
+
+def own_class(folders, name: str, auto_class: str):
+    """A folder whose model is a class of its own."""
+    folder = folders.copy(folders.reward_model)
+    (folder / "modeling_toy.py").write_text(OWN_CLASS)
+    if name == "ToyWithGating":
+        add_tensors(folder, gating__weight=[3, 32], gating__bias=[3])
+    edit_json(
+        folder / "config.json",
+        model_type="toyreward",
+        architectures=[name],
+        auto_map={"AutoConfig": "modeling_toy.ToyConfig", auto_class: f"modeling_toy.{name}"},
+    )
+    return folder
+
+
+CLASSIFIER = "AutoModelForSequenceClassification"
+
+
+def test_an_own_class_needs_trust_and_gives_its_rewards_with_it(folders):
+    folder = own_class(folders, "ToyForReward", CLASSIFIER)
+    with pytest.raises(ModelError, match=r"ToyForReward \(modeling_toy\.py.*--trust_remote_code"):
+        load_reward_model(str(folder))
+    scorer = Scorer(str(folder), trust_remote_code=True)
+    # Its forward takes the last place of a padded batch, so that padding would change rewards.
+    texts = [" ".join(WORDS[:count]) for count in range(1, 13)]
+    ids = [scorer.tokenizer(text)["input_ids"] for text in texts]
+    stock = AutoModelForSequenceClassification.from_pretrained(folders.reward_model)
+    with torch.inference_mode():
+        expected = [stock(input_ids=torch.tensor([text])).logits.item() for text in ids]
+    assert scorer.rewards_of_ids(ids) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_an_own_class_that_is_no_classifier_is_refused(trust, folders):
+    folder = own_class(folders, "ToyForReward", "AutoModel")
+    with pytest.raises(ModelError, match=r"ToyForReward .*registered as AutoModel\).*needed is"):
+        load_reward_model(str(folder), trust_remote_code=trust)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("ToyWithGating", r"more than a body .*gating\.weight"), ("ToyWithoutLogits", "no logits")],
+)
+def test_an_own_class_with_more_than_a_head_is_refused(name, reason, folders):
+    folder = own_class(folders, name, CLASSIFIER)
+    with pytest.raises(ModelError, match=f"{name}.*{reason}|{reason}"):
+        load_reward_model(str(folder), trust_remote_code=True)
+
+
+def test_an_own_class_of_a_known_model_type_is_not_read_as_stock(folders):
+    """ArmoRM's config says llama; without its code a stock Llama would be built."""
+    folder = own_class(folders, "ToyWithGating", CLASSIFIER)
+    edit_json(folder / "config.json", model_type="llama")
+    with pytest.raises(ModelError, match="is a model of its own class, ToyWithGating"):
+        load_reward_model(str(folder))
+
+
+# --- Chat templates -------------------------------------------------------------------------------
+
+
+def test_a_template_that_is_made_up_is_said_and_one_in_a_file_is_used(folders, tmp_path, capsys):
+    folder = folders.copy(folders.reward_model)
+    (folder / "chat_template.jinja").unlink()
+    assert Scorer(str(folder)).loaded.template_origin.startswith("one of this package")
+    assert "chat template: one of this package" in capsys.readouterr().err
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }};{% endfor %}")
+    scorer = Scorer(str(folder), chat_template=str(template))
+    assert scorer.loaded.template_origin == f"the file {template} (--chat_template)"
+    assert "chat template" not in capsys.readouterr().err
+    prompt, answer = [{"role": "user", "content": "tea?"}], [{"role": "assistant", "content": "a"}]
+    assert scorer.encode(prompt, [answer]).ids == [scorer.encode_text("tea?;a;")]
+
+
+def test_of_several_templates_the_default_one_is_used_and_said(folders, capsys):
+    folder = folders.copy(folders.reward_model)
+    (folder / "chat_template.jinja").unlink()
+    own = {"name": "default", "template": folders.tokenizer.chat_template}
+    other = {"name": "tool_use", "template": "x"}
+    edit_json(folder / "tokenizer_config.json", chat_template=[own, other])
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+    assert "`default` of default, tool_use" in capsys.readouterr().err
