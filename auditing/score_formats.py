@@ -16,9 +16,15 @@ from auditing.benchmarks import RM_BENCH_DOMAINS, RewardBench2Prompt, RmBenchPro
 from auditing.pairs import LONGEST_TEXT, ScoredPair, nan_for_none
 from auditing.style import hedges, markdown
 from reward.data.columns import columns_in_words
+from reward.data.completion_formats import (
+    has_list_of_completions,
+    holds_completions,
+    read_completions,
+)
 from reward.data.formats import PreferencePair, RowError, is_judgebench, is_llmbar, to_pairs
+from reward.data.prompts import find_prompt
 from reward.data.rows_to_score import newest_columns, row_without_rewards
-from reward.data.transcripts import is_messages, is_side, is_texts, text_of
+from reward.data.transcripts import is_messages, is_texts, text_of
 
 # The names of the formats, as reports print them.
 PREFERENCES = "preference pairs with rewards"
@@ -60,9 +66,9 @@ class ScoreRow:
     """What one row of a file of scores holds."""
 
     format_name: str
-    pairs: list[ScoredPair]  # empty if the row is a completion
+    pairs: list[ScoredPair]  # empty if the row holds completions
     human_labels: bool  # whether humans said which side is chosen
-    completion: ScoredCompletion | None = None
+    completions: tuple[ScoredCompletion, ...] = ()  # of one prompt; empty if the row holds pairs
     benchmark_prompt: RewardBench2Prompt | RmBenchPrompt | None = None  # for the benchmark's rule
 
 
@@ -90,13 +96,18 @@ def parse_score_row(row: dict) -> ScoreRow:
     if "scores_chosen" in row or "scores_rejected" in row:
         human_labels = row.get("human_labels") is True
         return ScoreRow(REWARDBENCH_1, [_rewardbench1_pair(row)], human_labels)
-    if "reward" in row:
-        return ScoreRow(COMPLETIONS, [], human_labels=False, completion=_completion(row))
+    if _has_scored_completions(row):
+        completions = _scored_completions(row)
+        return ScoreRow(COMPLETIONS, [], human_labels=False, completions=completions)
     raise RowError(_why_no_scores(row))
 
 
+def _has_scored_completions(row: dict) -> bool:
+    return "reward" in row or ("rewards" in row and has_list_of_completions(row))
+
+
 def _why_no_scores(row: dict) -> str:
-    if "completion" in row or "response" in row:
+    if holds_completions(row):
         return f"a completion without its `reward`; {SCORE_FIRST}"
     try:
         to_pairs(row)
@@ -306,34 +317,43 @@ def _llmbar_pair(row: dict) -> ScoredPair:
     return _scored(pair, row, chosen, rejected)
 
 
-def _completion(row: dict) -> ScoredCompletion:
-    """A completion with its reward, and perhaps a gold reward and a human's rating.
+def _scored_completions(row: dict) -> tuple[ScoredCompletion, ...]:
+    """Completions of one prompt with their rewards, and perhaps a gold reward and a human's rating.
 
     {"prompt": "2+2?", "completion": "4", "reward": 2, "gold": 1.5, "rating": 4}
+    {"prompt": "2+2?", "completions": ["4", "5"], "rewards": [2, -1]}
     """
-    if "response" in row:
-        _need(row, "prompt", "response")
-    else:
+    if isinstance(row.get("prompt"), int | float):
+        raise RowError("`prompt` must be a string or a list of messages (role, content)")
+    has_prompt = "prompt" in row or find_prompt(row) is not None
+    if not has_prompt or not holds_completions(row):
         _need(row, "prompt", "completion")
-    prompt = row["prompt"]
-    completion = row.get("completion", row.get("response"))
-    for name, value in (("prompt", prompt), ("completion", completion)):
-        if not is_side(value):
-            raise RowError(f"`{name}` must be a string or a list of messages (role, content)")
-    text = text_of(completion)
-    start = text[:LONGEST_TEXT]
+    read = read_completions(row, "raw")
+    prompt = hash(text_of(read.prompt))
+    if has_list_of_completions(row):
+        n = len(read.completions)
+        rewards = _rewards(row, "rewards", n, "completions")
+    else:
+        rewards = [_reward(row, "reward")]
     rating = "rating"
     if "rating" not in row:
         rating = "helpfulness"  # HelpSteer2's main table
-    return ScoredCompletion(
-        prompt=hash(text_of(prompt)),
-        reward=nan_for_none(_reward(row, "reward")),
-        length=len(text),
-        hedges=hedges(start),
-        markdown=markdown(start),
-        gold=nan_for_none(_reward(row, "gold")),
-        rating=nan_for_none(_reward(row, rating)),
-    )
+    scored = []
+    for completion, reward in zip(read.completions, rewards, strict=True):
+        text = text_of(completion)
+        start = text[:LONGEST_TEXT]
+        scored.append(
+            ScoredCompletion(
+                prompt=prompt,
+                reward=nan_for_none(reward),
+                length=len(text),
+                hedges=hedges(start),
+                markdown=markdown(start),
+                gold=nan_for_none(_reward(row, "gold")),
+                rating=nan_for_none(_reward(row, rating)),
+            )
+        )
+    return tuple(scored)
 
 
 # --- Pairs and their rewards ----------------------------------------------------------------------

@@ -96,7 +96,9 @@ def read_scores(
     _, first_row = first
     rows = _of_one_format(first_row.format_name, itertools.chain([first], rows))
     if first_row.format_name == COMPLETIONS:
-        completions = _completion_columns([row.completion for _, row in rows])
+        completions = _completion_columns(
+            [completion for _, row in rows for completion in row.completions]
+        )
         kind = "; ".join([COMPLETIONS, *notes.left_out_in_words()])
         return Scores(None, completions, None, kind)
 

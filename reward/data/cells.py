@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from reward.data.transcripts import RowError
 
 MEND = "mend the value, or leave it or the row out"
+EXACT = 2**53  # every integer up to here is a float of the same value
 MOST_VOTES = 2**31  # more are no count of raters, and no table can store them
 
 
@@ -61,6 +62,8 @@ def number(value: object, name: str, low: float = -math.inf, high: float = math.
         raise RowError(f"`{name}` is {kind_of(value)}; a finite number is needed: {MEND}")
     if not low <= value <= high:
         raise RowError(f"`{name}` is outside [{low:g}, {high:g}]: {MEND}")
+    if abs(value) > EXACT:
+        return float(value)  # a table cannot store an integer of so many digits
     return value
 
 

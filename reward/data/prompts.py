@@ -130,9 +130,7 @@ def needed_prompt(row: dict, columns: tuple[str, ...] = PROMPT_COLUMNS) -> Side:
         f"`{columns[0]}` is {kind_of(row.get(columns[0]))}; a string or a list of messages (role, "
         "content) is needed"
     )
-    others = could_be_prompts(row)
-    if others:
-        message += f". {how_to_name(others)}"
+    message += ": name it, as in `columns: {prompt: my_question}` or --columns prompt=my_question"
     raise RowError(message)
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from datasets.exceptions import DatasetGenerationError
 
 from reward.data.bad_rows import UnreadableRow
-from reward.data.columns import Columns, NamedColumns
+from reward.data.columns import Columns, NamedColumns, name_in_words
 from reward.data.files import DataError, Source, local_files, to_json
 from reward.data.formats import (
     PreferencePair,
@@ -143,7 +143,7 @@ class SplitReader:
             pairs = _pairs_of(rows, self.transcript)
         except RowError as error:
             return UnreadableRow(str(error))
-        unread = ", ".join(unread_columns(first))
+        unread = ", ".join(name_in_words(name) for name in unread_columns(first))
         return [_table_row(pair, group[0].place, self.subset, unread) for pair in pairs]
 
 

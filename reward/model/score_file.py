@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TextIO
 
 from reward.data.bad_rows import UnreadableRow
-from reward.data.columns import Columns, NamedColumns
+from reward.data.columns import Columns, NamedColumns, name_in_words
 from reward.data.encoding import RefusedText
 from reward.data.files import DataError, storable
+from reward.data.ledger import UNREAD
 from reward.data.row_files import PlacedRow, read_rows
 from reward.data.rows_to_score import RowToScore, free_name, reward_columns, row_to_score
 from reward.data.transcripts import RowError
@@ -46,6 +47,7 @@ class EncodedRow:
     ids: list[TokenIds | None] = field(default_factory=list)  # of each completion with its prompt
     prompt_cut: bool = False  # whether the prompt lost its start
     fault: Fault | None = None  # why a reward is missing
+    unread: list[str] = field(default_factory=list)  # the columns that the model does not read
     new_columns: dict = field(default_factory=dict)  # its rewards, under their plain names
 
 
@@ -119,6 +121,7 @@ def encode_row_to_score(scorer: Scorer, placed: PlacedRow, named: NamedColumns) 
     if named.columns.names:
         written = written | row
     encoded_row = EncodedRow(place, written, ids=[None] * len(to_score.completions))
+    encoded_row.unread = to_score.unread + named.replaced(row)
     if to_score.prompt is None:
         encoded_row.fault = Fault(PROMPTS_DIFFER, PROMPTS_DIFFER, is_bad_row=False)
     else:
@@ -214,6 +217,9 @@ def closing_line(scorer: Scorer, encoded_rows: list[EncodedRow]) -> str:
     if cut:
         parts.append(f"{cut:,} with the start of the prompt cut to fit {scorer.limit} tokens")
     parts += without_reward_in_words(encoded_rows)
+    unread = dict.fromkeys(name for encoded in encoded_rows for name in encoded.unread)
+    if unread:
+        parts.append(f"{UNREAD}: {', '.join(map(name_in_words, unread))}")
     if scorer.way_in_words:
         parts.append(scorer.way_in_words)
     return ", ".join(parts)

@@ -1,0 +1,434 @@
+"""The layouts in which people publish rows: each gives its literal pair, or is refused in words."""
+
+import pytest
+from row_layouts import COMPLETION_ROWS, PREFERENCE_ROWS, SYSTEM, gpt, human
+
+from reward.data.formats import RowError, to_pairs, unread_columns
+from reward.data.rows_to_score import row_to_score
+from reward.data.transcripts import assistant, user
+
+FRUIT = user("Name a red fruit.")
+CHERRY = assistant("A cherry is red.")
+LIME = assistant("A lime is red.")
+SUM = (user("Add the numbers.\n2 and 2"), assistant("It is 4."), assistant("It is 5."))
+TALK = user("Hi there.") + assistant("Hello to you!")
+EARLIER = user("What is 1+1?") + assistant("It is 2.")
+
+# The prompt, the chosen and the rejected side. Every layout that is not named has the first ones.
+TEXTS = {name: (FRUIT, CHERRY, LIME) for name in PREFERENCE_ROWS} | {
+    "TRL, messages": (SYSTEM + FRUIT, CHERRY, LIME),
+    "Alpaca": SUM,
+    "LLaMA-Factory": (
+        SYSTEM[:0]
+        + [{"role": "system", "content": "Be brief and kind."}]
+        + EARLIER
+        + user("And 3 more?"),
+        assistant("It is 5."),
+        assistant("It is 6."),
+    ),
+    "LLaMA-Factory, output": SUM,
+    "LLaMA-Factory, sharegpt": (TALK + FRUIT, CHERRY, LIME),
+    "LLaMA-Factory, openai": (SYSTEM + FRUIT, CHERRY, LIME),
+    "axolotl": (SYSTEM + FRUIT, CHERRY, LIME),
+    "Orca-DPO": (SYSTEM + FRUIT, CHERRY, LIME),
+    "query": (FRUIT, assistant("A cherry!"), assistant("A lime!")),
+    "human-preference-55k": (user("Name a fruit."), assistant("A cherry."), assistant("A lime.")),
+    "AlpacaFarm": SUM,
+    "WebGPT": (FRUIT, assistant("A cherry is red [1]."), assistant("A lime is red [1].")),
+}
+
+# What a pair has beside its texts.
+LABELS = {
+    "TRL": {"target_margin": 1.5},
+    "TRL, messages": {"tools": PREFERENCE_ROWS["TRL, messages"]["tools"]},
+    "HH-RLHF, with metadata": {"votes": [3, 1], "chosen_probability": 0.75},
+    "UltraFeedback-binarized": {"rating_chosen": 6.0, "rating_rejected": 4.0},
+    "UltraFeedback": {"rating_chosen": 8.5, "rating_rejected": 3.0},
+    "arena, parts": {"chosen_probability": 0.5},
+    "HelpSteer2-Preference": {"strength": 2},
+    "HelpSteer3": {"strength": 1},
+}
+
+# The columns that nobody reads.
+UNREAD = {
+    "HH-RLHF, with metadata": ["remark"],
+    "full-hh-rlhf": ["response"],
+    "UltraFeedback-binarized": ["prompt_id", "messages"],
+    "distilabel": ["generations", "labelling_model", "labelling_prompt", "rationale"],
+    "UltraInteract": ["id", "parent_id", "task", "dataset"],
+    "RewardBench": ["id", "chosen_model", "rejected_model"],
+    "RewardBench 2": ["id", "num_correct"],
+    "Nectar": ["answers[].model", "turns", "source"],
+    "UltraFeedback": [
+        "models",
+        "completions[].model",
+        "completions[].principle",
+        "completions[].custom_system_prompt",
+        "completions[].critique",
+        "completions[].fine-grained_score",
+        "correct_answers",
+        "incorrect_answers",
+    ],
+    "arena": ["question_id", "model_a", "model_b", "language"],
+    "arena, parts": ["id"],
+    "human-preference-55k": ["id", "model_a", "model_b"],
+    "HelpSteer2-Preference": ["split", "preference_statement"],
+    "HelpSteer3": ["language", "individual_preference"],
+    "JudgeBench": ["pair_id"],
+    "PKU-SafeRLHF": ["is_response_0_safe", "is_response_1_safe", "safer_response_id"],
+    "SHP": ["post_id", "upvote_ratio", "score_A", "score_B", "score_ratio"],
+    "WebGPT": ["question[].dataset", "question[].id", "quotes_0", "quotes_1"],
+}
+
+
+@pytest.mark.parametrize("name", PREFERENCE_ROWS)
+def test_preference_rows(name):
+    row = PREFERENCE_ROWS[name]
+    pair = to_pairs(row)[0]
+    prompt, chosen, rejected = TEXTS[name]
+    assert (pair.pop("prompt"), pair.pop("chosen"), pair.pop("rejected")) == (
+        prompt,
+        chosen,
+        rejected,
+    )
+    assert pair.pop("drop") == ""
+    pair.pop("subset")
+    assert pair == LABELS.get(name, {})
+    assert unread_columns(row) == UNREAD.get(name, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "completions"),
+    [
+        ("prompt, completion", FRUIT, [CHERRY]),
+        ("query, response", FRUIT, [CHERRY]),
+        ("Alpaca", SYSTEM + SUM[0], [assistant("It is 4.")]),
+        ("messages", SYSTEM + FRUIT, [CHERRY]),
+        ("sharegpt", SYSTEM + FRUIT, [CHERRY]),
+        ("question, answer", FRUIT, [CHERRY]),
+        ("prompt, completions", FRUIT, [CHERRY, LIME, assistant("A fig is red.")]),
+        ("HelpSteer2", FRUIT, [CHERRY]),
+    ],
+)
+def test_completion_rows(name, prompt, completions):
+    to_score = row_to_score(COMPLETION_ROWS[name], "messages")
+    assert (to_score.prompt, to_score.completions) == (prompt, completions)
+
+
+def test_every_layout_that_is_scored_has_its_test():
+    assert len(COMPLETION_ROWS) == 8 and COMPLETION_ROWS.keys() >= {"messages", "sharegpt"}
+
+
+# --- Transcripts ----------------------------------------------------------------------------------
+
+BEGUN = TALK + FRUIT
+SHAPES = {
+    "without the first breaks": (
+        "Human: Hi there.\n\nAssistant: Hello to you!\n\nHuman: Name a red fruit.\n\nAssistant: ",
+        BEGUN,
+    ),
+    "marks on lines of their own": (
+        "\n\nHuman:\nHi there.\n\nAssistant:\nHello to you!\n\nHuman:\nName a red fruit."
+        "\n\nAssistant:\n",
+        BEGUN,
+    ),
+    "User and Assistant": (
+        "User: Hi there.\nAssistant: Hello to you!\nUser: Name a red fruit.\nAssistant: ",
+        BEGUN,
+    ),
+    "H and A": ("H: Hi there.\nA: Hello to you!\nH: Name a red fruit.\nA: ", BEGUN),
+    "Alpaca": ("### Instruction:\nName a red fruit.\n\n### Response:\n", FRUIT),
+    "Alpaca with an input": (
+        "### Instruction:\nAdd the numbers.\n\n### Input:\n2 and 2\n\n### Response:\n",
+        SUM[0],
+    ),
+    "Alpaca with its preamble": (
+        "Below is an instruction that describes a task.\n\n### Instruction:\nName a red fruit.\n\n"
+        "### Response:\n",
+        [{"role": "system", "content": "Below is an instruction that describes a task."}, *FRUIT],
+    ),
+    "Vicuna": ("USER: Hi there. ASSISTANT: Hello to you!</s>USER: Name a red fruit. ASSISTANT: ",)
+    + (BEGUN,),
+    "Llama 2": ("[INST] Hi there. [/INST] Hello to you! </s><s>[INST] Name a red fruit. [/INST] ",)
+    + (BEGUN,),
+    "Llama 2 with a system text": (
+        "<s>[INST] <<SYS>>\nBe brief and kind.\n<</SYS>>\n\nName a red fruit. [/INST] ",
+        SYSTEM + FRUIT,
+    ),
+    "Zephyr": (
+        "<|system|>\nBe brief and kind.</s>\n<|user|>\nName a red fruit.</s>\n<|assistant|>\n",
+    )
+    + (SYSTEM + FRUIT,),
+    "ChatML": (
+        "<|im_start|>user\nName a red fruit.<|im_end|>\n<|im_start|>assistant\n",
+        FRUIT,
+    ),
+    "Llama 3": (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nName a red fruit.<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        FRUIT,
+    ),
+    "Gemma": (
+        "<bos><start_of_turn>user\nName a red fruit.<end_of_turn>\n<start_of_turn>model\n",
+        FRUIT,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_transcripts_in_the_sides_or_in_the_prompt(name):
+    start, prompt = SHAPES[name]
+    in_sides = {"chosen": f"{start}A cherry is red.", "rejected": f"{start}A lime is red."}
+    in_prompt = {"prompt": start, "chosen": "A cherry is red.", "rejected": "A lime is red."}
+    expected = {"prompt": prompt, "chosen": CHERRY, "rejected": LIME, "drop": "", "subset": None}
+    for row in (in_sides, in_prompt, in_sides | {"prompt": start}):
+        assert to_pairs(row) == [expected]
+    to_score = row_to_score({"prompt": start, "completion": "A cherry is red."}, "messages")
+    assert (to_score.prompt, to_score.completions) == (prompt, [CHERRY])
+    (raw,) = to_pairs(in_sides, "raw")
+    assert raw["prompt"].strip() == start.strip() and raw["chosen"].strip() == "A cherry is red."
+
+
+def test_end_tokens_of_a_rendered_reply_are_no_part_of_it():
+    row = {"prompt": "[INST] Name a red fruit. [/INST]", "chosen": "A cherry is red. </s>"}
+    assert to_pairs(row | {"rejected": "A lime is red.</s>"})[0]["chosen"] == CHERRY
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["User: only a mark", "H: hydrogen", "Human rights: why?", "See [INST] Hi [/INST]", "<s>Hi"],
+)
+def test_a_text_with_the_looks_of_a_mark_is_no_transcript(text):
+    row = {"prompt": text, "chosen": "A cherry is red.", "rejected": "A lime is red."}
+    assert to_pairs(row)[0]["prompt"] == user(text)
+
+
+# --- A conversation that stands in two places -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Name a red fruit.", "chosen": "Name a red fruit. A cherry is red."}
+        | {"rejected": "Name a red fruit.\n\nA lime is red."},
+        {"prompt": FRUIT, "chosen": FRUIT + CHERRY, "rejected": FRUIT + LIME},
+        {"prompt": "Name a red fruit.", "chosen": FRUIT + CHERRY, "rejected": FRUIT + LIME},
+        {
+            "prompt": "<|user|>Name a red  fruit.",
+            "chosen": FRUIT + CHERRY,
+            "rejected": FRUIT + LIME,
+        },
+        {"conversations": [human("Name a red fruit.")], "chosen": FRUIT + CHERRY}
+        | {"rejected": FRUIT + LIME},
+        {
+            "prompt": "Name a red fruit.",
+            "chosen": "User: Name a red fruit.\nAssistant: A cherry is red.",
+        }
+        | {"rejected": "User: Name a red fruit.\nAssistant: A lime is red."},
+    ],
+)
+def test_it_is_read_once(row):
+    expected = {"prompt": FRUIT, "chosen": CHERRY, "rejected": LIME, "drop": "", "subset": None}
+    assert to_pairs(row) == [expected]
+
+
+def test_a_system_message_in_one_of_the_two_places_is_kept():
+    row = {"prompt": FRUIT, "chosen": SYSTEM + FRUIT + CHERRY, "rejected": SYSTEM + FRUIT + LIME}
+    assert to_pairs(row)[0]["prompt"] == SYSTEM + FRUIT
+    row = {"prompt": SYSTEM + FRUIT, "chosen": FRUIT + CHERRY, "rejected": FRUIT + LIME}
+    assert to_pairs(row)[0]["prompt"] == SYSTEM + FRUIT
+    row = {"prompt": SYSTEM + FRUIT, "system": "Be brief and kind.", "chosen": "a", "rejected": "b"}
+    assert to_pairs(row)[0]["prompt"] == SYSTEM + FRUIT
+
+
+def test_an_answer_that_begins_like_a_short_prompt_is_kept_whole():
+    row = {"prompt": "Hi", "chosen": "Hi there!", "rejected": "Hi you!"}
+    assert to_pairs(row)[0]["chosen"] == assistant("Hi there!")
+
+
+# --- Messages -------------------------------------------------------------------------------------
+
+
+def test_sharegpt_roles_and_tool_calls():
+    call = {"from": "function_call", "value": '{"name": "add", "arguments": {"x": 1}}'}
+    turns = [human("3+4?"), call, {"from": "observation", "value": "7"}]
+    row = {"conversations": turns, "chosen": gpt("Seven."), "rejected": gpt("Eight.")}
+    function = {"name": "add", "arguments": {"x": 1}}
+    assert to_pairs(row)[0]["prompt"] == [
+        {"role": "user", "content": "3+4?"},
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "tool", "content": "7"},
+    ]
+
+
+def test_the_json_of_messages_in_a_csv_cell():
+    cell = '[{"role": "assistant", "content": "A cherry is red."}]'
+    row = {
+        "prompt": "Name a red fruit.",
+        "chosen": cell,
+        "rejected": cell.replace("cherry", "lime"),
+    }
+    assert to_pairs(row)[0]["chosen"] == CHERRY and to_pairs(row)[0]["prompt"] == FRUIT
+    assert to_pairs(row | {"chosen": "[{1}]", "rejected": "b"})[0]["chosen"] == assistant("[{1}]")
+
+
+def test_keys_that_no_template_reads_are_kept_and_said():
+    chosen = FRUIT + [{"role": "assistant", "content": "a", "weight": 1, "reasoning_content": "b"}]
+    row = {"chosen": chosen, "rejected": FRUIT + LIME}
+    assert to_pairs(row)[0]["chosen"] == chosen[1:]
+    assert unread_columns(row) == ["chosen[].weight"]
+
+
+# --- Refused --------------------------------------------------------------------------------------
+
+SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            SIDES | {"my_question": "Name a red fruit."},
+            "no prompt is known beside `chosen` and `rejected`. If the prompt is in `my_question`, "
+            "name it: `columns: {prompt: my_question}` in the recipe's source, --columns "
+            "prompt=my_question in score.py and audit.py; if none is, `columns: [chosen, "
+            "rejected]` reads these two alone",
+        ),
+        ({"chosen": CHERRY, "rejected": LIME, "ask": "Name a fruit"}, "no prompt is known beside"),
+        (SIDES | {"prompt": "", "ask": "Name a fruit"}, "no prompt is known beside"),
+        (SIDES | {"system": "Be kind."}, "no prompt is known beside"),
+        (SIDES | {"context": "A cherry is a fruit."}, "no prompt is known beside"),
+        (
+            SIDES | {"question": "Is it red?", "context": "A book on fruit."},
+            "`context` holds text that is neither in the prompt nor in the completions, so a part "
+            "of the conversation would be lost.",
+        ),
+        (
+            SIDES | {"prompt": "Is it red?", "input": "A plum."},
+            "`input` holds text that is neither",
+        ),
+        (
+            SIDES | {"prompt": "p", "images": [{"bytes": "x"}]},
+            "`images` is not empty, and only text is read; leave the row out",
+        ),
+        (
+            {"chosen": FRUIT + CHERRY, "rejected": FRUIT + LIME, "prompt": "Another question?"},
+            "`prompt` and the conversations in `chosen` and `rejected` differ",
+        ),
+        (
+            {"prompt": user("One?"), "chosen": user("One?") + user("Two?") + CHERRY}
+            | {"rejected": user("Two?") + LIME},
+            "the conversation stands in the prompt and in a side, and the two differ",
+        ),
+        (
+            {"chosen": "\n\nHuman: Hi\n\nAssistant: a", "rejected": "b"},
+            "one of `chosen` and `rejected` is a transcript of several turns, and the other one",
+        ),
+        (
+            {"chosen": "Talk.\n\nHuman: Hi\n\nAssistant: a"}
+            | {"rejected": "Talk.\n\nHuman: Hi\n\nAssistant: b"},
+            "`chosen` and `rejected` have text before the first turn of a transcript",
+        ),
+        (
+            SIDES | {"prompt": "User: one\nUser: two\nAssistant:"},
+            "a text begins like a transcript, but its turns do not alternate",
+        ),
+        (
+            SIDES | {"prompt": "User: one\nAssistant: two"},
+            "a prompt begins like a transcript and ends with a reply",
+        ),
+        (
+            {"chosen": user([{"type": "image"}]) + CHERRY, "rejected": FRUIT + LIME},
+            "`chosen` has a content with a part that is no plain text, such as an image",
+        ),
+        (
+            {"chosen": user({"text": "a"}) + CHERRY, "rejected": FRUIT + LIME},
+            "`chosen` is a list with a message whose content is a mapping",
+        ),
+        (
+            {"prompt": "p", "chosen": "[{'role': 'assistant', 'content': 'a'}]", "rejected": "b"},
+            "`chosen` is the Python text of messages, as pandas writes them",
+        ),
+        (
+            {"conversations": [{"from": "narrator", "value": "a"}], **SIDES},
+            "`conversations` has a turn whose `from` is none of human, gpt, system",
+        ),
+        (
+            {"conversations": [human("a"), gpt("b")], "chosen": gpt("c"), "rejected": gpt("d")},
+            "`conversations` ends with a turn of the assistant",
+        ),
+        (
+            {"prompt": SYSTEM + FRUIT, "system": "Be rude.", **SIDES},
+            "the row has two system texts",
+        ),
+        (
+            SIDES | {"prompt": "p", "tools": "1"},
+            "`tools` is a number; a list of mappings is needed",
+        ),
+        (SIDES | {"prompt": "p", "tools": "</s>"}, "`tools` is text that is no JSON"),
+        (SIDES | {"prompt": "p", "margin": 10**400}, "`margin` is a number of too many digits"),
+        (SIDES | {"prompt": "p", "votes": [False, 1]}, "`votes` is a list; two counts"),
+        (SIDES | {"prompt": "p", "votes": {"a": 10**300, "b": 1}}, "`votes` is a list; two counts"),
+        (
+            {"prompt": "p", "completions": ["a"] * 101, "ranks": [1] * 101},
+            "101 completions in one row; at most 100 are read",
+        ),
+        ({"prompt": "p", "completions": ["a", "b"]}, "`completions` without `ranks`"),
+        (
+            {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 2},
+            "`better_response_id` is outside [0, 1]",
+        ),
+        (
+            {"response_a": "a", "response_b": "b", "label": "a", "my_question": "Is it red?"},
+            "`prompt` is missing; a string or a list of messages (role, content) is needed: name "
+            "it, as in `columns: {prompt: my_question}` or --columns prompt=my_question",
+        ),
+        ({None: "a", "b\n" * 300: 1}, "columns ['None', 'bb"),
+    ],
+)
+def test_refused_rows(row, message):
+    with pytest.raises(RowError) as caught:
+        to_pairs(row)
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"id": "a8-17"},
+        {"url": "https://example.com/a b"},
+        {"model": "gpt 4"},
+        {"score": 3, "ok": True},
+        {"language": "English"},
+        {"created": "2026-11-26 10:00"},
+        {"note": None},
+        {"note": ""},
+    ],
+)
+def test_metadata_never_stops_anything(column):
+    row = {"chosen": "The sky is blue.", "rejected": "The sky is red.", **column}
+    assert to_pairs(row)[0]["prompt"] == user("The sky is")
+
+
+def test_text_beside_whole_conversations_is_said():
+    row = {"chosen": FRUIT + CHERRY, "rejected": FRUIT + LIME, "remark": "The first is right."}
+    assert to_pairs(row)[0]["drop"] == "" and unread_columns(row) == ["remark"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": FRUIT}, "`messages` ends with a turn that is not the assistant's"),
+        ({"prompt": "p", "completions": []}, "`completions` is an empty list"),
+        ({"completion": "a"}, "`prompt` and `completion` must each be a string or a list"),
+        ({"prompt": "p", "completion": "a", "context": "A book."}, "`context` holds text that is"),
+        ({"prompt": "p", "completion": None}, "`prompt` and `completion` must each be a string"),
+        ({"prompt": "p", "completion": "a", "tools": "</s>"}, "`tools` is text that is no JSON"),
+        ({"chosen": ["a"], "completions": []}, "`completions` without `ranks`"),
+    ],
+)
+def test_refused_rows_to_score(row, message):
+    with pytest.raises(RowError) as caught:
+        row_to_score(row, "messages")
+    assert str(caught.value).startswith(message)
