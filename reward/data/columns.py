@@ -14,6 +14,22 @@ from dataclasses import dataclass, field
 from reward.data.files import DataError
 from reward.data.transcripts import RowError
 
+# Our names: what the layouts of docs/inputs.md read.
+OUR_NAMES = (
+    *("prompt", "chosen", "rejected", "text_chosen", "text_rejected", "instruction", "input"),
+    *("question", "query", "trajectory", "conversations", "conversation", "messages", "context"),
+    *("history", "system", "system_prompt", "system_message", "tools", "subset", "source"),
+    *("domain", "margin", "votes", "chosen_probability", "rating_chosen", "rating_rejected"),
+    *("score_chosen", "score_rejected", "bayes_accuracy", "answers", "completions", "ranks"),
+    *("ranking", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie"),
+    *("winner", "label", "preference", "response_A", "response_B", "output_1", "output_2"),
+    *("conversation_a", "conversation_b", "response_1", "response_2", "preference_strength"),
+    *("response1", "response2", "overall_preference", "response_0", "better_response_id"),
+    *("human_ref_A", "human_ref_B", "labels", "answer_0", "answer_1", "score_0", "score_1"),
+    *("output", "completion", "response", "answer", "text", "helpfulness", "gold", "rating"),
+    *("reward", "rewards", "reward_chosen", "reward_rejected", "human_labels"),
+)
+
 # Columns that a row may lack, because most formats have them in some rows only. Any other column
 # that is named must be in every row: without its prompt a row would be read as another format.
 OPTIONAL = (
@@ -64,8 +80,24 @@ def parse_columns(text: str) -> dict[str, str]:
             )
         if ours in names:
             raise ArgumentTypeError(f"`{ours}` is named twice; name each of our columns once")
+        fault = fault_of_our_name(ours)
+        if fault:
+            raise ArgumentTypeError(fault)
         names[ours] = theirs
     return names
+
+
+def fault_of_our_name(name: object) -> str | None:
+    """What is wrong with one of our names in a mapping of columns; None if nothing is."""
+    if name in OUR_NAMES:
+        return None
+    nearest = difflib.get_close_matches(str(name), OUR_NAMES, n=1, cutoff=0.6)
+    if nearest:
+        return f"`{name}` is none of our columns; did you mean `{nearest[0]}`?"
+    return (
+        f"`{name}` is none of our columns; ours comes first, as in prompt: my_question "
+        "(docs/inputs.md names them all)"
+    )
 
 
 @dataclass

@@ -60,8 +60,11 @@ LISTS_OF_ROWS = (
 DEEPEST = 100  # brackets inside each other; deeper rows would exhaust the stack further on
 INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # the error handler `surrogateescape` writes these
 
-# An empty cell in these CSV columns is an empty completion. In any other column it is no value.
-CSV_TEXTS = re.compile(r"chosen|rejected|response(_?[ab12])?")
+# An empty cell in these CSV columns is an empty text. In any other column it is no value.
+CSV_TEXTS = re.compile(
+    r"prompt|chosen|rejected|completion|response(_?[abAB012])?|answer_[01]|output_[12]"
+    r"|human_ref_[AB]"
+)
 
 
 class PlacedRow(NamedTuple):

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from reward.data.columns import fault_of_our_name
 from reward.data.files import Source, is_local, local_files
 from reward.recipe.keys import TRL
 from reward.recipe.recipe import Recipe
+from reward.recipe.yaml_text import to_yaml
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def _check_data(recipe: Recipe) -> Iterator[Fault]:
     if sources[0]["streaming"]:
         yield from _check_streaming(recipe)
     for index, source in enumerate(sources):
+        for text in _check_columns(source):
+            yield Fault((f"datasets[{index}].columns",), text)
         path_key = f"datasets[{index}].path"
         if recipe["dataset_name"]:
             path_key = "dataset_name"
@@ -161,6 +165,26 @@ def _check_unread_keys(recipe: Recipe) -> Iterator[Fault]:
         instead = "streaming, or name, split and test_split of an entry"
     for key in sorted(unread & set(recipe.values)):
         yield Fault((key,), f"{key} has no effect here; write {instead}")
+
+
+def _check_columns(source: Source) -> Iterator[str]:
+    """Find what is wrong with the names of the columns of a source."""
+    columns = source["columns"] or []
+    if isinstance(columns, dict):
+        faults = [fault_of_our_name(name) for name in columns]
+        yield from [f"columns: {fault}" for fault in faults if fault]
+        names = list(columns.values())
+    else:
+        names = columns
+    for name in names:
+        if not isinstance(name, str):
+            yield (
+                f"columns holds {to_yaml(name)}, and the name of a column is text: "
+                "`columns: {prompt: my_question, chosen: good, rejected: bad}`"
+            )
+    texts = [name for name in names if isinstance(name, str)]
+    for name in sorted({name for name in texts if texts.count(name) > 1}):
+        yield f"columns names `{name}` twice; name each column once"
 
 
 def _check_streaming(recipe: Recipe) -> Iterator[Fault]:

@@ -101,6 +101,19 @@ def test_what_is_required():
             "[{path: json, data_files: {train: x.jsonl, test: https://x/y.jsonl}}]",
             "found no data file x.jsonl",
         ),
+        (
+            "[{path: a/b, columns: {promt: ask}}]",
+            "r.yaml:3: columns: `promt` is none of our columns; did you mean `prompt`?",
+        ),
+        (
+            "[{path: a/b, columns: {prompt: 7}}]",
+            "columns holds 7, and the name of a column",
+        ),
+        ("[{path: a/b, columns: [prompt, prompt]}]", "columns names `prompt` twice"),
+        (
+            "[{path: a/b, columns: 7}]",
+            "found `columns: 7`; needed is a list or a mapping or null, not an integer",
+        ),
         ("[{path: a/b}]\nstreaming: true", "add `max_steps: 1000`"),
         (
             "[{path: a/b}]\nstreaming: true\nmax_steps: 9\nmismatched_prompts: 1",

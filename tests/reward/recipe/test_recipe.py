@@ -7,7 +7,7 @@ import yaml
 from recipe_texts import DATA, SOUND, parse
 
 from reward.recipe.keys import OWN
-from reward.recipe.parse import parse_command_line
+from reward.recipe.parse import load_saved, parse_command_line
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -93,6 +93,14 @@ max_steps: 9
     assert (first["subset"], second["subset"]) == ("harmless-base", "own")
     assert (first["fraction"], second["fraction"], second["test_split"]) == (1, 0.5, "test")
     assert first["streaming"] is False and first.keys() == second.keys()
+
+
+def test_the_columns_of_a_source_are_saved_and_read_again():
+    text = "datasets:\n- {path: a/b, columns: {prompt: my_question, chosen: good}}\n"
+    parse(DATA + text).save("copy.yaml")
+    for recipe in (load_saved("copy.yaml"), parse_command_line(["--recipe", "copy.yaml"])):
+        (source,) = recipe.data_sources()
+        assert source["columns"] == {"prompt": "my_question", "chosen": "good"}
 
 
 def test_own_keys_are_below_their_banners():
