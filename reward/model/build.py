@@ -19,7 +19,14 @@ from reward.data.encoding import prepare_tokenizer
 from reward.model.architecture import read_config
 from reward.model.checkpoint_tokenizer import tokenizer_of
 from reward.model.classifier import LoadedClassifier, keep_unpacked, load_classifier
-from reward.model.heads import HEAD_NAMES, Float32Head, head_of, init_head, is_encoder
+from reward.model.heads import (
+    HEAD_NAMES,
+    SCORED_ONLY_HEAD_NAMES,
+    Float32Head,
+    head_of,
+    init_head,
+    is_encoder,
+)
 from reward.model.hub import ModelError, checkpoint_file, require_model
 from reward.model.weights import VALUE_HEAD_FILES, model_weights
 
@@ -79,6 +86,7 @@ def build_reward_model(
     )
     model = loaded.model
     head_name, layer = head_of(model)
+    _refuse_what_is_only_scored(name, model, head_name)
     if head_bias is not False and f"{head_name}.bias" in loaded.unexpected:
         # A head that we trained with a bias, where the architecture has none.
         loaded.unexpected.remove(f"{head_name}.bias")
@@ -111,6 +119,15 @@ def _refuse_what_has_another_head(name: str, revision: str, head_init: str | Non
         raise ModelError(
             f"{name} holds a trained value head ({' or '.join(VALUE_HEAD_FILES)}), which would be "
             f"replaced by a random one. {NEW_HEAD_MEND}"
+        )
+
+
+def _refuse_what_is_only_scored(name: str, model: PreTrainedModel, head_name: str) -> None:
+    """Raise ModelError for an encoder-decoder and the like, whose rewards a batch would change."""
+    if head_name.split(".")[0] in SCORED_ONLY_HEAD_NAMES:
+        raise ModelError(
+            f"{name}: a {type(model).__name__} can be scored, but not trained: padding, or the "
+            "number of end tokens, would change its rewards. Train a causal model or an encoder."
         )
 
 

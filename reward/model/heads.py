@@ -13,11 +13,22 @@ from transformers.models.auto.modeling_auto import (
 
 from reward.model.hub import ModelError
 
+# Heads of encoder-decoders (T5, BART), of XLNet, and of XLM and FlauBERT. Their models are scored
+# one text at a time where padding changes their rewards, and not trained.
+SCORED_ONLY_HEAD_NAMES = ("classification_head", "logits_proj", "sequence_summary")
+
 # The names that a head goes by. The first two are transformers' own.
-HEAD_NAMES = ("score", "classifier", "v_head", "value_head", "reward_head", "rm_head")
+HEAD_NAMES = (
+    *("score", "classifier", "v_head", "value_head", "reward_head", "rm_head"),
+    *SCORED_ONLY_HEAD_NAMES,
+)
 
 # These models start counting positions after the pad token's id.
-POSITIONS_AFTER_PAD = ("roberta", "xlm-roberta", "camembert")
+POSITIONS_AFTER_PAD = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "xmod"),
+    *("data2vec-text", "ibert", "longformer", "luke", "mpnet", "esm"),
+    *("layoutlmv3", "lilt", "markuplm"),
+)
 
 NO_LIMIT = 1e9  # Tokenizers without a limit hold a huge number instead.
 
@@ -115,8 +126,8 @@ def position_limit(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
     config = config.get_text_config()
     limits = [tokenizer.model_max_length]
     positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        if config.model_type in POSITIONS_AFTER_PAD:
+    if positions and positions > 0:  # XLNet, which has no limit, says -1.
+        if config.model_type in POSITIONS_AFTER_PAD and config.pad_token_id is not None:
             positions -= config.pad_token_id + 1
         limits.append(positions)
     limits = [int(limit) for limit in limits if limit and limit < NO_LIMIT]
