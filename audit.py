@@ -180,6 +180,9 @@ def print_audit(audit: "Audit", options: AuditOptions, seconds: float) -> None:
     from auditing.verdicts import count
 
     print_checks(audit.checks)
+    what_was_read = audit.identity.get("pairs") or audit.identity["format"]
+    if "(" in what_was_read:  # the reasons why some were left out
+        print(f"\nread: {what_was_read}", end="")
     print(f"\n{count(len(audit.pairs), 'pair')}, {seconds:.0f} s")
     print(f"open {options.folder / 'report.html'}")
 

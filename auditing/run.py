@@ -173,6 +173,8 @@ def add_completions(audit: Audit, completions: Completions | None) -> None:
         audit.not_measured.append(
             "Best-of-n: too few prompts of --completions have two completions with a reward."
         )
+    for phrase in completions.left_out:
+        audit.not_measured.append(f"Of --completions {phrase}.")
     note_missing(audit, "reward", completions.reward)
     if completions.gold is not None:
         note_missing(audit, "gold", completions.gold)

@@ -56,6 +56,7 @@ class Completions:
     gold: np.ndarray | None = None
     # A human's rating. NaN if missing; None if no row has one.
     rating: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()  # what was left out, in words
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def read_scores(
         completions = _completion_columns(
             [completion for _, row in rows for completion in row.completions]
         )
-        kind = "; ".join([COMPLETIONS, *notes.left_out_in_words()])
-        return Scores(None, completions, None, kind)
+        left_out = notes.left_out_in_words()
+        completions = replace(completions, left_out=tuple(left_out))
+        return Scores(None, completions, None, "; ".join([COMPLETIONS, *left_out]))
 
     in_tokens = any("chosen_tokens" in pair for pair in first_row.pairs)
     length_unit = "characters"

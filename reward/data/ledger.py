@@ -180,6 +180,12 @@ class Ledger:
         read = sum(counts.read for counts in self.splits.values())
         self._check_share("the pairs of all splits", bad, read, max_dropped)
 
+    def check_so_far(self, split: str, max_dropped: float) -> None:
+        """Refuse a split that has lost too much by now. The arguments are those of `check`."""
+        counts = self.splits[split]
+        pairs = f"the {split} pairs read so far"
+        self._check_share(pairs, _lost(counts), counts.read, max_dropped)
+
     def _check_share(self, pairs: str, dropped: int, read: int, max_dropped: float) -> None:
         """Raise DataError if too many were dropped of the pairs that `pairs` names."""
         if read == 0 or dropped / read <= max_dropped:

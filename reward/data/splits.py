@@ -50,6 +50,7 @@ def load_preferences(
     min_rater_agreement: float | None = None,
     mismatched_prompts: float = 0.0,
     on_bad_row: str = "skip",
+    max_dropped: float = 1.0,
 ) -> PreferenceSplits:
     """Read every source and split it.
 
@@ -69,6 +70,8 @@ def load_preferences(
             the train pairs (reward.data.mismatched).
         on_bad_row: With `skip` a row that cannot be read is dropped and counted in the ledger; with
             `stop` it raises DataError.
+        max_dropped: A stream raises DataError while it is read once it has dropped a larger share.
+            Of tables `Ledger.check` decides.
 
     Raises:
         DataError: A source cannot be read, or has no split that is needed.
@@ -84,6 +87,7 @@ def load_preferences(
             validation_fraction=validation_fraction,
             min_rater_agreement=min_rater_agreement,
             on_bad_row=on_bad_row,
+            max_dropped=max_dropped,
         )
         return PreferenceSplits(splits, ledger)
 

@@ -25,6 +25,7 @@ from reward.data.ledger import (
 )
 from reward.data.sources import FEATURES, SplitReader, no_train_split, split_reader
 
+CHECKED_EVERY = 1_000  # after so many rows it is checked whether too many were dropped
 STREAM_HELD_OUT = 10_000  # validation pairs come from this many first rows
 
 
@@ -95,6 +96,7 @@ class StreamedTrain:
     stream: Stream
     validation_turns: set[int]  # the turn_key of every validation pair
     ledger: Ledger
+    max_dropped: float = 1.0  # the largest share of the pairs read so far that may be dropped
     counted: int = 0  # how many rows of the stream the ledger has counted
 
     def __iter__(self) -> Iterator[StreamedTrainPair]:
@@ -107,6 +109,8 @@ class StreamedTrain:
             if is_new:
                 self.counted = position + 1
                 self._count(row, drop)
+                if self.counted % CHECKED_EVERY == 0:
+                    self.ledger.check_so_far("train", self.max_dropped)
             if not drop:
                 yield StreamedTrainPair(row, is_new)
 
@@ -128,6 +132,7 @@ def streamed_splits(
     validation_fraction: float,
     min_rater_agreement: float | None,
     on_bad_row: str,
+    max_dropped: float,
 ) -> dict[str, Dataset | StreamedTrain]:
     """Make the train and validation splits of streams, beside a test split that is ready.
 
@@ -139,6 +144,7 @@ def streamed_splits(
         validation_fraction: The share of first user turns that is held out for validation.
         min_rater_agreement: As in reward.data.splits.load_preferences.
         on_bad_row: As there.
+        max_dropped: As there.
 
     Raises:
         DataError: A source has no train split, or sets `fraction`.
@@ -157,7 +163,7 @@ def streamed_splits(
     stream = Stream(readers, set(test["turn_key"][:]), validation_fraction, min_rater_agreement)
     held_out = stream.validation()
     validation_turns = {pair.row["turn_key"] for pair in held_out}
-    splits = {"test": test, "train": StreamedTrain(stream, validation_turns, ledger)}
+    splits = {"test": test, "train": StreamedTrain(stream, validation_turns, ledger, max_dropped)}
     if validation_fraction:
         ledger.add_read("validation", [pair.drop for pair in held_out])
         for pair in held_out:

@@ -383,6 +383,7 @@ def load_data(settings: Settings, base: Base) -> Data:
         min_rater_agreement=recipe["min_rater_agreement"],
         mismatched_prompts=recipe["mismatched_prompts"],
         on_bad_row=recipe["on_bad_row"],
+        max_dropped=recipe["max_dropped"],
     )
     options = EncodingOptions(
         max_length=base.max_length,

@@ -74,6 +74,15 @@ def test_a_file_of_which_no_row_can_be_read_is_an_error(tmp_path, streaming):
     assert message == f"{tmp_path}/train.jsonl:1: no valid JSON at column 20"
 
 
+def test_a_stream_that_drops_too_much_stops_while_it_is_read(tmp_path):
+    lines = [good(number) for number in range(600)] + [CUT] * 401 + [good(601)] * 1000
+    data = write_train(tmp_path, *lines) | {"streaming": True}
+    splits, ledger = load_preferences([data], validation_fraction=0, max_dropped=0.3)
+    with pytest.raises(DataError, match="40.0% of the train pairs read so far were dropped"):
+        list(splits["train"])
+    assert ledger.read("train") == 1000
+
+
 def test_bad_rows_of_a_test_split(tmp_path):
     data = folder(tmp_path, [row(1)])
     write_lines(tmp_path / "test.jsonl", CUT, good(2))
