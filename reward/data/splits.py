@@ -68,10 +68,8 @@ def load_preferences(
         min_rater_agreement: A train pair is dropped if a smaller share of its raters agree.
         mismatched_prompts: How many pairs with a mismatched prompt to add to train, as a share of
             the train pairs (reward.data.mismatched).
-        on_bad_row: With `skip` a row that cannot be read is dropped and counted in the ledger; with
-            `stop` it raises DataError.
-        max_dropped: A stream raises DataError while it is read once it has dropped a larger share.
-            Of tables `Ledger.check` decides.
+        on_bad_row: Whether to `skip` and count a row that cannot be read, or to `stop` there.
+        max_dropped: A stream that drops a larger share raises DataError while it is read.
 
     Raises:
         DataError: A source cannot be read, or has no split that is needed.
@@ -102,13 +100,12 @@ def load_preferences(
     if min_rater_agreement:
         _drop_disagreements(pairs, is_validation, min_rater_agreement)
 
-    members = {"train": pairs.is_used & ~is_validation}
+    is_train = pairs.is_used & ~is_validation
+    splits = {"test": test, "train": _take_kept(pairs, is_train)}
+    _count_split(pairs, is_train, is_contradictory, ledger, "train")
     if validation_fraction:
-        members["validation"] = is_validation
-    splits = {"test": test}
-    for name, is_member in members.items():
-        splits[name] = _take_kept(pairs, is_member)
-        _count_split(pairs, is_member, is_contradictory, ledger, name)
+        splits["validation"] = _take_kept(pairs, is_validation)
+        _count_split(pairs, is_validation, is_contradictory, ledger, "validation")
     if mismatched_prompts:
         added = mismatched_pairs(splits["train"], mismatched_prompts)
         splits["train"] = concatenate_datasets([splits["train"], added])
