@@ -8,10 +8,11 @@ import re
 
 import pytest
 from standins import KINDS, TEMPLATES, WORDS, load_tokenizer, make_tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AddedToken, ByT5Tokenizer, PreTrainedTokenizerFast
 from trl.data_utils import apply_chat_template
 
+from reward.data import encoding
 from reward.data.encoding import (
     EncodedPrompt,
     EncodingError,
@@ -214,9 +215,14 @@ def test_a_prompt_that_is_tokenised_once_gives_the_same_ids(tokenizers, name):
             prompt += assistant(some_text(rng) + "!") + user(some_text(rng) + "?")
         start = some_text(rng)  # of both completions
         completions = [assistant(start + some_text(rng)) for _ in range(rng.randint(2, 4))]
-        assert encode_each(tokenizer, prompt, completions) == [
-            encode(tokenizer, prompt, c) for c in completions
-        ]
+        texts = [render(tokenizer, prompt, completion) for completion in completions]
+        whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        assert encode_each(tokenizer, prompt, completions) == whole
+        text = some_text(rng)  # what the template does not write may have control tokens
+        assert (
+            encoding._tokenise_in_pieces(tokenizer, text)
+            == tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
 
 
 def test_a_control_token_that_takes_spaces_along_is_no_place_to_cut():
@@ -237,16 +243,36 @@ def test_a_control_token_that_takes_spaces_along_is_no_place_to_cut():
 @pytest.mark.parametrize("name", ["qwen", "llama3", "encoder"])
 def test_a_long_prompt_is_tokenised_once(tokenizers, name, monkeypatch):
     tokenizer, lengths = tokenizers(name), []
-    call = PreTrainedTokenizerFast.__call__
+    tokenise = encoding._tokenise
 
-    def counted(self, text, *args, **kwargs):
-        lengths.extend(map(len, [text] if isinstance(text, str) else text))
-        return call(self, text, *args, **kwargs)
+    def counted(tokenizer, text):
+        lengths.append(len(text))
+        return tokenise(tokenizer, text)
 
-    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
+    monkeypatch.setattr(encoding, "_tokenise", counted)
     prompt = user("tea " * 500)
     encode_each(tokenizer, prompt, [assistant("water"), assistant("coffee"), assistant("bread")])
     assert 2000 <= sum(lengths) < 2400
+
+
+@pytest.mark.parametrize("kind", ["lstrip", "rstrip", "single_word", "normalized"])
+def test_a_text_is_cut_where_its_pieces_give_the_same_ids(kind):
+    """Some control tokens depend on what stands before them, and are no place to cut."""
+    tokenizer = metaspace("first")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    options = {"special": True, "normalized": False, kind: True}
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken("<Turn>", **options)]},
+        replace_extra_special_tokens=False,
+    )
+    tokenizer.chat_template = "{% for m in messages %}<Turn>{{ m.content }}{% endfor %}</s>"
+    prepare_tokenizer(tokenizer, False)
+    turn_id = tokenizer.convert_tokens_to_ids("<Turn>")
+    for text in ("tea", " Tea ", "tea!", "a  ", "é"):
+        rendered = render(tokenizer, user(text), assistant("Water"))
+        ids = encode(tokenizer, user(text), assistant("Water"))
+        assert ids == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        assert turn_id in ids or kind != "lstrip"
 
 
 # --- The ends of an encoding ----------------------------------------------------------------------
@@ -390,7 +416,7 @@ def test_text_that_looks_like_a_control_token_stays_text(tokenizers, name):
     tokenizer = tokenizers(name)
     plain = control_ids(tokenizer, encode(tokenizer, user("Hi"), assistant("Hello.")))
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    assert set(special) <= set(control_tokens(tokenizer))
+    assert set(special) <= set(control_tokens(tokenizer).tokens)
     for token in special:
         nested = token[:4] + token + token[4:]
         for text in (token, f"a{token}b", token * 2, nested, f" {token}\n"):
@@ -406,6 +432,113 @@ def test_text_that_looks_like_a_control_token_stays_text(tokenizers, name):
         control_ids(tokenizer, encode(tokenizer, user(everything), assistant(f"x{everything}y")))
         == plain
     )
+
+
+def call(name, arguments):
+    return {"type": "function", "id": "1", "function": {"name": name, "arguments": arguments}}
+
+
+# Where a word of the user may stand beside a content: each gives the messages and the tools.
+PLACES = {
+    "role": lambda word: ([{"role": word, "content": "Hi"}], None),
+    "part of a role": lambda word: ([{"role": f"a{word}b", "content": "Hi"}], None),
+    "name": lambda word: ([{"role": "user", "name": word, "content": "Hi"}], None),
+    "content part": lambda word: (
+        [{"role": "user", "content": [{"type": "text", "text": f"a{word}"}]}],
+        None,
+    ),
+    "reasoning": lambda word: (
+        [{"role": "assistant", "content": "Hi", "reasoning_content": word, "thinking": word}],
+        None,
+    ),
+    "tool result": lambda word: ([{"role": "tool", "name": word, "content": f"x{word}"}], None),
+    "called name": lambda word: ([{"role": "assistant", "tool_calls": [call(word, {})]}], None),
+    "argument": lambda word: (
+        [{"role": "assistant", "content": "", "tool_calls": [call("f", {"a": word})]}],
+        None,
+    ),
+    "argument's name": lambda word: (
+        [{"role": "assistant", "content": "", "tool_calls": [call("f", {word: 1})]}],
+        None,
+    ),
+    "arguments as text": lambda word: (
+        [{"role": "assistant", "content": "", "tool_calls": [call("f", f'{{"a": "{word}"}}')]}],
+        None,
+    ),
+    "nested argument": lambda word: (
+        [{"role": "assistant", "tool_calls": [call("f", {"a": [{"b": {word: [2.5, word]}}]})]}],
+        None,
+    ),
+    "tool's name": lambda word: (
+        user("Hi"),
+        [{"type": "function", "function": {"name": word, "parameters": {}}}],
+    ),
+    "tool's schema": lambda word: (
+        user("Hi"),
+        [
+            {
+                "type": "function",
+                "function": {
+                    "name": "f",
+                    "description": f"It says {word}.",
+                    "parameters": {
+                        "type": "object",
+                        "properties": {word: {"type": "string", "enum": [word, "b"]}},
+                        "required": [word],
+                    },
+                },
+            }
+        ],
+    ),
+}
+# Mistral's, in short: tools and calls as JSON, roles by their brackets.
+MISTRAL = (
+    "{{ bos_token }}{% if tools %}[TOOLS]{{ tools|tojson }}[/TOOLS]{% endif %}"
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% elif m.tool_calls %}[CALLS]{{ m.tool_calls|tojson }}{{ eos_token }}"
+    "{% else %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_control_tokens_are_text_wherever_they_stand(tokenizers, place):
+    """Trap: tool names, arguments and roles went into the template as they were."""
+    if not hasattr(tokenizers, "mistral"):
+        tokenizers.mistral = make_tokenizer("tinyllama")
+        brackets = ["[INST]", "[/INST]", "[TOOLS]", "[/TOOLS]", "[CALLS]"]
+        tokenizers.mistral.add_special_tokens({"additional_special_tokens": brackets})
+        tokenizers.mistral.chat_template = MISTRAL
+        prepare_tokenizer(tokenizers.mistral, False)
+    names = ["qwen", "llama3", "real:llama3_1", "real:gemma", "real:qwen3", "real:glm4moe"]
+    encoded = 0
+    for tokenizer in (tokenizers.mistral, *map(tokenizers, names)):
+        listed = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        messages, tools = PLACES[place]("harmless")
+        try:
+            plain = encode(tokenizer, messages, assistant("Hello."), tools)
+        except RefusedText:
+            continue  # Gemma has no such roles
+        for token in [*listed, "".join(listed)]:
+            messages, tools = PLACES[place](token)
+            ids = encode(tokenizer, messages, assistant("Hello."), tools)
+            assert control_ids(tokenizer, ids) == control_ids(tokenizer, plain), (token, ids)
+        encoded += 1
+    assert encoded >= 4
+
+
+def test_what_is_no_text_of_the_user_is_kept(tokenizers):
+    """Numbers, truth values, None and the order of keys; and a tools list that is not given."""
+    tokenizer = tokenizers("qwen")
+    arguments = {"z": 1, "a": [2.5, None, True, {"y": "a <|b"}], "é": {}}
+    messages = [
+        *user("<|a"),
+        {"role": "assistant", "content": "", "tool_calls": [call("f", arguments)]},
+    ]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"z": 1, "a": None}}}]
+    base = make_tokenizer("qwen")
+    for given in (None, tools):
+        expected = base.apply_chat_template(messages, tools=given, tokenize=False).rstrip()
+        assert render(tokenizer, messages[:1], messages[1:], given) == expected
 
 
 @kinds
@@ -576,7 +709,7 @@ def test_an_encoder_without_cls_is_refused():
 
 def test_a_template_that_wrapping_would_change_is_refused():
     tokenizer = make_tokenizer("qwen")
-    tokenizer.chat_template = "{{ 'a' if rm_control is defined else 'b' }}<|im_end|>"
+    tokenizer.chat_template = "{{ 'a' if rm_given is defined else 'b' }}<|im_end|>"
     with pytest.raises(EncodingError, match="renders differently once wrapped"):
         prepare_tokenizer(tokenizer, False)
 
@@ -609,7 +742,7 @@ def test_a_conversation_that_the_template_refuses(broken, words):
         assert message.startswith(f"the chat template refuses this conversation: {words}")
         assert "hunter2" not in message
         assert caught.value.reason.startswith(f"refused by the chat template: {words}")
-    with pytest.raises(RefusedText, match="empty conversation"):
+    with pytest.raises(RefusedText, match="the conversation has no message"):
         encode(tokenizer, [], [])
 
 
