@@ -4,7 +4,11 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 
 @dataclass
@@ -31,7 +35,9 @@ class LoadedClassifier:
     mismatched: list[MismatchedTensor]  # they are random as well
 
 
-def load_classifier(name: str, **options) -> LoadedClassifier:
+def load_classifier(
+    name: str, state_dict: dict[str, torch.Tensor] | None = None, **options
+) -> LoadedClassifier:
     """Load the model with transformers.
 
     transformers' own report of missing and unexpected tensors is kept quiet: what matters in it is
@@ -39,14 +45,21 @@ def load_classifier(name: str, **options) -> LoadedClassifier:
 
     Args:
         name: A folder, or the id of a Hub model.
+        state_dict: The tensors, where they are not those of the files; needs the option `config`.
         options: They go to `from_pretrained`.
     """
+    source: str | None = name
+    model_class = AutoModelForSequenceClassification
+    if state_dict is not None:
+        source = None
+        model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(options["config"])]
+        options["state_dict"] = state_dict
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        model, info = model_class.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     finally:
         logger.setLevel(level)

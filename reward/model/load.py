@@ -9,7 +9,6 @@ What is read, and what gives the reward:
 Everything else is refused, because its head would be random.
 """
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,7 @@ from reward.model.classifier import keep_unpacked, load_classifier
 from reward.model.heads import Float32Head, is_encoder, is_head_key
 from reward.model.hub import ModelError
 from reward.model.parts import CheckpointParts, parts_of
-from reward.model.saved_head import WRAPPER_PREFIX, SavedHead, find_head, set_head
+from reward.model.saved_head import SavedHead, find_head, set_head, without_wrapper
 
 
 @dataclass
@@ -159,7 +158,7 @@ def _load_body(
             dtype=_dtype(parts),
             revision=parts.base_revision,
             trust_remote_code=trust_remote_code,
-            key_mapping={f"^{re.escape(WRAPPER_PREFIX)}": ""},
+            state_dict=without_wrapper(parts.weights),
             **options,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:

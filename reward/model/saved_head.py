@@ -37,7 +37,9 @@ SAID_WHEN_UNUSED = (
     "discriminator_predictions",
 )
 RECOMPUTED = ("inv_freq", "position_ids", "masked_bias", "attn.bias", "attention.bias")
+
 NORMALIZER = ("mean", "std")  # OpenRLHF's, of rewards
+OPENRLHF_KEYS = ("normalize_reward", "value_head_prefix", *NORMALIZER)  # in its config.json
 
 
 @dataclass
@@ -186,7 +188,7 @@ def _said_of_two(parts: CheckpointParts, labels: int) -> list[str]:
 
 def _is_openrlhf(parts: CheckpointParts) -> bool:
     """Return whether OpenRLHF saved a model, which it reads at the last token, whatever it is."""
-    keys = {"normalize_reward", "value_head_prefix"}
+    keys = set(OPENRLHF_KEYS[:2])
     return architecture_of(parts.config) == "RewardModel" or bool(keys & parts.config.keys())
 
 
@@ -206,6 +208,13 @@ def _adapter_without_head(parts: CheckpointParts) -> str:
         f"weight, and neither does its base {parts.base}, so its rewards would be random. PEFT "
         "saves the head under task_type SEQ_CLS; train again."
     )
+
+
+def without_wrapper(weights: SavedWeights) -> dict[str, torch.Tensor] | None:
+    """Return the tensors without the prefix of TRL's wrapper; None where they have none."""
+    if not any(key.startswith(WRAPPER_PREFIX) for key in weights.shapes):
+        return None
+    return {key.removeprefix(WRAPPER_PREFIX): weights.read(key) for key in weights.shapes}
 
 
 # --- Setting it -----------------------------------------------------------------------------------
@@ -254,6 +263,9 @@ def set_head(parts: CheckpointParts, head: SavedHead, loaded: LoadedClassifier) 
     if missing:
         raise ModelError(_random_tensors(parts, sorted(missing), sorted(unused)))
     unused -= _normalize(parts, head, model.get_submodule(head_name), unused)
+    for key in OPENRLHF_KEYS:
+        if hasattr(model.config, key):
+            delattr(model.config, key)  # else a converted model would be normalized twice
     head.notes += _account_for(parts, head, unused)
 
 
@@ -303,12 +315,11 @@ def _normalize(
             "applies only with normalize_reward"
         )
         return tensors
-    bias = 0.0
+    bias = torch.zeros(layer.out_features)
     if layer.bias is not None:
         bias = layer.bias.detach().float()
     layer.weight = torch.nn.Parameter(layer.weight.detach().float() / std)
-    shifted = (bias - mean) / std
-    layer.bias = torch.nn.Parameter(torch.full_like(layer.weight[:, 0], shifted))
+    layer.bias = torch.nn.Parameter((bias - mean) / std)
     head.notes.append(f"rewards are (r - {mean:g}) / {std:g}: the config asks for normalize_reward")
     return tensors
 

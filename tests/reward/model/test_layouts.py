@@ -20,6 +20,7 @@ from checkpoint_folders import (
 from standins import WORDS
 from transformers import AutoModelForSequenceClassification, ViTConfig
 
+from reward.checkpoint.convert import convert
 from reward.model.build import build_reward_model
 from reward.model.hub import ModelError
 from reward.model.load import load_reward_model
@@ -116,6 +117,34 @@ def test_trls_value_head_in_the_models_own_file(file, prefix, folders):
     stock.score.weight.data = weight
     expected = [reward + 0.25 for reward in stock_rewards(stock, folders.tokenizer)]
     assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["TRL", "OpenRLHF"])
+def test_a_converted_value_head_gives_the_same_rewards_in_stock_transformers(layout, folders):
+    """What it was normalized or wrapped with is left behind."""
+    if layout == "TRL":
+        folder = folders.copy(folders.language_model)
+        head = {"v_head.summary.weight": torch.ones(1, 32)}
+
+        def wrapped(tensors: dict) -> dict:
+            return {f"pretrained_model.{key}": tensor for key, tensor in tensors.items()} | head
+
+        edit_tensors(folder, wrapped)
+    else:
+        folder = folders.copy(folders.reward_model)
+        rename(folder, "score.weight", "value_head.weight")
+        keys = {"architectures": ["RewardModel"], "value_head_prefix": "value_head"}
+        keys |= {"normalize_reward": True, "mean": 0.5, "std": 2.0}
+        edit_json(folder / "config.json", **keys)
+    edit_json(folder / "config.json", pad_token_id=folders.tokenizer.eos_token_id)
+    expected = our_rewards(folder)
+    done = convert(str(folder), folders.new())
+    converted = folders.root / f"copy-{folders.made}"
+    assert done.new_pad_token == "<|reserved_special_token_0|>"
+    assert our_rewards(converted) == pytest.approx(expected, abs=1e-5)
+    stock = AutoModelForSequenceClassification.from_pretrained(converted).eval()
+    rewards = [reward + done.dropped_bias for reward in stock_rewards(stock, folders.tokenizer)]
+    assert rewards == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
