@@ -12,7 +12,7 @@ The last two are read at the last token, whatever it is; transformers does not k
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from reward.model.architecture import architecture_of
 from reward.model.classifier import LoadedClassifier
@@ -235,8 +235,7 @@ def set_head(parts: CheckpointParts, head: SavedHead, loaded: LoadedClassifier) 
     model = loaded.model
     head_name, layer = head_of(model)
     bias_key = f"{head_name}.bias"
-    mismatched = {tensor.name: tensor for tensor in loaded.mismatched}
-    missing = loaded.missing | mismatched.keys()
+    missing = loaded.missing | {tensor.name for tensor in loaded.mismatched}
     unused = loaded.unexpected - {key.removeprefix(WRAPPER_PREFIX) for key in head.tensors}
     if head.weight is not None:
         _set_value_head(parts.name, model, head_name, head)
@@ -252,21 +251,42 @@ def set_head(parts: CheckpointParts, head: SavedHead, loaded: LoadedClassifier) 
         bias = parts.weights.read(bias_key)
         layer.bias = torch.nn.Parameter(bias.to(layer.weight))
         unused.remove(bias_key)
-    in_adapter = {key.removeprefix("base_model.model.") for key in parts.adapter.shapes}
-    missing -= in_adapter
-    if missing & mismatched.keys():
-        wrong = [mismatched[key].described for key in sorted(missing & mismatched.keys())]
+    _refuse_random(parts, loaded, missing, unused)
+    unused -= _normalize(parts, head, model.get_submodule(head_name), unused)
+    _forget_openrlhf(model.config)
+    head.notes += _account_for(parts, head, unused)
+
+
+def _refuse_random(
+    parts: CheckpointParts, loaded: LoadedClassifier, missing: set[str], unused: set[str]
+) -> None:
+    """Raise ModelError for tensors of the model that no file holds in the shape that it needs.
+
+    Args:
+        parts: The checkpoint.
+        loaded: The loaded body.
+        missing: The tensors of the model that were not loaded.
+        unused: The tensors of the files that were not used, which the error names.
+    """
+    missing = missing - {key.removeprefix("base_model.model.") for key in parts.adapter.shapes}
+    wrong = []
+    for tensor in sorted(loaded.mismatched, key=lambda tensor: tensor.name):
+        if tensor.name in missing:
+            wrong.append(tensor.described)
+    if wrong:
         raise ModelError(
             f"{parts.base}: config.json does not fit the weights, which have other shapes: "
             f"{_some(wrong)}"
         )
     if missing:
         raise ModelError(_random_tensors(parts, sorted(missing), sorted(unused)))
-    unused -= _normalize(parts, head, model.get_submodule(head_name), unused)
+
+
+def _forget_openrlhf(config: PretrainedConfig) -> None:
+    """Remove OpenRLHF's keys from a config; else a converted model would be normalized twice."""
     for key in OPENRLHF_KEYS:
-        if hasattr(model.config, key):
-            delattr(model.config, key)  # else a converted model would be normalized twice
-    head.notes += _account_for(parts, head, unused)
+        if hasattr(config, key):
+            delattr(config, key)
 
 
 def _set_value_head(name: str, model: PreTrainedModel, head_name: str, head: SavedHead) -> None:
