@@ -47,6 +47,12 @@ WRAPPER_TAIL = """\
 # layout that they were pretrained on.
 ENCODER_TEMPLATE = "CLS_TOKEN{% for m in messages %}{{ m.content }}SEP_TOKEN{% endfor %}"
 
+# The same for those that were pretrained with two [SEP] between sentences (RoBERTa).
+TWO_SEPARATORS_TEMPLATE = (
+    "CLS_TOKEN{% for m in messages %}{{ m.content }}SEP_TOKEN"
+    "{% if not loop.last %}SEP_TOKEN{% endif %}{% endfor %}"
+)
+
 # For causal models without a template: the transcripts of HH-RLHF (arXiv 2204.05862).
 TRANSCRIPT_TEMPLATE = (
     "BOS_TOKEN{% for m in messages %}"
@@ -280,7 +286,11 @@ def _default_template(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> s
             f"{tokenizer.name_or_path}: an encoder without a chat template, and its tokenizer has "
             "no [CLS] and [SEP] tokens. Name a template of your own as chat_template_path."
         )
-    template = ENCODER_TEMPLATE.replace("CLS_TOKEN", tokenizer.cls_token)
+    template = ENCODER_TEMPLATE
+    pair_ids = tokenizer("a", "a")["input_ids"]
+    if pair_ids.count(tokenizer.sep_token_id) == 3:
+        template = TWO_SEPARATORS_TEMPLATE
+    template = template.replace("CLS_TOKEN", tokenizer.cls_token)
     return template.replace("SEP_TOKEN", tokenizer.sep_token)
 
 
