@@ -72,11 +72,7 @@ def chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
         return _hh_transcripts(row["chosen"], row["rejected"], transcript)
     chosen = side_of(row["chosen"], "`chosen`")
     rejected = side_of(row["rejected"], "`rejected`")
-    if type(chosen) is not type(rejected):
-        raise RowError(
-            f"`chosen` is {kind_of(row['chosen'])} and `rejected` is {kind_of(row['rejected'])}; "
-            "both sides need one form"
-        )
+    _need_one_form(chosen, rejected)
     found = find_prompt(row)
     if found is None and not _hold_a_conversation(chosen, rejected):
         _need_no_other_text(row)
@@ -97,19 +93,20 @@ def _hh_transcripts(chosen: str, rejected: str, transcript: str) -> PreferencePa
 def _pair_of_sides(
     found: FoundPrompt | None, chosen: Side, rejected: Side, transcript: str
 ) -> PreferencePair:
-    """The pair of two sides of one form."""
-    if type(chosen) is not type(rejected):
-        raise RowError(
-            f"`chosen` is {_form_of(chosen)} and `rejected` is {_form_of(rejected)}; "
-            "both sides need one form"
-        )
+    """The pair of two sides."""
+    _need_one_form(chosen, rejected)
     if isinstance(chosen, list):
         return _message_sides(found, chosen, rejected)
     return _text_sides(found, chosen, rejected, transcript)
 
 
-def _form_of(side: Side) -> str:
-    return kind_of(side)
+def _need_one_form(chosen: Side, rejected: Side) -> None:
+    """Refuse a row of which one side is text, and the other one is messages."""
+    if type(chosen) is not type(rejected):
+        raise RowError(
+            f"`chosen` is {kind_of(chosen)} and `rejected` is {kind_of(rejected)}; "
+            "both sides need one form"
+        )
 
 
 def _hold_a_conversation(chosen: Side, rejected: Side) -> bool:
