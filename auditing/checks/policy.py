@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from auditing.verdicts import Check, Finding, count, with_verdict
-from reward.data.encoding import EncodingError, encoder_facts, prepare_tokenizer
+from reward.data.encoding import EncodingError, layout_template, prepare_tokenizer
 from reward.model.heads import is_encoder
 from reward.model.hub import ModelError, checkpoint_file, checkpoint_json, resolved_revision
 
@@ -216,8 +216,7 @@ def layout_check(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase)
     except EncodingError as error:
         note = f"the policy's template cannot be read as the reward model's was: {error}"
         return anchor_check(name, "warn", note)
-    key = "chat_template_sha256"
-    if encoder_facts(ours)[key] == encoder_facts(theirs)[key]:
+    if layout_template(ours) == layout_template(theirs):
         return anchor_check(name, "pass", "both lay a conversation out in the same way")
     note = "the policy lays a conversation out in another way than the reward model was trained on"
     return anchor_check(name, "warn", note)

@@ -277,6 +277,18 @@ def differing_facts(
     return [name for name in names if ours[name] != theirs[name]]
 
 
+def layout_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template from where a conversation is laid out on.
+
+    What a saved template has before, to part control tokens, was written in another way in
+    checkpoints of earlier commits.
+    """
+    before, start, layout = tokenizer.chat_template.partition(TEXT_START)
+    if start:
+        return layout
+    return before
+
+
 def _default_template(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> str:
     """The chat template for a model that ships without one."""
     if not is_encoder:
@@ -569,9 +581,10 @@ def _piece_starts(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     if not tokenizer.chat_template or tokenizer.split_special_tokens or not tokenizer.is_fast:
         return re.compile(matches_nothing)
     has_normalizer = tokenizer.backend_tokenizer.normalizer is not None
+    added_tokens = tokenizer.added_tokens_decoder
     starts = set()
     for token_id in set(_probe_ids(tokenizer)):
-        token = tokenizer.added_tokens_decoder.get(token_id)
+        token = added_tokens.get(token_id)
         if token is None or not token.special or token.lstrip or token.single_word:
             continue
         if not (token.normalized and has_normalizer):

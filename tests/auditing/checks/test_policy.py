@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from earlier_template import earlier_template
 from hub import commit_of, serve
 from standins import make_model, make_tokenizer
 from support import REPO
@@ -80,6 +81,15 @@ def test_the_base_itself_passes_whatever_its_template(standin, tmp_path, kind):
     assert verdict_of["base"] == "pass"
     assert verdict_of["vocabulary"] == "pass"
     assert verdict_of["template"] == "pass"
+
+
+def test_a_checkpoint_of_an_earlier_commit_passes(standin, tmp_path):
+    """Its template parts control tokens in another way, and lays conversations out as today."""
+    folder = reward_model(tmp_path / "rm-out", standin("qwen"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = earlier_template(tokenizer)
+    tokenizer.save_pretrained(folder)
+    assert verdicts(folder, standin("qwen")) == SAME
 
 
 def test_another_model_of_the_same_kind_fails_by_name_alone(trained, other):
