@@ -19,7 +19,7 @@ from auditing.checks.probes import SIDES, sample_pairs, spread_of_rewards
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, Finding, count, joined, judge, short, with_verdict
-from reward.data.encoding import EncodingError, encode, encoder_facts
+from reward.data.encoding import RefusedText, encode, encoder_facts
 from reward.data.transcripts import Side, text_of
 from reward.model.heads import is_encoder
 from reward.model.scorer import Scorer
@@ -78,16 +78,14 @@ def run_integrity(
 
 
 def encode_all(scorer: Scorer, texts: list[Text]) -> list[list[int] | None]:
-    """Encode all texts.
-
-    Returns:
-        The token ids of each text; None for a text that is too long. The list is empty if one of
-        the texts cannot be encoded.
-    """
-    try:
-        return [scorer.encode(prompt, [completion]).ids[0] for prompt, completion in texts]
-    except EncodingError:  # malformed_check counts them.
-        return []
+    """Return the token ids of each text; None for one that is too long or cannot be encoded."""
+    ids = []
+    for prompt, completion in texts:
+        try:
+            ids += scorer.encode(prompt, [completion]).ids
+        except RefusedText:  # malformed_check counts them.
+            ids.append(None)
+    return ids
 
 
 # --- Encodings ------------------------------------------------------------------------------------
@@ -147,8 +145,8 @@ def fault_of_text(
     """Encode a text, and say what is wrong with the encoding; "" if nothing is."""
     try:
         ids = encode(tokenizer, prompt, completion)
-    except EncodingError:
-        return "two BOS tokens"
+    except RefusedText as error:
+        return error.reason
     return encoding_fault(ids, tokenizer.bos_token_id, end)
 
 
@@ -175,20 +173,24 @@ def encoding_fault(ids: list[int], bos: int | None, end: int) -> str:
 def pad_token_check(scorer: Scorer, texts: list[Text]) -> Check:
     """Check that the pad token is not the end token.
 
-    Stock transformers reads the reward at the last token that is not the pad token.
+    Stock transformers reads the reward at the last token that is not the pad token. A model of
+    others may have been trained so; then whoever reads the last token gets other rewards.
     """
     tokenizer = scorer.tokenizer
     end_tokens = [template_end(scorer)]
     if texts and are_strings(texts):
         end_tokens.append(string_end(tokenizer))
-    pad = tokenizer.pad_token_id
-    is_end = pad is None or pad in end_tokens
+    pad = scorer.forwards.pad_token_id
+    is_end = pad is not None and pad in end_tokens and not is_encoder(scorer.model.config)
 
-    note = f"the pad token is {tokenizer.pad_token!r}"
+    note = "no pad token: the last token is read"
+    if pad is not None:
+        note = f"the pad token is {tokenizer.convert_ids_to_tokens(pad)!r}"
     if is_end:
-        note += ": a reward would be read one token too early"
-    if pad is None:
-        note = "no pad token"
+        note += (
+            ": stock transformers reads the reward one token before the end, and what reads the "
+            "last token (vLLM) gives other rewards"
+        )
     finding = Finding(
         "pad token is the end token",
         certain(float(is_end)),
@@ -197,6 +199,8 @@ def pad_token_check(scorer: Scorer, texts: list[Text]) -> Check:
         rule="malformed encodings",
         note=note,
     )
+    if is_end and not scorer.manifest:
+        return with_verdict(finding, "warn", "warn for a model of others, fail for ours")
     return judge(finding)
 
 

@@ -545,7 +545,8 @@ def encode_each(
     bos = tokenizer.bos_token_id
     if bos is not None and any(ids[:2] == [bos, bos] for ids in encodings):
         raise RefusedText(
-            f"two BOS tokens ({tokenizer.bos_token!r}) at the start of an encoding; one is needed"
+            f"two BOS tokens ({tokenizer.bos_token!r}) at the start of an encoding; one is needed",
+            reason="two BOS tokens",
         )
     return encodings
 
