@@ -209,9 +209,9 @@ def forget_longer_texts(rotary: torch.nn.Module) -> None:
             continue
         kind = name.removesuffix("original_inv_freq")  # the layers' kind, where there are several
         in_use = getattr(rotary, f"{kind}inv_freq")
-        rotary.register_buffer(
-            f"{kind}inv_freq", getattr(rotary, name).to(in_use.device), persistent=False
-        )
+        # A copy: longrope writes the frequencies of a long text into the buffer in place.
+        original = getattr(rotary, name).to(in_use.device, copy=True)
+        rotary.register_buffer(f"{kind}inv_freq", original, persistent=False)
         if hasattr(rotary, f"{kind}max_seq_len_cached"):
             setattr(rotary, f"{kind}max_seq_len_cached", rotary.original_max_seq_len)
 

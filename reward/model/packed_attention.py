@@ -30,6 +30,7 @@ from accelerate.utils import send_to_device
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
+    PretrainedConfig,
     PreTrainedModel,
     TrainingArguments,
 )
@@ -252,19 +253,28 @@ def why_model_not_packed(model: PreTrainedModel) -> str | None:
         )
     if config._attn_implementation not in ("sdpa", ATTENTION):
         return f"attn_implementation is {config._attn_implementation}, and packing has its own"
+    return why_batch_dependent(config)
+
+
+def why_batch_dependent(config: PretrainedConfig) -> str | None:
+    """Return why a longer text in the batch changes the rewards of the others.
+
+    Returns:
+        The end of a sentence, "... because ...". None where it does not.
+    """
     # One dict, or one dict for each kind of layer.
-    rope = getattr(config, "rope_parameters", None) or {}
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
     kinds = {rope.get("rope_type")}
     for parameters in rope.values():
         if isinstance(parameters, dict):
             kinds.add(parameters.get("rope_type"))
     batch_dependent = sorted(kinds & BATCH_DEPENDENT_ROPE)
-    if batch_dependent:
-        return (
-            f"with rope_type {batch_dependent[0]} the longest text of a batch changes the rewards "
-            "of the others"
-        )
-    return None
+    if not batch_dependent:
+        return None
+    return (
+        f"with rope_type {batch_dependent[0]} the longest text of a batch changes the rewards "
+        "of the others"
+    )
 
 
 def why_training_not_packed(

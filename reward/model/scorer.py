@@ -21,7 +21,11 @@ from reward.model.batches import TokenIds, read_index, shared_prefix, token_batc
 from reward.model.forwards import FEW_TEXTS, Forwards, pair_token_types, self_test, telling_texts
 from reward.model.heads import is_encoder, position_limit, without_adapter
 from reward.model.load import load_reward_model
-from reward.model.packed_attention import enable_packing, why_model_not_packed
+from reward.model.packed_attention import (
+    enable_packing,
+    why_batch_dependent,
+    why_model_not_packed,
+)
 from reward.model.parts import own_manifest
 
 FEW_BATCHES = 8  # fewer than these need no progress bar
@@ -93,7 +97,7 @@ class Scorer:
         self.said_first_token_lacks = False
         self.tested_length = 0  # of the longest text that the self-test has seen
         self.padded_because = why_model_not_packed(self.base_model)
-        self.alone_because = None
+        self.alone_because = why_batch_dependent(self.base_model.config)
         if self.base_model.config.is_encoder_decoder:
             self.alone_because = "encoder-decoders may need as many end tokens in every text"
         if self.padded_because is None:

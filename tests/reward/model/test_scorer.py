@@ -1,11 +1,13 @@
 """The scorer gives what one text at a time gives, under any budget, packed or padded."""
 
 import sys
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
 import torch
 from packed_models import one_by_one, random_tree
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from reward.model import packed_attention
 from reward.model import scorer as scoring
@@ -95,3 +97,40 @@ def test_scorer_goes_back_to_padding_where_packing_differs(scorers, monkeypatch,
     assert "padded batches, because packed rewards differ by" in capsys.readouterr().err
     assert padded_rewards == pytest.approx(expected, abs=1e-4)
     monkeypatch.setattr(scorer, "padded_because", None)
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
+    "original_max_position_embeddings": 32,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.mark.parametrize("rope", [LONGROPE, DYNAMIC], ids=["longrope", "dynamic"])
+def test_a_short_text_is_not_changed_by_a_longer_one(rope, standin, tmp_path):
+    """longrope and dynamic RoPE choose their frequencies by the longest text of a batch."""
+    folder = str(standin("llama3"))
+    config = AutoConfig.from_pretrained(
+        folder, num_labels=1, hidden_size=32, rope_parameters=rope, max_position_embeddings=128
+    )
+    torch.manual_seed(0)
+    stock = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in stock.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.3)
+    stock.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    texts = [[3 + (i * n) % 250 for i in range(n)] for n in (20, 100, 10, 40, 25, 31, 60, 33, 5, 9)]
+    expected = []
+    for text in texts:  # a fresh model for each, which has seen no longer text
+        fresh = deepcopy(stock)
+        with torch.no_grad():
+            expected.append(fresh(input_ids=torch.tensor([text])).logits.item())
+    scorer = Scorer(str(tmp_path))
+    assert scorer.rewards_of_ids(texts) == pytest.approx(expected, abs=1e-4)
+    assert scorer.rewards_of_ids(texts[2:4]) == pytest.approx(expected[2:4], abs=1e-4)
