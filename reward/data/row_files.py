@@ -122,7 +122,19 @@ def _rows_of(path: str) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: its content is no {suffix.removeprefix('.')} file")
     if suffix in (".csv", ".tsv") and not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b'{"'):
         return _csv_rows(path, suffix)
+    if suffix not in (".jsonl", ".ndjson", ".json") and not _begins_like_json(path):
+        raise DataError(
+            f"{path}: neither its suffix nor its content says what it is; name it .jsonl (a JSON "
+            "object a line), .csv or .tsv"
+        )
     return _json_rows(path, suffix)
+
+
+def _begins_like_json(path: str) -> bool:
+    """Whether a text file begins with a JSON object or a list, or is empty."""
+    with open_text(path, errors="surrogateescape") as file:
+        first_line = next((line.strip() for line in file if line.strip()), "{")
+    return first_line.startswith(("{", "["))
 
 
 def _suffix(path: str) -> str:

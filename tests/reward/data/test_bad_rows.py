@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from launched import train_several
 from preferences import SECRET, TEST, fault, folder, prepared, row, source, texts, write_lines
 from support import write_rows
 
@@ -161,3 +162,27 @@ def test_the_chat_template_of_mistral_refuses_four_real_rows(hh_real, tmp_path):
     )
     assert ledger.as_dict()["test"]["dropped"] == {"prompts differ": 4, reason: 4}
     assert f"4  {reason} (first: {tmp_path}/test.jsonl:" in str(ledger)
+
+
+@pytest.mark.slow
+def test_real_rows_train_a_model_whose_template_is_strict(
+    hh_real, standin, train_options, tmp_path
+):
+    """All 2,312 rows, and both processes skip the same ones."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model_name_or_path: {standin('mistral')}\ndtype: float32\ndataset_name: {hh_real}\n"
+        "max_length: 512\nmax_dropped: 0.6\noverlong: truncate_prompt\ntest_fraction: 0.1\n"
+    )
+    line = ["--recipe", recipe, *train_options, "--output_dir", tmp_path / "rm"]
+    line += ["--eval_strategy", "no"]
+    (run,) = train_several([line], tmp_path / "launch", processes=2)
+    assert run.status == 0, run.stderr[-3000:]
+    reason = (
+        "refused by the chat template: Conversation roles must alternate "
+        "user/assistant/user/assistant/..."
+    )
+    assert f"{reason} (first: {hh_real}:" in run.stdout
+    ledger = json.loads((tmp_path / "rm" / "ledger.json").read_text())
+    assert sum(counts["dropped"].get(reason, 0) for counts in ledger.values()) == 4
+    assert sum(counts["read"] for counts in ledger.values()) == 2312

@@ -158,6 +158,11 @@ REFUSED = {
     ),
     "cut.jsonl.xz": (lzma.compress(jsonl())[:-9], ": the compressed file is cut off or damaged"),
     "two.zip": (zipped(a=jsonl(), b=jsonl()), ": holds 2 files; unpack it, and name one of them"),
+    "excel.txt": (
+        csv_text("\t").encode("utf-16"),
+        ": neither its suffix nor its content says what it is; name it .jsonl (a JSON object a "
+        "line), .csv or .tsv",
+    ),
     "a.parquet": (jsonl(), ": its content is no parquet file"),
     "cut.parquet": (FILES["a.parquet"][0][:-9], ": cannot be read as parquet (ArrowInvalid)"),
     "a.parquet.gz": (gzip.compress(FILES["a.parquet"][0]), ": compressed as a whole; unpack it"),
