@@ -39,16 +39,16 @@ MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 # A text in one of these columns belongs to the conversation.
 PROMPT_LIKE = {*PROMPT_COLUMNS, *SYSTEM_COLUMNS, "history", "dialogue", "instructions"}
 
-# A few words, no sentence, in a column whose name has one of these words are no prompt.
+# A few words, no sentence, are no prompt in a column whose name ends with one of these words.
 METADATA = re.compile(
-    r"(?:^|_)(?:id|ids|idx|index|uuid|uid|hash|sha\d*|md5|model|models|source|sources|dataset"
-    r"|subset|domain|category|categories|topic|topics|tag|tags|language|lang|url|urls|uri|link"
-    r"|links|date|time|timestamp|tstamp|created|split|version|license|type|kind|status|judge"
-    r"|annotator|annotators|worker|rater|labeler|author|score|scores|rating|ratings|reward"
-    r"|rewards|label|labels|rank|ranks|length|tokens|margin|winner|error)(?:_|\d|$)",
+    r"(?:^|_)(?:id|ids|idx|index|uuid|uid|hash|sha|md|model|models|source|sources|dataset|subset"
+    r"|domain|category|categories|topic|topics|tag|tags|language|lang|url|urls|uri|link|links|date"
+    r"|time|timestamp|tstamp|created|split|version|license|type|kind|task|status|judge|annotator"
+    r"|annotators|worker|rater|labeler|author|score|scores|rating|ratings|reward|rewards|label"
+    r"|labels|rank|ranks|length|tokens|margin|winner|error)(?:_?(?:name|code|at|[a-z]|\d+))?$",
     re.IGNORECASE,
 )
-MOST_WORDS = 8
+MOST_WORDS = 4
 NO_PROSE = re.compile(r"\S*[\d_/:.\-]\S*")  # one word with a digit or a sign: an id, a url, a date
 
 

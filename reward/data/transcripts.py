@@ -3,6 +3,7 @@
 `parse_transcript("\\n\\nHuman: Hi\\n\\nAssistant: Hello!")` gives two messages.
 """
 
+import json
 import os
 import re
 from typing import Any
@@ -36,10 +37,25 @@ def assistant(text: str) -> Messages:
 
 
 def text_of(side: Side) -> str:
-    """The words of a prompt or completion, for hashes, lengths and reports."""
+    """The words of a prompt or completion, for hashes, lengths and reports.
+
+    The tools that a message calls, and what it calls them with, are words too.
+    """
     if isinstance(side, str):
         return side
-    return "\n\n".join(_content(message) for message in side)
+    return "\n\n".join(_words_of_message(message) for message in side)
+
+
+def _words_of_message(message: Message) -> str:
+    text = _content(message)
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return text
+    parts = [text]
+    for call in calls:
+        if isinstance(call, dict):
+            parts.append(json.dumps(call.get("function", call), ensure_ascii=False, default=str))
+    return "\n".join(part for part in parts if part)
 
 
 def first_user_turn(prompt: Side) -> str:

@@ -297,6 +297,9 @@ SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
         ({"chosen": CHERRY, "rejected": LIME, "ask": "Name a fruit"}, "no prompt is known beside"),
         (SIDES | {"prompt": "", "ask": "Name a fruit"}, "no prompt is known beside"),
         (SIDES | {"system": "Be kind."}, "no prompt is known beside"),
+        (SIDES | {"source_text": "Name a fruit"}, "no prompt is known beside"),
+        (SIDES | {"source": "Name a red fruit."}, "no prompt is known beside"),
+        (SIDES | {"user": "Name a fruit"}, "no prompt is known beside"),
         (SIDES | {"context": "A cherry is a fruit."}, "no prompt is known beside"),
         (
             SIDES | {"question": "Is it red?", "context": "A book on fruit."},
@@ -401,6 +404,7 @@ def test_refused_rows(row, message):
         {"model": "gpt 4"},
         {"score": 3, "ok": True},
         {"language": "English"},
+        {"question_type": "open", "dataset_name": "no robots", "chosen_model": "m"},
         {"created": "2026-11-26 10:00"},
         {"note": None},
         {"note": ""},

@@ -32,6 +32,9 @@ def test_first_user_turn_is_the_same_in_every_form():
 def test_text_of():
     assert text_of("a") == "a" and text_of(TURNS) == "Hi\n\nHello! How can I help?\n\nName a river."
     assert text_of([{"role": "assistant", "content": None, "tool_calls": [1]}]) == ""
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
+    message = {"role": "assistant", "content": "Let me see.", "tool_calls": [call]}
+    assert text_of([message]) == 'Let me see.\n{"name": "add", "arguments": {"x": 1}}'
 
 
 def test_is_messages():
