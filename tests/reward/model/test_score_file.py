@@ -182,6 +182,34 @@ def test_a_format_without_named_sides_keeps_its_prompt(scored):
     assert [out[0][name] for name in NEW] == pytest.approx([plain[0][name] for name in NEW])
 
 
+def test_columns_of_other_names(scored):
+    plain, _ = scored([PAIR | {"chosen": "yes", "rejected": "no"}])
+    row = {"ask": PAIR["prompt"], "good": "yes", "bad": "no", "prompt": "old", "note": "x y"}
+    out, error = scored([row], columns={"prompt": "ask", "chosen": "good", "rejected": "bad"})
+    assert {name: out[0][name] for name in row} == row  # its own `prompt` too
+    assert [out[0][name] for name in NEW] == pytest.approx([plain[0][name] for name in NEW])
+    assert "scored 1 rows" in error and "columns not read: note, prompt" in error
+    with pytest.raises(DataError, match="names `goood`, but the columns are .*did you mean `good`"):
+        scored([row], columns={"chosen": "goood", "rejected": "bad", "prompt": "ask"})
+
+
+def test_completions_in_every_layout_get_the_same_reward(scored):
+    (plain,), error = scored([{"prompt": "tea?", "completion": "yes"}])
+    assert "columns not read" not in error
+    turns = [{"from": "human", "value": "tea?"}, {"from": "gpt", "value": "yes"}]
+    out, _ = scored(
+        [
+            {"query": "tea?", "response": "yes"},
+            {"instruction": "tea?", "input": "", "output": "yes"},
+            {"conversations": turns},
+            {"prompt": "Human: tea?\n\nAssistant:", "completion": " yes"},
+        ]
+    )
+    assert [row["reward"] for row in out] == pytest.approx([plain["reward"]] * 4)
+    (several,), _ = scored([{"prompt": "tea?", "completions": ["no", "yes"]}])
+    assert several["rewards"][1] == pytest.approx(plain["reward"])
+
+
 def test_the_script_reads_folders_and_files_of_every_kind(strict, tmp_path, monkeypatch, capsys):
     rows = [GOOD, GOOD | {"completion": "no; thanks"}]
     table = Dataset.from_list(rows)
