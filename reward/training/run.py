@@ -361,8 +361,8 @@ def refuse_unknown_lora_targets(model_config: ModelConfig, config: PretrainedCon
         return
     if config.model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
         raise ModelError(
-            f"use_peft: PEFT does not know which layers of a {config.model_type} model get an "
-            "adapter; write lora_target_modules: all-linear"
+            f"use_peft: PEFT does not know which layers of a model of type {config.model_type} get "
+            "an adapter; write lora_target_modules: all-linear"
         )
 
 
