@@ -257,7 +257,7 @@ def unread_columns(row: dict) -> list[str]:
     """
     if len(row) == 2 and CHOSEN_AND_REJECTED.fits(row) and isinstance(row["chosen"], str):
         return []  # HH-RLHF: the common case is the fast one
-    if is_rating(row) and "chosen" not in row:
+    if is_rating(row):
         read = {"prompt", "response", "helpfulness", *_common_columns(row)}
         return _unread_cells(row, read)
     return _unread(format_of(row), row)

@@ -86,7 +86,8 @@ def is_rating(row: dict) -> bool:
     That table has one row per completion, and the rows of a prompt follow each other
     (`rated_completions`).
     """
-    return all(column in row for column in ("prompt", "response", "helpfulness"))
+    has_rating = all(column in row for column in ("prompt", "response", "helpfulness"))
+    return has_rating and "chosen" not in row
 
 
 def rated_completions(rows: list[dict]) -> list[PreferencePair]:

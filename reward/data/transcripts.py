@@ -96,11 +96,6 @@ def _is_message(value: object) -> bool:
     return has_role and isinstance(value.get("content"), str | None)
 
 
-def is_side(value: object) -> bool:
-    """Whether `value` is a string or a list of messages."""
-    return isinstance(value, str) or is_messages(value)
-
-
 def is_texts(value: object) -> bool:
     """Whether `value` is a list of one string or more.
 
@@ -109,18 +104,6 @@ def is_texts(value: object) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(text, str) for text in value)
-
-
-def clean(messages: Messages) -> Messages:
-    """Messages without the empty fields that Arrow adds when rows differ.
-
-    A template would not render `tool_calls: None` in the same way as no `tool_calls`.
-    """
-    return [_without_empty_fields(message) for message in messages]
-
-
-def _without_empty_fields(message: Message) -> Message:
-    return {name: value for name, value in message.items() if value is not None}
 
 
 # --- Text -> messages -----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 from row_layouts import COMPLETION_ROWS, PREFERENCE_ROWS, SYSTEM, gpt, human
 
-from reward.data.formats import RowError, to_pairs, unread_columns
+from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs, unread_columns
 from reward.data.rows_to_score import row_to_score
 from reward.data.transcripts import assistant, user
 
@@ -413,6 +413,14 @@ def test_refused_rows(row, message):
 def test_metadata_never_stops_anything(column):
     row = {"chosen": "The sky is blue.", "rejected": "The sky is red.", **column}
     assert to_pairs(row)[0]["prompt"] == user("The sky is")
+
+
+def test_a_rating_beside_two_sides_hides_neither():
+    row = SIDES | {"prompt": "Name a red fruit.", "response": "A cherry is red.", "helpfulness": 4}
+    assert not is_rating(row) and unread_columns(row) == ["response", "helpfulness"]
+    rated = {"prompt": "p", "response": "a", "helpfulness": 4, "context": "A book on fruit."}
+    with pytest.raises(RowError, match="`context` holds text"):
+        rating_pairs([rated])
 
 
 def test_text_beside_whole_conversations_is_said():

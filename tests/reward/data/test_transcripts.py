@@ -1,9 +1,9 @@
 """Prompts and completions in every form: their words, first turn, whether they are messages."""
 
+from reward.data.messages import side_of
 from reward.data.transcript_shapes import prompt_messages
 from reward.data.transcripts import (
     assistant,
-    clean,
     first_user_turn,
     is_messages,
     parse_helpsteer,
@@ -68,4 +68,4 @@ def test_shared_words_end_with_a_space():
 
 def test_empty_fields_are_cleaned():
     message = {"role": "user", "content": "Hi", "tool_calls": None}
-    assert clean([message]) == user("Hi") and "tool_calls" in message
+    assert side_of([message], "`prompt`") == user("Hi") and "tool_calls" in message
