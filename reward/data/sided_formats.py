@@ -25,6 +25,7 @@ from reward.data.prompts import (
     words,
 )
 from reward.data.transcript_shapes import (
+    UNKNOWN_START,
     is_hh_transcript,
     is_transcript,
     last_mark_end,
@@ -349,6 +350,11 @@ def _texts_alone(chosen: str, rejected: str, transcript: str) -> PreferencePair:
             raise RowError(
                 "`chosen` and `rejected` have text before the first turn of a transcript; put it "
                 "into a column `system`, or give the turns as messages (role, content)"
+            )
+        if UNKNOWN_START.match(chosen) and UNKNOWN_START.match(rejected):
+            raise RowError(
+                "`chosen` and `rejected` begin like transcripts, but no shape that is read here "
+                "fits them; give the turns as messages (role, content)"
             )
         return _implicit_texts(chosen, rejected, transcript)
     if transcript == "raw":

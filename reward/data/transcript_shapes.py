@@ -141,6 +141,11 @@ ANY_START = re.compile(
     r"|<bos>|<start_of_turn>|\[INST\])"
 )
 
+# What a transcript of yet another shape begins with: a speaker between signs, as in `**User:**`.
+UNKNOWN_START = re.compile(
+    r"(?i)\s*[<\[*#|｜ ]{0,6}(?:human|user|customer|prompter|system|inst)[>\]*|｜ ]{0,6}[:>|｜\]]"
+)
+
 LLAMA2_SYSTEM = re.compile(r"(?s)\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)")
 
 

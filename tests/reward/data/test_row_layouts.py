@@ -332,6 +332,19 @@ SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
             | {"rejected": "Talk.\n\nHuman: Hi\n\nAssistant: b"},
             "`chosen` and `rejected` have text before the first turn of a transcript",
         ),
+        *(
+            (
+                {"chosen": f"{start} Hi\n{reply} a", "rejected": f"{start} Hi\n{reply} b"},
+                "`chosen` and `rejected` begin like transcripts, but no shape that is read here",
+            )
+            for start, reply in (
+                ("**User:**", "**Assistant:**"),
+                ("<human>:", "<bot>:"),
+                ("<｜User｜>", "<｜Assistant｜>"),
+                ("human:", "assistant:"),
+                ("User:", "Robot:"),
+            )
+        ),
         (
             SIDES | {"prompt": "User: one\nUser: two\nAssistant:"},
             "a text begins like a transcript, but its turns do not alternate",
