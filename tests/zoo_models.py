@@ -90,6 +90,7 @@ SPECIAL = {
         "max_2d_position_embeddings": 64,
     },
     "lilt": {"hidden_size": 48, "channel_shrink_ratio": 4, "max_2d_position_embeddings": 64},
+    "longformer": {"attention_window": 8},
     "luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
     "mbart": ENCODER_DECODER,
     "minicpm3": LATENT_ATTENTION,

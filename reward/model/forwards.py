@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reward.model.batches import PackedInputs, PaddedInputs, TokenIds, pack, padded, read_index
 from reward.model.heads import embedding_size, head_of, rewards_from_logits, without_adapter
+from reward.model.hub import ModelError
 
 # How far rewards may be from those of one text alone, relative to the root of their mean square.
 ALLOWED_IN_FLOAT32 = 1e-5  # rounding moves them by 1e-6, and by 2e-5 at the very most
@@ -122,11 +123,21 @@ class Forwards:
 
     @torch.inference_mode()
     def alone(self, text: TokenIds) -> float:
-        """Return the reward of one text, from the stock forward without any padding."""
+        """Return the reward of one text, from the stock forward without any padding.
+
+        Raises:
+            ModelError: The model cannot compute it, whatever the batch.
+        """
         inputs = {"input_ids": torch.tensor([text])}
         if self.token_types is not None:
             inputs["token_type_ids"] = torch.tensor([self.token_types.of(text)])
-        return self._rewards(inputs)[0]
+        try:
+            return self._rewards(inputs)[0]
+        except (RuntimeError, ValueError, IndexError) as error:
+            name = type(without_adapter(self.model)).__name__
+            raise ModelError(
+                f"{name} fails on a single text of {len(text):,} tokens: {error}"
+            ) from error
 
     @torch.inference_mode()
     def padded(self, texts: Sequence[TokenIds], padding_side: str = "right") -> list[float]:

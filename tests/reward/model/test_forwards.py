@@ -12,6 +12,7 @@ from reward.data.transcripts import assistant, user
 from reward.model import forwards as forwards_module
 from reward.model.batches import pack, padded, read_index
 from reward.model.forwards import Forwards, not_at_an_end, telling_texts
+from reward.model.hub import ModelError
 from reward.model.scorer import Scorer
 
 torch.set_num_threads(1)
@@ -104,6 +105,14 @@ def test_padding_that_changes_rewards_is_given_up(tmp_path, capsys):
     scorer = Scorer(str(folder))
     assert scorer.rewards_of_ids(texts) == pytest.approx(stock(folder, texts), abs=1e-5)
     assert "one text at a time, because padded rewards differ by" in capsys.readouterr().err
+
+
+def test_what_stock_cannot_run_is_one_sentence(tmp_path):
+    folder = make_zoo_model(tmp_path, "t5", make_tokenizer("llama3"))
+    scorer = Scorer(str(folder))
+    scorer.model.config.pad_token_id = None
+    with pytest.raises(ModelError, match="T5ForSequenceClassification fails on a single text of 5"):
+        scorer.rewards_of_ids(WORD_IDS)
 
 
 # --- Ids, lengths ---------------------------------------------------------------------------------

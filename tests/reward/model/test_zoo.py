@@ -129,7 +129,7 @@ def prove(name: str, folder, tokenizer, cases: list[Case], sizes: list[int]) -> 
 
 @pytest.mark.parametrize("name", [*PACKED, *OTHER_KINDS])
 def test_a_reward_depends_on_its_own_text_alone(name, tokenizer, tmp_path):
-    assert prove(name, tmp_path, tokenizer, CASES, [1, 8, 9, 12]) >= 3
+    assert prove(name, tmp_path, tokenizer, CASES, [1, 8, 9, 10]) >= 3
 
 
 @pytest.mark.slow
