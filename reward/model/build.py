@@ -28,6 +28,7 @@ from reward.model.heads import (
     is_encoder,
 )
 from reward.model.hub import ModelError, checkpoint_file, require_model
+from reward.model.saved_head import forget_openrlhf
 from reward.model.weights import VALUE_HEAD_FILES, model_weights
 
 NEW_HEAD_MEND = "Set head_init: normal in the recipe if a new head is what you want."
@@ -94,9 +95,10 @@ def build_reward_model(
         if head_init is None:
             bias = model_weights(name, revision).read(f"{head_name}.bias")
             layer.bias = torch.nn.Parameter(bias.to(layer.weight))
-    _refuse_lost_tensors(name, loaded, head_init)
+    _refuse_lost_tensors(name, revision, loaded, head_init)
     _set_up_head(layer, head_bias, head_init, head_dropout)
     keep_unpacked(model)
+    forget_openrlhf(model.config)
     if labels == 1:
         # pipeline and vLLM then give the raw reward, not its sigmoid.
         model.config.problem_type = "regression"
@@ -137,7 +139,9 @@ def _torch_dtype(dtype: str | None) -> torch.dtype | str | None:
     return getattr(torch, dtype)
 
 
-def _refuse_lost_tensors(name: str, loaded: LoadedClassifier, head_init: str | None) -> None:
+def _refuse_lost_tensors(
+    name: str, revision: str, loaded: LoadedClassifier, head_init: str | None
+) -> None:
     """Raise ModelError where tensors of the body, or a trained head, would become random."""
     body_lost, head_lost = [], []
     for tensor in loaded.mismatched:
@@ -146,7 +150,11 @@ def _refuse_lost_tensors(name: str, loaded: LoadedClassifier, head_init: str | N
             head_lost.append(entry)
         else:
             body_lost.append(entry)
-    head_lost += [key for key in loaded.unexpected if key.split(".")[0] in HEAD_NAMES]
+    shapes = model_weights(name, revision).shapes
+    for key in loaded.unexpected:
+        rows = shapes.get(key, [])[:1]  # a head of any name gives one label or two
+        if key.split(".")[0] in HEAD_NAMES or (rows in ([1], [2]) and key.endswith(".weight")):
+            head_lost.append(key)
     # What lies beside the body (DistilBERT's pre_classifier) is new with the head, and so is a
     # pooler.
     body = f"{loaded.model.base_model_prefix}."

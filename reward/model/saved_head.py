@@ -27,7 +27,7 @@ NAMED_TENSORS = 8  # how many tensors an error names
 WRAPPER_PREFIX = "pretrained_model."
 
 # Tensors that the reward does not depend on, though no sequence-classification model has them. A
-# language model's output layer, a pooler of pretraining: these are said. The rest is recomputed.
+# language model's output layers, a pooler of pretraining: these are said. The rest is recomputed.
 SAID_WHEN_UNUSED = (
     "lm_head",
     "embed_out",
@@ -253,7 +253,7 @@ def set_head(parts: CheckpointParts, head: SavedHead, loaded: LoadedClassifier) 
         unused.remove(bias_key)
     _refuse_random(parts, loaded, missing, unused)
     unused -= _normalize(parts, head, model.get_submodule(head_name), unused)
-    _forget_openrlhf(model.config)
+    forget_openrlhf(model.config)
     head.notes += _account_for(parts, head, unused)
 
 
@@ -282,8 +282,14 @@ def _refuse_random(
         raise ModelError(_random_tensors(parts, sorted(missing), sorted(unused)))
 
 
-def _forget_openrlhf(config: PretrainedConfig) -> None:
-    """Remove OpenRLHF's keys from a config; else a converted model would be normalized twice."""
+def forget_openrlhf(config: PretrainedConfig) -> None:
+    """Remove OpenRLHF's keys from a config, which would decide how a saved model is read.
+
+    A converted one would be normalized twice.
+
+    Args:
+        config: A loaded model's config, changed in place.
+    """
     for key in OPENRLHF_KEYS:
         if hasattr(config, key):
             delattr(config, key)

@@ -163,6 +163,24 @@ def test_a_head_that_nobody_here_knows_is_named(tensors, found, folders):
         load_reward_model(str(folder))
 
 
+@pytest.mark.parametrize("name", ["value_head", "my_own"])
+def test_training_loses_no_head_of_any_name(name, folders):
+    folder = folders.copy(folders.language_model)
+    add_tensors(folder, **{f"{name}__weight": [1, 32]})
+    with pytest.raises(ModelError, match=f"holds a trained head .*{name}.weight"):
+        build_reward_model(str(folder))
+    build_reward_model(str(folder), head_init="normal")
+
+
+def test_what_is_trained_from_openrlhfs_model_is_read_as_ours(folders):
+    folder = folders.copy(folders.reward_model)
+    keys = {"architectures": ["RewardModel"], "normalize_reward": True, "mean": 0.5, "std": 2.0}
+    edit_json(folder / "config.json", **keys)
+    model = build_reward_model(str(folder)).eval()
+    saved = folders.save(model)
+    assert our_rewards(saved) == pytest.approx(folders.rewards, abs=1e-5)
+
+
 # --- No tensor is passed over ---------------------------------------------------------------------
 
 
