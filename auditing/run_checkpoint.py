@@ -55,7 +55,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
     test = load_test(options, scorer, recipe, sources)
     if options.adversarial:
         # This only looks for faults in the file; run_adversarial reads the pairs again.
-        adversarial_pairs(options.adversarial)
+        adversarial_pairs(options.adversarial, options.on_bad_row)
     others = read_others(options, scorer, recipe)
 
     pairs = source.score_pairs(scorer, test.table, human_labels=not options.data)

@@ -98,8 +98,12 @@ def adversarial_check(
     return judge(finding)
 
 
-def adversarial_pairs(path: str) -> AdversarialPairs:
+def adversarial_pairs(path: str, on_bad_row: str = "skip") -> AdversarialPairs:
     """Read a preference file in any format of reward.data.formats.
+
+    Args:
+        path: The file.
+        on_bad_row: Whether to `skip` and count a row that cannot be read, or to `stop`.
 
     Raises:
         DataError: The file cannot be read, or holds no pair with a right answer.
@@ -110,6 +114,8 @@ def adversarial_pairs(path: str) -> AdversarialPairs:
         pairs = pairs_of_row(row)
         if isinstance(pairs, UnreadableRow):
             first_error = first_error or DataError(f"{place}: {pairs}")
+            if on_bad_row == "stop":
+                raise first_error
             adversarial.left_out[one_of_few(pairs.reason, adversarial.left_out)] += 1
             continue
         for pair in pairs:

@@ -17,6 +17,7 @@ from support import REPO, write_rows
 
 from auditing.benchmarks import benchmark_checks
 from auditing.pairs import LONGEST_TEXT, Pairs
+from auditing.run import add_completions, audit_scores, read_completions
 from auditing.score_formats import split_prompt
 from auditing.scores import read_scores, write_scores
 from reward.data.files import DataError
@@ -580,6 +581,16 @@ def test_bad_rows_are_left_out_and_counted(tmp_path, refused):
     with pytest.raises(DataError, match=":2: preference pairs without rewards; score it first"):
         read_scores(path, on_bad_row="stop")
     assert refused([unscored, malformed]).startswith(":1: preference pairs without rewards")
+
+
+def test_bad_rows_of_scored_completions_are_said(tmp_path):
+    rows = [{"prompt": f"p{i // 2}", "completion": f"{i}", "reward": i} for i in range(8)]
+    path = write_rows(tmp_path / "own.jsonl", [*rows, {"prompt": "p", "reward": 1}])
+    audit = audit_scores(write_rows(tmp_path / "scored.jsonl", [PLAIN]))
+    add_completions(audit, read_completions(path))
+    (said,) = [phrase for phrase in audit.not_measured if "cannot be read" in phrase]
+    assert said.startswith("Of --completions 1 left out: cannot be read: ")
+    assert said.endswith(f" (first: {path}:9).")
 
 
 def test_the_newest_rewards_of_a_file_that_was_scored_twice(tmp_path):

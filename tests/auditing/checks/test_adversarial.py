@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scorers import Lookup
 
-from auditing.checks.adversarial import ADVERSARIAL, run_adversarial
+from auditing.checks.adversarial import ADVERSARIAL, adversarial_pairs, run_adversarial
 from auditing.style import hedges, markdown
 from reward.data.files import DataError
 from reward.data.row_files import read_rows
@@ -248,6 +248,12 @@ def test_a_users_file_of_any_format(tmp_path):
     (check,) = run_adversarial(Lookup(len), path)
     assert (check.n, check.value) == (40, 0.75)
     assert check.note.startswith(f"{path}; 1 left out: a tie")
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("{cut\n")
+    (check,) = run_adversarial(Lookup(len), path)
+    assert check.n == 40 and "; 1 left out: cannot be read: no valid JSON" in check.note
+    with pytest.raises(DataError, match=":42: no valid JSON at column 2"):
+        adversarial_pairs(path, on_bad_row="stop")
 
 
 @pytest.mark.parametrize(
