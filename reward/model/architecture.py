@@ -121,13 +121,26 @@ def read_classifier_config(parts: CheckpointParts, trust_remote_code: bool) -> P
             "a sequence-classification model with one label is needed"
         )
     config = read_config(parts.base, parts.base_revision, trust_remote_code)
-    known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if not known and own_class(parts.config) is None:
-        raise ModelError(
-            f"{parts.base}: transformers {transformers.__version__} has no sequence-classification "
-            f"model for model_type {config.model_type} ({saved_as or 'no architecture named'})"
-        )
+    require_classifier(parts.base, config, parts.config)
     return config
+
+
+def require_classifier(name: str, config: PretrainedConfig, raw_config: dict) -> None:
+    """Raise ModelError where a model has no class for sequence classification.
+
+    Args:
+        name: The folder or Hub id that the error names.
+        config: As `read_config` gives it.
+        raw_config: The content of its config.json.
+    """
+    own = own_class(raw_config)
+    has_own = own is not None and own.auto_class == CLASSIFIER
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not has_own:
+        raise ModelError(
+            f"{name}: transformers {transformers.__version__} has no sequence-classification model "
+            f"for model_type {config.model_type} "
+            f"({architecture_of(raw_config) or 'no architecture named'})"
+        )
 
 
 def refuse_more_than_a_head(parts: CheckpointParts, model: PreTrainedModel) -> None:

@@ -29,7 +29,7 @@ from reward.model.heads import (
 )
 from reward.model.hub import ModelError, checkpoint_file, require_model
 from reward.model.saved_head import forget_openrlhf
-from reward.model.weights import VALUE_HEAD_FILES, model_weights
+from reward.model.weights import VALUE_HEAD_FILES, SavedWeights, model_weights
 
 NEW_HEAD_MEND = "Set head_init: normal in the recipe if a new head is what you want."
 
@@ -77,6 +77,7 @@ def build_reward_model(
     config = read_config(name, revision, trust_remote_code)
     if hasattr(config, "pad_token_id"):
         options["pad_token_id"] = config.pad_token_id  # None where it lies outside the embedding
+    weights = model_weights(name, revision)  # first, because it names a damaged file
     loaded = load_classifier(
         name,
         revision=revision,
@@ -93,9 +94,9 @@ def build_reward_model(
         loaded.unexpected.remove(f"{head_name}.bias")
         head_bias = True
         if head_init is None:
-            bias = model_weights(name, revision).read(f"{head_name}.bias")
+            bias = weights.read(f"{head_name}.bias")
             layer.bias = torch.nn.Parameter(bias.to(layer.weight))
-    _refuse_lost_tensors(name, revision, loaded, head_init)
+    _refuse_lost_tensors(name, weights, loaded, head_init)
     _set_up_head(layer, head_bias, head_init, head_dropout)
     keep_unpacked(model)
     forget_openrlhf(model.config)
@@ -140,7 +141,7 @@ def _torch_dtype(dtype: str | None) -> torch.dtype | str | None:
 
 
 def _refuse_lost_tensors(
-    name: str, revision: str, loaded: LoadedClassifier, head_init: str | None
+    name: str, weights: SavedWeights, loaded: LoadedClassifier, head_init: str | None
 ) -> None:
     """Raise ModelError where tensors of the body, or a trained head, would become random."""
     body_lost, head_lost = [], []
@@ -150,9 +151,8 @@ def _refuse_lost_tensors(
             head_lost.append(entry)
         else:
             body_lost.append(entry)
-    shapes = model_weights(name, revision).shapes
     for key in loaded.unexpected:
-        rows = shapes.get(key, [])[:1]  # a head of any name gives one label or two
+        rows = weights.shapes.get(key, [])[:1]  # a head of any name gives one label or two
         if key.split(".")[0] in HEAD_NAMES or (rows in ([1], [2]) and key.endswith(".weight")):
             head_lost.append(key)
     # What lies beside the body (DistilBERT's pre_classifier) is new with the head, and so is a

@@ -10,6 +10,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from reward.model.hub import ModelError
+
 
 @dataclass
 class MismatchedTensor:
@@ -47,6 +49,9 @@ def load_classifier(
         name: A folder, or the id of a Hub model.
         state_dict: The tensors, where they are not those of the files; needs the option `config`.
         options: They go to `from_pretrained`.
+
+    Raises:
+        ModelError: transformers cannot load it.
     """
     source: str | None = name
     model_class = AutoModelForSequenceClassification
@@ -61,6 +66,9 @@ def load_classifier(
         model, info = model_class.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name}: the model cannot be loaded: {reason[:300]}") from error
     finally:
         logger.setLevel(level)
     mismatched = [

@@ -23,7 +23,6 @@ from reward.model.architecture import read_classifier_config, refuse_more_than_a
 from reward.model.checkpoint_tokenizer import load_tokenizer
 from reward.model.classifier import keep_unpacked, load_classifier
 from reward.model.heads import Float32Head, is_encoder, is_head_key
-from reward.model.hub import ModelError
 from reward.model.parts import CheckpointParts, parts_of
 from reward.model.saved_head import SavedHead, find_head, set_head, without_wrapper
 
@@ -151,19 +150,15 @@ def _load_body(
     options = {}
     if quantization is not None:
         options["quantization_config"] = quantization
-    try:
-        loaded = load_classifier(
-            parts.base,
-            config=config,
-            dtype=_dtype(parts),
-            revision=parts.base_revision,
-            trust_remote_code=trust_remote_code,
-            state_dict=without_wrapper(parts.weights),
-            **options,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{parts.base}: the model cannot be loaded: {reason[:300]}") from error
+    loaded = load_classifier(
+        parts.base,
+        config=config,
+        dtype=_dtype(parts),
+        revision=parts.base_revision,
+        trust_remote_code=trust_remote_code,
+        state_dict=without_wrapper(parts.weights),
+        **options,
+    )
     model = loaded.model
     keep_unpacked(model)
     set_head(parts, head, loaded)

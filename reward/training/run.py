@@ -47,10 +47,10 @@ from reward.data.files import DataError, Source, describe_source, write_json
 from reward.data.ledger import Ledger
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
-from reward.model.architecture import read_config
+from reward.model.architecture import read_config, require_classifier
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import position_limit
-from reward.model.hub import ModelError, resolved_revision
+from reward.model.hub import ModelError, checkpoint_object, resolved_revision
 from reward.recipe.keys import PATHS
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
@@ -332,6 +332,8 @@ def load_base(settings: Settings) -> Base:
     }
     try:
         config = read_config(name, **load_options)
+        raw_config = checkpoint_object(name, "config.json", load_options["revision"])
+        require_classifier(name, config, raw_config)
         refuse_unknown_lora_targets(settings.model_config, config)
         tokenizer = build_tokenizer(
             name,

@@ -363,6 +363,15 @@ def test_an_odd_folder_is_refused_in_one_true_sentence(kind, folders):
     assert str(folder) in str(refusal.value)
 
 
+@pytest.mark.parametrize("kind", ["empty weights", "no weights", "garbage in .bin", "truncated"])
+def test_training_from_an_odd_folder_is_refused_in_the_same_sentence(kind, folders):
+    folder = folders.copy(folders.language_model)
+    spoil, sentence = ODD_FOLDERS[kind]
+    spoil(folder)
+    with pytest.raises(ModelError, match=sentence):
+        build_reward_model(str(folder))
+
+
 def test_a_model_that_classifies_no_text_is_refused(tmp_path):
     ViTConfig(hidden_size=16).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no sequence-classification model for model_type vit"):
