@@ -412,16 +412,20 @@ def render(
     Raises:
         RefusedText: The chat template raises an error for these messages.
     """
-    return _render_each(tokenizer, prompt, [completion], tools)[0]
+    return render_each(tokenizer, prompt, [completion], tools)[0]
 
 
-def _render_each(
+def render_each(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Side,
     completions: list[Side],
     tools: list[dict] | None,
 ) -> list[str]:
-    """The texts of all completions of one prompt; see `render`."""
+    """The texts of all completions of one prompt.
+
+    Raises:
+        RefusedText: See `render`.
+    """
     if not isinstance(prompt, str):
         conversations = [prompt + completion for completion in completions]
         return _render_messages(tokenizer, conversations, tools)
@@ -540,7 +544,11 @@ def encode_each(
         RefusedText: The chat template raises an error for a conversation, or an encoding starts
             with two BOS tokens.
     """
-    texts = _render_each(tokenizer, prompt, completions, tools)
+    return encode_texts(tokenizer, render_each(tokenizer, prompt, completions, tools))
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Encode texts that `render` gave; see `encode_each`."""
     encodings = [_tokenise_in_pieces(tokenizer, text) for text in texts]
     bos = tokenizer.bos_token_id
     if bos is not None and any(ids[:2] == [bos, bos] for ids in encodings):
@@ -616,6 +624,7 @@ def encode_within(
     max_length: int | None,
     overlong: str,
     tools: list[dict] | None = None,
+    texts: list[str] | None = None,
 ) -> EncodedPrompt:
     """Encode every completion of one prompt under a length limit.
 
@@ -627,11 +636,14 @@ def encode_within(
         overlong: With `truncate_prompt` the oldest part of the prompt is left out, and all
             completions keep the same part. With `drop` and `error` nothing is cut.
         tools: The functions that the assistant may call, for the chat template.
+        texts: What `render_each` gives of these arguments, where it was called before.
 
     Raises:
         RefusedText: See `encode_each`.
     """
-    ids = encode_each(tokenizer, prompt, completions, tools)
+    if texts is None:
+        texts = render_each(tokenizer, prompt, completions, tools)
+    ids = encode_texts(tokenizer, texts)
     too_long = _longer_than(max_length, ids)
     if not any(too_long) or overlong != "truncate_prompt":
         return EncodedPrompt(ids, too_long, prompt_cut=False)
