@@ -26,7 +26,8 @@ from reward.model.hub import ModelError
 ALLOWED_IN_FLOAT32 = 1e-5  # rounding moves them by 1e-6, and by 2e-5 at the very most
 ALLOWED_IN_HALF_PRECISION = 0.05  # at least
 
-FEW_TEXTS = 8  # how many texts the self-test reads, and how many are not worth a batch
+FEW_TEXTS = 8  # how many texts are not worth a batch
+SELF_TEST_TEXTS = 16  # how many texts the self-test reads at most
 SEARCHED_TEXTS = 1000  # how many texts are searched for the pad token
 
 
@@ -240,9 +241,9 @@ def telling_texts(texts: Sequence[TokenIds], pad_token_id: int | None) -> list[T
     chosen = [min(texts, key=len), max(texts, key=len)]
     chosen += [text for text in first if text[-1] == pad_token_id][:2]
     chosen += [text for text in first if pad_token_id in text[:-1]][:2]
-    chosen += sorted(first)[:FEW_TEXTS]
+    chosen += sorted(first)[:SELF_TEST_TEXTS]
     different = {tuple(text): text for text in chosen}
-    return list(different.values())[:FEW_TEXTS]
+    return list(different.values())[:SELF_TEST_TEXTS]
 
 
 @dataclass
