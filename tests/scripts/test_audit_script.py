@@ -131,9 +131,15 @@ BAD = {
 def test_bad_rows_are_named_by_line_and_never_shown(name, run, tmp_path):
     row, column = BAD[name]
     path = write_rows(tmp_path / "scored.jsonl", [*scored_rows(3), row])
-    status, _, error = run("--scores", path, "--output_dir", tmp_path / "out")
+    stopped = ("--on_bad_row", "stop")
+    status, _, error = run("--scores", path, "--output_dir", tmp_path / "no", *stopped)
     assert status == 2 and f"{path}:4: " in error and ROW["chosen"] not in error
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "no").exists()
+
+    status, printed, error = run("--scores", path, "--output_dir", tmp_path / "out")
+    assert status == 0, error
+    assert checks_of(tmp_path / "out")["accuracy"]["n"] == 3
+    assert "scored.jsonl:4" in printed + error and ROW["chosen"] not in printed + error
 
 
 @pytest.mark.parametrize(
