@@ -10,7 +10,7 @@ columns, each for the same pairs, both sides of each, template and tokenizer:
 
 - earlier: the saved template of earlier checkpoints, which loops over all control tokens
 - saved: the saved template as others use it, `apply_chat_template` and the tokenizer, a text a call
-- ours: `reward.data.encoding.encode_each`, a pair a call, as train_rm.py and score.py use it
+- ours: `reward.data.encoding.encode_each`, a pair a call, as score.py uses it
 - plain: the tokenizer alone on all texts at once, already rendered
 
 A figure is the best of the rounds, in seconds of the CPU, so that a busy machine disturbs little.
