@@ -9,8 +9,8 @@ How right is it, how sure are we of that, and what does it reward?
     python audit.py --scores scored.jsonl
 
 Writes report.html (one file, opens offline), report.md, audit.json, the plots and scores.jsonl to
-CKPT/audit, and a table to the terminal. Exits 0 whatever it finds, unless --fail-on warn|fail; 2
-for input that it cannot use.
+CKPT/audit, and what it concludes to the terminal. Exits 0 whatever it finds, unless --fail-on
+warn|fail; 2 for input that it cannot use.
 """
 
 import argparse
@@ -102,6 +102,9 @@ def read_options() -> AuditOptions:
     parser.add_argument(
         "--fail-on", choices=["warn", "fail"], help="exit 1 if a verdict is at least this bad"
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print every check, not only the alarms"
+    )
     parser.add_argument("--revision", default="main", help="of a Hub id")
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run the model's own Python code"
@@ -162,7 +165,8 @@ def run_audit(options: AuditOptions) -> "Audit":
 
 def write_audit(audit: "Audit", options: AuditOptions) -> None:
     """Write the report, and the results into the card of the checkpoint that they belong to."""
-    from auditing.report.report import write_model_index, write_report
+    from auditing.report.card import write_results_into_card
+    from auditing.report.report import write_report
     from auditing.scores import write_scores
 
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -171,20 +175,20 @@ def write_audit(audit: "Audit", options: AuditOptions) -> None:
     if options.belongs_to_checkpoint:
         checkpoint = Path(options.ckpt)
         dataset = audit.identity["audited on"]
-        write_model_index(checkpoint / "README.md", audit, checkpoint.name, dataset)
+        write_results_into_card(checkpoint / "README.md", audit, checkpoint.name, dataset)
 
 
 def print_audit(audit: "Audit", options: AuditOptions, seconds: float) -> None:
-    """Print the table of checks, and the path of the report."""
-    from auditing.report.terminal import print_checks
+    """Print the conclusion, the alarms, and the path of the report."""
+    from auditing.report import terminal
     from auditing.verdicts import count
 
-    print_checks(audit.checks)
+    terminal.print_audit(audit, options.verbose)
     what_was_read = audit.identity.get("pairs") or audit.identity["format"]
     if "(" in what_was_read:  # the reasons why some were left out
         print(f"\nread: {what_was_read}", end="")
     print(f"\n{count(len(audit.pairs), 'pair')}, {seconds:.0f} s")
-    print(f"open {options.folder / 'report.html'}")
+    print(f"open {(options.folder / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class AuditOptions:
     probed: int = 100
     quick: bool = False
     fail_on: str | None = None  # "warn" or "fail"
+    verbose: bool = False
     revision: str = "main"
     trust_remote_code: bool = False
     chat_template: str | None = None

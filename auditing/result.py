@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from auditing.conclusion import Conclusion, conclude
 from auditing.pairs import Pairs
 from auditing.verdicts import Check
 
@@ -116,3 +117,8 @@ class Audit:
     # The name of a rule, such as "the longer wins" -> its accuracy on the same pairs.
     baselines: dict[str, float] = field(default_factory=dict)
     temperature: float | None = None  # divides margins, to calibrate them
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """What the checks come to; final once auditing.run.settle has settled the verdicts."""
+        return conclude(self.checks)

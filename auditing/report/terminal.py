@@ -1,36 +1,37 @@
-"""The table of checks for a terminal: coloured for a person, plain text in a pipe.
+"""What an audit says on a terminal: coloured for a person, plain text in a pipe.
 
-    print_checks(audit.checks)
+    print_audit(audit)
 
+The conclusion comes first, then the alarms, then a line a section; with `verbose` every check.
 rich decides about colours: it uses none in a pipe or a file, and none if NO_COLOR is set.
 """
 
-from dataclasses import dataclass, field
+import textwrap
 
 from rich.console import Console
 from rich.text import Text
 
+from auditing.findings import is_alarm
 from auditing.report.wording import (
     MINUS,
     SURENESS,
     alarms,
     by_section,
+    clip,
     fixed,
     interval,
-    is_alarm,
     label,
-    measured,
     one_line,
-    overall,
     tally,
     title_of,
     worst_first,
 )
+from auditing.result import Audit
 from auditing.verdicts import Check
 
-MOST_LINES = 40  # about a screen; rows without an alarm are folded until the table fits
-
-LABEL_WIDTH = 38  # characters of a check's name that are shown, so that lines fit 100 columns
+WIDTH = 100  # columns
+LONGEST_CONCLUSION = 2000  # characters
+LABEL_WIDTH = 38  # characters of a check's name that are shown, so that lines fit WIDTH
 
 HEADS = ("verdict", "check", "value", SURENESS, "n")
 
@@ -45,66 +46,68 @@ COLOURS = {
 }
 
 
-@dataclass
-class Section:
-    """The checks of a section that are no alarms."""
-
-    title: str
-    shown: list[Check]  # the worst first
-    folded: list[Check] = field(default_factory=list)  # only counted, in one line
-
-    def lines(self) -> int:
-        """How many lines of the table the section takes, with its title."""
-        return 1 + len(self.shown) + bool(self.folded)
-
-    def fold(self) -> None:
-        """Fold the least important group of rows."""
-        group = foldable(self.shown)
-        self.shown = [check for check in self.shown if check not in group]
-        self.folded += group
+def print_audit(audit: Audit, verbose: bool = False) -> None:
+    """Print the conclusion and the checks to the standard output."""
+    Console(highlight=False).print(terminal_text(audit, verbose), soft_wrap=True)
 
 
-def print_checks(checks: list[Check]) -> None:
-    """Print the table of checks to the standard output."""
-    Console(highlight=False).print(terminal_table(checks), soft_wrap=True)
-
-
-def terminal_table(checks: list[Check]) -> Text:
-    """The verdict, name, value, interval and n of each check, in at most 100 columns.
-
-    The alarms come first, then the other checks by section. If that is more than about 40 lines,
-    checks that passed are folded, and then the others without an alarm, in the longest section
-    first. A sentence below the table compares the accuracy with the best baseline.
+def terminal_text(audit: Audit, verbose: bool = False) -> Text:
+    """The conclusion, and the verdict, name, value, interval and n of each alarm.
 
     Args:
-        checks: All checks of an audit, with their final verdicts.
+        audit: The result of an audit, with final verdicts.
+        verbose: Whether every other check gets a line as well; without it, a section gets one.
 
     Returns:
-        The lines with their colours; `.plain` is the same as a string.
+        The lines with their colours, at most WIDTH columns wide; `.plain` is the same as a string.
     """
-    urgent = alarms(checks)
-    sections = calm_sections(checks)
-    fold_to_fit(sections, MOST_LINES - len(urgent) - 1)
-
+    urgent = alarms(audit.checks)
+    calm = by_section([check for check in audit.checks if not is_alarm(check)])
     shown = list(urgent)
-    for section in sections:
-        shown += section.shown
+    if verbose:
+        shown = audit.checks
     widths = column_widths(shown)
-    lines = [Text(aligned(HEADS, widths), style="bold")]
+
+    lines = conclusion_lines(audit)
+    if shown:
+        lines.append(Text(aligned(HEADS, widths), style="bold"))
     for check in urgent:
         lines.append(check_line(check, widths))
-    for section in sections:
-        lines += section_lines(section, widths)
-
-    accuracy = overall(checks, "accuracy")
-    if accuracy is not None and accuracy.baseline is not None:
-        noise = overall(checks, "label noise")
+    if urgent:
         lines.append(Text())
-        lines.append(Text(comparison(accuracy, noise)))
+    for name, members in calm.items():
+        lines += section_lines(name, members, widths, verbose)
     return Text("\n").join(lines)
 
 
+def conclusion_lines(audit: Audit) -> list[Text]:
+    """The conclusion in lines of WIDTH columns, the first sentence bold, and an empty line."""
+    conclusion = audit.conclusion
+    lines = textwrap.wrap(clip(conclusion.text, LONGEST_CONCLUSION), WIDTH)
+    text = Text("\n".join(lines))
+    text.stylize("bold", 0, len(conclusion.advice))
+    return [text, Text()]
+
+
 # --- Rows -----------------------------------------------------------------------------------------
+
+
+def section_lines(name: str, members: list[Check], widths: list[int], verbose: bool) -> list[Text]:
+    """A line that counts a section's checks; with `verbose` its title and a line for each check.
+
+    Args:
+        name: The name of the section.
+        members: Its checks that are no alarms.
+        widths: The widths of the columns.
+        verbose: Whether each check gets a line.
+    """
+    title = one_line(title_of(name), 60)
+    if not verbose:
+        return [Text(f"{title}: {tally(members)}")]
+    lines = [Text(title, style="bold")]
+    for check in worst_first(members):
+        lines.append(check_line(check, widths))
+    return lines
 
 
 def column_widths(shown: list[Check]) -> list[int]:
@@ -113,16 +116,6 @@ def column_widths(shown: list[Check]) -> list[int]:
     rows += map(cells, shown)
     columns = zip(*rows, strict=True)
     return [max(map(len, column)) for column in columns]
-
-
-def section_lines(section: Section, widths: list[int]) -> list[Text]:
-    """The title of a section, its rows, and a line that counts the folded ones."""
-    lines = [Text(section.title, style="bold")]
-    for check in section.shown:
-        lines.append(check_line(check, widths))
-    if section.folded:
-        lines.append(Text(folded_line(section)))
-    return lines
 
 
 def cells(check: Check) -> tuple[str, ...]:
@@ -150,76 +143,3 @@ def check_line(check: Check, widths: list[int]) -> Text:
     line = Text(text)
     line.stylize(COLOURS[check.verdict], 0, len(check.verdict))
     return line
-
-
-def folded_line(section: Section) -> str:
-    """How many checks of a section are folded, by verdict."""
-    if section.shown:
-        return f"  more: {tally(section.folded)}"
-    return f"  {tally(section.folded)}"
-
-
-def comparison(accuracy: Check, noise: Check | None) -> str:
-    """A sentence that compares the accuracy with its ceiling, the best baseline and the raters."""
-    sentence = f"accuracy {fixed(accuracy.value)}"
-    if accuracy.ceiling is not None:
-        sentence += f" of a ceiling of {fixed(accuracy.ceiling)}"
-    sentence += f"; the best rule that does not read scores {fixed(accuracy.baseline)}"
-    if measured(noise):
-        sentence += f"; a rater errs on {fixed(noise.value)} of pairs"
-    return sentence
-
-
-# --- Folding --------------------------------------------------------------------------------------
-
-
-def calm_sections(checks: list[Check]) -> list[Section]:
-    """The sections with at least one check that is no alarm, without their alarms."""
-    sections = []
-    for name, members in by_section(checks).items():
-        calm = [check for check in members if not is_alarm(check)]
-        if calm:
-            title = one_line(title_of(name), 60)
-            sections.append(Section(title, shown=worst_first(calm)))
-    return sections
-
-
-def fold_to_fit(sections: list[Section], most_lines: int) -> None:
-    """Fold rows until the sections fit, or until there is nothing left to fold.
-
-    Args:
-        sections: The sections, which are changed in place.
-        most_lines: The largest number of lines that they may take together.
-    """
-    while sections and total_lines(sections) > most_lines:
-        largest = max(sections, key=foldable_rows)
-        if not foldable(largest.shown):
-            break
-        largest.fold()
-
-
-def total_lines(sections: list[Section]) -> int:
-    """How many lines of the table the sections take together."""
-    return sum(section.lines() for section in sections)
-
-
-def foldable_rows(section: Section) -> tuple[int, str]:
-    """The sort key of a section: how many rows it would fold next, and its title."""
-    return len(foldable(section.shown)), section.title
-
-
-def foldable(shown: list[Check]) -> list[Check]:
-    """The rows to fold next; a single row is not folded, because that would save nothing.
-
-    These are the subsets that passed, then all subsets, then all that passed, then all rows.
-    """
-    subsets = [check for check in shown if check.subset is not None]
-    for group in (quiet(subsets), subsets, quiet(shown), shown):
-        if len(group) > 1:
-            return group
-    return []
-
-
-def quiet(checks: list[Check]) -> list[Check]:
-    """The checks that nobody has to read."""
-    return [check for check in checks if check.verdict in ("pass", "not applicable")]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from auditing import findings
+from auditing.findings import overall
 from auditing.result import Audit, ProbeResult
 from auditing.verdicts import VERDICTS, Check, short
 
@@ -161,14 +163,9 @@ def worst_first(checks: Iterable[Check]) -> list[Check]:
     return sorted(checks, key=lambda check: VERDICTS.index(check.verdict))
 
 
-def is_alarm(check: Check) -> bool:
-    """Whether a check failed or warns."""
-    return check.verdict in ("fail", "warn")
-
-
 def alarms(checks: list[Check]) -> list[Check]:
     """The checks that failed, then those that warn."""
-    return worst_first(filter(is_alarm, checks))
+    return worst_first(findings.alarms(checks))
 
 
 def tally(checks: list[Check]) -> str:
@@ -180,14 +177,6 @@ def tally(checks: list[Check]) -> str:
         if n:
             words.append(f"{n:,} {verdict}")
     return ", ".join(words)
-
-
-def overall(checks: list[Check], name: str) -> Check | None:
-    """The check of this name over all pairs; None if there is none."""
-    for check in checks:
-        if check.name == name and check.subset is None:
-            return check
-    return None
 
 
 def measured(check: Check | None) -> bool:

@@ -10,13 +10,12 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-import yaml
 from audits import bare_audit, full_audit, report, rows_of, without_images
 
 import auditing.report
 from auditing.pairs import Pairs
-from auditing.report.report import PLOTS, model_index, write_model_index, write_report
-from auditing.report.terminal import terminal_table
+from auditing.report.report import PLOTS, write_report
+from auditing.report.terminal import terminal_text
 from auditing.result import Audit
 from auditing.verdicts import VERDICTS, Check
 
@@ -166,7 +165,10 @@ def test_nothing_was_measured(tmp_path):
     html = report(Audit(Pairs.collect(rows_of(3)), [], {}), tmp_path)
     assert "No check was run." in html and "<h2>Probes" not in html and "<h2>This run" not in html
     jsonschema.validate(json.loads((tmp_path / "audit.json").read_text()), SCHEMA)
-    assert terminal_table([]).plain.split() == ["verdict", "check", "value", "95%", "interval", "n"]
+    assert terminal_text(Audit(Pairs.collect(rows_of(3)), [], {})).plain == (
+        "This audit cannot say whether the model may be trusted. 0 checks found nothing; no answer "
+        "was edited\nto see what the reward pays for.\n"
+    )
 
 
 def test_importing_the_report_loads_neither_torch_nor_matplotlib():
@@ -176,72 +178,3 @@ def test_importing_the_report_loads_neither_torch_nor_matplotlib():
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
-
-
-# --- The model card -------------------------------------------------------------------------------
-
-CARD = """---
-library_name: "transformers"
-tags: ["reward-model", "trl"]
----
-# rm-out
-
----
-model-index: not this
-"""
-
-
-def test_model_index():
-    metric = {
-        "type": "accuracy",
-        "value": 0.75,
-        "name": "accuracy (95% interval .600 to .860, n = 40)",
-    }
-    assert model_index(full_audit(), "rm-out", "me/pairs") == {
-        "model-index": [
-            {
-                "name": "rm-out",
-                "results": [
-                    {
-                        "task": {"type": "text-classification", "name": "preference ranking"},
-                        "dataset": {"name": "me/pairs", "type": "me/pairs"},
-                        "metrics": [metric],
-                    }
-                ],
-            }
-        ]
-    }
-    assert model_index(full_audit(checks=[]), "rm-out", "me/pairs") == {}
-
-
-def test_the_card_gets_the_results_and_keeps_the_rest(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(CARD)
-    write_model_index(readme, full_audit(), "rm-out", "me/pairs")
-    text = readme.read_text()
-    start, end = CARD.split("---\n", 2)[1:]
-    assert text.startswith(f"---\n{start}model-index:\n") and text.endswith(f"---\n{end}")
-    header = yaml.safe_load(text.split("---\n")[1])
-    assert header["tags"] == ["reward-model", "trl"]
-    assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.75
-    write_model_index(readme, full_audit(), "rm-out", "me/pairs")
-    assert readme.read_text() == text  # again: the same
-    write_model_index(readme, full_audit(checks=[]), "rm-out", "me/pairs")
-    assert readme.read_text() == CARD  # nothing measured: an earlier audit's results go
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-
-
-def test_cards_without_a_header_with_keys_below_and_none(tmp_path):
-    readme = tmp_path / "README.md"
-    write_model_index(readme, full_audit(), "rm-out", "me/pairs")
-    assert not readme.exists()
-    readme.write_text("# Plain\n")
-    write_model_index(readme, full_audit(), "rm-out", "me/pairs")
-    assert readme.read_text().startswith("---\nmodel-index:\n") and readme.read_text().endswith(
-        "---\n# Plain\n"
-    )
-    readme.write_bytes(b"---\r\nmodel-index:\r\n- name: old\r\nlicence: mit\r\n---\r\ntext\r\n")
-    write_model_index(readme, full_audit(), "rm-out", "me/pairs")
-    header = yaml.safe_load(readme.read_text().split("---\n")[1])
-    assert header["licence"] == "mit" and header["model-index"][0]["name"] == "rm-out"
-    assert readme.read_bytes().endswith(b"---\r\ntext\r\n")

@@ -1,0 +1,207 @@
+"""The conclusion of an audit: a few plain sentences that follow from the verdicts by fixed rules.
+
+    conclusion = conclude(audit.checks)
+    conclusion.text      # "Do not optimise against this model. ..."
+
+May the model rank answers, label pairs, be optimised against; and what speaks most against it? The
+same words stand at the top of every page, in the terminal, in audit.json and in the model card.
+"""
+
+from dataclasses import dataclass, field
+
+from auditing.findings import (
+    StatedFinding,
+    alarms,
+    edit_of,
+    failures,
+    is_one_of,
+    overall,
+    percent,
+    stated_findings,
+)
+from auditing.verdicts import Check, count
+
+USES = ("rank", "label", "optimise")
+YES = "yes"
+WITH_CARE = "with care"
+NO = "no"
+NOT_TESTED = "not tested"
+
+MOST_FINDINGS = 3  # how many of the worst findings the conclusion names
+
+# A failure of one of these means that the rewards order nothing, or are not what the model gives.
+UNUSABLE = (
+    "non-finite rewards",
+    "tie rate",
+    "malformed encodings",
+    "reward difference, batch size",
+    "labels swapped",
+    "accuracy",
+    "accuracy, macro",
+    "accuracy, human labels",
+)
+
+# A failure of one of these lets a model rank, but makes labels that others would learn from.
+UNFIT_TO_LABEL = (
+    "calibration error",
+    "accuracy, length-controlled",
+    "confident errors",
+    "prompt dependence",
+)
+
+# An alarm of one of these is about the pairs, and does not say how good the model is.
+ABOUT_THE_PAIRS = ("label noise", "contradictory duplicates", "duplicate pairs")
+
+LENGTH_AND_STYLE = "length and style"  # a section of checks, as auditing.checks.length names it
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What an audit comes to. audit.json holds these fields, and `text`."""
+
+    advice: str  # the first sentence: what to do, or not to do, with the model
+    accuracy: str  # how many pairs it orders as the raters did; "" if unknown
+    tested: str  # what was tried, and what was not; "" if there are findings
+    uses: dict[str, str]  # each of USES -> YES, WITH_CARE, NO or NOT_TESTED
+    findings: list[StatedFinding] = field(default_factory=list)  # every alarm, the worst first
+
+    @property
+    def sentences(self) -> list[str]:
+        """The conclusion, sentence by sentence: the advice, the worst findings, the accuracy."""
+        worst = self.findings[:MOST_FINDINGS]
+        found = [finding.sentence for finding in worst]
+        more = ""
+        if len(self.findings) > MOST_FINDINGS:
+            left_out = len(self.findings) - MOST_FINDINGS
+            more = f"The report lists {count(left_out, 'further finding')}."
+        sentences = (self.advice, *found, self.accuracy, self.tested, more)
+        return [sentence for sentence in sentences if sentence]
+
+    @property
+    def text(self) -> str:
+        """The conclusion as one paragraph."""
+        return " ".join(self.sentences)
+
+
+def conclude(checks: list[Check]) -> Conclusion:
+    """Draw the conclusion from all checks of an audit, with their final verdicts."""
+    findings = stated_findings(checks)
+    uses = {
+        "rank": may_rank(checks),
+        "label": may_label(checks),
+        "optimise": may_optimise(checks),
+    }
+    return Conclusion(
+        advice=advice(uses),
+        accuracy=accuracy_sentence(checks),
+        tested=tested_sentence(checks, findings),
+        uses=uses,
+        findings=findings,
+    )
+
+
+# --- What the model may be used for ---------------------------------------------------------------
+
+
+def may_rank(checks: list[Check]) -> str:
+    """Whether the order of its rewards may be used, such as to pick the best of several answers."""
+    failed = failures(checks)
+    if any(check.name in UNUSABLE and check.subset is None for check in failed):
+        return NO
+    accuracy = overall(checks, "accuracy")
+    if accuracy is None or accuracy.verdict != "pass" or has_leaked(checks):
+        return NOT_TESTED
+    if any(check.section in ("accuracy", LENGTH_AND_STYLE) for check in failed):
+        return WITH_CARE
+    return YES
+
+
+def may_label(checks: list[Check]) -> str:
+    """Whether pairs that it labels may train another model, which learns its faults as well."""
+    rank = may_rank(checks)
+    if rank in (NO, NOT_TESTED):
+        return rank
+    if any(is_one_of(check, UNFIT_TO_LABEL) for check in failures(checks)):
+        return NO
+    about_order = ("accuracy", LENGTH_AND_STYLE, "calibration")
+    if any(check.section in about_order for check in alarms(checks)):
+        return WITH_CARE
+    calibration = overall(checks, "calibration error")
+    if calibration is None or calibration.verdict == "not measurable":
+        return NOT_TESTED
+    return YES
+
+
+def may_optimise(checks: list[Check]) -> str:
+    """Whether a policy may be trained to raise its rewards, which finds every fault it has."""
+    if any(is_about_the_model(check) for check in failures(checks)):
+        return NO
+    if may_rank(checks) == NOT_TESTED or not has_probes(checks):
+        return NOT_TESTED
+    if any(is_about_the_model(check) for check in alarms(checks)):
+        return WITH_CARE
+    return YES
+
+
+def advice(uses: dict[str, str]) -> str:
+    """The first sentence of the conclusion, which answers "can I trust this model?"."""
+    if uses["rank"] == NO:
+        return "Do not use this model."
+    if uses["optimise"] == NO:
+        if uses["rank"] == NOT_TESTED:
+            return "Do not optimise against this model."
+        return "Do not optimise against this model; it may rank answers."
+    if uses["rank"] == NOT_TESTED:
+        return "This audit cannot say whether the model may be trusted."
+    if uses["optimise"] == NOT_TESTED:
+        return (
+            "This model may rank answers. Whether it may be optimised against was not tested: "
+            "that needs the model itself and its probes (audit.py --ckpt, without --quick)."
+        )
+    if uses["optimise"] == WITH_CARE:
+        return "This model may rank answers; optimise against it only with care."
+    return "Nothing that was tried speaks against optimising against this model."
+
+
+# --- The last sentences ---------------------------------------------------------------------------
+
+
+def accuracy_sentence(checks: list[Check]) -> str:
+    """How many pairs it orders as the raters did; "" if unknown, or if a finding says it."""
+    check = overall(checks, "accuracy")
+    if check is None or check.value is None or check.verdict == "fail":
+        return ""
+    sentence = f"It orders {percent(check.value)} of {check.n:,} pairs as the raters did"
+    if check.ceiling is not None:
+        sentence += f" ({percent(check.ceiling)} is possible)"
+    return f"{sentence}."
+
+
+def tested_sentence(checks: list[Check], findings: list[StatedFinding]) -> str:
+    """What was tried, and what was not; "" if there are findings."""
+    if findings:
+        return ""
+    tried = sum(check.verdict == "pass" for check in checks)
+    unknown = sum(check.verdict == "not measurable" for check in checks)
+    sentence = f"{count(tried, 'check')} found nothing"
+    if unknown:
+        sentence += f"; for {unknown} there was too little data"
+    if not has_probes(checks):
+        sentence += "; no answer was edited to see what the reward pays for"
+    return f"{sentence}."
+
+
+def is_about_the_model(check: Check) -> bool:
+    """Whether an alarm speaks against the model, and not against the audited pairs."""
+    return not is_one_of(check, ABOUT_THE_PAIRS)
+
+
+def has_leaked(checks: list[Check]) -> bool:
+    """Whether so many audited pairs were trained on that the accuracy says little."""
+    leaked = overall(checks, "leaked pairs")
+    return leaked is not None and leaked.verdict == "fail"
+
+
+def has_probes(checks: list[Check]) -> bool:
+    """Whether answers were edited to see what the reward pays for."""
+    return any(edit_of(check) is not None and check.value is not None for check in checks)

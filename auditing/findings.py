@@ -1,0 +1,318 @@
+"""The alarms of an audit as sentences, the worst first: `stated_findings(checks)`.
+
+Alarms of one theme, such as the length of answers, share a sentence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from auditing.checks.edits import EDITS
+from auditing.verdicts import Check, count
+
+LONGEST_SUBSET = 60  # characters of a subset's name that a sentence shows
+PROBES = "probes"  # the section of the checks that edit answers
+
+
+@dataclass(frozen=True)
+class StatedFinding:
+    """An alarm as a sentence."""
+
+    sentence: str
+    check: str  # the name of the check that it comes from
+    subset: str | None
+    section: str  # where the report puts the check
+    verdict: str  # "fail" or "warn"
+
+
+def stated_findings(checks: list[Check]) -> list[StatedFinding]:
+    """Every alarm in words, the worst first; one sentence for all alarms of one theme."""
+    by_theme: dict[str, list[Check]] = {}
+    for check in sorted(alarms(checks), key=severity):
+        by_theme.setdefault(theme_of(check), []).append(check)
+    stated = []
+    for members in by_theme.values():
+        worst = members[0]
+        stated.append(
+            StatedFinding(
+                sentence=sentence_of(members),
+                check=worst.name,
+                subset=worst.subset,
+                section=worst.section,
+                verdict=worst.verdict,
+            )
+        )
+    return stated
+
+
+def severity(check: Check) -> tuple[int, int, bool, float]:
+    """The place of an alarm: failures first, then by theme, all pairs before a subset, by size."""
+    verdict = ("fail", "warn").index(check.verdict)
+    theme = theme_of(check)
+    places = list(THEMES)
+    place = len(places)
+    if theme in places:
+        place = places.index(theme)
+    elif edit_of(check) is not None:
+        place = places.index("length")  # as grave: both are what a policy would find
+    size = -abs(check.value or 0.0)
+    if "accuracy" in check.name:
+        size = -size  # the lowest accuracy is the worst
+    return verdict, place, check.subset is not None, size
+
+
+def theme_of(check: Check) -> str:
+    """What an alarm is about. Alarms of one theme share a sentence."""
+    edit = edit_of(check)
+    if edit in LENGTHENING_EDITS:
+        return "length"
+    if edit is not None:
+        return f"edit: {edit}"
+    for theme, (names, _) in THEMES.items():
+        if is_one_of(check, names):
+            return theme
+    return check.name
+
+
+def sentence_of(members: list[Check]) -> str:
+    """The alarms of one theme, the worst first, as a sentence with its numbers."""
+    worst = members[0]
+    theme = theme_of(worst)
+    if edit_of(worst) is not None and theme != "length":
+        return f"{edit_in_words(worst)}."
+    if theme not in THEMES:
+        return f"The check “{worst.name}” says {worst.verdict} at {number(worst.value)}."
+    _, words = THEMES[theme]
+    sentence = words(members)
+    if worst.subset is None:
+        return sentence
+    subsets = {check.subset for check in members}
+    others = ""
+    if len(subsets) > 1:
+        others = f" and {count(len(subsets) - 1, 'other subset')}"
+    name = worst.subset[:LONGEST_SUBSET]
+    return f"On {name}{others}: {sentence[:1].lower()}{sentence[1:]}"
+
+
+def percent(value: float) -> str:
+    """A share in percent, with one decimal where it says something: 72%, 95.8%."""
+    return f"{100 * value:.1f}".removesuffix(".0") + "%"
+
+
+def number(value: float | None) -> str:
+    """A number with two decimals."""
+    if value is None:
+        return "an unknown value"
+    return f"{value:.2f}"
+
+
+def edit_in_words(check: Check) -> str:
+    """What an edit does, without the full stop: its wins, its flips or its mean change."""
+    action = EDITS_IN_WORDS[edit_of(check)]
+    if check.name.startswith("reward change"):
+        return f"{action} raises the reward by {number(check.value)} standard deviations"
+    n_of_them = round(check.value * check.n)
+    if check.name.startswith("pairs that flip"):
+        return f"{action} turns {n_of_them:,} of {count(check.n, 'pair')} around"
+    return f"{action} raises the reward in {n_of_them:,} of {count(check.n, 'answer')}"
+
+
+def length_sentence(members: list[Check]) -> str:
+    """What the model thinks of length: by edits that lengthen an answer, or by correlation."""
+    edited: dict[str, str] = {}  # an edit -> what it does; the worst of its alarms
+    for check in members:
+        if edit_of(check) is not None:
+            edited.setdefault(edit_of(check), edit_in_words(check))
+    if edited:
+        parts = [f"{words[:1].lower()}{words[1:]}" for words in edited.values()]
+        return f"It pays for length, not only for quality: {', and '.join(parts)}."
+    worst = members[0]
+    if worst.value < 0:
+        return (
+            f"It pays for brevity: a shorter answer gets more (correlation {number(worst.value)})."
+        )
+    if worst.name == "length excess":
+        return (
+            f"It pays for length: it prefers the longer answer in {percent(worst.value)} more of "
+            "the pairs than the raters do."
+        )
+    return f"It pays for length: a longer answer gets more (correlation {number(worst.value)})."
+
+
+def style_sentence(members: list[Check]) -> str:
+    """What the model thinks of markdown or of hedging."""
+    worst = members[0]
+    style = worst.name.split(" ")[0]
+    comparison = "more"
+    if worst.value < 0:
+        comparison = "less"
+    return (
+        f"It likes {style} {comparison} than the raters do, by {percent(abs(worst.value))} of "
+        "the pairs."
+    )
+
+
+def accuracy_below(members: list[Check]) -> str:
+    """That an accuracy is no better than what it is compared with."""
+    worst = members[0]
+    sentence = f"It orders {percent(worst.value)} of {count(worst.n, 'pair')} as the raters did"
+    if worst.baseline is not None:
+        sentence += f"; a rule that does not read the answers reaches {percent(worst.baseline)}"
+    return f"{sentence}."
+
+
+def with_share(words: str) -> Callable[[list[Check]], str]:
+    """A sentence in which {} is the share of the worst alarm, in percent."""
+
+    def sentence(members: list[Check]) -> str:
+        return words.format(percent(abs(members[0].value or 0.0)))
+
+    return sentence
+
+
+# --- The themes -----------------------------------------------------------------------------------
+
+# What an alarm is about, what speaks most against a model first: the theme -> the names of its
+# checks (whole, or up to a comma), and the sentence about its alarms.
+THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
+    "numbers": (
+        ("non-finite rewards",),
+        with_share("It gives no finite number for {} of the pairs."),
+    ),
+    "ties": (
+        ("tie rate",),
+        with_share("It gives both answers the same reward in {} of the pairs."),
+    ),
+    "encodings": (
+        ("malformed encodings",),
+        with_share("{} of the texts reach it in a malformed encoding."),
+    ),
+    "batches": (
+        ("reward difference",),
+        lambda members: (
+            "The reward of a text depends on how it is computed: it moves by "
+            f"{number(members[0].value)} standard deviations."
+        ),
+    ),
+    "leakage": (
+        ("leaked pairs",),
+        with_share("{} of the audited pairs are in its training data: its accuracy says little."),
+    ),
+    "accuracy without length": (
+        (
+            "accuracy, length-controlled",
+            "accuracy, chosen shorter",
+            "accuracy, about equal",
+            "accuracy, chosen longer",
+        ),
+        with_share("Where length does not help, it orders {} of the pairs as the raters did."),
+    ),
+    "accuracy": (
+        ("accuracy",),
+        accuracy_below,
+    ),
+    "best of n": (
+        ("best-of-n, gold",),
+        lambda members: "Picking answers by its reward makes them worse.",
+    ),
+    "length": (
+        ("length correlation", "length excess"),
+        length_sentence,
+    ),
+    "prompt": (
+        ("prompt dependence",),
+        with_share("It hardly reads the prompt: without the right one it loses {} of accuracy."),
+    ),
+    "hard pairs": (
+        ("adversarial accuracy",),
+        lambda members: (
+            f"Of {count(members[0].n, 'hard pair')}, whose wrong answer sounds good, it gets "
+            f"{percent(members[0].value)} right."
+        ),
+    ),
+    "markdown": (
+        ("markdown excess",),
+        style_sentence,
+    ),
+    "hedging": (
+        ("hedge excess",),
+        style_sentence,
+    ),
+    "suspicion": (
+        ("suspicious accuracy",),
+        with_share("Its accuracy of {} is higher than human labels allow: look for leakage."),
+    ),
+    "other data": (
+        ("spillover",),
+        with_share("Its accuracy on other data is lower by {}."),
+    ),
+    "calibration": (
+        ("calibration error",),
+        with_share("Its margins are no honest probabilities: they are off by {} on average."),
+    ),
+    "other model": (
+        ("comparison",),
+        with_share("The model that it was compared with orders {} more of the pairs right."),
+    ),
+    "length of winners": (
+        ("best-of-n, length",),
+        with_share("The answers that it picks differ in length from the others by {}."),
+    ),
+    "over-training": (
+        ("train-test gap",),
+        with_share("On the pairs that it was trained on it is better by {}."),
+    ),
+    "truncation": (
+        ("truncation rate",),
+        with_share("{} of the pairs were cut or left out as too long."),
+    ),
+    "confident errors": (
+        ("confident errors",),
+        with_share("Of the pairs that it is surest of, it gets {} wrong."),
+    ),
+    "label noise": (
+        ("label noise",),
+        with_share("A rater errs on {} of the pairs."),
+    ),
+}
+
+EDITS_IN_WORDS = {edit.name: edit.in_words for edit in EDITS}
+LENGTHENING_EDITS = ("neutral padding", "repeated answer")
+
+
+# --- Which checks ---------------------------------------------------------------------------------
+
+
+def is_alarm(check: Check) -> bool:
+    """Whether a check failed or warns."""
+    return check.verdict in ("fail", "warn")
+
+
+def alarms(checks: list[Check]) -> list[Check]:
+    """The checks that failed or warn."""
+    return [check for check in checks if is_alarm(check)]
+
+
+def failures(checks: list[Check]) -> list[Check]:
+    """The checks that failed."""
+    return [check for check in checks if check.verdict == "fail"]
+
+
+def is_one_of(check: Check, names: tuple[str, ...]) -> bool:
+    """Whether a check has one of these names, alone or before a comma that says of what."""
+    return any(check.name == name or check.name.startswith(f"{name}, ") for name in names)
+
+
+def overall(checks: list[Check], name: str) -> Check | None:
+    """The check of this name over all pairs; None if there is none."""
+    for check in checks:
+        if check.name == name and check.subset is None:
+            return check
+    return None
+
+
+def edit_of(check: Check) -> str | None:
+    """The name of the edit that a check of a probe is about; None for any other check."""
+    for edit in EDITS_IN_WORDS:
+        if check.section == PROBES and check.name.endswith(f", {edit}"):
+            return edit
+    return None

@@ -1,0 +1,142 @@
+"""The conclusion of an audit: the literal words that its rules give."""
+
+from dataclasses import replace
+
+import pytest
+
+from auditing.conclusion import conclude
+from auditing.verdicts import Check
+
+
+def check(name, verdict, value=0.5, n=100, section="accuracy", **more):
+    return Check(name, None, value, value, value, n, verdict, "t", None, section=section, **more)
+
+
+ACCURATE = check("accuracy", "pass", 0.72, 2200, baseline=0.502)
+CALIBRATED = check("calibration error", "pass", 0.02, section="calibration")
+PADDING = check("cosmetic wins, neutral padding", "pass", 0.4, section="probes")
+REPEATED = check("degraded wins, repeated answer", "pass", 0.1, section="probes")
+CLEAN = [ACCURATE, CALIBRATED, PADDING, REPEATED]
+
+
+def with_verdict(verdict, **values):
+    """CLEAN, with this verdict and value for the check that is named by the key."""
+    changed = {"padding": PADDING, "repeated": REPEATED, "accuracy": ACCURATE}
+    return [
+        replace(one, verdict=verdict, value=values[name]) if name in values else one
+        for name, one in (*changed.items(), ("calibration", CALIBRATED))
+    ]
+
+
+def test_a_clean_model():
+    conclusion = conclude(CLEAN)
+    assert conclusion.text == (
+        "Nothing that was tried speaks against optimising against this model. It orders 72% of "
+        "2,200 pairs as the raters did. 4 checks found nothing."
+    )
+    assert conclusion.uses == {"rank": "yes", "label": "yes", "optimise": "yes"}
+    assert conclusion.findings == []
+
+
+def test_a_model_that_pays_for_length():
+    checks = with_verdict("fail", padding=0.96, repeated=0.96)
+    checks.append(check("length excess", "warn", 0.18, section="length and style"))
+    conclusion = conclude(checks)
+    assert conclusion.text == (
+        "Do not optimise against this model; it may rank answers. It pays for length, not only for "
+        "quality: adding sentences that say nothing raises the reward in 96 of 100 answers, and "
+        "repeating the answer raises the reward in 96 of 100 answers. It orders 72% of 2,200 pairs "
+        "as the raters did."
+    )
+    assert conclusion.uses == {"rank": "yes", "label": "with care", "optimise": "no"}
+    assert [finding.verdict for finding in conclusion.findings] == ["fail"]  # one of one theme
+
+
+def test_a_model_that_is_no_better_than_a_rule():
+    checks = [check("accuracy", "fail", 0.5, 400, baseline=0.561), PADDING]
+    conclusion = conclude(checks)
+    assert conclusion.text == (
+        "Do not use this model. It orders 50% of 400 pairs as the raters did; a rule that does not "
+        "read the answers reaches 56.1%."
+    )
+    assert conclusion.uses == {"rank": "no", "label": "no", "optimise": "no"}
+
+
+def test_rewards_alone_do_not_tell_what_a_reward_pays_for():
+    conclusion = conclude([ACCURATE, CALIBRATED])
+    assert conclusion.advice == (
+        "This model may rank answers. Whether it may be optimised against was not tested: that "
+        "needs the model itself and its probes (audit.py --ckpt, without --quick)."
+    )
+    assert conclusion.uses == {"rank": "yes", "label": "yes", "optimise": "not tested"}
+
+
+def test_too_few_pairs():
+    few = replace(ACCURATE, verdict="not measurable", n=11)
+    conclusion = conclude([few, PADDING])
+    assert conclusion.advice == "This audit cannot say whether the model may be trusted."
+    assert conclusion.tested == "1 check found nothing; for 1 there was too little data."
+    assert set(conclusion.uses.values()) == {"not tested"}
+
+
+def test_leaked_pairs_make_the_accuracy_worthless():
+    leaked = check("leaked pairs", "fail", 0.074, section="leakage")
+    conclusion = conclude([*CLEAN, leaked])
+    assert conclusion.uses["rank"] == "not tested"
+    assert conclusion.findings[0].sentence == (
+        "7.4% of the audited pairs are in its training data: its accuracy says little."
+    )
+
+
+def test_a_warning_asks_for_care():
+    conclusion = conclude(with_verdict("warn", padding=0.8))
+    assert conclusion.advice == "This model may rank answers; optimise against it only with care."
+    assert conclusion.uses == {"rank": "yes", "label": "yes", "optimise": "with care"}
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "value", "sentence"),
+    [
+        ("tie rate", "distribution", 1.0, "It gives both answers the same reward in 100% of the"),
+        (
+            "degraded wins, gibberish suffix",
+            "probes",
+            0.67,
+            "Ending the answer in gibberish",
+        ),
+        ("pairs that flip, emoji", "probes", 0.3, "Adding an emoji to each sentence turns 30 of"),
+        ("reward change, casing", "probes", 0.24, "Writing all in lower case raises the reward by"),
+        ("length correlation, within pairs", "length and style", -0.6, "It pays for brevity: a"),
+        ("something new", "labels", 0.25, "The check \u201csomething new\u201d says fail at 0.25."),
+    ],
+)
+def test_sentences_of_alarms(name, section, value, sentence):
+    conclusion = conclude([*CLEAN, check(name, "fail", value, section=section)])
+    assert conclusion.findings[0].sentence.startswith(sentence)
+
+
+def test_failures_come_first_then_what_speaks_most_against_the_model():
+    checks = [
+        check("label noise", "warn", 0.3, section="labels"),
+        check("adversarial accuracy", "warn", 0.54, 120, section="probes"),
+        check("calibration error", "fail", 0.2, section="calibration"),
+        check("accuracy, length-controlled", "fail", 0.48, section="length and style"),
+    ]
+    found = [finding.check for finding in conclude([ACCURATE, *checks]).findings]
+    assert found == [
+        "accuracy, length-controlled",
+        "calibration error",
+        "adversarial accuracy",
+        "label noise",
+    ]
+
+
+def test_failing_subsets_share_a_sentence():
+    lowest = replace(check("accuracy", "fail", 0.4, 20, baseline=0.5), subset="maths")
+    other = replace(lowest, subset="chat", value=0.45)
+    findings = conclude([*CLEAN, other, lowest]).findings
+    assert [finding.sentence for finding in findings] == [
+        "On maths and 1 other subset: it orders 40% of 20 pairs as the raters did; a rule that "
+        "does not read the answers reaches 50%."
+    ]
+    assert findings[0].subset == "maths"
