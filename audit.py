@@ -9,8 +9,8 @@ How right is it, how sure are we of that, and what does it reward?
     python audit.py --scores scored.jsonl
 
 Writes report.html (one file, opens offline), report.md, audit.json, the plots and scores.jsonl to
-CKPT/audit, and what it concludes to the terminal. Exits 0 whatever it finds, unless --fail-on
-warn|fail; 2 for input that it cannot use.
+CKPT/audit (or to scored-audit beside scored.jsonl), and what it concludes to the terminal. Exits 0
+whatever it finds, unless --fail-on warn|fail; 2 for input that it cannot use.
 """
 
 import argparse
@@ -74,7 +74,10 @@ def read_options() -> AuditOptions:
     )
     parser.add_argument("--ood_dir", help="folder inside --ood")
     parser.add_argument(
-        "--compare", help="another checkpoint, or a file of its scores on the same pairs"
+        "--compare",
+        action="append",
+        default=[],
+        help="another checkpoint, or a file of its scores on the same pairs; repeat for a ranking",
     )
     parser.add_argument(
         "--completions", help="scored completions, several a prompt (+ gold, rating): best-of-n"
@@ -85,7 +88,9 @@ def read_options() -> AuditOptions:
         help="the policy to be trained: does it share this model's base, tokenizer, template?",
     )
     parser.add_argument(
-        "--output_dir", help="default: CKPT/audit, with --data CKPT/audit-NAME; not local: ./audit"
+        "--output_dir",
+        help="default: CKPT/audit, with --data CKPT/audit-NAME; for a Hub id ./audit; "
+        "with --scores NAME.jsonl, NAME-audit beside it",
     )
     parser.add_argument(
         "--token_budget",
@@ -112,7 +117,9 @@ def read_options() -> AuditOptions:
     parser.add_argument(
         "--chat_template", metavar="FILE", help="render with it instead of the model's own"
     )
-    options = AuditOptions(**vars(parser.parse_args()))
+    given = vars(parser.parse_args())
+    given["compare"] = tuple(given["compare"])
+    options = AuditOptions(**given)
     fault = first_fault(options)
     if fault:
         parser.error(fault)

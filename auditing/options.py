@@ -31,7 +31,7 @@ class AuditOptions:
     split: str = "test"
     ood: str | None = None
     ood_dir: str | None = None
-    compare: str | None = None
+    compare: tuple[str, ...] = ()
     completions: str | None = None
     adversarial: str | None = None
     policy: str | None = None
@@ -57,9 +57,12 @@ class AuditOptions:
 
     @property
     def folder(self) -> Path:
-        """The folder that the report is written to."""
+        """The folder that the report is written to; for scores.jsonl, scores-audit beside it."""
         if self.output_dir:
             return Path(self.output_dir)
+        if self.scores:
+            scores = Path(self.scores)
+            return scores.with_name(f"{scores_name(scores)}-audit")
         parts = ["audit"]
         for path in (self.data, self.data_dir):
             if path:
@@ -129,12 +132,16 @@ def path_fault(options: AuditOptions) -> str | None:
         if path and not Path(path).is_file():
             return f"--{name} {path}: no such file"
     # These may be a Hub id or a folder; if they look like a file, the file must exist.
-    for name in ("data", "ood", "compare"):
-        path = getattr(options, name)
+    named = [("data", options.data), ("ood", options.ood)]
+    named += [("compare", path) for path in options.compare]
+    for name, path in named:
         if path and looks_like_a_file(path) and not Path(path).exists():
             return f"--{name} {path}: no such file"
-    if options.scores and options.compare and not Path(options.compare).is_file():
-        return f"--compare {options.compare}: with --scores a file of scores is needed"
+    for path in options.compare:
+        if options.scores and not Path(path).is_file():
+            return f"--compare {path}: with --scores a file of scores is needed"
+        if options.compare.count(path) > 1:
+            return f"--compare {path} is given twice; name each model once"
     return None
 
 
@@ -143,11 +150,16 @@ def looks_like_a_file(path: str) -> bool:
     return path.endswith(DATA_SUFFIXES)
 
 
+def scores_name(path: Path) -> str:
+    """The name of a file of scores without its format: scored for scored.jsonl.gz."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
 def folder_fault(options: AuditOptions) -> str | None:
     """Say if the output folder cannot be made, or if scores that are read would be overwritten."""
     folder = options.folder
     written = (folder / "scores.jsonl").resolve()
-    for path in (options.scores, options.compare, options.ood, options.data):
+    for path in (options.scores, *options.compare, options.ood, options.data):
         if path and Path(path).resolve() == written:
             return (
                 f"--output_dir {folder}: its scores.jsonl is read and would be overwritten; "

@@ -75,6 +75,22 @@ class BestOfN:
 
 
 @dataclass
+class ProbeExample:
+    """A completion before and after an edit, with its rewards."""
+
+    prompt: Side
+    before: Side
+    after: Side
+    reward_before: float
+    reward_after: float
+
+    @property
+    def gain(self) -> float:
+        """How much the edit adds to the reward."""
+        return self.reward_after - self.reward_before
+
+
+@dataclass
 class ProbeResult:
     """The effect of one edit of real completions on their rewards; None for what is undefined."""
 
@@ -88,11 +104,44 @@ class ProbeResult:
     high: float | None
     wins: float | None  # share of edited completions that beat their original; ties count one half
     flips: float | None  # share of the pairs in the right order that the edit turns around
-    # The completion whose reward rose most.
-    before: Side | None = None
-    after: Side | None = None
-    reward_before: float | None = None
-    reward_after: float | None = None
+    largest: ProbeExample | None = None  # the completion whose reward rose most, or fell least
+    typical: ProbeExample | None = None  # the completion with the median change
+
+
+@dataclass
+class RankedModel:
+    """A model in the ranking of all compared models."""
+
+    name: str
+    is_audited: bool  # False for the models of --compare
+    rank: int  # 1 + how many models are better by a difference that counts
+    accuracy: float
+    low: float  # 95% interval of the accuracy
+    high: float
+
+
+@dataclass
+class ModelCouple:
+    """Two of the compared models, on the pairs that all models gave finite rewards."""
+
+    better: str
+    worse: str
+    difference: float  # accuracy of the better one - that of the worse one, at least 0
+    low: float  # 95% interval of the difference
+    high: float
+    p: float  # under the hypothesis of no difference, corrected for the number of couples
+    differs: bool  # whether p is small enough for the difference to count
+    disagree: float  # share of the pairs that they order differently; a tie of one counts one half
+    detectable: float | None  # the smallest difference that n shows with 80% power
+
+
+@dataclass
+class Ranking:
+    """All compared models, by accuracy on the same pairs."""
+
+    models: list[RankedModel]  # the most accurate first
+    couples: list[ModelCouple]  # every two of them
+    n: int  # pairs
 
 
 @dataclass
@@ -117,6 +166,7 @@ class Audit:
     # The name of a rule, such as "the longer wins" -> its accuracy on the same pairs.
     baselines: dict[str, float] = field(default_factory=dict)
     temperature: float | None = None  # divides margins, to calibrate them
+    ranking: Ranking | None = None  # None without --compare
 
     @property
     def conclusion(self) -> Conclusion:

@@ -4,6 +4,7 @@ The audit of a model, auditing.run_checkpoint, makes all of these checks and mor
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from auditing.checks import accuracy, calibration
 from auditing.checks.accuracy import accuracy_checks
 from auditing.checks.best_of_n import best_of_n_checks, best_of_n_curve
 from auditing.checks.calibration import calibration_checks, calibration_data
+from auditing.checks.comparison import compare_checks, rank_models, short_names
 from auditing.checks.distribution import distribution_checks
 from auditing.checks.labels import label_checks, top_and_bottom, worst_errors
 from auditing.checks.length import accuracy_curve, length_checks
-from auditing.checks.transfer import compare_checks, rating_checks, spillover_checks
+from auditing.checks.transfer import rating_checks, spillover_checks
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.result import Audit
 from auditing.scores import Completions, read_scores
@@ -29,7 +31,7 @@ NO_OTHER_DATA = "Spillover: no other data (--ood)."
 def audit_scores(
     path: str,
     ood: str | None = None,
-    compare: str | None = None,
+    compare: Sequence[str] = (),
     columns: dict[str, str] | None = None,
     on_bad_row: str = "skip",
 ) -> Audit:
@@ -38,12 +40,12 @@ def audit_scores(
     Args:
         path: The file, in any format of auditing.scores.
         ood: A file of scores on other data, to see whether the accuracy is as high there.
-        compare: A file of another model's scores on the same pairs.
+        compare: Files of other models' scores on the same pairs.
         columns: Our name of each column that `path` names otherwise -> its name there.
         on_bad_row: Whether to `skip` and count a row that cannot be read, or to `stop`.
 
     Raises:
-        DataError: A file cannot be read as scored pairs, or `compare` holds other pairs.
+        DataError: A file cannot be read as scored pairs, or one of `compare` holds other pairs.
     """
     scores = read_scores(path, columns, on_bad_row)
     if scores.pairs is None:
@@ -58,9 +60,7 @@ def audit_scores(
         audit.style_matrix = scores.benchmark.style_matrix
     if ood:
         audit.checks += spillover_checks(scores.pairs, pairs_of(ood), Path(ood).name)
-    if compare:
-        other_model = matched(scores.pairs, pairs_of(compare), compare)
-        audit.checks += compare_checks(scores.pairs, other_model, compare)
+    add_comparison(audit, path, {other: pairs_of(other) for other in compare})
     audit.not_measured.append(
         "Probes, integrity, leakage and train accuracy need the model: audit.py --ckpt."
     )
@@ -132,6 +132,27 @@ def run_checks(
 def settle(audit: Audit) -> None:
     """Make the verdicts final: control false discoveries over all checks."""
     audit.checks = control_false_discoveries(audit.checks)
+
+
+def add_comparison(audit: Audit, ours: str, others: dict[str, Pairs]) -> None:
+    """Add the comparison with other models on the same pairs.
+
+    Args:
+        audit: The audit, which holds the pairs.
+        ours: The path or Hub id of the audited model or of its scores.
+        others: The path or Hub id of each other model or of its scores -> the pairs it scored.
+
+    Raises:
+        DataError: Another model scored other pairs.
+    """
+    if not others:
+        return
+    names = short_names([ours, *others])
+    models = {names[0]: audit.pairs}
+    for name, (path, theirs) in zip(names[1:], others.items(), strict=True):
+        models[name] = matched(audit.pairs, theirs, path)
+    audit.checks += compare_checks(models)
+    audit.ranking = rank_models(models)
 
 
 # --- Scored completions ---------------------------------------------------------------------------

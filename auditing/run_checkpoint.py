@@ -9,11 +9,11 @@ from auditing.checks.integrity import Truncation, run_integrity
 from auditing.checks.leakage import Leaks, find_leaks, leak_checks, texts_of
 from auditing.checks.policy import policy_checks
 from auditing.checks.probes import run_probes
-from auditing.checks.transfer import compare_checks, spillover_checks
+from auditing.checks.transfer import spillover_checks
 from auditing.options import AuditOptions
 from auditing.pairs import Pairs
 from auditing.result import Audit, Side, Strip
-from auditing.run import NO_OTHER_DATA, matched, pairs_of, summary
+from auditing.run import NO_OTHER_DATA, add_comparison, pairs_of, summary
 from auditing.source import EncodedPairs
 from auditing.verdicts import Check
 from reward.checkpoint.manifest import versions
@@ -67,7 +67,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
         audit.checks += leak_checks(pairs, training.leaks)
     add_forward_checks(audit, options, scorer, test)
     add_spillover(audit, options, scorer, others)
-    add_comparison(audit, options, test, others)
+    add_comparison(audit, options.ckpt, score_others(options, test, others.scored))
     add_policy(audit, policy_result)
     return audit
 
@@ -272,7 +272,8 @@ class Others:
     """What the model is compared with; None for what was not asked for."""
 
     ood: EncodedPairs | None = None  # pairs of other data (--ood)
-    other_model: Pairs | None = None  # the audited pairs, with the rewards in the file of --compare
+    # The files of --compare -> the audited pairs, with the rewards that they hold.
+    scored: dict[str, Pairs] = field(default_factory=dict)
 
 
 def check_policy(options: AuditOptions) -> list[Check] | None:
@@ -292,15 +293,16 @@ def check_policy(options: AuditOptions) -> list[Check] | None:
 
 
 def read_others(options: AuditOptions, scorer: Scorer, recipe: Recipe | None) -> Others:
-    """Read the pairs of other data, and another model's file of scores."""
+    """Read the pairs of other data, and other models' files of scores."""
     others = Others()
     if options.ood:
         ood_source = named_source(options.ood, options.ood_dir, options.split)
         others.ood = source.load_test_pairs(
             scorer, [ood_source], recipe, on_bad_row=options.on_bad_row
         )
-    if options.compare and Path(options.compare).is_file():
-        others.other_model = pairs_of(options.compare)
+    for path in options.compare:
+        if Path(path).is_file():
+            others.scored[path] = pairs_of(path)
     return others
 
 
@@ -320,22 +322,29 @@ def add_spillover(audit: Audit, options: AuditOptions, scorer: Scorer, others: O
         )
 
 
-def add_comparison(audit: Audit, options: AuditOptions, test: EncodedPairs, others: Others) -> None:
-    """Add the comparison with another model on the same pairs."""
-    if not options.compare:
-        return
-    other_model = others.other_model
-    if other_model is None:
-        their_scorer = Scorer(
-            options.compare,
-            options.token_budget,
-            distributed=True,
-            trust_remote_code=options.trust_remote_code,
-        )
-        ids = source.ids_for(their_scorer, test.table)
-        other_model = source.score_pairs(their_scorer, test.table, "Scoring --compare", ids=ids)
-    other_model = matched(audit.pairs, other_model, options.compare)
-    audit.checks += compare_checks(audit.pairs, other_model, options.compare)
+def score_others(
+    options: AuditOptions, test: EncodedPairs, scored: dict[str, Pairs]
+) -> dict[str, Pairs]:
+    """Each of --compare -> the audited pairs, with the rewards of that model.
+
+    Args:
+        options: What audit.py was asked for.
+        test: The audited pairs.
+        scored: Those of --compare that are files of scores; the others are models, and score here.
+    """
+    others = {}
+    for name in options.compare:
+        others[name] = scored.get(name)
+        if others[name] is None:
+            their_scorer = Scorer(
+                name,
+                options.token_budget,
+                distributed=True,
+                trust_remote_code=options.trust_remote_code,
+            )
+            ids = source.ids_for(their_scorer, test.table)
+            others[name] = source.score_pairs(their_scorer, test.table, f"Scoring {name}", ids=ids)
+    return others
 
 
 def add_policy(audit: Audit, policy_result: list[Check] | None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from auditing import stats
 from auditing.checks.edits import EDITS, Edit, blank_prompt, edit_completion
 from auditing.pairs import LONGEST_TEXT, Pairs, PairTexts, nan_for_none
-from auditing.result import ProbeResult
+from auditing.result import ProbeExample, ProbeResult
 from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, Finding, count, joined, judge, short
 from reward.data.transcripts import Side
@@ -199,7 +199,9 @@ class EditEffect:
     wins: Estimate | None  # share of edited completions that beat their original
     flips: Estimate | None  # share of the pairs that could flip which the edit flips
     could_flip: int  # how many pairs could flip
-    example: int | None  # index of the pair whose chosen completion gained most
+    # Indices of pairs; None if no chosen completion has both rewards.
+    largest: int | None  # its chosen completion gained most, or lost least
+    typical: int | None  # its chosen completion has the median change
 
 
 def spread_of_rewards(rewards: np.ndarray) -> float:
@@ -239,9 +241,11 @@ def effect_of(edit: Edit, original: np.ndarray, edited: np.ndarray, scale: float
         could_flip = in_order & present
         flipped = edited[0] <= original[1]
 
-    example = None
+    largest = typical = None
     if n:
-        example = int(np.argmax(np.where(present, change, -np.inf)))
+        in_order_of_change = np.argsort(change, kind="stable")[:n]  # NaN comes last.
+        largest = int(in_order_of_change[-1])
+        typical = int(in_order_of_change[(n - 1) // 2])
     return EditEffect(
         n=n,
         skipped=len(change) - n,
@@ -250,7 +254,8 @@ def effect_of(edit: Edit, original: np.ndarray, edited: np.ndarray, scale: float
         wins=share_if_enough(stats.pair_credit(change[present])),
         flips=share_if_enough(flipped[could_flip].astype(float)),
         could_flip=int(could_flip.sum()),
-        example=example,
+        largest=largest,
+        typical=typical,
     )
 
 
@@ -263,7 +268,7 @@ def probe_result(
         edit: The edit.
         effect: What the edit does.
         sample: The texts of each pair of the sample.
-        versions: The scored versions. The row shows the completion that gained most.
+        versions: The scored versions.
     """
     result = ProbeResult(
         probe=edit.name,
@@ -283,13 +288,32 @@ def probe_result(
         result.wins = effect.wins.value
     if effect.flips is not None:
         result.flips = effect.flips.value
-    if effect.example is not None:
-        edited = versions[edit.name]
-        result.before = sample[effect.example]["chosen"]
-        result.after = edited.chosen[effect.example]
-        result.reward_before = float(versions[ORIGINAL].rewards[0, effect.example])
-        result.reward_after = float(edited.rewards[0, effect.example])
+    edited = versions[edit.name]
+    original = versions[ORIGINAL].rewards
+    if effect.largest is not None:
+        result.largest = example_of(effect.largest, sample, original, edited)
+        result.typical = example_of(effect.typical, sample, original, edited)
     return result
+
+
+def example_of(
+    i: int, sample: list[PairTexts], original: np.ndarray, edited: Version
+) -> ProbeExample:
+    """The chosen completion of one pair, before and after an edit.
+
+    Args:
+        i: The index of the pair in the sample.
+        sample: The texts of each pair of the sample.
+        original: (2, pairs) rewards of chosen and rejected before the edit.
+        edited: The sample with the edit.
+    """
+    return ProbeExample(
+        prompt=sample[i]["prompt"],
+        before=sample[i]["chosen"],
+        after=edited.chosen[i],
+        reward_before=float(original[0, i]),
+        reward_after=float(edited.rewards[0, i]),
+    )
 
 
 def edit_checks(edit: Edit, effect: EditEffect) -> list[Check]:

@@ -1,4 +1,4 @@
-"""Transfer: other data (--ood), human ratings, and a second model on the same pairs (--compare)."""
+"""Transfer: other data (--ood), and human ratings."""
 
 import numpy as np
 
@@ -10,7 +10,6 @@ from auditing.stats import Estimate
 from auditing.verdicts import Check, Finding, judge, short
 
 SECTION = "transfer"
-COMPARISON_SECTION = "comparison"
 
 
 # --- Other data -----------------------------------------------------------------------------------
@@ -86,64 +85,5 @@ def rating_check(where: str, correlation: Estimate | None, n: int) -> Check:
         SECTION,
         rule="human ratings",
         unmeasured="too few rated completions, or they do not vary",
-    )
-    return judge(finding)
-
-
-# --- A second model -------------------------------------------------------------------------------
-
-
-def compare_checks(ours: Pairs, theirs: Pairs, name: str) -> list[Check]:
-    """Compare our model with another one, overall and per subset; above 0 if ours is better.
-
-    Args:
-        ours: The pairs, scored by our model.
-        theirs: The same pairs in the same order, scored by the other model.
-        name: The name of the other model.
-    """
-    both = np.isfinite(ours.rewards).all(axis=0) & np.isfinite(theirs.rewards).all(axis=0)
-    ours = ours.take(both)
-    theirs = theirs.take(both)
-    checks = [compare_check(ours, theirs, None, name)]
-    subsets = list(dict.fromkeys(ours.subset))
-    if len(subsets) > 1:
-        for subset in subsets:
-            mask = ours.subset == subset
-            checks.append(compare_check(ours.take(mask), theirs.take(mask), subset, name))
-    return checks
-
-
-def compare_check(ours: Pairs, theirs: Pairs, subset: str | None, name: str) -> Check:
-    """Check the difference in accuracy between two models on the same pairs."""
-    our_credit = stats.pair_credit(ours.margins)
-    their_credit = stats.pair_credit(theirs.margins)
-    n = len(our_credit)
-    if not n:
-        nothing = Finding(
-            "comparison", None, 0, COMPARISON_SECTION, subset=subset, unmeasured=NO_PAIR
-        )
-        return judge(nothing)
-    only_ours, only_theirs, p = stats.mcnemar_exact(our_credit, their_credit)
-    difference = stats.paired_bootstrap_difference(our_credit, their_credit, ours.prompt)
-    test = "McNemar's exact"
-    if len(np.unique(ours.prompt)) < n:  # McNemar's test needs independent pairs.
-        p = stats.two_sided_p(difference)
-        test = "clustered by prompt,"
-    outcome = "worse"
-    if p > 0.05:
-        outcome = "no difference was seen"
-    elif difference.value > 0:
-        outcome = "better"
-    finding = Finding(
-        "comparison",
-        difference,
-        n,
-        COMPARISON_SECTION,
-        subset=subset,
-        p=p,
-        note=f"against {name}: {outcome}; "
-        f"{short(our_credit.mean())} and {short(their_credit.mean())}, "
-        f"right alone {only_ours:,} and {only_theirs:,}, {test} p = {p:.2g}",
-        detectable=stats.detectable_mcnemar(n, float(np.mean(our_credit != their_credit))),
     )
     return judge(finding)

@@ -14,7 +14,7 @@ import numpy as np
 from auditing.conclusion import Conclusion
 from auditing.report.pages import html_page, markdown_page
 from auditing.report.plots import draw_plots
-from auditing.result import Audit, LengthClass, ProbeResult
+from auditing.result import Audit, LengthClass, ProbeResult, Ranking
 from reward.data.files import replace_text
 
 FORMAT_VERSION = 2  # the version of audit.json, which audit.schema.json describes
@@ -68,6 +68,7 @@ def audit_as_json(audit: Audit) -> str:
             "style_matrix": audit.style_matrix,
         },
         "probes": [probe_as_json(probe) for probe in audit.probes],
+        "ranking": ranking_as_json(audit.ranking),
     }
     return json.dumps(content, indent=2, allow_nan=False, default=np.generic.item) + "\n"
 
@@ -77,6 +78,13 @@ def conclusion_as_json(conclusion: Conclusion) -> dict:
     return {"text": conclusion.text, **asdict(conclusion)}
 
 
+def ranking_as_json(ranking: Ranking | None) -> dict | None:
+    """The ranking of the compared models; None without --compare."""
+    if ranking is None:
+        return None
+    return asdict(ranking)
+
+
 def length_class_as_json(point: LengthClass) -> dict:
     """A class of length differences, with the keys `from` (a reserved word of Python) and `to`."""
     numbers = asdict(point)
@@ -84,7 +92,11 @@ def length_class_as_json(point: LengthClass) -> dict:
 
 
 def probe_as_json(probe: ProbeResult) -> dict:
-    """The numbers of a probe, without the texts of its example."""
+    """The numbers of a probe, and of the example that gained most; without texts."""
     numbers = asdict(probe)
-    del numbers["before"], numbers["after"]
+    del numbers["largest"], numbers["typical"]
+    for name in ("reward_before", "reward_after"):
+        numbers[name] = None
+        if probe.largest is not None:
+            numbers[name] = getattr(probe.largest, name)
     return numbers

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from auditing.checks.comparison import compare_checks
 from auditing.checks.labels import label_checks
-from auditing.checks.transfer import compare_checks, spillover_checks
+from auditing.checks.transfer import spillover_checks
 from auditing.pairs import Pairs
 from auditing.run import run_checks
 from auditing.verdicts import control_false_discoveries
@@ -120,11 +121,12 @@ def test_a_model_that_is_worse_elsewhere_or_than_another_is_told_so():
     names = alarms(own, more=spillover_checks(own, draw(2, noise=3.0), "elsewhere"))
     assert names == {"spillover"}
     assert alarms(own, more=spillover_checks(own, draw(2), "elsewhere")) == set()
-    worse, better = compare_checks(other, own, "home"), compare_checks(own, other, "other")
+    worse = compare_checks({"other": other, "home": own})
+    better = compare_checks({"home": own, "other": other})
     assert {check.verdict for check in worse} == {"warn"}
     assert {check.verdict for check in better} == {"pass"}
     assert "worse" in worse[0].note and "better" in better[0].note
-    same = compare_checks(own, own, "itself")
+    same = compare_checks({"home": own, "itself": own})
     assert same[0].value == 0 and same[0].p == 1 and "no difference was seen" in same[0].note
 
 

@@ -89,6 +89,43 @@ def test_compare_and_other_data(run, tmp_path):
     assert status == 2 and "other pairs than the audited ones (400 differ)" in error
 
 
+def test_several_models_give_a_ranking(run, tmp_path):
+    """The best model has a mean margin of 2, the audited one 1, the other two none."""
+    files = {}
+    for name, seed, skill in (("best", 1, 2.0), ("ours", 0, 1.0), ("coin", 2, 0.0)):
+        rows = scored_rows(400)
+        for row, other in zip(rows, scored_rows(400, seed=seed, skill=skill), strict=True):
+            row["reward_chosen"] = other["reward_chosen"]
+            row["reward_rejected"] = other["reward_rejected"]
+        (tmp_path / name).mkdir()
+        files[name] = write_rows(tmp_path / name / "scored.jsonl", rows)
+    compare = ("--compare", files["best"], "--compare", files["coin"])
+    assert run("--scores", files["ours"], *compare)[0] == 0
+    folder = tmp_path / "ours" / "scored-audit"
+    audit_json = json.loads((folder / "audit.json").read_text())
+    models = [(m["name"], m["rank"], m["is_audited"]) for m in audit_json["ranking"]["models"]]
+    assert models == [("best", 1, False), ("ours", 2, True), ("coin", 3, False)]
+    couples = audit_json["ranking"]["couples"]
+    assert [couple["differs"] for couple in couples] == [True] * 3
+    assert all(0.2 < couple["disagree"] < 0.6 for couple in couples)
+    checks = checks_of(folder)
+    assert checks["comparison, best"]["verdict"] == "warn"
+    assert checks["comparison, coin"]["verdict"] == "pass"
+    page = (folder / "report.html").read_text()
+    assert "best beats ours by " in page and "ours beats coin by " in page
+
+
+def test_scores_are_audited_beside_their_file(run, tmp_path, monkeypatch):
+    """Not in the current folder, and the last line says where."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path = write_rows(tmp_path / "scored.june.jsonl", scored_rows(60))
+    status, printed, _ = run("--scores", path)
+    assert status == 0 and list((tmp_path / "elsewhere").iterdir()) == []
+    page = tmp_path / "scored.june-audit" / "report.html"
+    assert page.is_file() and printed.splitlines()[-1] == f"open {page}"
+
+
 def test_best_of_n_finds_a_reward_that_length_hacks(run, tmp_path):
     """Selecting harder makes answers worse.
 
@@ -189,6 +226,7 @@ def test_a_wrong_path_is_a_sentence_before_anything_is_read(tmp_path, monkeypatc
         (("--scores", good, "--ood", tmp_path / "no.jsonl"), "no such file"),
         (("--scores", good, "--completions", tmp_path / "no.jsonl"), "no such file"),
         (("--scores", good, "--compare", tmp_path), "a file of scores is needed"),
+        (("--scores", good, "--compare", good, "--compare", good), "is given twice"),
         (("--scores", good, "--output_dir", good), "no folder can be made there"),
         (("--scores", good, "--output_dir", good / "audit"), "no folder can be made there"),
     ):

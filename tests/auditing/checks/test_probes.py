@@ -220,12 +220,26 @@ def test_change_wins_and_flips_by_hand():
     assert result.high == pytest.approx(half, rel=1e-4)
     assert result.wins == 0.5
     assert result.flips == 0.5  # Even: the rejected rises to 3. Odd: it falls.
-    assert result.before.startswith("good ")
-    assert result.after == "Sure! " + result.before
-    assert (result.reward_before, result.reward_after) == (1, 5)
+    largest = result.largest
+    assert largest.before.startswith("good ")
+    assert largest.after == "Sure! " + largest.before
+    assert (largest.reward_before, largest.reward_after) == (1, 5)
     change = check_of(checks, "reward change, Sure! prefix")
     assert change.p == pytest.approx(1)
     assert change.section == "probes"
+
+
+def test_the_examples_are_the_largest_rise_and_the_median_change():
+    def number_of(text: str) -> float:
+        """ "Sure!" adds 0 to "good 0", 1 to "good 1", ... 19 to "good 19"."""
+        gain = int(text.split()[-1]) if text.startswith("Sure!") else 0
+        return gain + ("good" in text)
+
+    _, results = run_probes(Lookup(number_of), twenty())
+    result = result_of(results, "Sure! prefix")
+    assert (result.largest.before, result.largest.reward_after) == ("good 19", 20)
+    assert (result.typical.before, result.typical.reward_after) == ("good 9", 10)
+    assert result.typical.prompt == "q9"
 
 
 def test_an_edit_that_fits_no_text_is_not_measurable():
@@ -233,7 +247,7 @@ def test_an_edit_that_fits_no_text_is_not_measurable():
     casing = result_of(results, "casing")  # There is nothing to lower.
     assert casing.n == 0
     assert casing.skipped == 20
-    assert casing.wins is casing.before is None
+    assert casing.wins is casing.largest is casing.typical is None
     assert check_of(checks, "cosmetic wins, casing").verdict == "not measurable"
 
 
@@ -315,7 +329,9 @@ def test_a_real_model_is_probed_through_the_scorer(standin, tmp_path):
     assert all(check.section == "probes" for check in checks)
     result = result_of(results, "Sure! prefix")
     assert result.n == 12
-    prompt = next(row["prompt"] for row in rows if row["chosen"] == result.before)
-    reward = scorer.rewards([(prompt, result.after)])[0]
-    assert reward == pytest.approx(result.reward_after, abs=1e-5)
+    largest = result.largest
+    prompt = next(row["prompt"] for row in rows if row["chosen"] == largest.before)
+    assert prompt == largest.prompt
+    reward = scorer.rewards([(prompt, largest.after)])[0]
+    assert reward == pytest.approx(largest.reward_after, abs=1e-5)
     json.dumps([asdict(result) for result in results])

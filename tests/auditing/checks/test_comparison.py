@@ -1,0 +1,113 @@
+"""Comparison: the ranking by hand, Holm's correction against statsmodels, and names."""
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from auditing.checks.comparison import compare_checks, holm, rank_models, short_names
+from auditing.pairs import Pairs
+
+N = 400
+
+
+def scored(right: np.ndarray, prompts: int = N) -> Pairs:
+    """Pairs of which the model has these right: margin 1, or -1, or 0 for None.
+
+    Args:
+        right: (N,) 1, 0, or .5 for a tie.
+        prompts: How many prompts there are.
+    """
+    rows = []
+    for i, credit in enumerate(right):
+        texts = {"prompt": f"q{i % prompts}", "chosen": f"a{i}", "rejected": f"b{i}"}
+        rows.append(texts | {"reward_chosen": 2.0 * credit - 1, "reward_rejected": 0.0})
+    return Pairs.collect(rows)
+
+
+def first(share: float) -> np.ndarray:
+    """The first share of the pairs are right."""
+    return (np.arange(N) < share * N).astype(float)
+
+
+def test_the_ranking_by_hand():
+    """b is right where a is, and on 40 pairs more; c differs from a on two pairs alone."""
+    swapped = first(0.6)
+    swapped[[0, N - 1]] = 1 - swapped[[0, N - 1]]
+    ranking = rank_models({"a": scored(first(0.6)), "b": scored(first(0.7)), "c": scored(swapped)})
+    assert ranking.n == N
+    places = [(model.name, model.rank, model.is_audited) for model in ranking.models]
+    assert places == [("b", 1, False), ("a", 2, True), ("c", 2, False)]
+    assert [model.accuracy for model in ranking.models] == pytest.approx([0.7, 0.6, 0.6])
+    couples = {(couple.better, couple.worse): couple for couple in ranking.couples}
+    assert list(couples) == [("b", "a"), ("a", "c"), ("b", "c")]
+    assert couples["b", "a"].difference == pytest.approx(0.1)
+    assert couples["b", "a"].disagree == pytest.approx(0.1)
+    assert couples["b", "a"].p == pytest.approx(3 * 2 * 0.5**40)  # McNemar's 40 to 0, three couples
+    assert couples["a", "c"].disagree == pytest.approx(2 / N)
+    assert (couples["a", "c"].difference, couples["a", "c"].p) == (0, 1)
+    assert [couples[names].differs for names in couples] == [True, False, True]
+
+
+def test_a_difference_that_one_couple_shows_need_not_count_among_many():
+    """18 to 6 is p = .023 alone, and .068 among three couples."""
+    better = first(0.5)
+    better[:6] = 0
+    better[N - 18 :] = 1
+    two = {"a": scored(first(0.5)), "b": scored(better)}
+    assert rank_models(two).couples[0].p == pytest.approx(0.0227, abs=1e-4)
+    assert [model.rank for model in rank_models(two).models] == [1, 2]
+    three = two | {"c": scored(first(0.5))}
+    assert [model.rank for model in rank_models(three).models] == [1, 1, 1]
+
+
+def test_a_tie_of_one_model_is_half_a_disagreement():
+    ties = first(0.6)
+    ties[:40] = 0.5
+    (couple,) = rank_models({"a": scored(first(0.6)), "b": scored(ties)}).couples
+    assert couple.disagree == pytest.approx(20 / N)
+
+
+def test_pairs_without_a_reward_of_one_model_count_for_none():
+    lacking = scored(first(0.6))
+    lacking.rewards[0, :100] = np.nan
+    ranking = rank_models({"a": scored(first(0.6)), "b": lacking})
+    assert ranking.n == 300
+    lacking.rewards[0] = np.nan
+    assert rank_models({"a": scored(first(0.6)), "b": lacking}) is None
+
+
+def test_repeated_prompts_are_drawn_together():
+    """All 40 pairs on which b is better share 4 of 40 prompts: four independent observations."""
+    better = first(0.6)
+    better[np.isin(np.arange(N) % 40, [36, 37, 38, 39])] = 1
+    models = {"a": scored(first(0.6), prompts=40), "b": scored(better, prompts=40)}
+    (couple,) = rank_models(models).couples
+    assert couple.p > 0.01  # McNemar's test would give 2e-05.
+
+
+def test_checks_carry_the_name_of_the_other_model_if_there_are_several():
+    a, b = scored(first(0.6)), scored(first(0.7))
+    assert [check.name for check in compare_checks({"a": a, "b": b})] == ["comparison"]
+    names = [check.name for check in compare_checks({"a": a, "b": b, "c": b})]
+    assert names == ["comparison, b", "comparison, c"]
+
+
+@pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03], [0.5], [0.9, 0.001, 0.02, 0.02], [1, 1]])
+def test_holm(p_values):
+    _, expected, *_ = multipletests(p_values, method="holm")
+    assert holm(p_values) == pytest.approx(list(expected))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["rm-out", "Skywork/Reward-V2"], ["rm-out", "Skywork/Reward-V2"]),
+        (["/x/s1/audit/scores.jsonl", "/x/s2/audit/scores.jsonl"], ["s1", "s2"]),
+        (["runs/a.jsonl", "runs/b.jsonl"], ["a.jsonl", "b.jsonl"]),
+        (["rm-out", "rm-out/checkpoint-9"], ["rm-out", "rm-out/checkpoint-9"]),
+        (["/x/rm", "rm"], ["/x/rm", "rm"]),
+        (["rm", "./rm"], ["rm (1)", "./rm (2)"]),
+    ],
+)
+def test_short_names(paths, names):
+    assert short_names(paths) == names
