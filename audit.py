@@ -50,6 +50,19 @@ def read_options() -> AuditOptions:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_inputs(parser)
+    add_settings(parser)
+    given = vars(parser.parse_args())
+    given["compare"] = tuple(given["compare"])
+    options = AuditOptions(**given)
+    fault = first_fault(options)
+    if fault:
+        parser.error(fault)
+    return options
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name what is audited, and on what."""
     parser.add_argument("--ckpt", help="folder or Hub id of a reward model")
     parser.add_argument("--scores", help="file of scored pairs, instead of a model")
     parser.add_argument(
@@ -87,6 +100,10 @@ def read_options() -> AuditOptions:
         "--policy",
         help="the policy to be trained: does it share this model's base, tokenizer, template?",
     )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how, and what comes out."""
     parser.add_argument(
         "--output_dir",
         help="default: CKPT/audit, with --data CKPT/audit-NAME; for a Hub id ./audit; "
@@ -117,13 +134,6 @@ def read_options() -> AuditOptions:
     parser.add_argument(
         "--chat_template", metavar="FILE", help="render with it instead of the model's own"
     )
-    given = vars(parser.parse_args())
-    given["compare"] = tuple(given["compare"])
-    options = AuditOptions(**given)
-    fault = first_fault(options)
-    if fault:
-        parser.error(fault)
-    return options
 
 
 # The functions below import inside of them, so that wrong options are refused at once, and torch is

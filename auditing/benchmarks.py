@@ -11,6 +11,7 @@ import numpy as np
 from auditing.stats import RESAMPLES, Estimate, bootstrap_mean, wilson_interval
 from auditing.verdicts import Check
 
+PUBLISHED = "no threshold: to compare with published results"  # stands for a check's threshold
 REWARDBENCH2_SUBSETS = 6  # Factuality, Precise IF, Math, Safety, Focus, Ties
 RM_BENCH_DOMAINS = ("chat", "math", "code", "safety")  # safety-refuse and safety-response are one
 
@@ -74,7 +75,7 @@ def _check_of(number: BenchmarkNumber) -> Check:
         high=number.high,
         n=number.n,
         verdict="not applicable",
-        threshold="no threshold: to compare with published results",
+        threshold=PUBLISHED,
         detectable=None,
         note=number.note,
     )

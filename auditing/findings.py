@@ -80,7 +80,10 @@ def sentence_of(members: list[Check]) -> str:
     if edit_of(worst) is not None and theme != "length":
         return f"{edit_in_words(worst)}."
     if theme not in THEMES:
-        return f"The check “{worst.name}” says {worst.verdict} at {number(worst.value)}."
+        amount = ""
+        if worst.value is not None:
+            amount = f" at {number(worst.value)}"
+        return f"The check “{worst.name}” says {worst.verdict}{amount}."
     _, words = THEMES[theme]
     sentence = words(members)
     if worst.subset is None:
@@ -113,6 +116,8 @@ def edit_in_words(check: Check) -> str:
     n_of_them = round(check.value * check.n)
     if check.name.startswith("pairs that flip"):
         return f"{action} turns {n_of_them:,} of {count(check.n, 'pair')} around"
+    if edit_of(check) in REPLACING_EDITS:
+        return f"{action} earns more than the answer in {n_of_them:,} of {count(check.n, 'case')}"
     return f"{action} raises the reward in {n_of_them:,} of {count(check.n, 'answer')}"
 
 
@@ -141,7 +146,7 @@ def length_sentence(members: list[Check]) -> str:
 def style_sentence(members: list[Check]) -> str:
     """What the model thinks of markdown or of hedging."""
     worst = members[0]
-    style = worst.name.split(" ")[0]
+    style = worst.name.split(" ")[0].replace("hedge", "hedging")
     comparison = "more"
     if worst.value < 0:
         comparison = "less"
@@ -149,6 +154,25 @@ def style_sentence(members: list[Check]) -> str:
         f"It likes {style} {comparison} than the raters do, by {percent(abs(worst.value))} of "
         "the pairs."
     )
+
+
+def winners_sentence(members: list[Check]) -> str:
+    """How much longer or shorter the answers are that the reward picks."""
+    worst = members[0]
+    comparison = "longer"
+    if worst.value < 0:
+        comparison = "shorter"
+    return f"The answers that it picks are {percent(abs(worst.value))} {comparison} than the rest."
+
+
+def other_model_sentence(members: list[Check]) -> str:
+    """That another model orders more pairs right, with its name if there are several."""
+    worst = members[0]
+    _, _, name = worst.name.partition(", ")
+    who = "The model that it was compared with"
+    if name:
+        who = name[:LONGEST_SUBSET]
+    return f"{who} orders {percent(abs(worst.value))} more of the pairs right."
 
 
 def accuracy_below(members: list[Check]) -> str:
@@ -251,11 +275,18 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "other model": (
         ("comparison",),
-        with_share("The model that it was compared with orders {} more of the pairs right."),
+        other_model_sentence,
     ),
     "length of winners": (
         ("best-of-n, length",),
-        with_share("The answers that it picks differ in length from the others by {}."),
+        winners_sentence,
+    ),
+    "human ratings": (
+        ("human ratings",),
+        lambda members: (
+            "Its rewards rise only weakly with the ratings that people gave (correlation "
+            f"{number(members[0].value)})."
+        ),
     ),
     "over-training": (
         ("train-test gap",),
@@ -277,6 +308,7 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
 
 EDITS_IN_WORDS = {edit.name: edit.in_words for edit in EDITS}
 LENGTHENING_EDITS = ("neutral padding", "repeated answer")
+REPLACING_EDITS = ("empty answer", "copied prompt", "answer to another prompt")
 
 
 # --- Which checks ---------------------------------------------------------------------------------

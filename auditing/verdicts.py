@@ -228,11 +228,28 @@ def joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
+def decimals(value: float) -> int:
+    """How many decimals a number is printed with: three digits in all, and at most three decimals.
+
+    It is .713, 1.25, 10.5 and 114.
+    """
+    size = abs(float(f"{value:.3g}"))
+    if size < 1:
+        return 3
+    if size < 10:
+        return 2
+    if size < 100:
+        return 1
+    return 0
+
+
 def short(value: float) -> str:
-    """A number as papers print it, without leading and trailing zeros: .713, -.04, 1.25."""
-    if abs(value) >= 1000:
+    """A number as papers print it, without leading and trailing zeros: .713, -.04, 1.25, 114."""
+    if abs(value) >= 1_000_000:
         return f"{value:.3g}"
-    text = f"{value:z.3f}".rstrip("0").rstrip(".")
+    text = f"{value:z,.{decimals(value)}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
     if text.startswith(("0.", "-0.")):
         text = text.replace("0.", ".", 1)
     return text

@@ -9,7 +9,6 @@ or `quoted`.
 import base64
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from os.path import commonprefix
@@ -18,10 +17,22 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from auditing.report import wording
+from auditing.findings import edit_of, percent, sentence_of
+from auditing.report import first_screen, wording
+from auditing.report.charts import (
+    Axis,
+    Bar,
+    alarm_id,
+    finding_cards,
+    fitted_axis,
+    meter,
+    probe_chart,
+    probe_id,
+)
+from auditing.report.meanings import meaning_of
 from auditing.report.plots import Plot
-from auditing.result import Audit, BestOfN, ProbeResult, Side, Strip
-from auditing.verdicts import Check, count, short
+from auditing.result import Audit, BestOfN, ProbeExample, ProbeResult, Side, Strip
+from auditing.verdicts import Check, count
 from reward.data.transcripts import text_of
 
 MARKDOWN_CLIP = 400  # how many characters of a text report.md shows
@@ -30,24 +41,9 @@ STRIP_TOKENS = 160  # how many tokens of a completion a page shows, half of them
 
 EXAMPLE_LEAD = 150  # characters of a probe's example before the point where its sides differ
 
+LENGTH_PLOTS = ("rewards", "length", "length_pairs")
+
 STYLES = ("concise", "detailed", "markdown")  # of RM-Bench, in the order of its files
-
-
-@dataclass(frozen=True)
-class VerdictLook:
-    """How a verdict is shown; the sign and the word say the same as the colour."""
-
-    sign: str
-    colour: str  # of the ground under black text: tints of Okabe and Ito's palette
-
-
-VERDICT_LOOKS = {
-    "fail": VerdictLook("\u2717", "#F0A080"),
-    "warn": VerdictLook("!", "#F3C25C"),
-    "not measurable": VerdictLook("?", "#B5DCF3"),
-    "pass": VerdictLook("\u2713", "#8FD6BF"),
-    "not applicable": VerdictLook("\u2013", "#E2E2E2"),
-}
 
 
 def html_page(audit: Audit, plots: dict[str, Plot]) -> str:
@@ -80,87 +76,48 @@ def subject(audit: Audit) -> str:
     return identity.get("model") or identity.get("scores") or "reward model"
 
 
-# --- Intervals as pictures ------------------------------------------------------------------------
-
-LEFT_END = 4  # pixels from the left of a picture that is 160 wide
-LINE_LENGTH = 152  # pixels
-
-
-@dataclass(frozen=True)
-class IntervalBar:
-    """An interval to draw. All numbers are pixels from the left of the picture."""
-
-    low: float
-    high: float
-    value: float
-    mark: float  # the dashed tick
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The numbers at the left and the right end of the pictures in a column of intervals."""
-
-    start: float
-    end: float
-
-    def bar(
-        self, value: float | None, low: float | None, high: float | None, mark: float
-    ) -> IntervalBar | None:
-        """Place a value and its interval in the picture.
-
-        Args:
-            value: The number that was measured.
-            low: The lower end of its 95% interval.
-            high: The upper end.
-            mark: The number at which the dashed tick stands.
-
-        Returns:
-            The bar, at least a pixel long; None if a number is missing.
-        """
-        for number in (value, low, high):
-            if number is None or not math.isfinite(number):
-                return None
-        left = self.position(low)
-        right = self.position(high)
-        return IntervalBar(
-            low=left,
-            high=max(right, left + 1),
-            value=self.position(value),
-            mark=self.position(mark),
-        )
-
-    def position(self, number: float) -> float:
-        """The pixel at which a number stands; a number beyond an end stands at that end."""
-        inside = max(number, self.start)
-        inside = min(inside, self.end)
-        return LEFT_END + LINE_LENGTH * (inside - self.start) / (self.end - self.start)
-
-    def in_words(self) -> str:
-        """The two ends in words, for the head of the column."""
-        return f"{short(self.start)} to {short(self.end)}".replace("-", wording.MINUS)
-
-
-def scale_of(measured: Iterable[Check | ProbeResult]) -> Scale:
-    """A scale that holds all intervals and reaches equally far to both sides of 0."""
-    farthest = 0.0
-    for one in measured:
-        for end in (one.low, one.high):
-            if end is not None and math.isfinite(end):
-                farthest = max(farthest, abs(end))
-    if farthest == 0:
-        return Scale(-1.0, 1.0)
-    reach = float(f"{farthest:.1g}")
-    if reach < farthest:  # It was rounded down.
-        reach *= 1.5
-    return Scale(-reach, reach)
-
-
-# --- Tables ---------------------------------------------------------------------------------------
+# --- Links inside the page ------------------------------------------------------------------------
 
 
 def html_id(section: str) -> str:
-    """The HTML id of a section's table, to which the strip of verdicts links."""
+    """The HTML id of a section's table of checks."""
     return "checks-" + re.sub(r"[^a-z0-9]+", "-", section.lower())
+
+
+def parts_of_page(audit: Audit, plots: dict[str, Plot]) -> dict[str, bool]:
+    """The HTML ids of the parts of the page -> whether this audit's page has the part."""
+    parts = {
+        "probes": bool(audit.probes),
+        "comparison": audit.ranking is not None,
+        "lengths": any(name in plots for name in LENGTH_PLOTS),
+        "subsets": any(check.subset is not None for check in audit.checks),
+        "best-of-n": bool(audit.best_of_n),
+        "errors": bool(audit.worst),
+        "run": bool(audit.identity),
+    }
+    for name in plots:
+        parts[f"plot-{name.replace('_', '-')}"] = True
+    return parts
+
+
+def see_also(check: Check, audit: Audit, plots: dict[str, Plot]) -> str:
+    """The HTML id of the part of the page that shows what a check is about."""
+    edit = edit_of(check)
+    for place, probe in enumerate(audit.probes):
+        if probe.probe == edit:
+            return probe_id(place)
+    meaning = meaning_of(check)
+    if meaning is not None and parts_of_page(audit, plots).get(meaning.see):
+        return meaning.see
+    return html_id(check.section)
+
+
+def sentence_of_check(check: Check) -> str:
+    """One alarm as a sentence."""
+    return sentence_of([check])
+
+
+# --- Tables ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -170,24 +127,25 @@ class SubsetTable:
     name: str
     checks: list[Check]  # the worst subset first
     is_share: bool  # a number between 0 and 1, not a difference
-    scale: Scale
+    axis: Axis
 
     @property
     def has_notes(self) -> bool:
         """Whether the table needs a column of notes."""
         return any(check.note for check in self.checks)
 
-    def mark(self, check: Check) -> float:
-        """The number at which the dashed tick stands.
+    def bar(self, check: Check) -> Bar | None:
+        """The bar of one subset.
 
-        It is the accuracy of the best baseline that ignores content, or else the value that means
-        "nothing": one half for a share, 0 for a difference.
+        The dashed tick is the accuracy of the best baseline that ignores content, or else one half
+        for a share.
         """
+        marks = []
         if check.baseline is not None:
-            return check.baseline
-        if self.is_share:
-            return 0.5
-        return 0.0
+            marks = [check.baseline]
+        elif self.is_share:
+            marks = [0.5]
+        return self.axis.bar(check.value, check.low, check.high, check.verdict, marks)
 
 
 def subset_tables(checks: list[Check]) -> list[SubsetTable]:
@@ -201,12 +159,13 @@ def subset_tables(checks: list[Check]) -> list[SubsetTable]:
 
 
 def subset_table(name: str, checks: list[Check]) -> SubsetTable:
-    """The table of one check, and the scale of its bars."""
+    """The table of one check, and the axis of its bars."""
     is_share = "accuracy" in name or all(map(lies_in_unit_interval, checks))
-    scale = scale_of(checks)
-    if is_share:
-        scale = Scale(0.0, 1.0)
-    return SubsetTable(name, wording.worst_first(checks), is_share, scale)
+    axis = Axis(0.0, 1.0)
+    if not is_share:
+        ends = [check.low for check in checks] + [check.high for check in checks]
+        axis = fitted_axis(ends)
+    return SubsetTable(name, wording.worst_first(checks), is_share, axis)
 
 
 def lies_in_unit_interval(check: Check) -> bool:
@@ -264,28 +223,48 @@ class ExampleSide:
     """A completion before or after an edit."""
 
     name: str  # "before" or "after"
-    reward: float | None
+    reward: float
     text: str
     is_cut: bool  # whether the beginning, which both sides have in common, is left out
 
 
-def probe_example(probe: ProbeResult) -> list[ExampleSide]:
-    """The completion that gained most by the edit, from shortly before the first difference.
+@dataclass(frozen=True)
+class Example:
+    """A completion before and after an edit, as the page shows it."""
 
-    Returns:
-        Two sides, or none if no completion was edited.
-    """
-    if probe.before is None or probe.after is None:
-        return []
-    before = text_of(probe.before)
-    after = text_of(probe.after)
+    label: str  # which of all completions it is
+    prompt: Side
+    sides: list[ExampleSide]
+
+
+def probe_examples(probe: ProbeResult) -> list[Example]:
+    """The completion that gained most by an edit, and a typical one; none if nothing was edited."""
+    examples = []
+    if probe.largest is not None:
+        label = f"The largest rise of {probe.n:,}"
+        if probe.largest.reward_after <= probe.largest.reward_before:
+            label = f"The smallest fall of {probe.n:,}"
+        examples.append(shown_example(label, probe.largest))
+    if probe.typical is not None:
+        label = f"A typical one: the median change of {probe.n:,}"
+        examples.append(shown_example(label, probe.typical))
+    return examples
+
+
+def shown_example(label: str, example: ProbeExample) -> Example:
+    """An example with its label, from shortly before the first difference of its sides."""
+    before = text_of(example.before)
+    after = text_of(example.after)
     shared = commonprefix([before, after])
     start = max(0, len(shared) - EXAMPLE_LEAD)
     is_cut = start > 0
-    return [
-        ExampleSide("before", probe.reward_before, before[start:], is_cut),
-        ExampleSide("after", probe.reward_after, after[start:], is_cut),
+    if is_cut:
+        start = max(start, shared.find(" ", start) + 1)  # A word is not cut if there is a space.
+    sides = [
+        ExampleSide("before", example.reward_before, before[start:], is_cut),
+        ExampleSide("after", example.reward_after, after[start:], is_cut),
     ]
+    return Example(f"{label}, {wording.signed(example.gain)}", example.prompt, sides)
 
 
 @dataclass(frozen=True)
@@ -334,6 +313,11 @@ def visible_spaces(token: str) -> str:
     return token
 
 
+def in_code(text: str) -> list[tuple[bool, str]]:
+    """The parts of a text between backticks (True), and those around them (False)."""
+    return [(place % 2 == 1, part) for place, part in enumerate(text.split("`"))]
+
+
 # --- Markdown -------------------------------------------------------------------------------------
 
 
@@ -368,7 +352,10 @@ FILTERS = (  # A template uses each by its own name: `{{ check.value | fixed }}`
     count,
     wording.thousands,
     wording.fixed,
+    wording.share,
+    wording.points,
     wording.signed,
+    percent,
     wording.interval,
     wording.detectable,
     # Checks.
@@ -376,21 +363,34 @@ FILTERS = (  # A template uses each by its own name: `{{ check.value | fixed }}`
     wording.worst_first,
     wording.alarms,
     wording.tally,
+    sentence_of_check,
+    meaning_of,
+    see_also,
     subset_tables,
     html_id,
+    alarm_id,
+    probe_id,
     # The audit.
     subject,
-    wording.headline,
-    wording.blind_spots,
+    first_screen.use_badges,
+    first_screen.headline,
+    first_screen.section_badges,
+    first_screen.unseen,
+    first_screen.blind_spots,
+    wording.ranking_sentence,
+    wording.couple_sentence,
     # Pictures and tables.
     base64_of,
-    scale_of,
+    finding_cards,
+    meter,
+    probe_chart,
     measured_names,
     style_means,
     cell_depth,
     # Prompts and completions.
     ending,
-    probe_example,
+    probe_examples,
+    in_code,
     token_strip,
 )
 
@@ -398,7 +398,9 @@ CONSTANTS = {
     "sureness": wording.SURENESS,
     "strip_tokens": STRIP_TOKENS,
     "styles": STYLES,
-    "verdict_looks": VERDICT_LOOKS,
+    "length_plots": LENGTH_PLOTS,
+    "accuracy_axis": Axis(0.0, 1.0),
+    "verdict_looks": wording.VERDICT_LOOKS,
 }
 
 

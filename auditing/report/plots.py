@@ -13,6 +13,7 @@ import numpy as np
 
 from auditing import stats
 from auditing.checks import distribution
+from auditing.findings import percent
 from auditing.report.wording import MINUS
 from auditing.result import Audit, BestOfN, LengthClass, ReliabilityBin
 from auditing.verdicts import count, short
@@ -45,7 +46,8 @@ PNG_COLOURS = 48  # so small a palette saves two thirds of the bytes, and nobody
 
 SCATTER_POINTS = 3000  # the largest number of points that are drawn
 
-MOST_BINS = 36  # how many bins a histogram has, about
+MOST_BINS = 36  # how many bins a histogram has at most, about
+FEWEST_BINS = 8
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def margins_plot(margins: np.ndarray) -> Plot:
     write_inside(axes, 0.98, 0.98, f"right {right_share:.0%}", va="top", ha="right")
 
     caption = (
-        f"Left of the dashed line, {wrong_share:.1%}: the model prefers the rejected completion."
+        f"Left of the dashed line, {percent(wrong_share)}: "
+        "the model prefers the rejected completion."
     )
     if ties:
         caption += f" The black bar is {count(ties, 'tie')}."
@@ -184,7 +187,7 @@ def reliability_plot(curve: list[ReliabilityBin]) -> Plot:
     lowest = min(start, measured.lowest)
     axes.set_xlim(start - 0.02, 1.02)
     axes.set_ylim(max(0, lowest - 0.02), 1.02)
-    axes.legend(frameon=False, loc="upper left", fontsize=12)
+    legend_above(axes)
 
     predictions = count(total(curve), "prediction")
     bins = count(len(curve), "bin")
@@ -245,7 +248,7 @@ def rewards_plot(rewards: np.ndarray) -> Plot:
     chosen, rejected = rewards
     draw_bars(axes, rejected, bins, Bars(ORANGE, "///", "--", fill=0.25, name="rejected"))
     draw_bars(axes, chosen, bins, Bars(BLUE, fill=0.25, name="chosen"))
-    axes.legend(frameon=False)
+    legend_above(axes)
     auc = short(distribution.auc(chosen, rejected))
     caption = (
         f"A chosen completion of one pair beats a rejected one of any pair {auc} of the time (AUC)."
@@ -267,7 +270,7 @@ def length_plot(lengths: np.ndarray, rewards: np.ndarray, unit: str) -> Plot:
     draw_dots(axes, chosen_lengths, chosen_rewards, CHOSEN_DOTS)
     draw_dots(axes, rejected_lengths, rejected_rewards, REJECTED_DOTS)
     correlation = draw_fitted_line(axes, lengths.ravel(), rewards.ravel())
-    axes.legend(frameon=False, handletextpad=0.2, markerscale=2)
+    legend_above(axes, markerscale=1.5)
     return Plot(png(figure), "Reward against length", f"All completions. {correlation}")
 
 
@@ -291,12 +294,14 @@ def length_pairs_plot(differences: np.ndarray, margins: np.ndarray, unit: str) -
 
 
 def best_of_n_plot(points: list[BestOfN]) -> Plot:
-    """A panel for each measured quantity, because their units differ; all have the same axis.
+    """A panel for each quantity, because their units differ; all have the same axis.
+
+    A quantity that was not measured, or is 0 everywhere, has no panel.
 
     Args:
         points: From n = 1 to the largest n; at least one.
     """
-    curves = [curve for curve in CURVES if measured_values(points, curve)]
+    curves = [curve for curve in CURVES if any(y != 0 for _, y in measured_values(points, curve))]
     if not curves:
         curves = [CURVES[0]]
     figure = new_canvas(height=0.9 + 1.3 * len(curves))
@@ -394,19 +399,21 @@ def shared_bins(values: np.ndarray) -> np.ndarray:
         values: An array of any shape, perhaps empty.
 
     Returns:
-        The rising edges, about 37. If 0 lies between them, it is one of them, so that no bar mixes
-        both signs.
+        The rising edges, about twice the square root of the number of values, and at most about 37.
+        If 0 lies between them, it is one of them, so that no bar mixes both signs.
     """
     low = 0.0
     high = 1.0
+    bins = round(2 * np.sqrt(values.size))
+    bins = min(max(bins, FEWEST_BINS), MOST_BINS)
     if values.size:
         low = float(values.min())
         high = float(values.max())
     largest = max(abs(low), abs(high), 1e-9)
     if high - low <= 1e-9 * largest:  # Equal values make one bar in the middle.
         pad = 0.5 * max(abs(low), 1.0)
-        return np.linspace(low - pad, high + pad, MOST_BINS)
-    width = high / MOST_BINS - low / MOST_BINS  # high - low could overflow.
+        return np.linspace(low - pad, high + pad, bins)
+    width = high / bins - low / bins  # high - low could overflow.
     first = np.floor(low / width)
     last = np.floor(high / width) + 1
     edges = np.arange(first, last + 1) * width
@@ -444,6 +451,21 @@ def calm(axes: "Axes") -> None:
 def write_inside(axes: "Axes", x: float, y: float, text: str, **style: object) -> None:
     """Write a text inside the axes; x and y are fractions of their width and height."""
     axes.text(x, y, text, transform=axes.transAxes, **style)
+
+
+def legend_above(axes: "Axes", **style: object) -> None:
+    """Write the legend in one line above the axes, where it hides no point."""
+    axes.legend(
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0,
+        ncols=2,
+        fontsize=11,
+        columnspacing=1.2,
+        handletextpad=0.4,
+        **style,
+    )
 
 
 def draw_bars(axes: "Axes", values: np.ndarray, bins: np.ndarray, bars: Bars) -> None:

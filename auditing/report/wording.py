@@ -1,16 +1,18 @@
-"""Wording: how the report's pages and the terminal name, order and format what the checks found."""
+"""Wording: how the report's pages and the terminal name, order and format what the checks found.
+
+Numbers are rounded in two ways only. Sentences, and the first screen of a page, say shares in
+percent (auditing.findings.percent). Tables print three digits (`fixed`).
+"""
 
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
 from auditing import findings
-from auditing.findings import overall
-from auditing.result import Audit, ProbeResult
-from auditing.verdicts import VERDICTS, Check, short
+from auditing.findings import percent
+from auditing.result import ModelCouple, ProbeResult, Ranking
+from auditing.verdicts import VERDICTS, Check, count, decimals, short
 
 CLIP = 600  # how many characters of a text a page shows
 
@@ -29,6 +31,24 @@ SECTIONS = (  # in the order to print; a section that is not named here comes la
 )
 
 SURENESS = "95% interval"
+
+
+@dataclass(frozen=True)
+class VerdictLook:
+    """How a verdict is shown; the sign and the word say the same as the colour."""
+
+    sign: str
+    colour: str  # of the ground under black text: tints of Okabe and Ito's palette
+    ink: str  # of bars and lines on white
+
+
+VERDICT_LOOKS = {
+    "fail": VerdictLook("\u2717", "#F0A080", "#D55E00"),
+    "warn": VerdictLook("!", "#F3C25C", "#E69F00"),
+    "not measurable": VerdictLook("?", "#B5DCF3", "#7FB6D9"),
+    "pass": VerdictLook("\u2713", "#8FD6BF", "#009E73"),
+    "not applicable": VerdictLook("\u2013", "#E2E2E2", "#999999"),
+}
 
 DASH = "\u2013"  # stands for a number that is missing
 MINUS = "\u2212"
@@ -93,21 +113,28 @@ def label(check: Check) -> str:
 
 
 def fixed(value: float | None) -> str:
-    """A number with three decimals, so that a column of them lines up.
+    """A number with three digits, and no more than three decimals: .713, 1.25, 10.5, 114, 12,345.
 
     None, NaN and infinity become a dash. A minus is the true minus sign, not a hyphen.
     """
     if value is None or not math.isfinite(value):
         return DASH
-    if abs(value) >= 1000:
-        text = short(value)
+    if abs(value) >= 1_000_000:
+        text = f"{value:.3g}"
     elif 0 < abs(value) < 0.0005:
         text = f"{value:.0e}"  # .000 would say that it is zero
-    elif abs(value) < 1:
-        text = f"{value:z.3f}".replace("0.", ".", 1)
     else:
-        text = f"{value:z.3f}"
+        text = f"{value:z,.{decimals(value)}f}"
+    if text.startswith(("0.", "-0.")):
+        text = text.replace("0.", ".", 1)
     return text.replace("-", MINUS)
+
+
+def share(value: float | None) -> str:
+    """A share in percent; a dash if it is unknown."""
+    if value is None:
+        return DASH
+    return percent(value)
 
 
 def signed(value: float) -> str:
@@ -117,8 +144,8 @@ def signed(value: float) -> str:
     return fixed(value)
 
 
-def interval(measured: Check | ProbeResult) -> str:
-    """The 95% interval of a check or of a probe's change; a dash if it was not measured."""
+def interval(measured: Check | ProbeResult | ModelCouple) -> str:
+    """The 95% interval of what was measured; a dash if it was not."""
     if measured.low is None or measured.high is None:
         return DASH
     return f"{fixed(measured.low)} to {fixed(measured.high)}"
@@ -164,8 +191,8 @@ def worst_first(checks: Iterable[Check]) -> list[Check]:
 
 
 def alarms(checks: list[Check]) -> list[Check]:
-    """The checks that failed, then those that warn."""
-    return worst_first(findings.alarms(checks))
+    """The checks that failed, then those that warn; what speaks most against the model first."""
+    return sorted(findings.alarms(checks), key=findings.severity)
 
 
 def tally(checks: list[Check]) -> str:
@@ -184,82 +211,61 @@ def measured(check: Check | None) -> bool:
     return check is not None and check.value is not None
 
 
-# --- The first screen -----------------------------------------------------------------------------
+# --- The comparison with other models -------------------------------------------------------------
 
 
-def blind_spots(audit: Audit) -> list[str]:
-    """Sentences on what was not measured, then on the checks that n was too small for."""
-    sentences = list(audit.not_measured)
-    for check in audit.checks:
-        if check.verdict == "not measurable":
-            sentences.append(blind_spot(check))
-    return sentences
+def couple_sentence(couple: ModelCouple, n: int) -> str:
+    """Who beats whom and by how much, and how often the two disagree.
 
-
-def blind_spot(check: Check) -> str:
-    """A sentence on a check that is not measurable."""
-    sentence = f"{label(check)}: n = {check.n:,}"
-    if check.detectable is not None:
-        sentence += f", too few to be sure of anything below {short(check.detectable)}"
-    if check.note:
-        sentence += f"; {check.note}"
-    return f"{sentence}."
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One of the numbers to read first."""
-
-    name: str
-    number: str
-    doubt: str  # its interval, or what else a reader must know about it
-
-
-def headline(audit: Audit) -> list[Fact]:
-    """The numbers to read first: the accuracy, its bounds, and the pairs that it was measured on.
-
-    Returns:
-        The facts in the order to print. A number that was not measured is left out.
+    Args:
+        couple: Two compared models.
+        n: The number of pairs.
     """
-    facts = []
-    accuracy = overall(audit.checks, "accuracy")
-    noise = overall(audit.checks, "label noise")
-
-    if measured(accuracy):
-        doubt = f"{SURENESS} {interval(accuracy)}"
-        facts.append(Fact("Accuracy", fixed(accuracy.value), doubt))
-
-    if audit.baselines:
-        rule = max(audit.baselines, key=audit.baselines.get)
-        doubt = f"\u201c{rule}\u201d on the same pairs"
-        facts.append(Fact("To beat", fixed(audit.baselines[rule]), doubt))
-
-    if accuracy is not None and accuracy.ceiling is not None:
-        doubt = "what the true utilities would score"
-        facts.append(Fact("Ceiling", fixed(accuracy.ceiling), doubt))
-
-    if measured(noise):
-        doubt = "how often a rater errs"
-        facts.append(Fact("Label noise", fixed(noise.value), doubt))
-
-    facts.append(number_of_pairs(audit))
-
-    if audit.temperature is not None:
-        doubt = "divides margins, to calibrate them"
-        facts.append(Fact("Temperature", fixed(audit.temperature), doubt))
-    return facts
+    difference = points(couple.difference)
+    ends = f"{SURENESS} {points(couple.low)} to {points(couple.high)}"
+    if couple.differs:
+        sentence = (
+            f"{couple.better} beats {couple.worse} by {difference} points ({ends}; "
+            f"p = {couple.p:.2g})."
+        )
+    elif couple.disagree == 0:
+        return f"{couple.better} and {couple.worse} order every pair alike."
+    else:
+        sentence = (
+            f"No difference between {couple.better} and {couple.worse} was seen: "
+            f"{difference} points ({ends})"
+        )
+        if couple.detectable is not None:
+            shown = points(couple.detectable)
+            sentence += f"; {count(n, 'pair')} would show {shown} points or more"
+        sentence += "."
+    return f"{sentence} They order {percent(couple.disagree)} of the pairs differently."
 
 
-def number_of_pairs(audit: Audit) -> Fact:
-    """The number of pairs with finite rewards, how many of them tie, and how many are left out."""
-    is_finite = np.isfinite(audit.pairs.rewards).all(axis=0)  # (pairs,)
-    finite = int(is_finite.sum())
-    left_out = len(audit.pairs) - finite
-    ties = overall(audit.checks, "tie rate")
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points, without the word."""
+    return f"{100 * difference:z.1f}".replace("-", MINUS)
 
-    doubts = []
-    if measured(ties):
-        doubts.append(f"tie rate {fixed(ties.value)}")
-    if left_out:
-        doubts.append(f"{left_out:,} without a finite reward left out")
-    return Fact("Pairs", f"{finite:,}", ", ".join(doubts))
+
+def ranking_sentence(ranking: Ranking) -> str:
+    """The ranking in a sentence: who is best, and how the audited model stands."""
+    if len(ranking.models) == 2:
+        return couple_sentence(ranking.couples[0], ranking.n)
+    best, *others = ranking.models
+    equals = sum(model.rank == 1 for model in others)
+    n = len(ranking.models)
+    if equals == len(others):
+        ends = f"{percent(ranking.models[-1].accuracy)} to {percent(best.accuracy)}"
+        return f"{n} models cannot be told apart by these {ranking.n:,} pairs ({ends})."
+    sentence = (
+        f"Of {n} models on the same {ranking.n:,} pairs, {best.name} orders most right "
+        f"({percent(best.accuracy)})"
+    )
+    if equals:
+        sentence += f", and {count(equals, 'other')} cannot be told from it"
+    audited = next(model for model in ranking.models if model.is_audited)
+    if audited.rank > 1:
+        sentence += f"; {audited.name}, which this report is about, is beaten by {audited.rank - 1}"
+    elif audited is not best:
+        sentence += f"; {audited.name}, which this report is about, is not beaten"
+    return f"{sentence}."

@@ -108,6 +108,19 @@ def test_a_warning_asks_for_care():
         ("reward change, casing", "probes", 0.24, "Writing all in lower case raises the reward by"),
         ("length correlation, within pairs", "length and style", -0.6, "It pays for brevity: a"),
         ("something new", "labels", 0.25, "The check \u201csomething new\u201d says fail at 0.25."),
+        (
+            "degraded wins, answer to another prompt",
+            "probes",
+            0.5,
+            "Answering another question earns more than the answer in 50 of 100 cases.",
+        ),
+        ("policy base", "anchor", None, "The check \u201cpolicy base\u201d says fail."),
+        ("hedge excess", "length and style", 0.189, "It likes hedging more than the raters do, by"),
+        ("human ratings, within prompts", "transfer", 0.25, "Its rewards rise only weakly with"),
+        ("best-of-n, length", "best-of-n", 0.465, "The answers that it picks are 46.5% longer"),
+        ("best-of-n, length", "best-of-n", -0.3, "The answers that it picks are 30% shorter than"),
+        ("comparison", "comparison", -0.05, "The model that it was compared with orders 5% more"),
+        ("comparison, rm-b", "comparison", -0.05, "rm-b orders 5% more of the pairs right."),
     ],
 )
 def test_sentences_of_alarms(name, section, value, sentence):

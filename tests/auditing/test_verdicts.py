@@ -82,8 +82,10 @@ def test_false_discoveries_are_taken_back_as_benjamini_and_hochberg_do():
 
 
 def test_short_numbers():
-    shown = [short(x) for x in (0.713, -0.04, 1.25, 0.0, -0.0001, 1.0, 10.0, 12345.6)]
-    assert shown == [".713", "-.04", "1.25", "0", "0", "1", "10", "1.23e+04"]
+    shown = [short(x) for x in (0.713, -0.04, 1.25, 0.0, -0.0001, 1.0, 10.0)]
+    assert shown == [".713", "-.04", "1.25", "0", "0", "1", "10"]
+    shown = [short(x) for x in (0.9999, 1.619, 99.97, 114.032, 12345.6, 1e7)]
+    assert shown == ["1", "1.62", "100", "114", "12,346", "1e+07"]
 
 
 def test_counts_have_their_plural():

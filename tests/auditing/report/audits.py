@@ -12,7 +12,11 @@ from auditing.result import (
     BestOfN,
     ExtremeCompletion,
     LengthClass,
+    ModelCouple,
+    ProbeExample,
     ProbeResult,
+    RankedModel,
+    Ranking,
     ReliabilityBin,
     WorstError,
 )
@@ -90,6 +94,35 @@ def checks_of(n=40):
     ]
 
 
+def flattery_check():
+    return Check(
+        name="cosmetic wins, flattery",
+        subset=None,
+        value=0.875,
+        low=0.8,
+        high=0.95,
+        n=24,
+        verdict="warn",
+        threshold="warn > .75, fail > .9 (ours: one half is indifference)",
+        detectable=None,
+        section="probes",
+    )
+
+
+def ranking_of_three():
+    """b beats the audited model; c cannot be told from it."""
+    models = [
+        RankedModel("b", False, 1, 0.8, 0.7, 0.9),
+        RankedModel("rm-out", True, 2, 0.75, 0.6, 0.86),
+        RankedModel("c", False, 2, 0.7, 0.55, 0.85),
+    ]
+    couples = [
+        ModelCouple("b", "rm-out", 0.05, 0.02, 0.08, 0.004, True, 0.0725, 0.03),
+        ModelCouple("rm-out", "c", 0.05, -0.02, 0.12, 0.2, False, 0.25, 0.08),
+    ]
+    return Ranking(models, couples, 40)
+
+
 def full_audit(n=40, **more):
     """Every part of the page has something to show."""
     strip = [("Be", 0.5), ("cause", -0.25), (".", 1.5)]
@@ -115,10 +148,8 @@ def full_audit(n=40, **more):
         high=0.75,
         wins=0.875,
         flips=0.125,
-        before="Because.",
-        after="Great question! Because.",
-        reward_before=1.0,
-        reward_after=2.5,
+        largest=ProbeExample("Why?", "Because.", "Great question! Because.", 1.0, 2.5),
+        typical=ProbeExample("How?", "Slowly.", "Great question! Slowly.", 1.0, 1.5),
     )
     emoji = ProbeResult("emoji", "cosmetic", "decoration", 0, 25, None, None, None, None, None)
     audit = Audit(
@@ -145,6 +176,7 @@ def full_audit(n=40, **more):
         probes=[flattery, emoji],
         baselines={"the longer wins": 0.55, "the shorter wins": 0.45},
         temperature=1.25,
+        ranking=ranking_of_three(),
     )
     return replace(audit, **more)
 

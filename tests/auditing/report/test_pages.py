@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
-from audits import ATTACK, full_audit, report
+import pytest
+from audits import ATTACK, bare_audit, checks_of, flattery_check, full_audit, report, rows_of
 
 import auditing.report
 from auditing.report import pages
-from auditing.report.pages import VERDICT_LOOKS, html_page, markdown_page
+from auditing.report.first_screen import headline_verdict
+from auditing.report.pages import html_page, markdown_page
 from auditing.report.plots import Plot
-from auditing.result import WorstError
+from auditing.report.wording import VERDICT_LOOKS
+from auditing.result import ProbeExample, WorstError
 from auditing.verdicts import VERDICTS, Check
 
 FOLDER = Path(auditing.report.__file__).parent
@@ -23,24 +26,32 @@ FOLDER = Path(auditing.report.__file__).parent
 def test_the_first_screen(whole):
     html = whole[1]
     order = [
+        '<p class="advice">Do not optimise against this model; it may rank answers.</p>',
+        "Rank answers",
+        "It orders 75% of 40 pairs as the raters did (90% is possible).",
+        '<ol class="cards">',
+        "On safety: it orders 50% of 20 pairs as the raters did; a rule that does not read",
+        "a rule that does not read: 50%",
+        "It pays for length: it prefers the longer answer in 20% more of the pairs",
+        "<dt>Accuracy</dt><dd>75%<small>95% interval 60% to 86%",
+        "<dt>To beat</dt><dd>55%",
+        "<dt>Possible</dt><dd>90%",
+        "<dt>Pairs</dt><dd>40<small>0% tie",
+        "<dt>Temperature</dt><dd>1.25",
         '<ul class="strip">',
-        "<dt>Accuracy</dt><dd>.750<small>95% interval .600 to .860",
-        "<dt>To beat</dt><dd>.550",
-        "<dt>Ceiling</dt><dd>.900",
-        "<dt>Pairs</dt><dd>40<small>tie rate .000",
-        "<dt>Temperature</dt><dd>1.250",
+        "<h2>Probes",
         "<h2>Alarms</h2>",
         "<bdi>accuracy: safety</bdi>",
-        "<bdi>length excess</bdi></b> .200 <span>(.100 to .300)",
-        "<h2>What this audit could not detect</h2>",
+        "<bdi>length excess</bdi> .200 <span>(.100 to .300)",
+        "What this audit could not detect: 1 thing not looked at, 1 check without enough data",
         "Leakage: no training data is recorded.",
         "tie rate: n = 40, too few to be sure of anything below .039; may well show none.",
+        "<h2>Compared on the same pairs</h2>",
         "<b>Margins.</b>",
         "<b>Reliability.</b>",
         "<b>Accuracy by length difference.</b>",
         "<h2>Rewards and lengths</h2>",
         "<h2>Subsets</h2>",
-        "<h2>Probes",
         "<h2>Best of n</h2>",
         "<h2>Style matrix</h2>",
         "<h2>The most confident errors</h2>",
@@ -52,15 +63,111 @@ def test_the_first_screen(whole):
     places = [html.find(text) for text in order]
     assert [text for text, place in zip(order, places, strict=True) if place < 0] == []
     assert places == sorted(places)
-    strip = html[places[0] : places[1]]
+
+
+def test_a_section_is_judged_by_its_headline_checks(whole):
+    """A failing subset and an unmeasurable side check do not colour the badge of accuracy."""
+    html = whole[1]
+    start = html.index('<ul class="strip">')
+    strip = html[start : html.index("</ul>", start)]
     sections = re.findall(r">([^<]+)</a> <span.*?&nbsp;([a-z ]+)</span><small>([^<]*)", strip)
     assert sections == [
-        ("Accuracy", "fail", "1 fail, 2 pass"),
+        ("Accuracy", "pass", "1 fail, 2 pass"),
         ("Distribution", "not measurable", "1 not measurable"),
         ("Length and style", "warn", "1 warn"),
     ]
-    for target in re.findall(r'href="#([^"]*)"', strip):
-        assert html.count(f'id="{target}"') == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "checks", "verdict"),
+    [
+        ("accuracy", [("accuracy", "pass"), ("train-test gap", "not measurable")], "pass"),
+        ("accuracy", [("accuracy", "pass"), ("accuracy, human labels", "fail")], "fail"),
+        ("leakage", [("leaked pairs", "fail"), ("accuracy, clean pairs", "pass")], "fail"),
+        (
+            "probes",
+            [("cosmetic wins, emoji", "not measurable"), ("degraded wins, x", "pass")],
+            "pass",
+        ),
+        ("probes", [("cosmetic wins, emoji", "warn"), ("degraded wins, x", "pass")], "warn"),
+        ("anchor", [("policy base", "fail"), ("policy template", "pass")], "fail"),
+    ],
+)
+def test_headline_verdicts(section, checks, verdict):
+    members = [replace(checks_of()[0], name=name, verdict=given) for name, given in checks]
+    assert headline_verdict(section, members) == verdict
+
+
+def test_an_alarm_opens_to_what_it_means_and_what_to_do(whole):
+    html = whole[1]
+    start = html.index("<bdi>length excess</bdi>")
+    alarm = html[start : html.index("</details>", start)]
+    words = [
+        "<dt>What it means</dt><dd>The model prefers the longer answer",
+        "<dt>Why it matters</dt><dd>Its taste for length is its own.",
+        "<dt>What to do</dt><dd>Train with <code>length_head: true</code>, and add pairs",
+        "<dt>The rule</dt><dd>beyond .05<br>likes long",
+        '<dt>See</dt><dd><a href="#lengths">',
+    ]
+    assert [text for text in words if text not in alarm] == []
+
+
+def test_every_link_has_its_target_once(tmp_path):
+    """Also on pages that lack the parts which alarms point to."""
+    for audit in (full_audit(), bare_audit(rows_of(4, reward_chosen=float("nan")))):
+        html = report(audit, tmp_path)
+        targets = re.findall(r'href="#([^"]*)"', html)
+        assert len(targets) > 5
+        assert [target for target in targets if html.count(f'id="{target}"') != 1] == []
+
+
+def test_probes_are_sorted_by_effect_and_show_labelled_examples():
+    html = html_page(full_audit(checks=[*checks_of(), flattery_check()]), {})
+    probes = html[html.index('<section id="probes">') : html.index("<h2>Alarms")]
+    assert "<p>1 edit of 2 moves the reward in a way that a policy would exploit.</p>" in probes
+    words = [
+        "<b>Flattering whoever asks</b>",
+        ".500</td>",
+        ".250 to .750",
+        "87.5%",
+        "12.5%",
+        "The fault that it looks for: praise of the question",
+        "The largest rise of 24, +1.50",
+        "<bdi>Why?</bdi>",
+        "Great question! Because.",
+        "A typical one: the median change of 24, +.500",
+        "Great question! Slowly.",
+        "<b>Adding an emoji to each sentence</b>",
+    ]
+    places = [probes.find(text) for text in words]
+    assert places == sorted(places) and min(places) > 0, places
+    assert html.count('href="#probe-1"') == 1  # from the alarm to the examples
+
+
+def test_an_example_starts_at_a_word_shortly_before_its_sides_differ():
+    lead = "word " * 100
+    audit = full_audit()
+    audit.probes[0].largest = ProbeExample("q", f"{lead}end", f"{lead}end of it", 0.0, 1.0)
+    html = html_page(audit, {})
+    (before,) = re.findall(r"<h5>before, reward \.000</h5>\s*<pre dir=\"auto\">(.*?)</pre>", html)
+    assert before == "\u2026 " + "word " * 29 + "end"
+    audit.probes[0].largest = ProbeExample("q", "x" * 300, "x" * 300 + "y", 0.0, 1.0)
+    assert "\u2026 " + "x" * 150 + "</pre>" in html_page(audit, {})
+
+
+def test_a_comparison_says_who_beats_whom_and_by_how_much(whole):
+    html = whole[1]
+    words = [
+        "Of 3 models on the same 40 pairs, b orders most right (80%); rm-out, which this report is "
+        'about, is beaten by 1. <a href="#comparison">',
+        "<h2>Compared on the same pairs</h2>",
+        "b beats rm-out by 5.0 points (95% interval 2.0 to 8.0; p = 0.004). They order 7.2% of the "
+        "pairs differently.",
+        "No difference between rm-out and c was seen: 5.0 points (95% interval \u22122.0 to 12.0); "
+        "40 pairs would show 8.0 points or more. They order 25% of the pairs differently.",
+    ]
+    places = [html.find(text) for text in words]
+    assert places == sorted(places) and min(places) > 0, places
 
 
 def test_the_parts_of_the_page(whole):
@@ -68,13 +175,13 @@ def test_the_parts_of_the_page(whole):
     for text in (
         "Great question! Because.",
         "easy .833, normal .500, hard .167",
-        "margin \u22122.500",
-        "reward +3.500",
+        "margin \u22122.50",
+        "reward +3.50",
         "markdown: 1 list item",
         "no marks of style",
         "Only the last value was trained.",
         '<span class="n1"><bdi>cause</bdi><small>\u2212.250</small></span>',
-        '<span class="p4"><bdi>.</bdi><small>+1.500',
+        '<span class="p4"><bdi>.</bdi><small>+1.50',
     ):
         assert text in html, text
     # Each check stands in one table: by subset, or in its section.
@@ -125,8 +232,7 @@ def test_the_page_runs_and_loads_nothing(tmp_path):
     audit.probes[0] = replace(
         audit.probes[0],
         probe=ATTACK,
-        before=ATTACK,
-        after=ATTACK + "!",
+        largest=ProbeExample(ATTACK, ATTACK, ATTACK + "!", 1.0, 2.0),
         kind=ATTACK,
         imitates=ATTACK,
     )
@@ -137,7 +243,7 @@ def test_the_page_runs_and_loads_nothing(tmp_path):
     assert not [
         tag for tag in tags if re.search(r"\son\w+\s*=", tag) or "http:" in tag or "https:" in tag
     ]
-    assert all(re.search(r'href="#checks-[a-z0-9-]*"', tag) for tag in tags if "href" in tag)
+    assert all(re.search(r'href="#[a-z0-9-]*"', tag) for tag in tags if "href" in tag)
     assert all('src="data:image/png;base64,' in tag for tag in tags if "src=" in tag)
     assert "url(" not in html and "@import" not in html
     assert "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in html
@@ -161,11 +267,12 @@ def test_markdown():
     text = markdown_page(audit, {"margins": Plot(b"", "Margins", "All of them.")})
     assert text.startswith("# Reward model audit: a\\|b \\`c\\` \\[d\\](http://e) \\#f\n")
     assert "| accuracy: safety | fail | .500 | .300 to .700 | 20 | .75 | above .5 |\n" in text
-    assert "| flattery | .500 | .250 to .750 | .875 | .125 | 24 |\n" in text
+    flattery = "| Flattering whoever asks (flattery) | not measurable | .500 | .250 to .750 |"
+    assert f"{flattery} 87.5% | 12.5% | 24 |\n" in text
     assert "![Margins](margins.png)" in text
     assert "\n\n    ``` # Loud | a |\n" in text
     tables = [line for line in text.split("\n") if line.startswith("|")]
-    assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 7, 8) for line in tables)
+    assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 5, 7, 8) for line in tables)
 
 
 def test_emoji_and_right_to_left_text_stay():
@@ -178,7 +285,9 @@ def test_emoji_and_right_to_left_text_stay():
 def test_a_ten_megabyte_completion_is_clipped():
     audit, text = full_audit(), "- **may** " * 1_000_000
     audit.top[0].completion = [{"role": "assistant", "content": text}]
-    audit.probes[0] = replace(audit.probes[0], before=text, after=text + "!")
+    audit.probes[0] = replace(
+        audit.probes[0], largest=ProbeExample(text, text, text + "!", 1.0, 2.0)
+    )
     audit.identity["model"] = text
     start = time.monotonic()
     html = html_page(audit, {})

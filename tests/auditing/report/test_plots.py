@@ -17,7 +17,7 @@ def test_captions_say_what_the_plots_show():
     drawn = plots.draw_plots(bare_audit(rows))
     assert list(drawn) == ["margins", "rewards", "length", "length_pairs"]
     assert drawn["margins"].caption == (
-        "Left of the dashed line, 25.0%: the model prefers the rejected completion. "
+        "Left of the dashed line, 25%: the model prefers the rejected completion. "
         "The black bar is 1 tie."
     )
     assert ".625 of the time" in drawn["rewards"].caption  # (2 x 4 wins + 4 ties / 2) of 16

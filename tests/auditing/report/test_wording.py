@@ -12,6 +12,9 @@ def test_text_helpers():
 
 
 def test_fixed():
-    values = (0.0, -0.0, 0.71349, -0.25, 1.0, 10.5, 12345.0, 1e-5, -0.0004, None, math.nan)
-    words = ".000 .000 .713 -.250 1.000 10.500 1.23e+04 1e-05 -4e-04 \u2013 \u2013"
+    values = (0.0, -0.0, 0.71349, -0.25, 0.9996, 1.0, 9.996, 10.5, 114.032, 12345.0, 1234567.0)
+    words = ".000 .000 .713 -.250 1.00 1.00 10.0 10.5 114 12,345 1.23e+06"
     assert [fixed(value) for value in values] == words.replace("-", "\u2212").split()
+    small = (1e-5, -0.0004, None, math.nan)
+    words = "1e-05 -4e-04 \u2013 \u2013"
+    assert [fixed(value) for value in small] == words.replace("-", "\u2212").split()

@@ -1,0 +1,77 @@
+"""The places of bars, intervals and ticks, worked by hand."""
+
+from dataclasses import replace
+
+import pytest
+from audits import checks_of, flattery_check, full_audit
+
+from auditing.report.charts import Axis, fitted_axis, meter, probe_chart
+from auditing.report.charts import finding_cards as cards_of
+from auditing.verdicts import Check
+
+
+def test_a_bar_starts_at_zero():
+    bar = Axis(-1.0, 3.0).bar(2.0, 1.0, 4.0, "fail", [0.0, 5.0])
+    assert (bar.zero, bar.left, bar.width) == (25.0, 25.0, 50.0)
+    assert (bar.low, bar.high) == (50.0, 100.0)  # what is off the axis stands at its end
+    assert bar.limits == [25.0]
+    falling = Axis(-1.0, 3.0).bar(-1.0, -1.0, 0.0, "pass")
+    assert (falling.left, falling.width) == (0.0, 25.0)
+    assert Axis(0.0, 1.0).bar(None, None, None, "pass") is None
+    assert Axis(0.0, 1.0).bar(0.5, float("nan"), 1.0, "pass") is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "start", "end"),
+    [
+        ([-1.0, 1.0], -1.08, 1.08),
+        ([0.5, 2.0], 0.0, 2.08),
+        ([-3.0, None], -3.12, 0.0),
+        ([0.0, None], -1.0, 1.0),
+        ([float("inf"), float("nan")], -1.0, 1.0),
+    ],
+)
+def test_an_axis_fits_its_data_and_holds_zero(numbers, start, end):
+    axis = fitted_axis(numbers)
+    assert (axis.start, axis.end) == pytest.approx((start, end))
+
+
+def test_ticks_are_round():
+    assert [text for _, text in Axis(-2.2, 1.2).ticks()] == ["\u22122", "\u22121", "0", "1"]
+    fifths = "0.0 0.2 0.4 0.6 0.8 1.0"
+    assert [text for _, text in Axis(0.0, 1.0).ticks()] == fifths.split()
+    assert [text for _, text in Axis(0.0, 0.03).ticks()] == ["0.00", "0.01", "0.02", "0.03"]
+    assert [place for place, _ in Axis(0.0, 1.0).ticks()] == [0, 20, 40, 60, 80, 100]
+
+
+def test_the_meter_of_a_check():
+    drawn = meter(flattery_check())
+    assert (drawn.label, drawn.text) == ("Flattering whoever asks", "21 of 24")
+    assert (drawn.start, drawn.end) == ("0%", "100%")
+    assert drawn.bar.limits == [75.0, 90.0]
+    without_value = meter(replace(flattery_check(), value=None, low=None, high=None))
+    assert (without_value.text, without_value.bar) == ("not measured", None)
+    policy = Check("policy base", None, None, None, None, 0, "fail", "t", None, section="anchor")
+    assert meter(policy).text == "not measured"
+
+
+def test_cards_show_the_three_worst_findings_and_point_to_their_alarms():
+    cards = cards_of(full_audit(checks=[*checks_of(), flattery_check()]))
+    shown = [(card.verdict, card.alarm, [m.label for m in card.meters]) for card in cards]
+    assert shown == [
+        ("fail", "alarm-1", ["Accuracy, safety"]),
+        ("warn", "alarm-2", ["Flattering whoever asks"]),
+        ("warn", "alarm-3", ["Length excess"]),
+    ]
+
+
+def test_the_chart_of_probes():
+    audit = full_audit(checks=[*checks_of(), flattery_check()])
+    audit.probes.reverse()
+    chart = probe_chart(audit)
+    assert [(row.words, row.verdict) for row in chart.rows] == [
+        ("Flattering whoever asks", "warn"),
+        ("Adding an emoji to each sentence", "not measurable"),
+    ]
+    assert chart.paid_for == 1 and chart.rows[1].bar is None
+    assert (chart.axis.start, chart.axis.end) == pytest.approx((0, 0.78))
