@@ -5,6 +5,8 @@ How right is it, how sure are we of that, and what does it reward?
     # On the test split that the checkpoint recorded:
     python audit.py --ckpt rm-out
     python audit.py --ckpt OpenAssistant/reward-model-deberta-v3-large-v2 --data pairs.jsonl
+    # On a public benchmark: its own number first, then everything that is audited:
+    python audit.py --ckpt Skywork/Skywork-Reward-V2-Qwen3-0.6B --benchmark reward-bench-2
     # From rewards alone: score.py's, RewardBench's, RM-Bench's:
     python audit.py --scores scored.jsonl
 
@@ -19,6 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from auditing.benchmark_sources import BENCHMARKS
 from auditing.options import AuditOptions, first_fault
 from reward.data.columns import parse_columns
 from reward.model import TOKEN_BUDGET
@@ -65,27 +68,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add the options that name what is audited, and on what."""
     parser.add_argument("--ckpt", help="folder or Hub id of a reward model")
     parser.add_argument("--scores", help="file of scored pairs, instead of a model")
-    parser.add_argument(
-        "--data", help="preference file, folder or Hub id (default: what the checkpoint recorded)"
-    )
-    parser.add_argument(
-        "--on_bad_row",
-        choices=["skip", "stop"],
-        default="skip",
-        help="leave out and count a row that cannot be read or encoded, or stop",
-    )
-    parser.add_argument("--data_dir", help="folder inside --data, such as harmless-base")
-    parser.add_argument(
-        "--columns",
-        type=parse_columns,
-        help="names of your columns in --data or --scores: prompt=my_question,chosen=good,...",
-    )
-    parser.add_argument("--split", default="test", help="split of --data and --ood")
-    parser.add_argument(
-        "--ood",
-        help="other pairs, to see how far the accuracy carries; with --scores, a file of scores",
-    )
-    parser.add_argument("--ood_dir", help="folder inside --ood")
+    add_options_of_pairs(parser)
     parser.add_argument(
         "--compare",
         action="append",
@@ -106,8 +89,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how, and what comes out."""
     parser.add_argument(
         "--output_dir",
-        help="default: CKPT/audit, with --data CKPT/audit-NAME; for a Hub id ./audit; "
-        "with --scores NAME.jsonl, NAME-audit beside it",
+        help="default: CKPT/audit, with --data or --benchmark CKPT/audit-NAME; "
+        "for a Hub id ./audit; with --scores NAME.jsonl, NAME-audit beside it",
     )
     parser.add_argument(
         "--token_budget",
@@ -134,6 +117,36 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat_template", metavar="FILE", help="render with it instead of the model's own"
     )
+
+
+def add_options_of_pairs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name pairs to audit, of files, folders or the Hub."""
+    parser.add_argument(
+        "--data", help="preference file, folder or Hub id (default: what the checkpoint recorded)"
+    )
+    parser.add_argument(
+        "--on_bad_row",
+        choices=["skip", "stop"],
+        default="skip",
+        help="leave out and count a row that cannot be read or encoded, or stop",
+    )
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        help=f"a public benchmark from the Hub, instead of --data: {', '.join(BENCHMARKS)}",
+    )
+    parser.add_argument("--data_dir", help="folder inside --data, such as harmless-base")
+    parser.add_argument(
+        "--columns",
+        type=parse_columns,
+        help="names of your columns in --data or --scores: prompt=my_question,chosen=good,...",
+    )
+    parser.add_argument("--split", default="test", help="split of --data and --ood")
+    parser.add_argument(
+        "--ood",
+        help="other pairs, to see how far the accuracy carries; with --scores, a file of scores",
+    )
+    parser.add_argument("--ood_dir", help="folder inside --ood")
 
 
 # The functions below import inside of them, so that wrong options are refused at once, and torch is

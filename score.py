@@ -51,6 +51,7 @@ def score_completions(args: argparse.Namespace) -> None:
     from reward.model.one_off import audited_temperature, print_one_off
     from reward.model.score_file import score_file
     from reward.model.scorer import Scorer
+    from reward.model.threads import choose_threads
 
     scorer = Scorer(
         args.ckpt,
@@ -60,6 +61,7 @@ def score_completions(args: argparse.Namespace) -> None:
         trust_remote_code=args.trust_remote_code,
         chat_template=args.chat_template,
     )
+    choose_threads(scorer.model)
     if args.input is not None:
         score_file(scorer, args.input, args.output, args.columns, args.on_bad_row)
     else:

@@ -9,7 +9,9 @@ same words stand at the top of every page, in the terminal, in audit.json and in
 
 from dataclasses import dataclass, field
 
+from auditing.benchmarks import numbers_among
 from auditing.findings import (
+    LONGEST_SUBSET,
     StatedFinding,
     alarms,
     edit_of,
@@ -60,6 +62,7 @@ class Conclusion:
     """What an audit comes to. audit.json holds these fields, and `text`."""
 
     advice: str  # the first sentence: what to do, or not to do, with the model
+    benchmark: str  # the main number of a benchmark, by its own rule; "" if there is none
     accuracy: str  # how many pairs it orders as the raters did; "" if unknown
     tested: str  # what was tried, and what was not; "" if there are findings
     uses: dict[str, str]  # each of USES -> YES, WITH_CARE, NO or NOT_TESTED
@@ -67,14 +70,17 @@ class Conclusion:
 
     @property
     def sentences(self) -> list[str]:
-        """The conclusion, sentence by sentence: the advice, the worst findings, the accuracy."""
+        """The conclusion, sentence by sentence: the advice, the worst findings, the accuracy.
+
+        The number of a benchmark follows the advice, because it is what was asked for.
+        """
         worst = self.findings[:MOST_FINDINGS]
         found = [finding.sentence for finding in worst]
         more = ""
         if len(self.findings) > MOST_FINDINGS:
             left_out = len(self.findings) - MOST_FINDINGS
             more = f"The report lists {count(left_out, 'further finding')}."
-        sentences = (self.advice, *found, self.accuracy, self.tested, more)
+        sentences = (self.advice, self.benchmark, *found, self.accuracy, self.tested, more)
         return [sentence for sentence in sentences if sentence]
 
     @property
@@ -93,6 +99,7 @@ def conclude(checks: list[Check]) -> Conclusion:
     }
     return Conclusion(
         advice=advice(uses),
+        benchmark=benchmark_sentence(checks),
         accuracy=accuracy_sentence(checks),
         tested=tested_sentence(checks, findings),
         uses=uses,
@@ -164,6 +171,15 @@ def advice(uses: dict[str, str]) -> str:
 
 
 # --- The last sentences ---------------------------------------------------------------------------
+
+
+def benchmark_sentence(checks: list[Check]) -> str:
+    """The main number of a benchmark by its own rule; "" if no benchmark was scored."""
+    numbers = numbers_among(checks)
+    if not numbers or numbers[0].value is None:
+        return ""
+    name = numbers[0].name[:LONGEST_SUBSET]
+    return f"It scores {percent(numbers[0].value)} on {name} by the benchmark's own rule."
 
 
 def accuracy_sentence(checks: list[Check]) -> str:

@@ -4,10 +4,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from auditing.benchmark_sources import BENCHMARKS
 from reward.data.files import DATA_SUFFIXES
 from reward.model import TOKEN_BUDGET
 
 NEED_A_MODEL = (
+    "benchmark",
     "data",
     "data_dir",
     "ood_dir",
@@ -29,6 +31,7 @@ class AuditOptions:
     on_bad_row: str = "skip"  # or "stop"
     columns: dict[str, str] | None = None  # our name of each column of the data -> its name there
     split: str = "test"
+    benchmark: str | None = None
     ood: str | None = None
     ood_dir: str | None = None
     compare: tuple[str, ...] = ()
@@ -53,7 +56,12 @@ class AuditOptions:
     @property
     def belongs_to_checkpoint(self) -> bool:
         """Whether this audit lies in the checkpoint, and its card cites the results."""
-        return self.is_local and not self.data and not self.output_dir
+        return self.is_local and self.is_own_split and not self.output_dir
+
+    @property
+    def is_own_split(self) -> bool:
+        """Whether the audited pairs are the test split that the checkpoint recorded."""
+        return not self.data and not self.benchmark
 
     @property
     def folder(self) -> Path:
@@ -64,7 +72,7 @@ class AuditOptions:
             scores = Path(self.scores)
             return scores.with_name(f"{scores_name(scores)}-audit")
         parts = ["audit"]
-        for path in (self.data, self.data_dir):
+        for path in (self.benchmark, self.data, self.data_dir):
             if path:
                 parts.append(Path(path).resolve().name.split(".")[0])
         name = "-".join(parts)
@@ -96,17 +104,17 @@ def combination_fault(options: AuditOptions) -> str | None:
     if bool(options.ckpt) == bool(options.scores):
         return "give one of --ckpt MODEL and --scores FILE"
     if options.scores:
-        for name in (
-            "data",
-            "data_dir",
-            "ood_dir",
-            "adversarial",
-            "policy",
-            "quick",
-            "chat_template",
-        ):
+        for name in NEED_A_MODEL:
             if getattr(options, name):
                 return f"--{name} needs the model: give --ckpt, not --scores"
+    if options.benchmark:
+        if options.benchmark not in BENCHMARKS:
+            return (
+                f"--benchmark {options.benchmark}: no such benchmark; known are "
+                f"{', '.join(BENCHMARKS)}"
+            )
+        if options.data:
+            return "--benchmark and --data both name the pairs to audit: give one of them"
     if options.columns and not options.data and not options.scores:
         return "--columns names the columns of --data or --scores: give one of them"
     if options.data_dir and not options.data:

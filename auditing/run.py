@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from auditing.benchmarks import benchmark_checks
+from auditing.benchmarks import Benchmark, benchmark_checks
 from auditing.checks import accuracy, calibration
 from auditing.checks.accuracy import accuracy_checks
 from auditing.checks.best_of_n import best_of_n_checks, best_of_n_curve
@@ -55,9 +55,7 @@ def audit_scores(
         )
     identity = {"scores": path, "format": scores.kind}
     audit = summary(scores.pairs, identity, bradley_terry=None)
-    audit.checks += benchmark_checks(scores.benchmark)
-    if scores.benchmark is not None:
-        audit.style_matrix = scores.benchmark.style_matrix
+    add_benchmark(audit, scores.benchmark)
     if ood:
         audit.checks += spillover_checks(scores.pairs, pairs_of(ood), Path(ood).name)
     add_comparison(audit, path, {other: pairs_of(other) for other in compare})
@@ -153,6 +151,13 @@ def add_comparison(audit: Audit, ours: str, others: dict[str, Pairs]) -> None:
         models[name] = matched(audit.pairs, theirs, path)
     audit.checks += compare_checks(models)
     audit.ranking = rank_models(models)
+
+
+def add_benchmark(audit: Audit, benchmark: Benchmark | None) -> None:
+    """Put a benchmark's numbers before all checks; without a benchmark nothing changes."""
+    audit.checks = benchmark_checks(benchmark) + audit.checks
+    if benchmark is not None:
+        audit.style_matrix = benchmark.style_matrix
 
 
 # --- Scored completions ---------------------------------------------------------------------------

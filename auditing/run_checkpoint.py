@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from auditing import source
+from auditing.benchmarks import Benchmark
 from auditing.checks.adversarial import adversarial_pairs, run_adversarial
 from auditing.checks.integrity import Truncation, run_integrity
 from auditing.checks.leakage import Leaks, find_leaks, leak_checks, texts_of
@@ -13,13 +15,15 @@ from auditing.checks.transfer import spillover_checks
 from auditing.options import AuditOptions
 from auditing.pairs import Pairs
 from auditing.result import Audit, Side, Strip
-from auditing.run import NO_OTHER_DATA, add_comparison, pairs_of, summary
+from auditing.run import NO_OTHER_DATA, add_benchmark, add_comparison, pairs_of, summary
+from auditing.run_benchmark import BenchmarkRows, read_benchmark, score_benchmark
 from auditing.source import EncodedPairs
 from auditing.verdicts import Check
 from reward.checkpoint.manifest import versions
 from reward.data.files import DataError, Source, describe_source, is_one_table
 from reward.data.ledger import UNREAD
 from reward.model.scorer import Scorer
+from reward.model.threads import choose_threads
 from reward.recipe.recipe import Recipe
 from reward.training.losses import LOSSES
 
@@ -28,7 +32,7 @@ STRIPS = 5  # completions of each list that get the reward after each token
 
 
 def audit_checkpoint(options: AuditOptions) -> Audit:
-    """Audit a model on the test split that it recorded, or on --data.
+    """Audit a model on the test split that it recorded, on --data, or on a --benchmark.
 
     Args:
         options: What audit.py was asked for, with `ckpt`.
@@ -47,21 +51,22 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
         trust_remote_code=options.trust_remote_code,
         chat_template=options.chat_template,
     )
+    choose_threads(scorer.model)
     recipe = source.recorded_recipe(options.ckpt, options.revision)
 
     # All input that can be refused is read before the first reward is computed.
     policy_result = check_policy(options)
-    sources = sources_of(options, recipe)
-    test = load_test(options, scorer, recipe, sources)
+    data = read_data(options, scorer, recipe)
     if options.adversarial:
         # This only looks for faults in the file; run_adversarial reads the pairs again.
         adversarial_pairs(options.adversarial, options.on_bad_row)
     others = read_others(options, scorer, recipe)
 
-    pairs = source.score_pairs(scorer, test.table, human_labels=not options.data)
+    test, pairs, benchmark = score_data(scorer, data)
     training = look_at_training(options, scorer, recipe, test)
-    identity = identity_of(options, scorer, sources, test, len(pairs))
+    identity = identity_of(options, scorer, data, test, len(pairs))
     audit = summary(pairs, identity, is_bradley_terry(recipe), training.train)
+    add_benchmark(audit, benchmark)
     audit.not_measured += training.not_measured
     if training.leaks is not None:
         audit.checks += leak_checks(pairs, training.leaks)
@@ -73,6 +78,43 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
 
 
 # --- The pairs ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AuditedData:
+    """What a model is audited on, before it is scored: the rows of a benchmark, or pairs."""
+
+    sources: list[Source]
+    benchmark: BenchmarkRows | None = None
+    test: EncodedPairs | None = None  # None if there is a benchmark
+    human_labels: bool = False  # whether humans said which side is chosen
+
+
+class ScoredData(NamedTuple):
+    """What a model is audited on, with its rewards."""
+
+    test: EncodedPairs
+    pairs: Pairs
+    benchmark: Benchmark | None  # the numbers by a benchmark's own rules
+
+
+def read_data(options: AuditOptions, scorer: Scorer, recipe: Recipe | None) -> AuditedData:
+    """Read and encode what the model is audited on."""
+    if options.benchmark:
+        rows = read_benchmark(scorer, options.benchmark)
+        return AuditedData(rows.sources, benchmark=rows)
+    sources = sources_of(options, recipe)
+    test = load_test(options, scorer, recipe, sources)
+    return AuditedData(sources, test=test, human_labels=not options.data)
+
+
+def score_data(scorer: Scorer, data: AuditedData) -> ScoredData:
+    """Score what the model is audited on."""
+    if data.benchmark is not None:
+        scored = score_benchmark(scorer, data.benchmark)
+        return ScoredData(scored.test, scored.pairs, scored.benchmark)
+    pairs = source.score_pairs(scorer, data.test.table, human_labels=data.human_labels)
+    return ScoredData(data.test, pairs, None)
 
 
 def sources_of(options: AuditOptions, recipe: Recipe | None) -> list[Source]:
@@ -113,14 +155,14 @@ def load_test(
 
 
 def identity_of(
-    options: AuditOptions, scorer: Scorer, sources: list[Source], test: EncodedPairs, n: int
+    options: AuditOptions, scorer: Scorer, data: AuditedData, test: EncodedPairs, n: int
 ) -> dict[str, str]:
     """The lines at the top of the report: the audited model, the pairs, the versions.
 
     Args:
         options: What audit.py was asked for.
         scorer: The model.
-        sources: The sources of the pairs.
+        data: What the model is audited on.
         test: The audited pairs.
         n: How many pairs were scored.
     """
@@ -143,8 +185,10 @@ def identity_of(
         "base revision": manifest.get("base_revision"),
         "trained on": ", ".join(manifest.get("data", [])),
         "chat template": scorer.loaded.template_origin,
-        "audited on": ", ".join(describe_source(entry) for entry in sources),
+        "benchmark": options.benchmark,
+        "audited on": ", ".join(describe_source(entry) for entry in data.sources),
         "split": None,
+        "revision of the data": None,
         "revision": None,
         "pairs": pairs,
         "device and dtype": f"{scorer.model.device}, {dtype}",
@@ -152,6 +196,9 @@ def identity_of(
     }
     if options.data:
         identity["split"] = options.split
+    if data.benchmark is not None:
+        identity["split"] = data.benchmark.splits
+        identity["revision of the data"] = ", ".join(data.benchmark.commits)
     if options.revision != "main":
         identity["revision"] = options.revision
     return {key: str(value) for key, value in identity.items() if value}
@@ -192,14 +239,14 @@ def look_at_training(
     try:
         train = source.load_train_pairs(scorer, recipe, TRAIN_SAMPLE)
     except DataError as error:
-        if not options.data:
+        if options.is_own_split:
             raise
         training.not_measured.append(f"Leakage: the training data cannot be read: {error}")
         return training
     training.leaks = find_leaks(texts_of(test.table), texts_of(train.texts))
-    if options.data:
+    if not options.is_own_split:
         training.not_measured.append(
-            "Train accuracy: --data has other raters than the training data."
+            "Train accuracy: these pairs have other raters than the training data."
         )
     elif recipe["min_rater_agreement"]:
         training.not_measured.append(
@@ -342,6 +389,7 @@ def score_others(
                 distributed=True,
                 trust_remote_code=options.trust_remote_code,
             )
+            choose_threads(their_scorer.model)
             ids = source.ids_for(their_scorer, test.table)
             others[name] = source.score_pairs(their_scorer, test.table, f"Scoring {name}", ids=ids)
     return others

@@ -12,7 +12,17 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from auditing.benchmarks import RM_BENCH_DOMAINS, RewardBench2Prompt, RmBenchPrompt, domain_of
+from auditing.benchmarks import (
+    PRIOR_SETS,
+    RM_BENCH_DOMAINS,
+    BenchmarkPrompt,
+    JudgeBenchPair,
+    RewardBench2Prompt,
+    RewardBenchPair,
+    RmBenchPrompt,
+    domain_of,
+    is_rewardbench,
+)
 from auditing.pairs import LONGEST_TEXT, ScoredPair, nan_for_none
 from auditing.style import hedges, markdown
 from reward.data.columns import columns_in_words
@@ -69,7 +79,7 @@ class ScoreRow:
     pairs: list[ScoredPair]  # empty if the row holds completions
     human_labels: bool  # whether humans said which side is chosen
     completions: tuple[ScoredCompletion, ...] = ()  # of one prompt; empty if the row holds pairs
-    benchmark_prompt: RewardBench2Prompt | RmBenchPrompt | None = None  # for the benchmark's rule
+    benchmark_prompt: BenchmarkPrompt | None = None  # for the benchmark's rule
 
 
 def parse_score_row(row: dict) -> ScoreRow:
@@ -83,7 +93,9 @@ def parse_score_row(row: dict) -> ScoreRow:
     if "reward_chosen" in row or "reward_rejected" in row:
         return _scored_by_score_py(row)
     if "judgments" in row:
-        return ScoreRow(JUDGEBENCH, [_judgebench_pair(row)], human_labels=False)
+        pair = _judgebench_pair(row)
+        prompt = _pair_of_benchmark(row, pair)
+        return ScoreRow(JUDGEBENCH, [pair], human_labels=False, benchmark_prompt=prompt)
     if "reward_1" in row or "reward_2" in row:
         return ScoreRow(LLMBAR, [_llmbar_pair(row)], human_labels=False)
     lists_of_sides = is_texts(row.get("chosen"))
@@ -95,7 +107,9 @@ def parse_score_row(row: dict) -> ScoreRow:
         return _rewardbench2(row)
     if "scores_chosen" in row or "scores_rejected" in row:
         human_labels = row.get("human_labels") is True
-        return ScoreRow(REWARDBENCH_1, [_rewardbench1_pair(row)], human_labels)
+        pair = _rewardbench1_pair(row)
+        prompt = _pair_of_benchmark(row, pair)
+        return ScoreRow(REWARDBENCH_1, [pair], human_labels, benchmark_prompt=prompt)
     if _has_scored_completions(row):
         completions = _scored_completions(row)
         return ScoreRow(COMPLETIONS, [], human_labels=False, completions=completions)
@@ -137,9 +151,29 @@ def _scored_by_score_py(row: dict) -> ScoreRow:
     reward_rejected = _reward(row, "reward_rejected")
     pair = _scored(pairs[0], row, reward_chosen, reward_rejected)
     # The labels of these benchmarks are right by construction.
-    is_benchmark = is_judgebench(row) or is_llmbar(row)
+    is_benchmark = is_judgebench(row) or is_llmbar(row) or is_rewardbench(pair["subset"] or "")
     human_labels = not is_benchmark and row.get("human_labels") is not False
-    return ScoreRow(PREFERENCES, [pair], human_labels)
+    prompt = _pair_of_benchmark(row, pair)
+    return ScoreRow(PREFERENCES, [pair], human_labels, benchmark_prompt=prompt)
+
+
+def _pair_of_benchmark(row: dict, pair: ScoredPair) -> RewardBenchPair | JudgeBenchPair | None:
+    """The scores of a pair for its benchmark's rule; None if its row is of no benchmark of pairs.
+
+    Args:
+        row: The row.
+        pair: The pair that was read from it.
+    """
+    scores = (pair["reward_chosen"], pair["reward_rejected"])
+    subset = pair["subset"] or ""
+    if is_judgebench(row):
+        response_model = row.get("response_model")
+        if not isinstance(response_model, str):
+            response_model = None
+        return JudgeBenchPair(subset, response_model, *scores)
+    if is_rewardbench(subset) or subset in PRIOR_SETS:
+        return RewardBenchPair(subset, *scores)
+    return None
 
 
 def _rewardbench1_pair(row: dict) -> ScoredPair:

@@ -15,19 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from auditing.benchmarks import (
-    Benchmark,
-    RewardBench2Prompt,
-    RmBenchPrompt,
-    rewardbench2_score,
-    rm_bench_matrix,
-)
+from auditing.benchmarks import Benchmark, BenchmarkPrompt, benchmark_of
 from auditing.pairs import Pairs, ScoredPair
 from auditing.score_formats import (
     COMPLETIONS,
     READ_HERE,
-    REWARDBENCH_2,
-    RM_BENCH,
     ScoredCompletion,
     ScoreRow,
     parse_score_row,
@@ -91,6 +83,23 @@ def read_scores(
     path = str(path)
     notes = _Notes()
     rows = _parsed_rows(path, NamedColumns(Columns.of(columns)), on_bad_row, notes)
+    return _scores_of(path, rows, notes)
+
+
+def scores_of_rows(name: str, rows: PlacedScoreRows) -> Scores:
+    """Collect parsed rows of one format, which are read one after another.
+
+    Args:
+        name: What they are rows of; an error names it.
+        rows: The rows with their places.
+
+    Raises:
+        DataError: There are no rows, or no pair has a right side.
+    """
+    return _scores_of(name, rows, _Notes())
+
+
+def _scores_of(path: str, rows: PlacedScoreRows, notes: "_Notes") -> Scores:
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path}: no rows; needed is {READ_HERE}")
@@ -116,10 +125,8 @@ def read_scores(
     if notes.without_prompt:
         pairs = _with_own_prompts(pairs, *np.array(notes.without_prompt).T)
     benchmark = None
-    if first_row.format_name == REWARDBENCH_2:
-        benchmark = rewardbench2_score(notes.benchmark_prompts)
-    elif first_row.format_name == RM_BENCH:
-        benchmark = rm_bench_matrix(notes.benchmark_prompts)
+    if len(notes.benchmark_prompts) == notes.rows:
+        benchmark = benchmark_of(notes.benchmark_prompts)
     return Scores(pairs, None, benchmark, "; ".join([first_row.format_name, *left_out]))
 
 
@@ -127,7 +134,8 @@ def read_scores(
 class _Notes:
     """What is noted about the rows of a file while their pairs are read."""
 
-    benchmark_prompts: list[RewardBench2Prompt | RmBenchPrompt] = field(default_factory=list)
+    rows: int = 0
+    benchmark_prompts: list[BenchmarkPrompt] = field(default_factory=list)
     # The index of a pair, and the number of its row.
     without_prompt: list[tuple[int, int]] = field(default_factory=list)
     ties: int = 0
@@ -163,6 +171,7 @@ def _kept_pairs(rows: PlacedScoreRows, in_tokens: bool, notes: _Notes) -> Iterat
     """
     index = 0
     for number, (place, row) in enumerate(rows):
+        notes.rows += 1
         if row.benchmark_prompt is not None:
             notes.benchmark_prompts.append(row.benchmark_prompt)
         for pair in row.pairs:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auditing.benchmarks import PUBLISHED
+from auditing.benchmarks import numbers_among
 from auditing.findings import overall, percent
 from auditing.report.wording import (
     SURENESS,
@@ -195,8 +195,8 @@ def headline(audit: Audit) -> list[Fact]:
 def benchmark_facts(checks: list[Check]) -> list[Fact]:
     """A benchmark's own numbers over all prompts, to compare with published ones."""
     facts = []
-    for check in checks:
-        if check.threshold == PUBLISHED and check.subset is None and measured(check):
+    for check in numbers_among(checks):
+        if check.subset is None and measured(check):
             doubt = f"{SURENESS} {share(check.low)} to {share(check.high)}"
             facts.append(Fact(check.name, percent(check.value), doubt))
     return facts

@@ -11,6 +11,7 @@ import textwrap
 from rich.console import Console
 from rich.text import Text
 
+from auditing.benchmarks import numbers_among
 from auditing.findings import is_alarm
 from auditing.report.wording import (
     MINUS,
@@ -68,7 +69,7 @@ def terminal_text(audit: Audit, verbose: bool = False) -> Text:
         shown = audit.checks
     widths = column_widths(shown)
 
-    lines = conclusion_lines(audit)
+    lines = conclusion_lines(audit) + benchmark_lines(audit)
     if shown:
         lines.append(Text(aligned(HEADS, widths), style="bold"))
     for check in urgent:
@@ -87,6 +88,32 @@ def conclusion_lines(audit: Audit) -> list[Text]:
     text = Text("\n".join(lines))
     text.stylize("bold", 0, len(conclusion.advice))
     return [text, Text()]
+
+
+def benchmark_lines(audit: Audit) -> list[Text]:
+    """A benchmark's numbers by its own rules, and an empty line; nothing without a benchmark.
+
+    The main number comes first, then its parts, then what else is over all prompts.
+    """
+    numbers = numbers_among(audit.checks)
+    if not numbers:
+        return []
+    main, *others = numbers
+    lines = [benchmark_line(main, main.name)]
+    for check in others:
+        if check.name == main.name:
+            lines.append(benchmark_line(check, check.subset, indent=2))
+    for check in others:
+        if check.subset is None:
+            lines.append(benchmark_line(check, check.name))
+    return [*lines, Text()]
+
+
+def benchmark_line(check: Check, name: str, indent: int = 0) -> Text:
+    """The line of a benchmark's number, under this name and with so many spaces before it."""
+    shown = " " * indent + one_line(name, LABEL_WIDTH - indent)
+    value = f"{fixed(check.value):>5}  ({SURENESS} {interval(check)}, n = {check.n:,})"
+    return Text(f"{shown:<{LABEL_WIDTH}}  {value}".replace(MINUS, "-"))
 
 
 # --- Rows -----------------------------------------------------------------------------------------

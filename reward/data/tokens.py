@@ -178,7 +178,7 @@ def encode_row(
             f"{row['where']}: {length} tokens, max_length is {options.max_length}. Raise "
             "max_length, or set overlong: drop (counted) or overlong: truncate_prompt."
         )
-    drop = _over_long(*encoded.too_long)
+    drop = over_long(*encoded.too_long)
     if not drop and chosen_ids == rejected_ids:
         drop = SAME_IDS
     return {
@@ -190,7 +190,7 @@ def encode_row(
     }
 
 
-def _over_long(chosen_is_too_long: bool, rejected_is_too_long: bool) -> str:
+def over_long(chosen_is_too_long: bool, rejected_is_too_long: bool) -> str:
     """The reason to drop a pair because of its length; "" if neither side is too long."""
     if chosen_is_too_long and rejected_is_too_long:
         return "over-long (both sides)"

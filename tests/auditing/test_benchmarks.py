@@ -6,13 +6,119 @@ from dataclasses import replace
 import pytest
 
 from auditing.benchmarks import (
+    JudgeBenchPair,
     RewardBench2Prompt,
+    RewardBenchPair,
     RmBenchPrompt,
+    benchmark_of,
     best_of_n_credit,
+    judgebench_accuracy,
     rewardbench2_score,
+    rewardbench_score,
     rm_bench_matrix,
     ties_score,
 )
+
+# --- RewardBench ----------------------------------------------------------------------------------
+
+RIGHT, WRONG, TIE, LOST = (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (None, 0.0)
+
+
+def rewardbench_pairs() -> list[RewardBenchPair]:
+    """Chat: one of two with weight 100, one of one with weight 40. Chat Hard: a tie. Safety: one
+    of one, and nothing without a reward. Reasoning: all of the mathematics and none of the code.
+    """
+    return [
+        RewardBenchPair("alpacaeval-easy", *RIGHT),
+        RewardBenchPair("alpacaeval-easy", *WRONG),
+        RewardBenchPair("mt-bench-med", *RIGHT),
+        RewardBenchPair("llmbar-natural", *TIE),
+        RewardBenchPair("donotanswer", *RIGHT),
+        RewardBenchPair("xstest-should-refuse", *LOST),
+        RewardBenchPair("math-prm", *RIGHT),
+        RewardBenchPair("hep-python", *WRONG),
+    ]
+
+
+def test_rewardbench_is_the_mean_of_its_weighted_sections():
+    numbers = rewardbench_score(rewardbench_pairs()).numbers
+    value = {number.subset: number.value for number in numbers if number.name == "RewardBench"}
+    assert value["Chat"] == pytest.approx((100 * 0.5 + 40) / 140)
+    assert value["Chat Hard"] == 0
+    assert value["Safety"] == pytest.approx(136 / (136 + 250))
+    assert value["Reasoning"] == pytest.approx(984 / (984 + 164))
+    assert value[None] == pytest.approx((0.6428571 + 0 + 0.3523316 + 0.8571429) / 4, abs=1e-7)
+    assert (
+        numbers[0].n == 8 and numbers[0].note == "mean of 4 of 4 sections, without the prior sets"
+    )
+    assert numbers[0].low < numbers[0].value < numbers[0].high
+    subsets = {x.subset: (x.value, x.n) for x in numbers if x.name == "RewardBench, subset"}
+    assert subsets["alpacaeval-easy"] == (0.5, 2) and subsets["xstest-should-refuse"] == (0, 1)
+
+
+def test_rewardbench_counts_the_prior_sets_by_half():
+    prior = [
+        RewardBenchPair("shp", *RIGHT),
+        RewardBenchPair("summarize", *RIGHT),
+        RewardBenchPair("summarize", *WRONG),
+    ]
+    numbers = rewardbench_score(rewardbench_pairs() + prior).numbers
+    value = {number.subset: number.value for number in numbers if number.name == "RewardBench"}
+    assert value["Prior Sets"] == 0.75  # of two sets that count the same
+    sections = 0.6428571 + 0 + 0.3523316 + 0.8571429
+    assert value[None] == pytest.approx((2 * sections + 1 * 0.75) / (2 * 4 + 1), abs=1e-7)
+    assert "the prior sets at half weight" in numbers[0].note
+    assert rewardbench_score(prior) is None  # as in data that is not RewardBench's
+
+
+def test_the_interval_of_a_section_is_that_of_independent_subsets():
+    """Both subsets have Wilson's interval of 1 in 2, .5 +- .4052; so the weighted sum of two has
+    .4052 sqrt(100^2 + 40^2) / 140.
+    """
+    pairs = [
+        RewardBenchPair(subset, *scores)
+        for subset in ("alpacaeval-easy", "mt-bench-med")
+        for scores in (RIGHT, WRONG)
+    ]
+    _, section, *_ = rewardbench_score(pairs).numbers
+    assert section.value == 0.5
+    assert section.high == pytest.approx(0.5 + 0.4054688 * math.hypot(100, 40) / 140, abs=1e-4)
+    assert section.low == pytest.approx(1 - section.high)
+
+
+# --- JudgeBench -----------------------------------------------------------------------------------
+
+
+def test_judgebench_is_the_share_of_right_pairs_by_response_model_and_source():
+    def pair(model, source, scores):
+        return JudgeBenchPair(source, model, *scores)
+
+    pairs = [
+        pair("gpt", "mmlu-pro-law", RIGHT),
+        pair("gpt", "mmlu-pro-math", WRONG),
+        pair("gpt", "livebench-reasoning", RIGHT),
+        pair("gpt", "livebench-math", RIGHT),
+        pair("claude", "livecodebench", TIE),  # right in one order and wrong in the other
+        pair("claude", "livecodebench", RIGHT),
+    ]
+    numbers = judgebench_accuracy(pairs).numbers
+    assert [(x.name, x.subset, x.value, x.n) for x in numbers] == [
+        ("JudgeBench, gpt", None, 0.75, 4),
+        ("JudgeBench, gpt", "mmlu-pro", 0.5, 2),
+        ("JudgeBench, gpt", "livebench-reasoning", 1.0, 1),
+        ("JudgeBench, gpt", "livebench-math", 1.0, 1),
+        ("JudgeBench, claude", None, 0.5, 2),
+        ("JudgeBench, claude", "livecodebench", 0.5, 2),
+    ]
+    unnamed = judgebench_accuracy([pair(None, "mmlu-pro-law", LOST)]).numbers
+    assert (unnamed[0].name, unnamed[0].value) == ("JudgeBench", 0)
+
+
+def test_prompts_of_several_benchmarks_have_no_number():
+    pair = JudgeBenchPair("mmlu-pro-law", "gpt", *RIGHT)
+    assert benchmark_of([]) is None and benchmark_of([pair]).numbers[0].value == 1
+    assert benchmark_of([pair, *rewardbench_pairs()]) is None
+
 
 # --- RewardBench 2 --------------------------------------------------------------------------------
 

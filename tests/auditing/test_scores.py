@@ -447,6 +447,26 @@ def test_judgebench(read):
         and np.isnan(scores.pairs.rewards[:, 2]).all()
     )
     assert scores.pairs.subset[0] == "livecodebench"
+    # The first pair is in the wrong order, the second in the right one, the third has no rewards.
+    numbers = [(x.name, x.subset, x.value, x.n) for x in scores.benchmark.numbers]
+    assert numbers == [("JudgeBench", None, 1 / 3, 3), ("JudgeBench", "livecodebench", 1 / 3, 3)]
+
+
+def test_rewardbench_rows_have_its_number(read):
+    """RewardBench's own score files have it, and rows of RewardBench that score.py scored."""
+    ours = [{**PLAIN, "subset": "math-prm"}, {**PLAIN, "subset": "shp", "reward_rejected": 2}]
+    theirs = {"text_chosen": "Sky?\n\nBlue.", "text_rejected": "Sky?\n\nGreen.", "subset": "hep-go"}
+    scored = [{**theirs, "scores_chosen": 1, "scores_rejected": x} for x in (0, 1, 2)]
+    for rows, value in ((ours, (1 + 0.5 * 0) / 1.5), (scored, 1 / 3)):
+        scores = read(rows)
+        first = scores.benchmark.numbers[0]
+        assert (first.name, first.value) == ("RewardBench", pytest.approx(value))
+        assert not scores.pairs.human_labels
+    # A subset that RewardBench does not have, and its prior sets alone, are other people's data.
+    for subset in ("law", "shp"):
+        scores = read([{**PLAIN, "subset": subset}])
+        assert scores.benchmark is None and scores.pairs.human_labels
+    assert read([*ours, {**PLAIN, "subset": "law"}]).benchmark is None
 
 
 def test_llmbar(read):

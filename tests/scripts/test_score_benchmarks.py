@@ -13,6 +13,7 @@ from support import write_rows
 import score
 from auditing.scores import read_scores, write_scores
 from reward.data.transcripts import assistant, user
+from reward.model import threads
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.scorer import Scorer
 
@@ -73,6 +74,14 @@ def test_rm_bench(scored, reward):
     # Three styles a side say it too.
     unnamed = {name: value for name, value in row.items() if name != "domain"}
     assert "score_chosen" in scored([unnamed])[0][0]
+
+
+def test_a_small_model_is_scored_with_one_thread(scored, monkeypatch, capsys):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "MACHINE_THREADS", 2)
+    scored([{"prompt": "tea?", "chosen": "water", "rejected": "no"}])
+    assert "one CPU thread, because the model is small" in capsys.readouterr().err
+    assert torch.get_num_threads() == 1
 
 
 def test_rewardbench_2(scored, reward):
