@@ -8,7 +8,7 @@ How right is it, how sure are we of that, and what does it reward?
     # On a public benchmark: its own number first, then everything that is audited:
     python audit.py --ckpt Skywork/Skywork-Reward-V2-Qwen3-0.6B --benchmark reward-bench-2
     # From rewards alone: score.py's, RewardBench's, RM-Bench's:
-    python audit.py --scores scored.jsonl
+    python audit.py --scores scored.jsonl --bradley_terry
 
 Writes report.html (one file, opens offline), report.md, audit.json, the plots and scores.jsonl to
 CKPT/audit (or to scored-audit beside scored.jsonl), and what it concludes to the terminal. Exits 0
@@ -68,6 +68,12 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add the options that name what is audited, and on what."""
     parser.add_argument("--ckpt", help="folder or Hub id of a reward model")
     parser.add_argument("--scores", help="file of scored pairs, instead of a model")
+    parser.add_argument(
+        "--bradley_terry",
+        action="store_true",
+        help="the rewards claim that sigmoid(margin) is a probability: judge their calibration "
+        "(a checkpoint of train_rm.py says so itself)",
+    )
     add_options_of_pairs(parser)
     parser.add_argument(
         "--compare",
@@ -186,7 +192,12 @@ def run_audit(options: AuditOptions) -> "Audit":
         audit = audit_checkpoint(options)
     else:
         audit = audit_scores(
-            options.scores, options.ood, options.compare, options.columns, options.on_bad_row
+            options.scores,
+            options.ood,
+            options.compare,
+            options.columns,
+            options.on_bad_row,
+            options.bradley_terry,
         )
     add_completions(audit, completions)
     settle(audit)

@@ -26,6 +26,7 @@ class AuditOptions:
 
     ckpt: str | None = None  # either this or scores is set
     scores: str | None = None
+    bradley_terry: bool = False  # the rewards' sigmoid(margin) claims to be a probability
     data: str | None = None
     data_dir: str | None = None
     on_bad_row: str = "skip"  # or "stop"

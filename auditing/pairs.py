@@ -21,6 +21,7 @@ from reward.data.formats import PreferencePair
 from reward.data.transcripts import Side, text_of
 
 LARGEST_REWARD = 1e100  # a larger reward counts as not finite, because its square overflows
+NOT_FINITE = "not a finite number"  # what score.py's `reward_error` says of such a reward
 LONGEST_TEXT = 20_000  # characters of a side that are kept for the report and searched for marks
 
 
@@ -29,6 +30,7 @@ class ScoredPair(PreferencePair, total=False):
 
     reward_chosen: float | None  # None if there is none, such as for a text that is too long
     reward_rejected: float | None
+    reward_error: str | None  # why a reward is None
     chosen_tokens: int  # tokens of the chosen completion
     rejected_tokens: int
 
@@ -63,7 +65,8 @@ class _PairNumbers(NamedTuple):
 class Pairs:
     """n pairs as arrays, (n,) each; those that have a row per side are (2, n)."""
 
-    rewards: np.ndarray  # (2, n) of chosen, rejected; NaN where a reward is not a finite number
+    # (2, n) of chosen, rejected; NaN where there is none, infinity where it is no finite number
+    rewards: np.ndarray
     lengths: np.ndarray  # (2, n) in `length_unit`
     characters: np.ndarray  # (2, n)
     markdown: np.ndarray  # (2, n) list items, headings, bold phrases, code fences
@@ -122,7 +125,10 @@ class Pairs:
         )
 
     def finite(self) -> "Pairs":
-        """The pairs whose two rewards are finite; "non-finite rewards" counts the others."""
+        """The pairs whose two rewards are finite.
+
+        "non-finite rewards" and "missing rewards" count the others.
+        """
         return self.take(np.isfinite(self.rewards).all(axis=0))
 
     @classmethod
@@ -156,11 +162,10 @@ class Pairs:
         # (columns, n). The order of the numbers in memory decides how NumPy rounds a sum over both
         # sides, so the columns of a pair stay next to each other.
         table = np.array(numbers, dtype=float).reshape(-1, len(_PairNumbers._fields)).T
-        rewards = _couple(table, "reward")
         bayes_accuracy = table[_PairNumbers._fields.index("bayes_accuracy")]
         simulated = len(numbers) > 0 and np.isfinite(bayes_accuracy).all()
         return cls(
-            rewards=np.where(np.abs(rewards) < LARGEST_REWARD, rewards, np.nan),
+            rewards=_couple(table, "reward"),
             lengths=_couple(table, "length"),
             characters=_couple(table, "characters"),
             markdown=_couple(table, "markdown"),
@@ -186,8 +191,8 @@ def _numbers_of(pair: ScoredPair) -> _PairNumbers:
     start_of_chosen, start_of_rejected = chosen[:LONGEST_TEXT], rejected[:LONGEST_TEXT]
     votes_chosen, votes_rejected = pair.get("votes") or (np.nan, np.nan)
     return _PairNumbers(
-        reward_chosen=nan_for_none(pair["reward_chosen"]),
-        reward_rejected=nan_for_none(pair["reward_rejected"]),
+        reward_chosen=_reward(pair["reward_chosen"], pair),
+        reward_rejected=_reward(pair["reward_rejected"], pair),
         length_chosen=pair.get("chosen_tokens", len(chosen)),
         length_rejected=pair.get("rejected_tokens", len(rejected)),
         characters_chosen=len(chosen),
@@ -200,6 +205,17 @@ def _numbers_of(pair: ScoredPair) -> _PairNumbers:
         votes_rejected=votes_rejected,
         bayes_accuracy=nan_for_none(pair.get("bayes_accuracy")),
     )
+
+
+def _reward(reward: float | None, pair: ScoredPair) -> float:
+    """The reward; NaN if the model gave none, infinity if what it gave is no finite number."""
+    if reward is None:
+        if NOT_FINITE in (pair.get("reward_error") or ""):
+            return float("inf")
+        return float("nan")
+    if abs(reward) < LARGEST_REWARD:  # False for NaN.
+        return float(reward)
+    return float("inf")
 
 
 def nan_for_none(value: float | None) -> float:

@@ -14,6 +14,7 @@ from auditing.checks import accuracy, calibration
 from auditing.checks.accuracy import accuracy_checks
 from auditing.checks.best_of_n import best_of_n_checks, best_of_n_curve
 from auditing.checks.calibration import calibration_checks, calibration_data
+from auditing.checks.collapse import collapse_checks
 from auditing.checks.comparison import compare_checks, rank_models, short_names
 from auditing.checks.distribution import distribution_checks
 from auditing.checks.labels import label_checks, top_and_bottom, worst_errors
@@ -34,6 +35,7 @@ def audit_scores(
     compare: Sequence[str] = (),
     columns: dict[str, str] | None = None,
     on_bad_row: str = "skip",
+    bradley_terry: bool = False,
 ) -> Audit:
     """Audit a file of scores.
 
@@ -43,6 +45,8 @@ def audit_scores(
         compare: Files of other models' scores on the same pairs.
         columns: Our name of each column that `path` names otherwise -> its name there.
         on_bad_row: Whether to `skip` and count a row that cannot be read, or to `stop`.
+        bradley_terry: Whether sigmoid(margin) claims to be a probability. If it is False, nobody
+            knows, because a file of scores does not say.
 
     Raises:
         DataError: A file cannot be read as scored pairs, or one of `compare` holds other pairs.
@@ -54,7 +58,7 @@ def audit_scores(
             f"and takes these beside them: --completions {path}"
         )
     identity = {"scores": path, "format": scores.kind}
-    audit = summary(scores.pairs, identity, bradley_terry=None)
+    audit = summary(scores.pairs, identity, bradley_terry or None)
     add_benchmark(audit, scores.benchmark)
     if ood:
         audit.checks += spillover_checks(scores.pairs, pairs_of(ood), Path(ood).name)
@@ -89,14 +93,14 @@ def summary(
     audit = Audit(pairs, checks + label_checks(pairs), identity)
     audit.worst = worst_errors(finite)
     audit.top, audit.bottom = top_and_bottom(finite)
-    audit.by_length = accuracy_curve(finite.margins, finite.length_differences)
+    audit.by_length = accuracy_curve(finite.margins, finite.length_differences, finite.prompt)
     if len(finite):
         audit.baselines = accuracy.baselines(finite)
-    margins, votes = calibration_data(finite)
+    data = calibration_data(finite)
     if bradley_terry is not False:
-        audit.reliability = calibration.reliability(margins, votes)
+        audit.reliability = calibration.reliability(*data)
     if bradley_terry:
-        gain = calibration.temperature_on_folds(margins, votes)
+        gain = calibration.temperature_on_folds(*data)
         if gain is not None:
             audit.temperature = gain.temperature
     identity["date"] = time.strftime("%Y-%m-%d")
@@ -119,8 +123,11 @@ def run_checks(
     if not len(pairs):
         raise ValueError("no pairs to audit: at least one scored pair is needed")
     finite = pairs.finite()
+    checks = accuracy_checks(finite, train)
+    if len(finite):
+        checks += collapse_checks(finite)
     return [
-        *accuracy_checks(finite, train),
+        *checks,
         *distribution_checks(pairs, finite),
         *length_checks(finite),
         *calibration_checks(finite, bradley_terry),

@@ -55,6 +55,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
     recipe = source.recorded_recipe(options.ckpt, options.revision)
 
     # All input that can be refused is read before the first reward is computed.
+    bradley_terry = is_bradley_terry(recipe, options)
     policy_result = check_policy(options)
     data = read_data(options, scorer, recipe)
     if options.adversarial:
@@ -65,7 +66,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
     test, pairs, benchmark = score_data(scorer, data)
     training = look_at_training(options, scorer, recipe, test)
     identity = identity_of(options, scorer, data, test, len(pairs))
-    audit = summary(pairs, identity, is_bradley_terry(recipe), training.train)
+    audit = summary(pairs, identity, bradley_terry, training.train)
     add_benchmark(audit, benchmark)
     audit.not_measured += training.not_measured
     if training.leaks is not None:
@@ -258,11 +259,23 @@ def look_at_training(
     return training
 
 
-def is_bradley_terry(recipe: Recipe | None) -> bool | None:
-    """Whether sigmoid(margin) claims to be a probability; None without a recipe that says so."""
+def is_bradley_terry(recipe: Recipe | None, options: AuditOptions) -> bool | None:
+    """Whether sigmoid(margin) claims to be a probability; None if nobody says so.
+
+    A recorded recipe says it; for other models --bradley_terry does.
+
+    Raises:
+        DataError: --bradley_terry contradicts the recorded recipe.
+    """
     if recipe is None:
-        return None
-    return LOSSES[recipe["loss_type"]].margin_is_log_odds
+        return options.bradley_terry or None
+    claims = LOSSES[recipe["loss_type"]].margin_is_log_odds
+    if options.bradley_terry and not claims:
+        raise DataError(
+            f"--bradley_terry, but {options.ckpt} was trained with loss_type: "
+            f"{recipe['loss_type']}, whose margins are no log-odds; leave the option out"
+        )
+    return claims
 
 
 # --- What only a forward can show -----------------------------------------------------------------

@@ -403,14 +403,16 @@ def _scored(
             tokens[column] = _reward(row, column)
     if len(tokens) == 1 or None in tokens.values():
         raise RowError("`chosen_tokens` and `rejected_tokens` must both be numbers")
-    return pair | {"reward_chosen": reward_chosen, "reward_rejected": reward_rejected} | tokens
+    rewards = {"reward_chosen": reward_chosen, "reward_rejected": reward_rejected}
+    return pair | rewards | {"reward_error": row.get("reward_error")} | tokens
 
 
 def _crossed(row: dict, chosen: list[Reward], rejected: list[Reward]) -> list[ScoredPair]:
     """Pair every chosen completion with every rejected one, for each chosen one in turn."""
     pairs = to_pairs(_without(row, "margin"))
     rewards = itertools.product(chosen, rejected)
-    return [_scored(pair, {}, *both) for pair, both in zip(pairs, rewards, strict=True)]
+    reason = {"reward_error": row.get("reward_error")}
+    return [_scored(pair, reason, *both) for pair, both in zip(pairs, rewards, strict=True)]
 
 
 def split_prompt(texts: list[str]) -> tuple[str, list[str]]:

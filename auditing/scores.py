@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from auditing.benchmarks import Benchmark, BenchmarkPrompt, benchmark_of
-from auditing.pairs import Pairs, ScoredPair
+from auditing.pairs import NOT_FINITE, Pairs, ScoredPair
 from auditing.score_formats import (
     COMPLETIONS,
     READ_HERE,
@@ -67,9 +67,9 @@ def read_scores(
     """Read the scored pairs or completions of a file in any format of reward.data.row_files.
 
     Rows are read one after another. Only JSON, also RewardBench's JSON of columns, is read all at
-    once. A reward of null or NaN is kept as NaN. A pair whose raters tie has no right side, so it
-    is left out, and `kind` says how many. A pair whose prompt is unknown shares its prompt only
-    with the pairs of its own row.
+    once. A reward of null is kept as NaN, and one that is not finite as infinity. A pair whose
+    raters tie has no right side, so it is left out, and `kind` says how many. A pair whose prompt
+    is unknown shares its prompt only with the pairs of its own row.
 
     Args:
         path: The file.
@@ -322,8 +322,9 @@ def _json_columns(path: str) -> dict[str, list]:
 def write_scores(pairs: Pairs, path: str | os.PathLike) -> None:
     """Write the pairs in the format of RewardBench 1, one row per line.
 
-    The prompt stands beside the texts. A reward that is not finite is written as null, and a text
-    is cut after LONGEST_TEXT characters.
+    The prompt stands beside the texts. A reward that is missing or not finite is written as null,
+    and `reward_error` says which rows had one that is not finite. A text is cut after LONGEST_TEXT
+    characters.
     """
     temporary = f"{path}.new"
     with open(temporary, "w", encoding="utf-8") as file:
@@ -346,6 +347,8 @@ def _row_to_write(pairs: Pairs, i: int) -> dict:
         row[f"scores_{side}"] = None
         if np.isfinite(reward):
             row[f"scores_{side}"] = float(reward)
+        if np.isinf(reward):
+            row["reward_error"] = f"the model's reward is {NOT_FINITE}"
         if pairs.length_unit == "tokens":
             row[f"{side}_tokens"] = int(length)
     row["human_labels"] = pairs.human_labels

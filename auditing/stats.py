@@ -15,6 +15,7 @@ from scipy import special
 NORMAL = NormalDist()
 Z_95 = NORMAL.inv_cdf(0.975)
 Z_POWER = NORMAL.inv_cdf(0.80)  # 80% power, Cohen's convention (Statistical Power Analysis, 1988)
+NEARLY_ZERO = 1e-12  # of a total: what is left of it without a part that was all of it
 RESAMPLES = 2000
 CHUNK = 4_000_000  # cells of a bootstrap table that are in memory at once
 
@@ -141,7 +142,7 @@ def resampled_means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(means)
 
 
-def t_quantile(df: int) -> float:
+def t_quantile(df: float) -> float:
     """The 97.5% point of Student's t with df degrees of freedom."""
     return float(special.stdtrit(df, 0.975))
 
@@ -208,6 +209,28 @@ def paired_interval(differences: np.ndarray) -> Estimate:
     return Estimate(mean, low, high)
 
 
+FEW_PROMPTS = "prompts repeat, and there are fewer than five of them"
+
+
+def numbered_groups(groups: np.ndarray) -> np.ndarray | None:
+    """Number the groups of values from 0 without a gap.
+
+    Args:
+        groups: (n,) the group of each value, such as its prompt.
+
+    Returns:
+        (n,) the numbers. If there is a single group, there is nothing to cluster by, and each value
+        is a group of its own. None if groups repeat and there are fewer than five.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    count = int(group.max(initial=-1)) + 1
+    if count == len(groups) or count == 1:
+        return np.arange(len(groups))
+    if count < 5:
+        return None
+    return group
+
+
 def widened(
     estimate: Estimate | None, influence: np.ndarray, groups: np.ndarray
 ) -> Estimate | None:
@@ -226,22 +249,65 @@ def widened(
     Returns:
         The estimate with the wider interval. None if prompts repeat and there are fewer than five.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    count = int(group.max(initial=-1)) + 1
-    nothing_repeats = count == len(groups)
-    one_group = count == 1  # There is nothing to cluster by.
-    if estimate is None or nothing_repeats or one_group:
-        return estimate
-    if count < 5:
+    group = numbered_groups(groups)
+    if estimate is None or group is None:
         return None
+    count = int(group.max(initial=-1)) + 1
     squares = float(np.sum(influence**2))
-    if squares == 0:
+    if count == len(groups) or squares == 0:  # Nothing repeats, or nothing varies.
         return estimate
     sums = np.bincount(group, influence)
     effect = count / (count - 1) * float(np.sum(sums**2)) / squares
     factor = math.sqrt(max(1.0, effect)) * t_quantile(count - 1) / Z_95
     value, low, high = estimate
     return Estimate(value, value - factor * (value - low), value + factor * (high - value))
+
+
+def jackknife_changes(left_out: np.ndarray) -> np.ndarray:
+    """(G,) values without each group -> how far each group moves the value from their mean."""
+    count = len(left_out)
+    return math.sqrt((count - 1) / count) * (left_out - left_out.mean())
+
+
+def half_width(changes: np.ndarray) -> float:
+    """Half the 95% interval of a number: t se, se^2 = sum of changes^2.
+
+    If a few groups make up most of se^2, then se is itself uncertain, and t has
+    (sum of changes^2)^2 / sum of changes^4 degrees of freedom, as many as if that number of groups
+    had made it up equally, and at least two.
+
+    Args:
+        changes: (G,) how far each group moves the number.
+    """
+    largest = float(np.abs(changes).max())
+    if largest == 0:
+        return 0.0
+    squares = (changes / largest) ** 2
+    variance = float(squares.sum())
+    df = variance**2 / float(np.sum(squares**2))
+    return t_quantile(max(2.0, df)) * largest * math.sqrt(variance)
+
+
+def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray) -> Estimate | None:
+    """mean(numerators) / mean(denominators), with the jackknife's interval.
+
+    Quenouille (Biometrika 43, 1956). Both means are uncertain.
+
+    Args:
+        numerators: (G,) one number for each independent group.
+        denominators: (G,) one number above 0 for each group.
+
+    Returns:
+        None for fewer than five groups.
+    """
+    if len(numerators) < 5:
+        return None
+    total = denominators.sum()
+    value = float(numerators.sum() / total)
+    others = np.maximum(total - denominators, NEARLY_ZERO * total)
+    left_out = (numerators.sum() - numerators) / others
+    half = half_width(jackknife_changes(left_out))
+    return Estimate(value, value - half, value + half)
 
 
 # --- Tests, and two models on the same pairs ------------------------------------------------------
@@ -389,17 +455,64 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
     return float(np.clip(r, -1, 1))
 
 
-def correlation_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How far each point moves Pearson's r, up to a constant factor: zx zy - r (zx^2 + zy^2) / 2.
+def correlation_interval(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Estimate | None:
+    """Pearson's r with an interval that needs no normal x and y: tanh(atanh(r) +- t se).
 
-    Devlin, Gnanadesikan and Kettenring, Biometrika 62 (1975).
+    se is the jackknife's over groups (Efron and Stein, Annals of Statistics 9, 1981): with d_g the
+    change of atanh(r) if group g is left out, se^2 = (G - 1) / G sum of (d_g - mean)^2. It follows
+    the influence of each point on r, where Fisher's 1 / sqrt(n - 3) is right for normal x and y
+    alone. half_width has t.
+
+    Args:
+        x: (n,) such as lengths.
+        y: (n,) such as rewards.
+        groups: (n,) the group of each point, such as its prompt.
+
+    Returns:
+        None if x or y does not vary, for fewer than four points, and if groups repeat and there
+        are fewer than five.
     """
-    zx = centred_and_scaled(x)
-    zx = zx / zx.std()
-    zy = centred_and_scaled(y)
-    zy = zy / zy.std()
-    r = float(np.mean(zx * zy))
-    return zx * zy - r * (zx**2 + zy**2) / 2
+    r = pearson(x, y)
+    group = numbered_groups(groups)
+    if r is None or len(x) < 4 or group is None:
+        return None
+    if abs(r) > 1 - 1e-12:
+        return Estimate(r, r, r)
+    dx = centred_and_scaled(x)
+    dy = centred_and_scaled(y)
+    columns = [np.ones(len(x)), dx, dy, dx * dx, dy * dy, dx * dy]
+    sums = np.stack([np.bincount(group, column) for column in columns])  # (6, G)
+    left_out = correlation_of_sums(sums.sum(axis=1, keepdims=True) - sums)  # (G,)
+    return fisher_z_interval(r, jackknife_changes(np.arctanh(left_out)))
+
+
+def correlation_of_sums(sums: np.ndarray) -> np.ndarray:
+    """Pearson's r, a little inside of -1 and 1; where x or y does not vary it is 0.
+
+    Args:
+        sums: (6, k) n and the sums of x, y, x^2, y^2 and xy, of k samples.
+
+    Returns:
+        (k,) the correlations.
+    """
+    n, x, y, xx, yy, xy = sums
+    covariance = xy - x * y / n
+    scale = np.sqrt(np.maximum(xx - x * x / n, 0) * np.maximum(yy - y * y / n, 0))
+    r = np.divide(covariance, scale, out=np.zeros(len(n)), where=scale > 0)
+    return np.clip(r, -1 + 1e-12, 1 - 1e-12)
+
+
+def fisher_z_interval(r: float, changes: np.ndarray) -> Estimate:
+    """tanh(atanh(r) +- half_width).
+
+    Args:
+        r: A correlation.
+        changes: (G,) how far each group moves atanh(r).
+    """
+    half = half_width(changes)
+    if half == 0:
+        return Estimate(r, r, r)
+    return Estimate(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
@@ -407,29 +520,61 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
     return pearson(average_ranks(x), average_ranks(y))
 
 
-def fisher_interval(r: float, n: int) -> tuple[float, float] | None:
-    """tanh(atanh(r) +- z / sqrt(n - 3)), for n > 3 independent points. Fisher, Metron 1 (1921)."""
-    if n <= 3:
-        return None
-    if abs(r) == 1:
-        return r, r
-    half = Z_95 / math.sqrt(n - 3)
-    return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
+def spearman_interval(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Estimate | None:
+    """Spearman's r with the interval of correlation_interval, from the influence of each point.
 
+    A point moves r by its own ranks, as in Pearson's r, and by what it adds to the ranks of the
+    points above it (Borkowf, Computational Statistics and Data Analysis 39, 2002). Both are summed
+    over a group.
 
-def spearman_interval(x: np.ndarray, y: np.ndarray) -> Estimate | None:
-    """tanh(atanh(r) +- z sqrt((1 + r^2 / 2) / (n - 3))), for n > 3 points.
+    Args:
+        x: (n,) such as rewards.
+        y: (n,) such as ratings.
+        groups: (n,) the group of each point, such as its prompt.
 
-    Bonett and Wright, Psychometrika 65 (2000).
+    Returns:
+        None in the cases of correlation_interval.
     """
     r = spearman(x, y)
-    n = len(x)
-    if r is None or n <= 3:
+    group = numbered_groups(groups)
+    if r is None or len(x) < 4 or group is None:
         return None
-    if abs(r) == 1:
+    if abs(r) > 1 - 1e-12:
         return Estimate(r, r, r)
-    half = Z_95 * math.sqrt((1 + r * r / 2) / (n - 3))
-    return Estimate(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
+    influence = spearman_influence(average_ranks(x), average_ranks(y))
+    sums = np.bincount(group, influence) / len(x)
+    count = len(sums)
+    return fisher_z_interval(r, math.sqrt(count / (count - 1)) * sums / (1 - r * r))
+
+
+def spearman_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """n times how far each point moves Spearman's r, with mean 0.
+
+    Args:
+        x: (n,) average ranks, not all equal.
+        y: (n,) average ranks, not all equal.
+    """
+    zx = (x - x.mean()) / x.std()
+    zy = (y - y.mean()) / y.std()
+    r = float(np.mean(zx * zy))
+    own = zx * zy - r * (zx**2 + zy**2) / 2
+    through_x = mean_of_those_above(x, (zy - r * zx) / x.std())
+    through_y = mean_of_those_above(y, (zx - r * zy) / y.std())
+    influence = own + through_x + through_y
+    return influence - influence.mean()
+
+
+def mean_of_those_above(ranks: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n,) the sum of the weights of all points with a higher rank; an equal one counts one half.
+
+    Args:
+        ranks: (n,) average ranks.
+        weights: (n,) how far a rank moves the mean.
+    """
+    _, level = np.unique(ranks, return_inverse=True)
+    totals = np.bincount(level, weights)
+    above = totals[::-1].cumsum()[::-1] - totals
+    return above[level] + totals[level] / 2
 
 
 def within_groups_spearman(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Estimate | None:
@@ -535,14 +680,16 @@ def logistic(
 # --- The smallest effect that n pairs show with 80% power, at a two-sided 5% level ----------------
 
 
-def detectable_correlation(n: int) -> float | None:
-    """The smallest |r| that n points can tell apart from 0; None for n <= 3.
+def detectable_correlation(interval: Estimate) -> float:
+    """The smallest |r| that can be told apart from 0: tanh((z_.975 + z_.80) x standard error).
 
-    tanh((z_.975 + z_.80) / sqrt(n - 3)): Cohen (1988), chapter 3, by Fisher's z.
+    Cohen (1988), chapter 3, by Fisher's z. The standard error of atanh(r) is computed from the
+    width of a 95% interval.
     """
-    if n <= 3:
-        return None
-    return math.tanh((Z_95 + Z_POWER) / math.sqrt(n - 3))
+    if interval.low == interval.high:
+        return 0.0
+    width = math.atanh(interval.high) - math.atanh(interval.low)
+    return math.tanh((Z_95 + Z_POWER) * width / (2 * Z_95))
 
 
 def detectable_accuracy(n: int, baseline: float) -> float | None:

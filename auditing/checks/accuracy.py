@@ -1,11 +1,12 @@
 """Accuracy: does the model agree with the raters more often than a rule that ignores content?"""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from auditing import stats
+from auditing.checks.collapse import has_collapsed
 from auditing.checks.raters import label_accuracy, noise_from_votes, rater_agreement
 from auditing.pairs import Pairs
 from auditing.stats import Z_95, Estimate, pair_credit, share_interval
@@ -13,8 +14,7 @@ from auditing.verdicts import THRESHOLDS, Check, Finding, Limits, count, judge, 
 
 SECTION = "accuracy"
 NO_PAIR = "no pair has two finite rewards"
-# If the pairs are too few to tell this accuracy apart from a baseline, there is no verdict.
-HEALTHY = THRESHOLDS["accuracy, human labels"].fail
+USEFUL_GAIN = THRESHOLDS["accuracy"].fail  # over the best rule that ignores content
 
 
 def accuracy_checks(finite: Pairs, train: Pairs | None) -> list[Check]:
@@ -55,14 +55,26 @@ def accuracy(margins: np.ndarray, prompts: np.ndarray | None = None) -> Estimate
     return share_interval(pair_credit(margins), prompts)
 
 
-def baselines(pairs: Pairs) -> dict[str, float]:
-    """The accuracies of rules that ignore content, on the same pairs, by name of the rule.
+def rule_credits(pairs: Pairs) -> dict[str, np.ndarray]:
+    """Which pairs each rule that ignores content has right, by name of the rule: (n,) credits.
 
     Ties count one half.
     """
-    longer, shorter = length_baselines(*pairs.lengths)
-    markdown = feature_baseline(pairs.markdown)
-    return {"the longer wins": longer, "the shorter wins": shorter, "more markdown wins": markdown}
+    longer = pair_credit(pairs.length_differences)
+    return {
+        "the longer wins": longer,
+        "the shorter wins": 1 - longer,
+        "more markdown wins": pair_credit(pairs.markdown[0] - pairs.markdown[1]),
+    }
+
+
+def baselines(pairs: Pairs) -> dict[str, float]:
+    """The accuracies of rules that ignore content, on the same pairs, by name of the rule.
+
+    Args:
+        pairs: The pairs, at least one.
+    """
+    return {rule: float(credit.mean()) for rule, credit in rule_credits(pairs).items()}
 
 
 def best_baseline(pairs: Pairs) -> tuple[str, float]:
@@ -70,36 +82,66 @@ def best_baseline(pairs: Pairs) -> tuple[str, float]:
     return max(baselines(pairs).items(), key=lambda rule: rule[1])
 
 
-def feature_baseline(feature: np.ndarray) -> float | None:
-    """The accuracy of "the side with more of a feature wins"; None for no pairs.
+@dataclass(frozen=True)
+class RuleComparison:
+    """The model against every rule that ignores content, on the same pairs."""
 
-    Ties count one half.
+    rule: str  # the best of the rules on these pairs
+    baseline: float  # its accuracy
+    # By how much the model is more accurate than it; None if too few prompts repeat.
+    gain: Estimate | None
+    beaten: bool  # whether the model is better than each rule, by the whole interval
+    p: float | None  # under "at least USEFUL_GAIN better than each rule"; None without a gain
+
+
+def compare_with_rules(pairs: Pairs, estimate: Estimate) -> RuleComparison:
+    """Compare the model with the rules that ignore content, pair by pair.
+
+    The gain over a rule is the mean over pairs of credit(model) - credit(rule). So the rule's luck
+    on these pairs counts as well, which taking its accuracy as exact leaves out. A coin is one of
+    the rules; its credit is one half. The p-value is the smallest of the rules' p-values times
+    their number (Bonferroni), which allows for the choice of the best rule.
 
     Args:
-        feature: (2, n) the feature of the chosen and of the rejected sides.
+        pairs: The pairs, at least one.
+        estimate: The model's accuracy on them.
     """
-    if not feature.shape[1]:
-        return None
-    return float(pair_credit(feature[0] - feature[1]).mean())
+    credit = pair_credit(pairs.margins)
+    rule, baseline = best_baseline(pairs)
+    gains = {"a coin": Estimate(*(bound - 0.5 for bound in estimate))}
+    for name, rule_credit in rule_credits(pairs).items():
+        gain = mean_difference(credit - rule_credit, pairs.prompt)
+        if gain is None:
+            return RuleComparison(rule, baseline, None, False, None)
+        gains[name] = gain
+    p_values = [p_of_less(gain, USEFUL_GAIN) for gain in gains.values()]
+    return RuleComparison(
+        rule=rule,
+        baseline=baseline,
+        gain=gains[rule],
+        beaten=all(gain.low > 0 for gain in gains.values()),
+        p=min(1.0, len(p_values) * min(p_values)),
+    )
 
 
-def length_baselines(
-    chosen_lengths: np.ndarray, rejected_lengths: np.ndarray
-) -> tuple[float, float]:
-    """The accuracy of "the longer wins" and of "the shorter wins"; the two sum to 1.
+def mean_difference(differences: np.ndarray, prompts: np.ndarray) -> Estimate | None:
+    """The mean of differences of credits, with an interval that holds where prompts repeat."""
+    estimate = stats.paired_interval(differences)
+    return stats.widened(estimate, differences - differences.mean(), prompts)
 
-    Equal lengths count one half.
 
-    Args:
-        chosen_lengths: (n,) lengths of the chosen sides, at least one.
-        rejected_lengths: (n,) lengths of the rejected sides.
-    """
-    longer = float(pair_credit(chosen_lengths - rejected_lengths).mean())
-    return longer, 1 - longer
+def p_of_less(estimate: Estimate, null: float) -> float:
+    """The two-sided p-value of an estimate below `null`; 1 if it is not below."""
+    if estimate.value >= null:
+        return 1.0
+    return stats.two_sided_p(estimate, null)
 
 
 def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
     """Check that the model agrees with the raters more often than a rule that ignores content.
+
+    It passes if it is better than each rule, and fails if it is less than USEFUL_GAIN better than
+    one. A subset fails only if that survives the false-discovery control, because there are many.
 
     Args:
         pairs: The pairs of the subset, with finite rewards.
@@ -108,14 +150,17 @@ def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
     n = len(pairs)
     estimate = accuracy(pairs.margins, pairs.prompt)
     if estimate is None:
-        threshold = "fail unless the lower bound is above the best rule that does not read"
+        threshold = "pass if better than each rule that does not read, pair by pair"
         finding = Finding("accuracy", None, 0, SECTION, subset=subset, note=NO_PAIR)
         return with_verdict(finding, "not measurable", threshold)
-    rule, baseline = best_baseline(pairs)
-    detectable = stats.detectable_accuracy(n, baseline)
-    if detectable is not None:  # If prompts repeat, n pairs show less than n independent ones.
-        detectable = max(detectable, baseline + stats.detectable_mean(estimate))
-    verdict, notes = accuracy_verdict(pairs, estimate, baseline, detectable)
+    rules = compare_with_rules(pairs, estimate)
+    verdict, notes = accuracy_verdict(rules, is_subset=subset is not None)
+    if subset is None and has_collapsed(pairs):
+        verdict = "fail"
+        notes = ["the model has collapsed and ranks nothing"]
+    ties = int(np.sum(pairs.margins == 0))
+    if ties:
+        notes.append(f"{count(ties, 'tie')}, each counts one half")
     ceiling = bayes_ceiling(pairs)
     if ceiling is not None:
         notes.append(f"ceiling {short(ceiling)} (what the true utilities would score)")
@@ -128,42 +173,51 @@ def accuracy_check(pairs: Pairs, subset: str | None) -> Check:
         n,
         SECTION,
         subset=subset,
-        detectable=detectable,
+        detectable=detectable_accuracy(rules),
         note="; ".join(notes),
     )
+    if subset is not None:
+        finding = replace(finding, p=rules.p)
     threshold = (
-        f'fail unless the lower bound is above {short(baseline)} ("{rule}" on the same pairs)'
+        f'pass if better than {short(rules.baseline)} ("{rules.rule}" on the same pairs) and than '
+        f"each other rule that does not read, pair by pair; "
+        f"fail if less than {short(USEFUL_GAIN)} better (ours)"
     )
     check = with_verdict(finding, verdict, threshold)
-    return replace(check, baseline=baseline, ceiling=ceiling)
+    otherwise = "not measurable"
+    if rules.beaten:
+        otherwise = "pass"
+    return replace(check, baseline=rules.baseline, ceiling=ceiling, otherwise=otherwise)
 
 
-def accuracy_verdict(
-    pairs: Pairs, estimate: Estimate, baseline: float, detectable: float | None
-) -> tuple[str, list[str]]:
-    """The verdict on an accuracy, and the notes that explain it."""
-    n = len(pairs)
-    ties = int(np.sum(pairs.margins == 0))
-    if ties == n:
-        return "not measurable", ["every pair ties: the model ranks nothing"]
-    notes = []
-    if ties:
-        notes.append(f"{count(ties, 'tie')}, each counts one half")
-    if detectable is None:
-        notes.append(
-            f"{count(n, 'pair')}: even a perfect model could not be told from {short(baseline)}"
-        )
-        return "not measurable", notes
-    if estimate.low > baseline:
+def accuracy_verdict(rules: RuleComparison, is_subset: bool) -> tuple[str, list[str]]:
+    """The verdict on an accuracy, and the notes that explain it.
+
+    Args:
+        rules: The comparison with the rules that ignore content.
+        is_subset: Whether these are the pairs of a subset. Then the false-discovery control decides
+            whether a fail stays, and not the level of 5%.
+    """
+    if rules.gain is None:
+        return "not measurable", [stats.FEW_PROMPTS]
+    value, low, high = map(short, rules.gain)
+    notes = [f'gain over "{rules.rule}" {value} [{low}, {high}], pair by pair']
+    if rules.beaten:
         return "pass", notes
-    if baseline < estimate.high:
-        notes.append(
-            f"the interval straddles {short(baseline)}; "
-            f"{n:,} pairs tell {short(detectable)} or more from it"
-        )
-        if detectable > HEALTHY:
-            return "not measurable", notes
-    return "fail", notes
+    if rules.p < 0.05 or (is_subset and rules.p < 1):
+        return "fail", notes
+    notes.append(f"too few pairs to tell it from {short(rules.baseline)}")
+    return "not measurable", notes
+
+
+def detectable_accuracy(rules: RuleComparison) -> float | None:
+    """The smallest accuracy that these pairs tell apart from the best rule; None if none is."""
+    if rules.gain is None:
+        return None
+    accuracy = rules.baseline + stats.detectable_mean(rules.gain)
+    if accuracy > 1:
+        return None
+    return accuracy
 
 
 def bayes_ceiling(pairs: Pairs) -> float | None:

@@ -111,20 +111,19 @@ def drift_check(name: str, completions: Completions, values: np.ndarray, relativ
         name: The name of the check.
         completions: Scored completions, several per prompt.
         values: (completions,) the values that are compared.
-        relative: Whether the difference is divided by the mean value.
+        relative: Whether the difference is divided by the mean value, of at least 1. Every prompt
+            counts the same.
     """
     groups = [group for group in by_prompt(completions, values) if len(group) > 1]
-    drift = []
-    for group in groups:
-        best = best_of_n(completions.reward[group], values[group], len(group))
-        drift.append(best - values[group].mean())
-    scale = 1.0
+    means = np.array([values[group].mean() for group in groups])
+    best = [best_of_n(completions.reward[g], values[g], len(g)) for g in groups]
+    drift = np.array(best) - means
     size = 0.0
     if groups:
         size = np.mean([len(group) for group in groups])
-        if relative:
-            scale = max(float(np.mean(values[np.concatenate(groups)])), 1.0)
-    estimate = stats.mean_interval(np.array(drift) / scale)
+    estimate = stats.mean_interval(drift)
+    if relative and groups and means.mean() > 1:
+        estimate = stats.ratio_of_means(drift, means)
     detectable = None
     if estimate is not None:
         detectable = stats.detectable_mean(estimate)

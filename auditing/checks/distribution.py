@@ -1,4 +1,4 @@
-"""Distribution: non-finite rewards, ties, margins, saturation, rewards that differ by subset."""
+"""Distribution: missing rewards, ties, margins, saturation, rewards that differ by subset."""
 
 import math
 
@@ -21,6 +21,7 @@ FEWEST = 20  # a subset with fewer rewards is left out when spreads are compared
 # The range of rewards goes from this quantile to 1 minus it. A reward is at an end if it lies
 # beyond that end, or within this share of the range from it.
 SATURATED = 0.001
+ALL_TIE = "every pair ties"
 # What published Bradley-Terry runs report; other losses have other scales.
 USUAL_MARGIN = (0.5, 1.0)
 
@@ -32,7 +33,7 @@ def distribution_checks(pairs: Pairs, finite: Pairs) -> list[Check]:
         pairs: All pairs, at least one.
         finite: Those whose two rewards are finite.
     """
-    checks = [finite_check(pairs, finite)]
+    checks = [finite_check(pairs), missing_check(pairs)]
     if not len(finite):
         return checks
     checks += [tie_check(finite), margin_check(finite), saturation_check(finite)]
@@ -41,15 +42,29 @@ def distribution_checks(pairs: Pairs, finite: Pairs) -> list[Check]:
     return checks
 
 
-def finite_check(pairs: Pairs, finite: Pairs) -> Check:
-    """Check the share of pairs without two finite rewards."""
+def finite_check(pairs: Pairs) -> Check:
+    """Check the share of pairs with a reward that is infinite, or no number."""
     n = len(pairs)
-    bad = n - len(finite)
+    bad = int(np.isinf(pairs.rewards).any(axis=0).sum())
     note = ""
     if bad:
         note = f"{count(bad, 'pair')} of {n:,} left out of every other number"
     bad_rate = stats.wilson_estimate(bad, n)
     return judge(Finding("non-finite rewards", bad_rate, n, SECTION, note=note))
+
+
+def missing_check(pairs: Pairs) -> Check:
+    """Check the share of pairs with a side that the model gave no reward."""
+    n = len(pairs)
+    missing = int(np.isnan(pairs.rewards).any(axis=0).sum())
+    note = ""
+    if missing:
+        note = (
+            f"{count(missing, 'pair')} of {n:,} left out of every other number: "
+            "a side is too long for the model, or `reward_error` says why it has no reward"
+        )
+    missing_rate = stats.wilson_estimate(missing, n)
+    return judge(Finding("missing rewards", missing_rate, n, SECTION, note=note))
 
 
 def tie_check(finite: Pairs) -> Check:
@@ -107,6 +122,8 @@ def margin_check(finite: Pairs) -> Check:
     name = "mean margin"
     n = len(finite)
     margins = finite.margins
+    if not margins.any():
+        return judge(Finding(name, None, n, SECTION, unmeasured=ALL_TIE))
     mean = stats.widened(stats.mean_interval(margins), margins - margins.mean(), finite.prompt)
     if mean is None:
         return judge(Finding(name, None, n, SECTION))
@@ -171,7 +188,9 @@ def eta_squared(
     It is Kelley's epsilon squared (Proceedings of the National Academy of Sciences 21, 1935),
     1 - (1 - eta^2) (n - 1) / (n - k), but not below 0, where eta^2 = between / total sum of
     squares. eta^2 itself would be (k - 1) / (n - 1) on average if labels meant nothing. The
-    interval is the reverse bootstrap of eta^2 (moment_draws).
+    interval is the bootstrap's of eta^2 (moment_draws). Drawn eta^2 are too large twice over, by
+    the noise in the means of the labels and by that of the draw, so twice what the draw adds on
+    average is subtracted.
 
     Args:
         values: (n,) the values.
@@ -191,7 +210,8 @@ def eta_squared(
     values = centred_and_scaled(values)
     eta = between_share(totals(values, label)[None])[0]
     draws = between_share(moment_draws(values, label, groups))
-    low, high = 2 * eta - np.quantile(draws, [0.975, 0.025])
+    added = float(draws.mean()) - eta
+    low, high = np.quantile(draws - 2 * added, [0.025, 0.975])
     value = float(np.clip(1 - (1 - eta) * (n - 1) / (n - k), 0, 1))
     estimate = Estimate(value, float(np.clip(low, 0, value)), float(np.clip(high, value, 1)))
     if groups is not None:
@@ -247,6 +267,7 @@ def scale_ratio(
 
     The interval is the reverse bootstrap of its logarithm (moment_draws). The largest of several
     standard deviations is too large by chance alone, and the reverse bootstrap corrects for that.
+    Draws are widened where a few groups decide a standard deviation (tail_factor).
 
     Args:
         values: (n,) the values.
@@ -269,7 +290,8 @@ def scale_ratio(
     if variances.min() < 1e-15:
         return None
     log_ratio = 0.5 * math.log(variances.max() / variances.min())
-    drawn = within_variances(moment_draws(values, label, groups))  # (resamples, labels)
+    draws = moment_draws(values, label, groups, widen=True)
+    drawn = within_variances(draws)  # (resamples, labels)
     drawn = np.maximum(drawn, variances.min() * 1e-4)
     log_draws = 0.5 * np.log(drawn.max(axis=1) / drawn.min(axis=1))
     low, high = 2 * log_ratio - np.quantile(log_draws, [0.975, 0.025])
@@ -306,7 +328,11 @@ def between_share(tables: np.ndarray) -> np.ndarray:
 
 
 def moment_draws(
-    values: np.ndarray, label: np.ndarray, groups: np.ndarray | None, seed: int = 0
+    values: np.ndarray,
+    label: np.ndarray,
+    groups: np.ndarray | None,
+    widen: bool = False,
+    seed: int = 0,
 ) -> np.ndarray:
     """The bootstrap of each label's count, sum and sum of squares; it draws whole groups.
 
@@ -335,11 +361,32 @@ def moment_draws(
         covariance = np.zeros((3, 3))
         if len(of_label) > 1:
             covariance = len(of_label) * np.atleast_2d(np.cov(of_label.T, bias=True))
+            if widen:
+                covariance *= tail_factor(of_label) ** 2
         draw = rng.multivariate_normal(
             of_label.sum(axis=0), covariance, size=RESAMPLES, check_valid="ignore", method="eigh"
         )
         draws.append(np.maximum(draw, [0.1, -np.inf, 0]))
     return np.stack(draws, axis=1)
+
+
+def tail_factor(table: np.ndarray) -> float:
+    """How much wider than z an interval of a variance must be: t / z.
+
+    t has as many degrees of freedom as groups seem to decide the variance (stats.half_width). With
+    heavy tails these are few, however many groups there are.
+
+    Args:
+        table: (groups, 3) the count, the sum and the sum of squares of each group, two or more.
+    """
+    size, total, squares = table.T
+    mean = total.sum() / size.sum()
+    deviations = squares - 2 * mean * total + mean**2 * size
+    influence = deviations - size * deviations.sum() / size.sum()
+    width = math.sqrt(float(np.sum(influence**2)))
+    if width == 0:
+        return 1.0
+    return stats.half_width(influence) / (stats.Z_95 * width)
 
 
 def subset_checks(finite: Pairs) -> list[Check]:

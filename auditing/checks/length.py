@@ -10,12 +10,11 @@ from auditing import stats
 from auditing.checks.accuracy import accuracy
 from auditing.pairs import Pairs
 from auditing.result import LengthClass
-from auditing.stats import Z_95, Estimate, equal_mass, pair_credit
+from auditing.stats import FEW_PROMPTS, Estimate, equal_mass, pair_credit
 from auditing.verdicts import Check, Finding, count, judge, short
 
 SECTION = "length and style"
 ABOUT_EQUAL = 0.1  # of the longer side
-FEW_PROMPTS = "prompts repeat, and there are fewer than five of them"
 
 
 def length_checks(finite: Pairs) -> list[Check]:
@@ -94,7 +93,6 @@ def correlation_check(
         n,
         SECTION,
         rule="length correlation",
-        detectable=stats.detectable_correlation(n),
         unmeasured="lengths or rewards do not vary",
     )
     if n < 4:
@@ -102,12 +100,12 @@ def correlation_check(
     r = stats.pearson(x, y)
     if r is None:
         return judge(finding)
-    independent = Estimate(r, *stats.fisher_interval(r, len(x)))
-    estimate = stats.widened(independent, stats.correlation_influence(x, y), prompts)
+    estimate = stats.correlation_interval(x, y, prompts)
     if estimate is None:
         return judge(replace(finding, unmeasured=FEW_PROMPTS))
     note = f"Spearman {short(stats.spearman(x, y))}, r squared {short(r * r)}"
-    return judge(replace(finding, estimate=estimate, note=note))
+    detectable = stats.detectable_correlation(estimate)
+    return judge(replace(finding, estimate=estimate, note=note, detectable=detectable))
 
 
 # --- How much more often than the raters ----------------------------------------------------------
@@ -183,8 +181,9 @@ def length_controlled_accuracy(
     """The accuracy that the model would have at equal lengths.
 
     It is sigmoid(a) of the fit P(model right) = sigmoid(a + b dl / sd(dl)). The idea is Dubois et
-    al. 2024 (arXiv 2404.04475), who do so for win rates. Ties count one half; the interval is
-    sigmoid(a +- z se(a)).
+    al. 2024 (arXiv 2404.04475), who do so for win rates. Ties count one half. The interval is
+    sigmoid(a +- t se(a)), where se is the sandwich's over prompts (Liang and Zeger, Biometrika 73,
+    1986), because ties vary less than wins and losses, and pairs of one prompt are alike.
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
@@ -203,19 +202,23 @@ def length_controlled_accuracy(
     # (n, 2), not centred: 0 is equal length.
     X = np.stack([np.ones(len(margins)), length_differences / spread], axis=1)
     credit = pair_credit(margins)
+    if np.ptp(credit) == 0:
+        return None
     fit = stats.logistic(X, credit)
     if fit is None:
         return None
-    a = fit.coefficients[0]
-    half = Z_95 * math.sqrt(fit.covariance[0, 0])
-    at_zero = Estimate(a, a - half, a + half)
+    residual = credit - expit(X @ fit.coefficients)
+    influence = residual * (X @ fit.covariance)[:, 0]  # (n,) how far each pair moves a
+    groups = np.arange(len(margins))
     if prompts is not None:
-        residual = credit - expit(X @ fit.coefficients)
-        influence = residual * (X @ fit.covariance)[:, 0]
-        at_zero = stats.widened(at_zero, influence, prompts)
-    if at_zero is None:
+        groups = stats.numbered_groups(prompts)
+    if groups is None:
         return None
-    return Estimate(*(float(expit(bound)) for bound in at_zero))
+    changes = np.bincount(groups, influence)
+    count = len(changes)
+    a = float(fit.coefficients[0])
+    half = math.sqrt(count / (count - 1)) * stats.half_width(changes)
+    return Estimate(*(float(expit(bound)) for bound in (a, a - half, a + half)))
 
 
 def controlled_check(finite: Pairs) -> Check:
@@ -292,19 +295,26 @@ def by_length_checks(finite: Pairs) -> list[Check]:
 
 
 def accuracy_curve(
-    margins: np.ndarray, length_differences: np.ndarray, bins: int = 9
+    margins: np.ndarray,
+    length_differences: np.ndarray,
+    prompts: np.ndarray | None = None,
+    bins: int = 9,
 ) -> list[LengthClass]:
     """Accuracy over classes of the length difference with about equally many pairs, for a plot.
 
     Args:
         margins: (n,) reward(chosen) - reward(rejected).
         length_differences: (n,) length(chosen) - length(rejected).
+        prompts: (n,) the prompt of each pair; None if no prompt repeats.
         bins: The largest number of classes; each class holds at least 10 pairs.
     """
     curve = []
     for index in equal_mass(length_differences, min(bins, max(1, len(margins) // 10))):
         differences = length_differences[index]
-        estimate = accuracy(margins[index])
+        prompts_of_class = None
+        if prompts is not None:
+            prompts_of_class = prompts[index]
+        estimate = accuracy(margins[index], prompts_of_class)
         length_class = LengthClass(
             start=float(differences.min()),
             end=float(differences.max()),

@@ -231,7 +231,7 @@ def effect_of(edit: Edit, original: np.ndarray, edited: np.ndarray, scale: float
     n = int(present.sum())
     mean_change = None
     if scale > 0 and n >= FEWEST:
-        mean_change = stats.mean_interval(change[present] / scale)
+        mean_change = change_in_deviations(change, original)
 
     in_order = original[0] > original[1]
     if edit.kind == "cosmetic":
@@ -257,6 +257,32 @@ def effect_of(edit: Edit, original: np.ndarray, edited: np.ndarray, scale: float
         largest=largest,
         typical=typical,
     )
+
+
+def change_in_deviations(change: np.ndarray, original: np.ndarray) -> Estimate:
+    """The mean change over the standard deviation of the originals' rewards, by the jackknife.
+
+    The interval takes into account that the standard deviation is uncertain as well.
+
+    Args:
+        change: (pairs,) the change of each pair's chosen side; NaN for none.
+        original: (2, pairs) rewards before the edit, which vary; NaN for no reward.
+    """
+    changes = np.nan_to_num(change)
+    changed = np.isfinite(change).astype(float)
+    squares = np.nansum((original - np.nanmean(original)) ** 2, axis=0)
+    rewards = np.isfinite(original).sum(axis=0)
+    least = stats.NEARLY_ZERO * squares.sum() / rewards.sum()
+
+    def without(left_out: np.ndarray | float) -> np.ndarray | float:
+        """The mean change over the standard deviation, without some pairs."""
+        mean = (changes.sum() - left_out * changes) / (changed.sum() - left_out * changed)
+        variance = (squares.sum() - left_out * squares) / (rewards.sum() - left_out * rewards - 1)
+        return mean / np.sqrt(np.maximum(variance, least))  # One pair may hold all the variance.
+
+    value = float(without(0.0)[0])
+    half = stats.half_width(stats.jackknife_changes(without(1.0)))
+    return Estimate(value, value - half, value + half)
 
 
 def probe_result(

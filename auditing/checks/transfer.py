@@ -62,7 +62,7 @@ def rating_checks(completions: Completions) -> list[Check]:
     reward = completions.reward[rated]
     rating = completions.rating[rated]
     prompt = completions.prompt[rated]
-    overall = stats.spearman_interval(reward, rating)
+    overall = stats.spearman_interval(reward, rating, prompt)
     within = stats.within_groups_spearman(reward, rating, prompt)
     return [
         rating_check("all completions", overall, len(reward)),

@@ -29,7 +29,8 @@ def test_the_columns_of_a_pair():
 
 def test_a_selection_keeps_its_texts():
     pairs = Pairs.collect([scored_pair("a"), scored_pair("b", None), scored_pair("c", 1e200)])
-    assert np.isnan(pairs.rewards[0]).tolist() == [False, True, True]
+    assert np.isnan(pairs.rewards[0]).tolist() == [False, True, False]
+    assert np.isinf(pairs.rewards[0]).tolist() == [False, False, True]
     assert len(pairs.finite()) == 1 and pairs.finite().text(0)["chosen"] == assistant("a")
     last = pairs.take([2]).take(np.array([True]))
     assert last.text(0)["chosen"] == assistant("c")

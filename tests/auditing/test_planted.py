@@ -110,10 +110,15 @@ def test_each_planted_fault_trips_its_flag_alone(seed):
     assert alarms(clean, learned_by_heart) == {"train-test gap"}
     shifted = replace(clean, rewards=clean.rewards + 2.0 * (clean.subset == "b"))
     assert alarms(shifted) == {"location between subsets"}
-    some_nan = replace(clean, rewards=np.where(np.arange(N) % 500 == 7, np.nan, clean.rewards))
-    assert alarms(some_nan) == {"non-finite rewards"}
+    not_finite = replace(clean, rewards=np.where(np.arange(N) % 500 == 7, np.inf, clean.rewards))
+    assert alarms(not_finite) == {"non-finite rewards"}
+    # Some sides are too long for the model, which makes no reward non-finite.
+    too_long = replace(clean, rewards=np.where(np.arange(N) % 10 == 7, np.nan, clean.rewards))
+    assert alarms(too_long) == {"missing rewards"}
     in_steps = replace(clean, rewards=np.round(clean.rewards * 4) / 4)
     assert alarms(in_steps) == {"tie rate"}
+    noise = np.random.default_rng(seed + 1000).normal(size=clean.rewards.shape)
+    assert {"accuracy", "random rewards"} <= alarms(replace(clean, rewards=noise))
 
 
 def test_a_model_that_is_worse_elsewhere_or_than_another_is_told_so():
@@ -146,7 +151,12 @@ def test_few_pairs_are_not_measurable_and_say_what_they_could_have_seen():
         for check in run_checks(ties, bradley_terry=True)
         if check.subset is None
     }
-    assert verdicts["accuracy"] == "not measurable" and verdicts["tie rate"] == "fail"
+    for name in ("accuracy", "collapsed rewards", "tie rate"):
+        assert verdicts[name] == "fail"
+    assert verdicts["random rewards"] == "not applicable"
+    # Nothing passes for the reason that nothing varies.
+    for name in ("mean margin", "accuracy, length-controlled", "calibration error"):
+        assert verdicts[name] == "not measurable"
 
 
 def test_calibration_is_judged_where_it_is_claimed():

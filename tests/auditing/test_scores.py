@@ -16,6 +16,7 @@ import pytest
 from support import REPO, write_rows
 
 from auditing.benchmarks import benchmark_checks
+from auditing.checks.distribution import distribution_checks
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.run import add_completions, audit_scores, read_completions
 from auditing.score_formats import split_prompt
@@ -86,7 +87,7 @@ def test_preference_rows(read):
     }
 
 
-def test_a_reward_that_is_missing_or_not_finite_is_nan(tmp_path):
+def test_a_missing_reward_is_nan_and_one_that_is_not_finite_is_infinite(tmp_path):
     path = tmp_path / "scored.jsonl"
     values = ["null", "NaN", "Infinity", "1e999", "9" * 400, "2"]
     start = (
@@ -94,8 +95,35 @@ def test_a_reward_that_is_missing_or_not_finite_is_nan(tmp_path):
     )
     path.write_text("".join(f"{start}{value}}}\n" for value in values))
     pairs = read_scores(path).pairs
-    assert np.isnan(pairs.rewards[0]).tolist() == [True, True, True, True, True, False]
+    assert np.isnan(pairs.rewards[0]).tolist() == [True, False, False, False, False, False]
+    assert np.isinf(pairs.rewards[0]).tolist() == [False, True, True, True, True, False]
     assert len(pairs.finite()) == 1
+    # The same when they are written and read again.
+    write_scores(pairs, tmp_path / "again.jsonl")
+    again = read_scores(tmp_path / "again.jsonl").pairs
+    assert again.rewards[0].tolist()[1:] == [math.inf] * 4 + [2.0] and np.isnan(again.rewards[0, 0])
+
+
+def test_a_reward_of_null_is_too_long_unless_its_error_says_that_it_was_not_finite(read):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "reward_chosen": 1, "reward_rejected": 0}
+    lost = row | {"reward_rejected": None}
+    rows = [
+        *[row] * 37,
+        lost,
+        lost | {"reward_error": "521 tokens, and the model reads 512"},
+        lost | {"reward_error": "the model's reward is not a finite number (nan)"},
+    ]
+    pairs = read(rows).pairs
+    checks = {check.name: check for check in distribution_checks(pairs, pairs.finite())}
+    missing, bad = checks["missing rewards"], checks["non-finite rewards"]
+    assert (missing.value, missing.n, bad.value) == (2 / 40, 40, 1 / 40)
+    assert missing.verdict == "not measurable" and bad.verdict == "fail"
+    assert missing.note.startswith(
+        "2 pairs of 40 left out of every other number: a side is too long for the model"
+    )
+    without = read(rows[:39]).pairs
+    checks = {check.name: check for check in distribution_checks(without, without.finite())}
+    assert checks["non-finite rewards"].verdict == "pass"
 
 
 def test_transcripts_and_the_margin_of_score_py(read):
@@ -152,7 +180,7 @@ def test_other_kinds_of_file(tmp_path, name):
         rows = (PLAIN, {**PLAIN, "reward_chosen": None})
         path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
     pairs = read_scores(path).pairs
-    assert pairs.rewards[:, 0].tolist() == [1.5, -0.5] and np.isnan(pairs.rewards[0, 1])
+    assert pairs.rewards[:, 0].tolist() == [1.5, -0.5] and not np.isfinite(pairs.rewards[0, 1])
 
 
 def test_lengths_in_tokens_where_the_rows_have_them(read, refused):

@@ -15,16 +15,19 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from auditing import stats as ours
 from auditing.checks import calibration
-from auditing.checks.accuracy import accuracy, feature_baseline, macro_accuracy
+from auditing.checks.accuracy import accuracy, macro_accuracy
 from auditing.checks.best_of_n import best_of_n
 from auditing.checks.distribution import eta_squared, overlap, saturation, scale_ratio
 from auditing.checks.length import (
     accuracy_by_length,
     accuracy_curve,
+    correlation_check,
     length_controlled_accuracy,
     length_excess,
 )
 from auditing.checks.raters import noise_from_votes
+from auditing.checks.transfer import rating_checks
+from auditing.scores import Completions
 from auditing.stats import Estimate
 
 # --- Means, and shares of pairs -------------------------------------------------------------------
@@ -216,9 +219,10 @@ def test_correlations_are_scipys(scale):
     y = (0.1 * x + rng.normal(size=200)) * scale
     assert ours.pearson(x, y) == pytest.approx(stats.pearsonr(x, y / scale).statistic)
     assert ours.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+    # Fisher's interval is right for normal errors.
     interval = stats.pearsonr(x, y / scale).confidence_interval()
-    assert ours.fisher_interval(ours.pearson(x, y), 200) == pytest.approx(
-        (interval.low, interval.high)
+    assert ours.correlation_interval(x, y, np.arange(200)) == pytest.approx(
+        (ours.pearson(x, y), interval.low, interval.high), abs=0.02
     )
 
 
@@ -227,21 +231,79 @@ def test_correlation_by_hand_and_undefined():
     assert ours.pearson(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])) == pytest.approx(0.5)
     assert ours.pearson(np.array([0.1] * 7), np.arange(7.0)) is None
     assert ours.pearson(np.array([1.0]), np.array([1.0])) is None
-    assert ours.fisher_interval(0.5, 3) is None
-    assert ours.fisher_interval(1.0, 5) == (1.0, 1.0)
+    three = np.arange(3.0)
+    assert ours.correlation_interval(three, three, np.arange(3)) is None
+    five = np.arange(5.0)
+    assert ours.correlation_interval(five, -five, np.arange(5)) == (-1.0, -1.0, -1.0)
+    assert ours.correlation_interval(five, five**2, np.array([0, 0, 1, 2, 3])) is None
 
 
 def test_spearman_interval():
     x, y = np.random.default_rng(0).normal(size=(2, 60))
     y = y + x
     r = stats.spearmanr(x, y).statistic
+    # Bonett and Wright (2000), for points of a bell shape.
     half = 1.959964 * math.sqrt((1 + r * r / 2) / 57)
     expected = (r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
-    assert ours.spearman_interval(x, y) == pytest.approx(expected, rel=1e-6)
-    assert (
-        ours.spearman_interval(x[:3], y[:3]) is None
-        and ours.spearman_interval(x, np.ones(60)) is None
-    )
+    alone = np.arange(60)
+    estimate = ours.spearman_interval(x, y, alone)
+    assert estimate == pytest.approx(expected, abs=0.03)
+    assert ours.spearman_interval(x[:3], y[:3], alone[:3]) is None
+    assert ours.spearman_interval(x, np.ones(60), alone) is None
+    # A row that stands there four times counts once.
+    four_times = ours.spearman_interval(np.repeat(x, 4), np.repeat(y, 4), np.repeat(alone, 4))
+    assert four_times == pytest.approx(estimate, abs=0.01)
+
+
+def test_the_influence_on_spearmans_r_is_that_of_leaving_a_point_out():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    y = np.round(x + rng.normal(size=60))  # with equal values
+    r = stats.spearmanr(x, y).statistic
+    without = [stats.spearmanr(np.delete(x, i), np.delete(y, i)).statistic for i in range(60)]
+    influence = ours.spearman_influence(stats.rankdata(x), stats.rankdata(y))
+    assert influence == pytest.approx(59 * (r - np.array(without)), abs=0.08)
+
+
+def lognormal_lengths(rng, n):
+    """Lengths as they are, and rewards that pay for them: r = .3."""
+    z = rng.normal(size=n)
+    length = np.exp(z)
+    paid = (length - math.exp(0.5)) / math.sqrt(math.e * (math.e - 1))
+    return length, 0.3 * paid + math.sqrt(0.91) * rng.normal(size=n)
+
+
+def heavy_tails(rng, n):
+    x, y = rng.standard_t(3, size=(2, n))
+    return x, 0.3 * x + math.sqrt(0.91) * y
+
+
+@pytest.mark.parametrize("draw", [lognormal_lengths, heavy_tails])
+def test_the_correlations_interval_covers_without_normality(draw):
+    """Fisher's covers 84% of lognormal, and 76% of heavy-tailed lengths, and warns too often."""
+    rng, hits, warns = np.random.default_rng(0), 0, 0
+    for _ in range(600):
+        x, y = draw(rng, 400)
+        check = correlation_check("length correlation", x, y, np.arange(400), 400)
+        hits += check.low <= 0.3 <= check.high
+        warns += check.verdict == "warn"
+    assert 0.93 <= hits / 600 <= 0.98
+    assert warns / 600 <= 0.025
+
+
+def test_ratings_of_one_prompt_hang_together():
+    rng, hits = np.random.default_rng(0), 0
+    prompt = np.repeat(np.arange(60), 5)
+    for _ in range(400):
+        reward, rating = rng.normal(size=(2, 60))[:, prompt] + rng.normal(size=(2, 300))
+        estimate = rating_checks(rated(prompt, reward, rating))[0]
+        hits += estimate.low <= 0 <= estimate.high
+    assert 0.92 <= hits / 400 <= 0.975
+
+
+def rated(prompt, reward, rating) -> Completions:
+    zeros = np.zeros(len(prompt))
+    return Completions(prompt, reward, zeros, zeros, zeros, rating=rating)
 
 
 def test_within_groups_spearman_is_scipys_mean():
@@ -299,8 +361,9 @@ def test_logistic_without_a_finite_maximum():
 
 def test_detectable_effects():
     # Cohen (1988), table 3.4.1: r = .30 at 80% power, two-sided 5%, takes 84 or 85 rows
-    assert ours.detectable_correlation(85) <= 0.30 < ours.detectable_correlation(84)
-    assert ours.detectable_correlation(3) is None
+    of_85, of_84 = (math.tanh(1.959964 / math.sqrt(n - 3)) for n in (85, 84))
+    assert ours.detectable_correlation(Estimate(0.0, -of_85, of_85)) <= 0.30
+    assert ours.detectable_correlation(Estimate(0.0, -of_84, of_84)) > 0.30
     # p = .5 against .6: n = ((1.96 x .5 + .8416 x sqrt(.24)) / .1)^2 = 193.8
     assert ours.detectable_accuracy(194, 0.5) <= 0.6 < ours.detectable_accuracy(193, 0.5)
     assert ours.detectable_accuracy(3, 0.5) is None and ours.detectable_accuracy(100, 1.0) is None
@@ -337,12 +400,12 @@ def everything(margins, lengths, rewards, subsets, prompts, votes):
     """Every number that an audit asks for, by name."""
     credit = ours.pair_credit(margins)
     labels, twice, dl = np.tile(subsets, 2), np.tile(prompts, 2), lengths[0] - lengths[1]
-    gain = calibration.temperature_on_folds(margins, votes)
+    gain = calibration.temperature_on_folds(margins, votes, prompts)
     return {
         "accuracy": accuracy(margins),
         "clustered": accuracy(margins, prompts),
         "macro": macro_accuracy(margins, subsets, prompts),
-        "baseline": feature_baseline(lengths),
+        "correlation": ours.correlation_interval(dl, margins, prompts),
         "overlap": overlap(*rewards),
         "saturation": saturation(rewards.ravel()),
         "eta": eta_squared(rewards.ravel(), labels),
@@ -354,11 +417,13 @@ def everything(margins, lengths, rewards, subsets, prompts, votes):
         "curve": [astuple(point) for point in accuracy_curve(margins, dl)],
         "difference": ours.paired_bootstrap_difference(credit, credit[::-1], prompts),
         "mcnemar": ours.mcnemar_exact(credit, credit[::-1]),
-        "spearman": ours.spearman_interval(rewards[0], lengths[0]),
+        "spearman": ours.spearman_interval(rewards[0], lengths[0], prompts),
         "within": ours.within_groups_spearman(rewards[0], lengths[0], prompts),
         "best of n": best_of_n(rewards[0], lengths[0], 3),
-        "reliability": [astuple(point) for point in calibration.reliability(margins, votes)],
-        "calibration": calibration.calibration_error(margins, votes),
+        "reliability": [
+            astuple(point) for point in calibration.reliability(margins, votes, prompts)
+        ],
+        "calibration": calibration.calibration_error(margins, votes, prompts),
         "scores": (calibration.brier(margins, votes), calibration.nll(margins, votes)),
         "temperature": gain and astuple(gain),
         "noise": noise_from_votes(votes),

@@ -9,6 +9,7 @@ import pytest
 from support import REPO, run_script, write_rows
 
 import audit
+from auditing.run import audit_scores
 
 
 def scored_rows(n: int, seed: int = 0, skill: float = 1.0, prompts: str = "question") -> list[dict]:
@@ -196,10 +197,36 @@ def test_odd_but_readable_input_is_audited(name, rows, run, tmp_path):
     assert status == 0, error
     checks = checks_of(tmp_path / "out")
     assert checks["non-finite rewards"]["n"] == len(rows)
-    if name in ("one pair", "all ties", "no reward"):
+    if name in ("one pair", "no reward"):
         assert checks["accuracy"]["verdict"] == "not measurable"
+    if name == "all ties":
+        assert checks["accuracy"]["verdict"] == checks["collapsed rewards"]["verdict"] == "fail"
+    if name == "no reward":
+        assert checks["missing rewards"]["verdict"] == "fail"
+        assert checks["non-finite rewards"]["verdict"] == "pass"
     if name == "a NaN":
         assert checks["non-finite rewards"]["verdict"] == "fail" and checks["accuracy"]["n"] == 60
+
+
+def test_bradley_terry_has_calibration_judged_from_scores(run, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = scored_rows(400)
+    for row in rows:  # Right in 3 of 4, and always as sure as 1 to e^4.
+        row["reward_rejected"] = 0.0
+        row["reward_chosen"] = 4.0 * rng.choice([1, -1], p=[0.75, 0.25]) + rng.normal() / 10
+    path = write_rows(tmp_path / "scored.jsonl", rows)
+    checks = {check.name: check for check in audit_scores(str(path)).checks}
+    assert checks["calibration error"].verdict == "not applicable"
+    assert checks["calibration error"].note.endswith("if they are, give --bradley_terry")
+
+    run("--scores", path, "--output_dir", tmp_path / "known", "--bradley_terry")
+    known = checks_of(tmp_path / "known")["calibration error"]
+    assert known["verdict"] == "fail" and 0.15 < known["low"] < 0.232 < known["high"]
+    result = json.loads((tmp_path / "known" / "audit.json").read_text(encoding="utf-8"))
+    # The margins are about 4: divided by 4 over the logit of the share of right ones, they are
+    # calibrated.
+    right = np.mean([row["reward_chosen"] > 0 for row in rows])
+    assert result["temperature"] == pytest.approx(4 / np.log(right / (1 - right)), rel=0.02)
 
 
 @pytest.mark.parametrize(

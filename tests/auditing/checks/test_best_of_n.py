@@ -4,8 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from auditing.checks.best_of_n import best_of_n, kl_best_of_n
+from auditing.checks.best_of_n import best_of_n, best_of_n_checks, kl_best_of_n
+from auditing.scores import Completions
 
 
 def test_best_of_n_by_hand_and_by_all_subsets():
@@ -35,3 +37,16 @@ def test_best_of_n_of_10_000(n):
 def test_kl_best_of_n():
     assert kl_best_of_n(1) == 0
     assert kl_best_of_n(16) == pytest.approx(2.772589 - 0.9375, abs=1e-6)
+
+
+def test_the_interval_of_the_length_drift_knows_that_the_mean_length_is_uncertain():
+    lengths = np.array([10.0, 30, 10, 30, 20, 20, 40, 40, 15, 25, 30, 30])
+    completions = Completions(np.repeat(np.arange(6), 2), lengths, lengths, lengths, lengths)
+    (check,) = best_of_n_checks(completions)
+    # Drifts 10, 10, 0, 0, 5, 0 over means 20, 20, 20, 40, 20, 30.
+    assert check.value == pytest.approx(25 / 150)
+    left_out = np.array([15 / 130, 15 / 130, 25 / 130, 25 / 110, 20 / 130, 25 / 120])
+    changes = (5 / 6) ** 0.5 * (left_out - left_out.mean())
+    df = np.sum(changes**2) ** 2 / np.sum(changes**4)
+    half = stats.t.ppf(0.975, df) * np.sqrt(np.sum(changes**2))
+    assert (check.low, check.high) == pytest.approx((25 / 150 - half, 25 / 150 + half))

@@ -11,6 +11,9 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from auditing import stats as ours
 from auditing.checks import calibration
+from auditing.options import AuditOptions
+from auditing.run_checkpoint import is_bradley_terry
+from reward.data.files import DataError
 
 
 def scored(rng, n, temperature=1.0, spread=1.5):
@@ -68,6 +71,28 @@ def test_calibration_test_keeps_its_level_at_extreme_confidences(spread):
         [calibration.calibration_error(scored(rng, 200, spread=spread))[1] for _ in range(1000)]
     )
     assert np.mean(p < 0.05) < 0.075 and np.mean(p < 0.01) < 0.025
+
+
+def test_rows_that_stand_there_four_times_count_once():
+    margins = scored(np.random.default_rng(1), 200)
+    prompts = np.arange(200)
+    once = calibration.calibration_error(margins, None, prompts)
+    four_times = calibration.calibration_error(np.repeat(margins, 4), None, np.repeat(prompts, 4))
+    assert four_times[0] == pytest.approx(once[0], abs=1e-9)
+    assert four_times[1] == pytest.approx(once[1], abs=1e-9)
+    assert (
+        calibration.calibration_error(np.repeat(margins[:19], 4), None, prompts[:76] // 4) is None
+    )
+
+
+def test_calibration_test_keeps_its_level_where_prompts_repeat():
+    rng, alarms, pooled = np.random.default_rng(0), 0, 0
+    prompts = np.repeat(np.arange(60), 4)
+    for _ in range(200):
+        margins = np.repeat(scored(rng, 60), 4)
+        alarms += calibration.calibration_error(margins, None, prompts)[1] < 0.05
+        pooled += calibration.calibration_error(margins)[1] < 0.05
+    assert alarms / 200 < 0.08 and pooled / 200 > 0.3
 
 
 def test_calibration_test_with_votes_that_hang_together():
@@ -157,3 +182,13 @@ def test_temperature_after_numbers_are_held_out():
     margins = np.concatenate([scored(np.random.default_rng(0), 60, 2.0), [-40.0]])
     gain = calibration.temperature_on_folds(margins)
     assert gain.nll_after > calibration.nll(margins / gain.temperature) + 0.1
+
+
+def test_who_says_that_margins_are_log_odds():
+    ranked, scored_by_others = {"loss_type": "bradley_terry"}, AuditOptions(bradley_terry=True)
+    assert is_bradley_terry(ranked, AuditOptions()) is True
+    assert is_bradley_terry({"loss_type": "mse"}, AuditOptions()) is False
+    assert is_bradley_terry(None, AuditOptions()) is None
+    assert is_bradley_terry(None, scored_by_others) is True
+    with pytest.raises(DataError, match="loss_type: mse, whose margins are no log-odds; leave"):
+        is_bradley_terry({"loss_type": "mse"}, scored_by_others)

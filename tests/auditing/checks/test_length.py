@@ -113,18 +113,22 @@ def test_length_controlled_accuracy():
     assert estimate.low < special.expit(0.4) < estimate.high < accuracy(margins).low
     fit = sm.Logit((margins > 0).astype(float), sm.add_constant(dl / dl.std())).fit(disp=0)
     expected = special.expit([fit.params[0], *fit.conf_int()[0]])
-    assert estimate == pytest.approx(expected, rel=1e-6)
+    assert estimate == pytest.approx(expected, rel=2e-3)
     # Right everywhere: no finite fit.
     assert length_controlled_accuracy(np.ones(50), dl[:50]) is None
     assert length_controlled_accuracy(margins, np.full(4000, 3.0)) is None
     assert length_controlled_accuracy(margins[:0], dl[:0]) is None
 
 
-def test_length_controlled_accuracy_covers_95_percent():
+@pytest.mark.parametrize("ties", [False, True])
+def test_length_controlled_accuracy_covers_95_percent(ties):
     rng, hits = np.random.default_rng(0), 0
     for _ in range(1000):
         dl = rng.normal(0.5, 1, size=200)
-        margins = np.where(rng.random(200) < special.expit(0.8 + 0.7 * dl), 1.0, -1.0)
+        outcomes = np.where(rng.random((2, 200)) < special.expit(0.8 + 0.7 * dl), 1.0, -1.0)
+        margins = outcomes[0]
+        if ties:  # Two outcomes that differ make a tie, which counts one half.
+            margins = outcomes.sum(axis=0)
         estimate = length_controlled_accuracy(margins, dl)
         hits += estimate.low <= special.expit(0.8) <= estimate.high
     assert 0.93 <= hits / 1000 <= 0.97
@@ -167,9 +171,7 @@ def clustered(statistic, margins, dl, prompts) -> Estimate:
     if statistic == "mean margin":
         return ours.widened(ours.mean_interval(margins), margins - margins.mean(), prompts)
     if statistic == "correlation":
-        r = ours.pearson(dl, margins)
-        independent = Estimate(r, *ours.fisher_interval(r, len(dl)))
-        return ours.widened(independent, ours.correlation_influence(dl, margins), prompts)
+        return ours.correlation_interval(dl, margins, prompts)
     return {
         "length_excess": length_excess,
         "length_controlled_accuracy": length_controlled_accuracy,

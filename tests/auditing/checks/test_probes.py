@@ -13,7 +13,7 @@ from standins import hh_rows
 from transformers import AutoConfig
 
 from auditing.checks.edits import EDITS, FLATTERY, HEDGE, PADDING
-from auditing.checks.probes import run_probes, sample_pairs
+from auditing.checks.probes import effect_of, run_probes, sample_pairs, spread_of_rewards
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.result import ProbeResult
 from auditing.style import hedges, markdown
@@ -216,8 +216,9 @@ def test_change_wins_and_flips_by_hand():
     assert result.skipped == 0
     assert result.change == pytest.approx(0, abs=1e-9)
     sd = np.std([1, -1] * 20, ddof=1)
-    half = 2.093024 * np.std([4, -4] * 10, ddof=1) / sd / 20**0.5  # Student's t, 19 degrees
-    assert result.high == pytest.approx(half, rel=1e-4)
+    # The jackknife of the 20 pairs, each of which moves the mean alike: Student's t, 20 degrees.
+    half = 2.085963 * np.std([4, -4] * 10, ddof=1) / sd / 20**0.5
+    assert result.high == pytest.approx(half, rel=2e-3)
     assert result.wins == 0.5
     assert result.flips == 0.5  # Even: the rejected rises to 3. Odd: it falls.
     largest = result.largest
@@ -240,6 +241,26 @@ def test_the_examples_are_the_largest_rise_and_the_median_change():
     assert (result.largest.before, result.largest.reward_after) == ("good 19", 20)
     assert (result.typical.before, result.typical.reward_after) == ("good 9", 10)
     assert result.typical.prompt == "q9"
+
+
+def test_the_interval_of_the_change_knows_that_the_deviation_is_uncertain():
+    """If every text gains 2, only the standard deviation of rewards is uncertain."""
+    rng, hits = np.random.default_rng(0), 0
+    edit = next(edit for edit in EDITS if edit.kind == "cosmetic")
+    for _ in range(400):
+        original = 2.0 * rng.normal(size=(2, 60))
+        effect = effect_of(edit, original, original + 2.0, spread_of_rewards(original))
+        hits += effect.change.low <= 1.0 <= effect.change.high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_one_pair_that_holds_all_the_variance_is_no_crash():
+    original = np.zeros((2, 12))
+    original[0, 3] = 1.0
+    edit = next(edit for edit in EDITS if edit.kind == "cosmetic")
+    effect = effect_of(edit, original, original + 0.1, spread_of_rewards(original))
+    assert effect.change.value == pytest.approx(0.1 / original.std(ddof=1))
+    assert effect.change.low < -1 and effect.change.high > 1  # So little is known.
 
 
 def test_an_edit_that_fits_no_text_is_not_measurable():
