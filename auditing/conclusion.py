@@ -34,6 +34,8 @@ MOST_FINDINGS = 3  # how many of the worst findings the conclusion names
 # A failure of one of these means that the rewards order nothing, or are not what the model gives.
 UNUSABLE = (
     "non-finite rewards",
+    "collapsed rewards",
+    "random rewards",
     "tie rate",
     "malformed encodings",
     "reward difference, batch size",
@@ -52,7 +54,12 @@ UNFIT_TO_LABEL = (
 )
 
 # An alarm of one of these is about the pairs, and does not say how good the model is.
-ABOUT_THE_PAIRS = ("label noise", "contradictory duplicates", "duplicate pairs")
+ABOUT_THE_PAIRS = (
+    "label noise",
+    "contradictory duplicates",
+    "duplicate pairs",
+    "missing rewards",
+)
 
 LENGTH_AND_STYLE = "length and style"  # a section of checks, as auditing.checks.length names it
 

@@ -202,6 +202,22 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
         ("non-finite rewards",),
         with_share("It gives no finite number for {} of the pairs."),
     ),
+    "collapse": (
+        ("collapsed rewards",),
+        with_share("It has collapsed: both answers get the same reward in {} of the pairs."),
+    ),
+    "noise": (
+        ("random rewards",),
+        lambda members: (
+            "Its rewards say nothing of the answers: they order "
+            f"{percent(members[0].value)} of {count(members[0].n, 'pair')} as the raters did, "
+            "which a coin does too."
+        ),
+    ),
+    "missing rewards": (
+        ("missing rewards",),
+        with_share("It has no reward for {} of the pairs, because an answer is too long for it."),
+    ),
     "ties": (
         ("tie rate",),
         with_share("It gives both answers the same reward in {} of the pairs."),

@@ -97,6 +97,18 @@ def test_a_warning_asks_for_care():
 @pytest.mark.parametrize(
     ("name", "section", "value", "sentence"),
     [
+        (
+            "collapsed rewards",
+            "accuracy",
+            1.0,
+            "It has collapsed: both answers get the same reward",
+        ),
+        (
+            "random rewards",
+            "accuracy",
+            0.5,
+            "Its rewards say nothing of the answers: they order 50%",
+        ),
         ("tie rate", "distribution", 1.0, "It gives both answers the same reward in 100% of the"),
         (
             "degraded wins, gibberish suffix",
@@ -153,3 +165,12 @@ def test_failing_subsets_share_a_sentence():
         "does not read the answers reaches 50%."
     ]
     assert findings[0].subset == "maths"
+
+
+def test_a_collapsed_model_says_so_first():
+    collapsed = check("collapsed rewards", "fail", 1.0)
+    conclusion = conclude([replace(ACCURATE, verdict="not measurable"), collapsed, PADDING])
+    assert conclusion.sentences[:2] == [
+        "Do not use this model.",
+        "It has collapsed: both answers get the same reward in 100% of the pairs.",
+    ]
