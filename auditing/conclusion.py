@@ -164,6 +164,8 @@ def advice(uses: dict[str, str]) -> str:
     if uses["optimise"] == NO:
         if uses["rank"] == NOT_TESTED:
             return "Do not optimise against this model."
+        if uses["rank"] == WITH_CARE:
+            return "Do not optimise against this model; rank answers with it only with care."
         return "Do not optimise against this model; it may rank answers."
     if uses["rank"] == NOT_TESTED:
         return "This audit cannot say whether the model may be trusted."

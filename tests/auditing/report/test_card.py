@@ -48,7 +48,7 @@ def test_model_index():
 SECTION = """<!-- audit.py writes from here -->
 ## Audit
 
-**Do not optimise against this model; it may rank answers.**
+**Do not optimise against this model; rank answers with it only with care.**
 
 - **fail**: On safety: it orders 50% of 20 pairs as the raters did; \
 a rule that does not read the answers reaches 50%.

@@ -26,10 +26,10 @@ CHECKS = [
     Check("spillover", None, -0.1, -0.2, 0.0, 100, "warn", "t", 0.1, section="transfer"),
 ]
 CONCLUSION = [
-    "Do not optimise against this model; it may rank answers. On a<U+001B>[31m" + 5 * " long",
-    "long long long long long lon: it orders 50% of 9 pairs as the raters did. "
-    "Its accuracy on other data",
-    "is lower by 10%. It orders 71.3% of 1,412 pairs as the raters did.",
+    "Do not optimise against this model; rank answers with it only with "
+    "care. On a<U+001B>[31m long long",
+    "long long long long long long long long lon: it orders 50% of 9 pairs as the raters did. Its",
+    "accuracy on other data is lower by 10%. It orders 71.3% of 1,412 pairs as the raters did.",
     "",
 ]
 
