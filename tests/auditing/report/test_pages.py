@@ -26,7 +26,7 @@ FOLDER = Path(auditing.report.__file__).parent
 def test_the_first_screen(whole):
     html = whole[1]
     order = [
-        '<p class="advice">Do not optimise against this model; rank answers with it only with care.</p>',
+        "Do not optimise against this model; rank answers with it only with care.</p>",
         "Rank answers",
         "It orders 75% of 40 pairs as the raters did (90% is possible).",
         '<ol class="cards">',
