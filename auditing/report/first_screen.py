@@ -173,21 +173,21 @@ def headline(audit: Audit) -> list[Fact]:
 
     if audit.baselines:
         rule = max(audit.baselines, key=audit.baselines.get)
-        doubt = f"\u201c{rule}\u201d, without reading"
-        facts.append(Fact("To beat", percent(audit.baselines[rule]), doubt))
+        doubt = f"\u201c{rule}\u201d gets this without reading"
+        facts.append(Fact("Comes free", percent(audit.baselines[rule]), doubt))
 
     if accuracy is not None and accuracy.ceiling is not None:
-        doubt = "what the true utilities would score"
+        doubt = "what a perfect model would score here"
         facts.append(Fact("Possible", percent(accuracy.ceiling), doubt))
 
     if measured(noise):
-        doubt = "how often a rater errs"
+        doubt = "how often one rater errs"
         facts.append(Fact("Label noise", percent(noise.value), doubt))
 
     facts.append(number_of_pairs(audit))
 
     if audit.temperature is not None:
-        doubt = "divides margins, to calibrate them"
+        doubt = "divide margins by it before you read them as odds"
         facts.append(Fact("Temperature", fixed(audit.temperature), doubt))
     return facts
 
@@ -211,7 +211,7 @@ def number_of_pairs(audit: Audit) -> Fact:
 
     doubts = []
     if measured(ties):
-        doubts.append(f"{percent(ties.value)} tie")
+        doubts.append(f"{percent(ties.value)} with equal rewards")
     if left_out:
         doubts.append(f"{left_out:,} without a finite reward left out")
     return Fact("Pairs", f"{finite:,}", ", ".join(doubts))
