@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from auditing import stats
 from auditing.checks import accuracy, best_of_n, distribution, labels, length, raters
 from auditing.checks.calibration import calibration_data, calibration_error
+from auditing.checks.comparison import compare_check
 from auditing.checks.edits import EDITS
 from auditing.checks.probes import effect_of, spread_of_rewards
-from auditing.checks.transfer import compare_check
 from auditing.pairs import Pairs
 from auditing.run import run_checks
 from auditing.scores import Completions
@@ -261,7 +261,7 @@ def estimates_of_gaps(pairs: Pairs, train: Pairs, other: Pairs) -> Estimates:
     unseen = accuracy.accuracy(pairs.margins, pairs.prompt)
     return {
         "train-test gap": stats.difference_of_proportions(seen, unseen)[0],
-        "comparison": estimate_of(compare_check(pairs, other, None, "other")),
+        "comparison": estimate_of(compare_check(pairs, other, "other", "comparison", None)),
     }
 
 

@@ -167,7 +167,7 @@ from auditing.benchmark_sources import BENCHMARKS, Part
 from auditing.benchmarks import numbers_among
 from auditing.options import AuditOptions
 from auditing.report.terminal import terminal_text
-from auditing.report.wording import headline
+from auditing.report.first_screen import headline
 from auditing.run import settle
 from auditing.run_checkpoint import audit_checkpoint
 from reward.data.files import DataError
@@ -375,9 +375,8 @@ def test_its_number_comes_first_everywhere(audits):
         name, subset, value, n = found["numbers"][0]
         assert subset is None and found["first_check"] == name
         fact, number = found["headline"]
-        assert fact == name and float(number.replace("\u2212", "-")) == pytest.approx(
-            value, abs=5e-4
-        )
+        assert fact == name
+        assert float(number.removesuffix("%")) == pytest.approx(100 * value, abs=0.05)
         assert found["conclusion"].endswith(f"on {name} by the benchmark's own rule.")
         table = found["terminal"].split("\n\n")[1]
         assert table.startswith(f"{name} ") and f"n = {n})" in table

@@ -39,8 +39,9 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     # their votes were drawn from.
     truth = planted_noise()
     assert overall["label noise"]["low"] - 0.01 < truth < overall["label noise"]["high"] + 0.01
-    noise = f"{overall['label noise']['value']:.3f}".removeprefix("0")
-    assert f"a rater errs on {noise} of pairs" in audited.stdout
+    said = " ".join(audited.stdout.split())
+    assert "Do not optimise against this model" in said
+    assert "It pays for length, not only for quality: adding sentences that say nothing" in said
 
     # A recipe against length turns the verdict, and gains accuracy; less than half of the excess
     # is left.
