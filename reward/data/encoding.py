@@ -363,12 +363,6 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
-def _longest_first(tokens: set[str]) -> list[str]:
-    """The tokens of more than one letter, so that none is found inside a longer one first."""
-    in_order = sorted(token for token in tokens if len(token) > 1)
-    return sorted(in_order, key=len, reverse=True)
-
-
 def _render_probe(tokenizer: PreTrainedTokenizerBase) -> str:
     return _render_messages(tokenizer, [PROBE], tools=None)[0]
 
