@@ -41,7 +41,8 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     assert overall["label noise"]["low"] - 0.01 < truth < overall["label noise"]["high"] + 0.01
     said = " ".join(audited.stdout.split())
     assert "Do not optimise against this model" in said
-    assert "It pays for length, not only for quality: adding sentences that say nothing" in said
+    assert "It pays for length, not only for quality: " in said
+    assert "adding sentences that say nothing raises the reward" in said
 
     # A recipe against length turns the verdict, and gains accuracy; less than half of the excess
     # is left.
