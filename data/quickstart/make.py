@@ -356,6 +356,16 @@ def make_model(path: Path, train_rows: list[dict], seed: int = SEED) -> None:
     unfinished.rename(path)
 
 
+def has_our_shape(path: Path) -> bool:
+    """Whether a folder holds a model of the sizes above; an earlier version had others."""
+    file = path / "config.json"
+    if not file.is_file():
+        return False
+    config = json.loads(file.read_text(encoding="utf-8"))
+    shape = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    return shape == (HIDDEN_SIZE, LAYERS, HEADS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("--model", action="store_true", help="only write the model folder")
@@ -370,7 +380,7 @@ def main() -> None:
         ceiling = sum(row["bayes_accuracy"] for row in pairs["test"]) / len(pairs["test"])
         print(f"Bayes ceiling on test: {ceiling:.4f}")
 
-    if (HERE / "model").exists():
+    if has_our_shape(HERE / "model"):
         print("model: already there; delete the folder to make it anew")
     else:
         make_model(HERE / "model", pairs["train"])

@@ -193,3 +193,10 @@ def test_model_folder_loads_and_is_the_same_when_made_again(make, remade, tmp_pa
     small = make.make_tokenizer([row["chosen"] for row in remade[0]["train"][:50]])
     assert small.encode(text)  # it encodes bytes that it has not seen
     assert model(torch.tensor([ids])).logits.shape == (1, 1)
+
+    # A folder of an earlier version, which had four heads, is not taken for this one.
+    assert make.has_our_shape(first) and not make.has_our_shape(tmp_path / "third")
+    config = json.loads((first / "config.json").read_text(encoding="utf-8"))
+    config["num_attention_heads"] = 4
+    (first / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert not make.has_our_shape(first)
