@@ -5,7 +5,8 @@
     # any layout that is read here -> a stock one-label checkpoint:
     python score.py --ckpt their-rm --convert plain-rm
     # a share on each GPU:
-    accelerate launch --config_file accelerate_configs/ddp.yaml score.py --ckpt rm-out --input ...
+    accelerate launch --config_file accelerate_configs/ddp.yaml score.py --ckpt rm-out \\
+        --input completions.jsonl --output scored.jsonl
 
 A row in is `prompt, completion`, or a preference row in any format that train_rm.py reads; strings
 or messages; JSONL, JSON, CSV, TSV, Parquet or Arrow, plain or compressed. A row out is the row in

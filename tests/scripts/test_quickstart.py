@@ -73,25 +73,3 @@ def planted_noise() -> float:
     p = np.interp(b, grid**3 + 3 * grid**2 * (1 - grid), grid)
     agreement = np.mean(1 - 2 * p * (1 - p))
     return (1 - np.sqrt(2 * agreement - 1)) / 2
-
-
-def test_readme_names_the_commands_that_exist():
-    readme = (REPO / "README.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^make (\w+)", readme, re.M))
-    makefile = (REPO / "Makefile").read_text(encoding="utf-8")
-    assert {"quickstart", "test"} <= targets <= set(re.findall(r"^(\w+):", makefile, re.M))
-    assert not re.findall(r"^[A-Z_]+$", readme, re.M), "a placeholder is left"
-
-
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
-FOLDERS = "recipes|accelerate_configs|data|docs|reward|auditing|tests|benchmarks"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_a_page_names_is_there(page):
-    text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-        if "://" not in link:
-            assert (page.parent / link).exists(), link
-    for path in re.findall(rf"(?<![\w/-])((?:{FOLDERS})/[\w./-]+\.(?:yaml|py|j2|json|sh))", text):
-        assert (REPO / path).is_file(), path
