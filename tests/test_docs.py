@@ -14,8 +14,9 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import make_audit_page
 import pytest
-from pages import PAGES, anchors, all_commands, blocks
+from pages import PAGES, all_commands, anchors, blocks
 from support import REPO, write_rows
 
 from reward.recipe.recipe import RecipeError
@@ -246,6 +247,12 @@ def test_no_placeholder_is_left():
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     assert not re.findall(r"^[A-Z_]+$", readme, re.M)
     assert len(readme.split()) < 1500
+
+
+def test_the_audits_page_has_every_check():
+    page = make_audit_page.PAGE.read_text(encoding="utf-8")
+    mend = "write the page's tables anew: python tests/make_audit_page.py"
+    assert make_audit_page.old_tables(page) == make_audit_page.new_tables(), mend
 
 
 # --- Code -----------------------------------------------------------------------------------------
