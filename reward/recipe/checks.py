@@ -66,7 +66,9 @@ def _check_model(recipe: Recipe) -> Iterator[Fault]:
 def _absent(path: str) -> str:
     """What to do about a local path that does not exist."""
     if Path(path).parts[:2] == ("data", "quickstart"):
-        return "make it first: `python data/quickstart/make.py`"
+        if Path("data/quickstart/make.py").is_file():
+            return "make it first: `python data/quickstart/make.py`"
+        return "paths count from the folder that you are in: go to the repository's"
     return "give a path that exists from here, or a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`"
 
 
