@@ -56,6 +56,16 @@ class Block:
         return f"{self.page.relative_to(REPO)}:{self.line}"
 
 
+def link_repository(folder: Path) -> None:
+    """Make the repository's files stand in a folder, in which the commands of the pages can run.
+
+    What the commands write then lies in that folder.
+    """
+    for path in REPO.iterdir():
+        if not path.name.startswith((".", "rm-out", "my-rm")):
+            (folder / path.name).symlink_to(path)
+
+
 def blocks(page: Path) -> Iterator[Block]:
     """Yield the fenced blocks of a page."""
     text = page.read_text(encoding="utf-8")
