@@ -6,6 +6,7 @@ auditing.checks. Neither torch nor scipy.stats is imported with this module: bot
 """
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -469,21 +470,19 @@ def correlation_interval(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Es
         groups: (n,) the group of each point, such as its prompt.
 
     Returns:
-        None if x or y does not vary, for fewer than four points, and if groups repeat and there
-        are fewer than five.
+        None in the cases of fisher_z_interval.
     """
-    r = pearson(x, y)
-    group = numbered_groups(groups)
-    if r is None or len(x) < 4 or group is None:
-        return None
-    if abs(r) > 1 - 1e-12:
-        return Estimate(r, r, r)
+    return fisher_z_interval(x, y, groups, jackknifed_z)
+
+
+def jackknifed_z(x: np.ndarray, y: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(G,) how far each group moves atanh(r) of x and y; groups are numbered from 0."""
     dx = centred_and_scaled(x)
     dy = centred_and_scaled(y)
     columns = [np.ones(len(x)), dx, dy, dx * dx, dy * dy, dx * dy]
     sums = np.stack([np.bincount(group, column) for column in columns])  # (6, G)
     left_out = correlation_of_sums(sums.sum(axis=1, keepdims=True) - sums)  # (G,)
-    return fisher_z_interval(r, jackknife_changes(np.arctanh(left_out)))
+    return jackknife_changes(np.arctanh(left_out))
 
 
 def correlation_of_sums(sums: np.ndarray) -> np.ndarray:
@@ -502,14 +501,32 @@ def correlation_of_sums(sums: np.ndarray) -> np.ndarray:
     return np.clip(r, -1 + 1e-12, 1 - 1e-12)
 
 
-def fisher_z_interval(r: float, changes: np.ndarray) -> Estimate:
-    """tanh(atanh(r) +- half_width).
+def fisher_z_interval(
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    changes_of_z: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> Estimate | None:
+    """Pearson's r of x and y, with the interval tanh(atanh(r) +- half_width).
 
     Args:
-        r: A correlation.
-        changes: (G,) how far each group moves atanh(r).
+        x: (n,) such as lengths.
+        y: (n,) such as rewards.
+        groups: (n,) the group of each point.
+        changes_of_z: x, y and the groups, numbered from 0, -> (G,) how far each group moves
+            atanh(r).
+
+    Returns:
+        None if x or y does not vary, for fewer than four points, and if groups repeat and there
+        are fewer than five.
     """
-    half = half_width(changes)
+    r = pearson(x, y)
+    group = numbered_groups(groups)
+    if r is None or len(x) < 4 or group is None:
+        return None
+    if abs(r) > 1 - 1e-12:
+        return Estimate(r, r, r)
+    half = half_width(changes_of_z(x, y, group))
     if half == 0:
         return Estimate(r, r, r)
     return Estimate(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
@@ -533,18 +550,17 @@ def spearman_interval(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Estim
         groups: (n,) the group of each point, such as its prompt.
 
     Returns:
-        None in the cases of correlation_interval.
+        None in the cases of fisher_z_interval.
     """
-    r = spearman(x, y)
-    group = numbered_groups(groups)
-    if r is None or len(x) < 4 or group is None:
-        return None
-    if abs(r) > 1 - 1e-12:
-        return Estimate(r, r, r)
-    influence = spearman_influence(average_ranks(x), average_ranks(y))
-    sums = np.bincount(group, influence) / len(x)
+    return fisher_z_interval(average_ranks(x), average_ranks(y), groups, spearman_changes)
+
+
+def spearman_changes(x: np.ndarray, y: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(G,) how far each group moves atanh(r) of the ranks x and y; groups are numbered from 0."""
+    r = pearson(x, y)
+    sums = np.bincount(group, spearman_influence(x, y)) / len(x)
     count = len(sums)
-    return fisher_z_interval(r, math.sqrt(count / (count - 1)) * sums / (1 - r * r))
+    return math.sqrt(count / (count - 1)) * sums / (1 - r * r)
 
 
 def spearman_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -714,9 +730,20 @@ def detectable_accuracy(n: int, baseline: float) -> float | None:
     return (needed + b / 2 + root) / (1 + b)
 
 
-def detectable_mean(interval: Estimate) -> float:
-    """(z_.975 + z_.80) x standard error, which is computed from the width of a 95% interval."""
-    return (Z_95 + Z_POWER) * (interval.high - interval.low) / (2 * Z_95)
+def detectable_mean(interval: Estimate, largest: float = math.inf) -> float | None:
+    """(z_.975 + z_.80) x standard error, which is computed from the width of a 95% interval.
+
+    Args:
+        interval: The mean with its interval.
+        largest: The largest mean that is possible, such as 1 for a difference of two shares.
+
+    Returns:
+        None if even the largest could not be told apart from 0.
+    """
+    smallest = (Z_95 + Z_POWER) * (interval.high - interval.low) / (2 * Z_95)
+    if smallest > largest:
+        return None
+    return smallest
 
 
 def detectable_share(n: int) -> float:

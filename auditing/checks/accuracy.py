@@ -214,10 +214,10 @@ def detectable_accuracy(rules: RuleComparison) -> float | None:
     """The smallest accuracy that these pairs tell apart from the best rule; None if none is."""
     if rules.gain is None:
         return None
-    accuracy = rules.baseline + stats.detectable_mean(rules.gain)
-    if accuracy > 1:
+    gain = stats.detectable_mean(rules.gain, largest=1 - rules.baseline)
+    if gain is None:
         return None
-    return accuracy
+    return rules.baseline + gain
 
 
 def bayes_ceiling(pairs: Pairs) -> float | None:
@@ -326,7 +326,7 @@ def train_test_check(test: Pairs, train: Pairs) -> Check:
             f"; labels of {short(train_votes)} votes there, {short(test_votes)} here: "
             "the noise of fewer hides a gap"
         )
-    detectable = stats.detectable_mean(gap)
+    detectable = stats.detectable_mean(gap, largest=1)
     return judge(Finding(name, gap, n, SECTION, p=p, note=note, detectable=detectable))
 
 

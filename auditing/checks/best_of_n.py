@@ -46,6 +46,11 @@ def best_of_n(rewards: np.ndarray, values: np.ndarray | None, n: int) -> float |
     return float(weights @ in_order[n - 1 :])
 
 
+def value_of_best(rewards: np.ndarray, values: np.ndarray) -> float:
+    """The mean value of the completions that share the highest reward: best_of_n of all of them."""
+    return values[rewards == rewards.max()].mean()
+
+
 def kl_best_of_n(n: int) -> float:
     """The KL divergence of the best of n from the policy, in nats: ln n - (n - 1) / n.
 
@@ -116,7 +121,7 @@ def drift_check(name: str, completions: Completions, values: np.ndarray, relativ
     """
     groups = [group for group in by_prompt(completions, values) if len(group) > 1]
     means = np.array([values[group].mean() for group in groups])
-    best = [best_of_n(completions.reward[g], values[g], len(g)) for g in groups]
+    best = [value_of_best(completions.reward[group], values[group]) for group in groups]
     drift = np.array(best) - means
     size = 0.0
     if groups:

@@ -53,7 +53,7 @@ def calibration_checks(finite: Pairs, bradley_terry: bool | None) -> list[Check]
             f"and the NLL from {short(gain.nll_before)} to {short(gain.nll_after)} "
             "on held-out folds"
         )
-    detectable = stats.detectable_mean(error)
+    detectable = stats.detectable_mean(error, largest=1)
     check = judge(Finding(name, error, n, SECTION, p=p, note=note, detectable=detectable))
     if bradley_terry is None:
         note += (

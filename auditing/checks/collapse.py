@@ -80,6 +80,9 @@ def random_check(finite: Pairs) -> Check:
     surest = finite.take(by_confidence[: (n + 1) // 2])
     where_sure = share_interval(pair_credit(surest.margins), surest.prompt)
     verdict = random_verdict(everywhere, where_sure)
+    detectable = stats.detectable_mean(everywhere, largest=1 - COIN)
+    if detectable is not None:
+        detectable += COIN
     note = ""
     if verdict == "fail":
         note = (
@@ -92,7 +95,7 @@ def random_check(finite: Pairs) -> Check:
         everywhere,
         n,
         SECTION,
-        detectable=COIN + stats.detectable_mean(everywhere),
+        detectable=detectable,
         note=note,
     )
     return with_verdict(finding, verdict, words)

@@ -1,6 +1,7 @@
 """Distribution: missing rewards, ties, margins, saturation, rewards that differ by subset."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,9 +19,8 @@ from auditing.verdicts import Check, Finding, count, judge, short
 
 SECTION = "distribution"
 FEWEST = 20  # a subset with fewer rewards is left out when spreads are compared
-# The range of rewards goes from this quantile to 1 minus it. A reward is at an end if it lies
-# beyond that end, or within this share of the range from it.
-SATURATED = 0.001
+EXTREME = 0.005  # the share of rewards that are the most extreme ones, at each end
+ABOUT = 0.001  # of the range of rewards: how far two equal rewards may differ
 ALL_TIE = "every pair ties"
 # What published Bradley-Terry runs report; other losses have other scales.
 USUAL_MARGIN = (0.5, 1.0)
@@ -144,37 +144,127 @@ def margin_check(finite: Pairs) -> Check:
 
 
 def saturation(rewards: np.ndarray, prompts: np.ndarray | None = None) -> Estimate | None:
-    """The share of rewards at the ends of their range; None for two or fewer.
+    """The share of rewards that equal one of the most extreme rewards.
 
-    The range goes from the 0.1st to the 99.9th percentile. A reward is at an end if it lies beyond
-    it, or within .1% of the range from it. Two rewards are not counted, because two always lie at
-    the ends. The share is about .002 for a bell curve, .004 for evenly spread rewards, large for
-    clipped ones, and 1 for a constant. An outlier does not change it.
+    S = the sum over both ends of the mean, over the .5% most extreme rewards x of that end, of
+    P(a reward of another prompt is about x). "About" means within .1% of the range, which goes from
+    the .5th to the 99.5th percentile. S is near 0 for a bell curve, .004 for evenly spread rewards,
+    the share that was clipped for clipped ones, and 1 for a constant. An outlier is one of many
+    extreme rewards.
+
+    A mean over the extreme rewards moves by little if a few rewards are added, where "at or beyond
+    the .1st percentile" moves by a whole step if rewards are steps. The interval is Wilson's for
+    S (1 - S) (z / half_width)^2 independent rewards (Korn and Graubard, Survey Methodology 24,
+    1998), with the half width from the influence of each prompt. That of the mean over the extremes
+    is a trimmed mean's (Huber, Robust Statistics, 1981, section 3.3).
 
     Args:
         rewards: (n,) the rewards.
-        prompts: (n,) the prompt of each reward. Equal rewards of one prompt count once, because
-            rankings repeat a completion in many pairs. None if every reward counts.
+        prompts: (n,) the prompt of each reward. Only rewards of other prompts are compared, because
+            rankings repeat a completion in many pairs. None if every reward has its own.
+
+    Returns:
+        None for two or fewer, and if prompts repeat and there are fewer than five.
     """
-    if prompts is not None:
-        rewards = np.unique(np.stack([rewards, prompts]), axis=1)[0]
     n = len(rewards)
-    if n <= 2:
+    if prompts is None:
+        prompts = np.arange(n)
+    group = stats.numbered_groups(prompts)
+    if n <= 2 or group is None:
         return None
-    low, high = np.quantile(rewards, [SATURATED, 1 - SATURATED])
-    edge = SATURATED * (high - low)
-    at_ends = (rewards <= low + edge) | (rewards >= high - edge)
-    return stats.wilson_estimate(max(0, int(np.sum(at_ends)) - 2), n - 2)
+    low, high = np.quantile(rewards, [EXTREME, 1 - EXTREME])
+    equals = EqualRewards(rewards, group, ABOUT * (high - low))
+    equal_share = equals.total(np.ones(n)) / equals.others
+    share, influence = 0.0, np.zeros(n)
+    for outwards in (-rewards, rewards):
+        weights = extreme_weights(outwards)
+        share += float(weights @ equal_share)
+        # A reward counts as equal to an extreme one, and it may be an extreme one itself.
+        influence += n * equals.total(weights) / equals.others
+        least = outwards[weights > 0].min()
+        beyond = equal_share - equal_share[outwards == least].mean()
+        influence += n * weights * np.where(outwards > least, beyond, 0)
+    share = min(1.0, share)
+    sums = np.bincount(group, influence - influence.mean()) / n
+    half = stats.half_width(math.sqrt(len(sums) / (len(sums) - 1)) * sums)
+    independent = len(sums)
+    if 0 < share < 1 and half > 0:
+        independent = min(n, share * (1 - share) * (stats.Z_95 / half) ** 2)
+    low, high = stats.wilson_interval(share * independent, independent)
+    return Estimate(share, min(share, low), max(share, high))
+
+
+def extreme_weights(values: np.ndarray) -> np.ndarray:
+    """(n,) values -> the weight of each in the mean over the largest .5%, but over at least one.
+
+    Equal values have equal weights, whether all of them or only some are needed.
+    """
+    needed = max(1.0, EXTREME * len(values))
+    least = np.sort(values)[-math.ceil(needed)]
+    weights = (values > least).astype(float)
+    at_least = values == least
+    weights[at_least] = (needed - weights.sum()) / at_least.sum()
+    return weights / needed
+
+
+class EqualRewards:
+    """For each reward those of other prompts that differ from it by no more than `about`."""
+
+    def __init__(self, rewards: np.ndarray, group: np.ndarray, about: float) -> None:
+        """Find them by position, in the order of the rewards and in that within each prompt.
+
+        Args:
+            rewards: (n,) the rewards.
+            group: (n,) the number of each reward's prompt.
+            about: How far two equal rewards may differ.
+        """
+        n = len(rewards)
+        self._order = np.argsort(rewards, kind="stable")
+        position = np.empty(n, dtype=int)
+        position[self._order] = np.arange(n)
+        ordered = rewards[self._order]
+        first = np.searchsorted(ordered, rewards - about, "left")
+        end = np.searchsorted(ordered, rewards + about, "right")
+        self._range = first, end
+        within = group * (n + 1) + position  # It sorts by prompt, then by reward.
+        self._order_within = np.argsort(within)
+        ordered_within = within[self._order_within]
+        start_of_group = group * (n + 1)
+        self._range_within = (
+            np.searchsorted(ordered_within, start_of_group + first),
+            np.searchsorted(ordered_within, start_of_group + end),
+        )
+        self.others = n - np.bincount(group)[group]  # (n,) how many rewards other prompts have
+
+    def total(self, weights: np.ndarray) -> np.ndarray:
+        """(n,) weights of the rewards -> the sum of the weights of each one's equals."""
+        of_all = sums_of_ranges(weights[self._order], *self._range)
+        of_own_prompt = sums_of_ranges(weights[self._order_within], *self._range_within)
+        return of_all - of_own_prompt
+
+
+def sums_of_ranges(values: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """(k,) values, (n,) where ranges start and end -> (n,) the sum of each range."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return sums[end] - sums[first]
 
 
 def saturation_check(finite: Pairs) -> Check:
-    """Check how many completions get one of the two extreme rewards."""
-    at_ends = saturation(finite.rewards.ravel(), np.tile(finite.prompt, 2))
-    note = (
-        "share of completions at the ends of the range of rewards, "
-        "where the model no longer tells them apart"
+    """Check how many completions get one of the most extreme rewards."""
+    estimate = saturation(finite.rewards.ravel(), np.tile(finite.prompt, 2))
+    finding = Finding(
+        "saturation",
+        estimate,
+        2 * len(finite),
+        SECTION,
+        note=(
+            "share of completions with the same reward as the most extreme ones, "
+            "so that the model does not tell them apart"
+        ),
     )
-    return judge(Finding("saturation", at_ends, 2 * len(finite), SECTION, note=note))
+    if len(finite) > 1:
+        finding = replace(finding, unmeasured=stats.FEW_PROMPTS)
+    return judge(finding)
 
 
 # --- Between subsets ------------------------------------------------------------------------------
@@ -263,11 +353,17 @@ def wilks_p(values: np.ndarray, label: np.ndarray) -> float:
 def scale_ratio(
     values: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
 ) -> Estimate | None:
-    """The ratio of the largest to the smallest standard deviation within a label.
+    """The ratio of the largest to the smallest spread of the values within a label.
 
-    The interval is the reverse bootstrap of its logarithm (moment_draws). The largest of several
-    standard deviations is too large by chance alone, and the reverse bootstrap corrects for that.
-    Draws are widened where a few groups decide a standard deviation (tail_factor).
+    Spread is the mean distance from the median, mean |x - median|. Its sampling error is finite
+    where that of a standard deviation is not, as for Student's t with 3 degrees of freedom (Bickel
+    and Lehmann, Annals of Statistics 4, 1976).
+
+    The largest of several spreads is too large by chance alone. So the lower bound is the largest
+    that any two labels prove if all are compared with each other (Tukey and Kramer; Hayter, Annals
+    of Statistics 12, 1984). The upper bound is that of the two labels by themselves, less what
+    their choice adds on average, by the bootstrap. No interval of such a ratio covers exactly 95%,
+    because it has a kink where spreads are equal; this one covers 94 to 99.
 
     Args:
         values: (n,) the values.
@@ -278,25 +374,48 @@ def scale_ratio(
     Returns:
         None if fewer than two labels are left, or if one of them has no spread.
     """
+    if groups is None:
+        groups = np.arange(len(values))
     _, label, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    kept = (sizes >= FEWEST)[label]
-    if np.sum(sizes >= FEWEST) < 2 or np.ptp(values[kept]) == 0:
+    spreads, errors = [], []
+    for k in np.flatnonzero(sizes >= FEWEST):
+        own = label == k
+        distances = np.abs(values[own] - np.median(values[own]))
+        if not distances.any():
+            return None
+        spreads.append(distances.mean())
+        errors.append(spread_error(distances, groups[own]))
+    if len(spreads) < 2:
         return None
-    _, label = np.unique(label[kept], return_inverse=True)
-    values = centred_and_scaled(values[kept])
-    if groups is not None:
-        groups = groups[kept]
-    variances = within_variances(totals(values, label)[None])[0]  # (labels,)
-    if variances.min() < 1e-15:
-        return None
-    log_ratio = 0.5 * math.log(variances.max() / variances.min())
-    draws = moment_draws(values, label, groups, widen=True)
-    drawn = within_variances(draws)  # (resamples, labels)
-    drawn = np.maximum(drawn, variances.min() * 1e-4)
-    log_draws = 0.5 * np.log(drawn.max(axis=1) / drawn.min(axis=1))
-    low, high = 2 * log_ratio - np.quantile(log_draws, [0.975, 0.025])
-    ratio = math.exp(log_ratio)
-    return Estimate(ratio, min(ratio, max(1.0, math.exp(low))), max(ratio, math.exp(high)))
+    differences = np.subtract.outer(np.log(spreads), np.log(spreads))  # (labels, labels)
+    error = np.hypot.outer(errors, errors)
+    value = float(differences.max())
+    noise = np.random.default_rng(0).normal(size=(RESAMPLES, len(spreads)))
+    z_of_all = np.quantile(np.ptp(noise, axis=1), 0.95) / math.sqrt(2)
+    low = float((differences - z_of_all * error).max())
+    added = np.ptp(np.log(spreads) + noise * errors, axis=1).mean() - value
+    high = value - added + stats.Z_95 * error.flat[differences.argmax()]
+    bounds = min(value, max(0.0, low)), max(value, high)
+    return Estimate(math.exp(value), *map(math.exp, bounds))
+
+
+def spread_error(distances: np.ndarray, groups: np.ndarray) -> float:
+    """The standard error of the logarithm of a spread, mean(distances), by the jackknife.
+
+    The median itself does not count: the mean distance is smallest there, so that it hardly moves
+    if the median moves a little. The error is wider where a few groups decide it (half_width).
+
+    Args:
+        distances: (n,) the distance of each value from the median, not all 0.
+        groups: (n,) the group of each value.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    if group.max() == 0:  # There is nothing to group by.
+        group = np.arange(len(distances))
+    total = distances.sum()
+    others = np.maximum(total - np.bincount(group, distances), stats.NEARLY_ZERO * total)
+    left_out = np.log(others / (len(distances) - np.bincount(group)))
+    return stats.half_width(stats.jackknife_changes(left_out)) / stats.Z_95
 
 
 def totals(values: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -313,12 +432,6 @@ def totals(values: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def within_variances(tables: np.ndarray) -> np.ndarray:
-    """(resamples, labels, 3) of totals -> the variance within each label, (resamples, labels)."""
-    size, total, squares = np.moveaxis(tables, -1, 0)
-    return np.maximum(squares / size - (total / size) ** 2, 0)
-
-
 def between_share(tables: np.ndarray) -> np.ndarray:
     """(resamples, labels, 3) of totals -> eta^2, (resamples,)."""
     size, total, squares = np.moveaxis(tables, -1, 0)
@@ -331,7 +444,6 @@ def moment_draws(
     values: np.ndarray,
     label: np.ndarray,
     groups: np.ndarray | None,
-    widen: bool = False,
     seed: int = 0,
 ) -> np.ndarray:
     """The bootstrap of each label's count, sum and sum of squares; it draws whole groups.
@@ -361,32 +473,11 @@ def moment_draws(
         covariance = np.zeros((3, 3))
         if len(of_label) > 1:
             covariance = len(of_label) * np.atleast_2d(np.cov(of_label.T, bias=True))
-            if widen:
-                covariance *= tail_factor(of_label) ** 2
         draw = rng.multivariate_normal(
             of_label.sum(axis=0), covariance, size=RESAMPLES, check_valid="ignore", method="eigh"
         )
         draws.append(np.maximum(draw, [0.1, -np.inf, 0]))
     return np.stack(draws, axis=1)
-
-
-def tail_factor(table: np.ndarray) -> float:
-    """How much wider than z an interval of a variance must be: t / z.
-
-    t has as many degrees of freedom as groups seem to decide the variance (stats.half_width). With
-    heavy tails these are few, however many groups there are.
-
-    Args:
-        table: (groups, 3) the count, the sum and the sum of squares of each group, two or more.
-    """
-    size, total, squares = table.T
-    mean = total.sum() / size.sum()
-    deviations = squares - 2 * mean * total + mean**2 * size
-    influence = deviations - size * deviations.sum() / size.sum()
-    width = math.sqrt(float(np.sum(influence**2)))
-    if width == 0:
-        return 1.0
-    return stats.half_width(influence) / (stats.Z_95 * width)
 
 
 def subset_checks(finite: Pairs) -> list[Check]:
@@ -401,7 +492,7 @@ def subset_checks(finite: Pairs) -> list[Check]:
         "their rewards are on different levels, which RL mixes"
     )
     location_finding = Finding("location between subsets", location, n, SECTION, p=p, note=note)
-    note = "largest over smallest standard deviation of rewards within a subset"
+    note = "largest over smallest spread of rewards within a subset (mean distance from the median)"
     ratio = scale_ratio(rewards, labels, prompts)
     scale_finding = Finding("scale between subsets", ratio, n, SECTION, note=note)
     return [judge(location_finding), judge(scale_finding)]

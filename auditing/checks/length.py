@@ -161,7 +161,7 @@ def excess_check(name: str, feature: np.ndarray, finite: Pairs, more: str, less:
     if estimate is None:
         return judge(Finding(name, None, n, SECTION, unmeasured=FEW_PROMPTS))
     note = f"{count(n, 'pair')} whose sides differ"
-    detectable = stats.detectable_mean(estimate)
+    detectable = stats.detectable_mean(estimate, largest=1)
     check = judge(Finding(name, estimate, n, SECTION, note=note, detectable=detectable))
     if check.verdict not in ("warn", "fail"):
         return check

@@ -472,7 +472,7 @@ def prompt_check(prompt: str, original: np.ndarray, without: np.ndarray) -> Chec
         f"accuracy {short(credit.mean())}, and {short(blind_credit.mean())} with {prompt}; "
         f"p = {stats.two_sided_p(lost):.2g} for no difference"
     )
-    detectable = stats.detectable_mean(lost)
+    detectable = stats.detectable_mean(lost, largest=1)
     check = judge(replace(finding, estimate=lost, note=note, detectable=detectable))
     if check.verdict != "fail":
         return check

@@ -48,7 +48,7 @@ def spillover_checks(own: Pairs, ood: Pairs, name: str) -> list[Check]:
         p=p,
         note=f"{short(ood_accuracy.value)} there, "
         f"{short(own_accuracy.value)} on its own test pairs",
-        detectable=stats.detectable_mean(difference),
+        detectable=stats.detectable_mean(difference, largest=1),
     )
     return [judge(level), judge(loss)]
 

@@ -192,6 +192,16 @@ def test_an_accuracy_that_beats_every_rule_passes_and_one_that_does_not_fails():
     assert accuracy_check(drawn_pairs(rng, 9000, 0.56), None).verdict == "pass"
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 11])
+def test_no_detectable_accuracy_is_above_one(n):
+    """Of a pair or two, a coin's .5 and what shows were 1.2 together."""
+    pairs = pairs_of([1.0] * (n - 1) + [-1.0], [1] * (n - 1) + [-1])
+    checks = [*accuracy_checks(pairs, pairs), *collapse_checks(pairs)]
+    detectable = {check.name: check.detectable for check in checks}
+    assert detectable.keys() >= {"accuracy", "random rewards", "train-test gap"}
+    assert all(value is None or value <= 1 for value in detectable.values())
+
+
 def test_rows_that_stand_there_nine_times_prove_nothing():
     rng = np.random.default_rng(0)
     once = drawn_pairs(rng, 30, 0.68)
