@@ -1,27 +1,59 @@
-"""The README's first command, at full length.
+"""The README's first commands, at full length, as they stand there.
 
-The demonstration trains, and its audit finds what was planted.
+The demonstration trains, its audit finds what was planted, and its model scores.
 """
 
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import blocks, commands_of_block, link_repository
 from support import REPO, run_script
+
+import audit
+import score
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with the repository's files, in which the commands write."""
+    folder = tmp_path_factory.mktemp("home")
+    link_repository(folder)
+    return folder
+
+
+def readme_commands(first: str) -> list[list[str]]:
+    """The commands of the README's block that begins with a text."""
+    found = [block for block in blocks(REPO / "README.md") if block.text.startswith(first)]
+    assert len(found) == 1, first
+    return [command.words for command in commands_of_block(found[0])]
+
+
+def type_in(words: list[str], home: Path) -> str:
+    """Run a command as somebody would who activated this environment; return what it prints."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path}
+    done = subprocess.run(words, cwd=home, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    return done.stdout
 
 
 @pytest.mark.slow
-def test_the_audit_finds_what_was_planted(tmp_path):
-    run_script("data/quickstart/make.py", "--model")
-    out = tmp_path / "rm-out"
-    recipe = ["--recipe", "recipes/quickstart.yaml", "--output_dir", out]
-    trained = run_script("-m", "accelerate.commands.launch", "train_rm.py", *recipe, timeout=900)
-    assert "machine: " in trained.stdout
-    assert "a fresh process gives the same rewards" in trained.stdout
-    audited = run_script("audit.py", "--ckpt", out, timeout=300)
-    assert f"open {out}/audit/report.html" in audited.stdout
+def test_the_audit_finds_what_was_planted(home, tmp_path):
+    make, train, look = readme_commands("python data/quickstart/make.py --model")
+    type_in(make, home)
+    trained = type_in(train, home)
+    assert "machine: " in trained
+    assert "a fresh process gives the same rewards" in trained
+    audited = type_in(look, home)
+    out = home / "rm-out"
+    assert f"open {out}/audit/report.html" in audited
 
     checks = json.loads((out / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
     overall = {check["name"]: check for check in checks if check["subset"] is None}
@@ -39,7 +71,7 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     # their votes were drawn from.
     truth = planted_noise()
     assert overall["label noise"]["low"] - 0.01 < truth < overall["label noise"]["high"] + 0.01
-    said = " ".join(audited.stdout.split())
+    said = " ".join(audited.split())
     assert "Do not optimise against this model" in said
     assert "It pays for length, not only for quality: " in said
     assert "adding sentences that say nothing raises the reward" in said
@@ -47,7 +79,8 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     # A recipe against length turns the verdict, and gains accuracy; less than half of the excess
     # is left.
     debiased = tmp_path / "debiased"
-    run_script("train_rm.py", *recipe[:3], debiased, "--length_head", "true", timeout=900)
+    recipe = ["--recipe", "recipes/quickstart.yaml", "--output_dir", debiased]
+    run_script("train_rm.py", *recipe, "--length_head", "true", timeout=900)
     run_script("audit.py", "--ckpt", debiased, "--quick", timeout=300)
     checks = json.loads((debiased / "audit" / "audit.json").read_text(encoding="utf-8"))["checks"]
     length = {check["name"]: check for check in checks if check["section"] == "length and style"}
@@ -58,6 +91,25 @@ def test_the_audit_finds_what_was_planted(tmp_path):
     overall_checks = [check for check in checks if check["subset"] is None]
     debiased_accuracy = next(c for c in overall_checks if c["name"] == "accuracy")
     assert debiased_accuracy["value"] > accuracy["value"]
+
+
+@pytest.mark.slow
+def test_the_readmes_scores(home, monkeypatch, capsys):
+    """The block "Score", with the model that the test above trained, and an audit of its file."""
+    if not (home / "rm-out/manifest.json").exists():
+        pytest.skip("the test above did not train")
+    monkeypatch.chdir(home)
+    pair = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    (home / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 3, encoding="utf-8")
+    one_off, file = readme_commands("python score.py --ckpt rm-out")
+    for words in (one_off, file):
+        monkeypatch.setattr(sys, "argv", words[1:])
+        assert score.main() == 0
+    assert re.search(r"^A +-?\d.*4\.$", capsys.readouterr().out, re.M)
+    assert (home / "scored.jsonl").read_text(encoding="utf-8").count('"margin"') == 3
+    monkeypatch.setattr(sys, "argv", ["audit.py", "--scores", "scored.jsonl"])
+    assert audit.main() == 0
+    assert (home / "scored-audit" / "report.html").exists()
 
 
 def planted_noise() -> float:
