@@ -11,8 +11,9 @@ How right is it, how sure are we of that, and what does it reward?
     python audit.py --scores scored.jsonl --bradley_terry
 
 Writes report.html (one file, opens offline), report.md, audit.json, the plots and scores.jsonl to
-CKPT/audit (or to scored-audit beside scored.jsonl), and what it concludes to the terminal. Exits 0
-whatever it finds, unless --fail-on warn|fail; 2 for input that it cannot use.
+CKPT/audit (of a Hub id, to audits/org--model/audit in the current folder; of scored.jsonl, to
+scored-audit beside it), and what it concludes to the terminal. Exits 0 whatever it finds, unless
+--fail-on warn|fail; 2 for input that it cannot use.
 """
 
 import argparse
@@ -35,6 +36,8 @@ def main() -> int:
     start = time.monotonic()
     refusals = errors_of_input(options)
     main_process = is_main_process(options)
+    if main_process:
+        announce_folder(options)
     try:
         audit = run_audit(options)
     except refusals as error:
@@ -95,8 +98,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how, and what comes out."""
     parser.add_argument(
         "--output_dir",
-        help="default: CKPT/audit, with --data or --benchmark CKPT/audit-NAME; "
-        "for a Hub id ./audit; with --scores NAME.jsonl, NAME-audit beside it",
+        help="default: CKPT/audit, with --data or --benchmark CKPT/audit-NAME; for the Hub id "
+        "org/model in audits/org--model here; with --scores NAME.jsonl, NAME-audit beside it",
     )
     parser.add_argument(
         "--token_budget",
@@ -134,7 +137,7 @@ def add_options_of_pairs(parser: argparse.ArgumentParser) -> None:
         "--on_bad_row",
         choices=["skip", "stop"],
         default="skip",
-        help="leave out and count a row that cannot be read or encoded, or stop",
+        help="leave out and count a row of any file that cannot be read or encoded, or stop",
     )
     parser.add_argument(
         "--benchmark",
@@ -145,7 +148,8 @@ def add_options_of_pairs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns",
         type=parse_columns,
-        help="names of your columns in --data or --scores: prompt=my_question,chosen=good,...",
+        help="names of your columns in --data or --scores: prompt=my_question,chosen=good,...; "
+        "used for a file of --compare that has them, not for --ood, --completions, --adversarial",
     )
     parser.add_argument("--split", default="test", help="split of --data and --ood")
     parser.add_argument(
@@ -172,6 +176,15 @@ def errors_of_input(options: AuditOptions) -> tuple[type[Exception], ...]:
     return (DataError, EncodingError, ModelError, RecipeError)
 
 
+def announce_folder(options: AuditOptions) -> None:
+    """Say where the report of a model of the Hub will lie, unless --output_dir names the folder.
+
+    Other reports lie beside what is audited.
+    """
+    if options.ckpt and not options.is_local and not options.output_dir:
+        print(f"the report will lie in {options.folder}", file=sys.stderr)
+
+
 def is_main_process(options: AuditOptions) -> bool:
     """Whether this process writes; under `accelerate launch` every process computes a part."""
     if not options.ckpt:
@@ -185,7 +198,7 @@ def run_audit(options: AuditOptions) -> "Audit":
     """Run every check that the input allows."""
     from auditing.run import add_completions, audit_scores, read_completions, settle
 
-    completions = read_completions(options.completions)
+    completions = read_completions(options.completions, options.on_bad_row)
     if options.ckpt:
         from auditing.run_checkpoint import audit_checkpoint
 

@@ -66,7 +66,11 @@ class AuditOptions:
 
     @property
     def folder(self) -> Path:
-        """The folder that the report is written to; for scores.jsonl, scores-audit beside it."""
+        """The folder that the report is written to.
+
+        It is in the checkpoint; for scores.jsonl, scores-audit beside it; for org/model of the Hub,
+        in audits/org--model, so that no model's audit takes the place of another's.
+        """
         if self.output_dir:
             return Path(self.output_dir)
         if self.scores:
@@ -79,7 +83,10 @@ class AuditOptions:
         name = "-".join(parts)
         if self.is_local:
             return Path(self.ckpt) / name
-        return Path(name)
+        model = self.ckpt
+        if self.revision != "main":
+            model += f"@{self.revision}"
+        return Path("audits", model.replace("/", "--"), name)
 
     @property
     def bad_verdicts(self) -> set[str]:

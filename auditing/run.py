@@ -22,7 +22,7 @@ from auditing.checks.length import accuracy_curve, length_checks
 from auditing.checks.transfer import rating_checks, spillover_checks
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.result import Audit
-from auditing.scores import Completions, read_scores
+from auditing.scores import Completions, Scores, has_columns, read_scores
 from auditing.verdicts import Check, control_false_discoveries
 from reward.data.files import DataError
 
@@ -43,8 +43,9 @@ def audit_scores(
         path: The file, in any format of auditing.scores.
         ood: A file of scores on other data, to see whether the accuracy is as high there.
         compare: Files of other models' scores on the same pairs.
-        columns: Our name of each column that `path` names otherwise -> its name there.
-        on_bad_row: Whether to `skip` and count a row that cannot be read, or to `stop`.
+        columns: Our name of each column that `path` names otherwise -> its name there. A file of
+            `compare` may have them too.
+        on_bad_row: Whether to `skip` and count a row of any file that cannot be read, or to `stop`.
         bradley_terry: Whether sigmoid(margin) claims to be a probability. If it is False, nobody
             knows, because a file of scores does not say.
 
@@ -61,8 +62,14 @@ def audit_scores(
     audit = summary(scores.pairs, identity, bradley_terry or None)
     add_benchmark(audit, scores.benchmark)
     if ood:
-        audit.checks += spillover_checks(scores.pairs, pairs_of(ood), Path(ood).name)
-    add_comparison(audit, path, {other: pairs_of(other) for other in compare})
+        other_data = scored_pairs_of(ood, on_bad_row=on_bad_row)
+        audit.checks += spillover_checks(scores.pairs, other_data.pairs, Path(ood).name)
+        for phrase in other_data.left_out:
+            audit.not_measured.append(f"Of --ood {phrase}.")
+    others = {}
+    for other in compare:
+        others[other] = scored_pairs_of(other, columns, on_bad_row).pairs
+    add_comparison(audit, path, others)
     audit.not_measured.append(
         "Probes, integrity, leakage and train accuracy need the model: audit.py --ckpt."
     )
@@ -170,15 +177,19 @@ def add_benchmark(audit: Audit, benchmark: Benchmark | None) -> None:
 # --- Scored completions ---------------------------------------------------------------------------
 
 
-def read_completions(path: str | None) -> Completions | None:
+def read_completions(path: str | None, on_bad_row: str = "skip") -> Completions | None:
     """Read a file of scored completions, several per prompt; None without a file.
+
+    Args:
+        path: The file.
+        on_bad_row: Whether to `skip` and count a row that cannot be read, or to `stop`.
 
     Raises:
         DataError: The file cannot be read, or holds no scored completions.
     """
     if not path:
         return None
-    completions = read_scores(path).completions
+    completions = read_scores(path, on_bad_row=on_bad_row).completions
     if completions is None:
         raise DataError(
             f"{path}: no scored completions; "
@@ -225,18 +236,29 @@ def note_missing(audit: Audit, name: str, values: np.ndarray) -> None:
 # --- Files of scores ------------------------------------------------------------------------------
 
 
-def pairs_of(path: str) -> Pairs:
+def scored_pairs_of(
+    path: str, columns: dict[str, str] | None = None, on_bad_row: str = "skip"
+) -> Scores:
     """Read a file of scored preference pairs.
+
+    Args:
+        path: The file.
+        columns: Our name of each column of the audited pairs -> its name there. They are used if
+            this file has one of them: it may be the same file, scored by another model, or the
+            scores.jsonl of an audit, which has our names.
+        on_bad_row: Whether to `skip` and count a row that cannot be read, or to `stop`.
 
     Raises:
         DataError: The file cannot be read, or holds no preference pairs.
     """
-    pairs = read_scores(path).pairs
-    if pairs is None:
+    if columns and not has_columns(path, columns):
+        columns = None
+    scores = read_scores(path, columns, on_bad_row)
+    if scores.pairs is None:
         raise DataError(
             f"{path}: scored completions without pairs; scored preference pairs are needed here"
         )
-    return pairs
+    return scores
 
 
 def matched(ours: Pairs, theirs: Pairs, name: str) -> Pairs:

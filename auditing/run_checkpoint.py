@@ -15,7 +15,7 @@ from auditing.checks.transfer import spillover_checks
 from auditing.options import AuditOptions
 from auditing.pairs import Pairs
 from auditing.result import Audit, Side, Strip
-from auditing.run import NO_OTHER_DATA, add_benchmark, add_comparison, pairs_of, summary
+from auditing.run import NO_OTHER_DATA, add_benchmark, add_comparison, scored_pairs_of, summary
 from auditing.run_benchmark import BenchmarkRows, read_benchmark, score_benchmark
 from auditing.source import EncodedPairs
 from auditing.verdicts import Check
@@ -362,7 +362,8 @@ def read_others(options: AuditOptions, scorer: Scorer, recipe: Recipe | None) ->
         )
     for path in options.compare:
         if Path(path).is_file():
-            others.scored[path] = pairs_of(path)
+            scores = scored_pairs_of(path, options.columns, options.on_bad_row)
+            others.scored[path] = scores.pairs
     return others
 
 

@@ -59,6 +59,7 @@ class Scores:
     completions: Completions | None  # None if the file holds pairs
     benchmark: Benchmark | None  # the numbers by a benchmark's own rule; None for no benchmark
     kind: str  # the format, and what was left out, in words
+    left_out: tuple[str, ...] = ()  # what was left out, in words
 
 
 def read_scores(
@@ -86,6 +87,19 @@ def read_scores(
     return _scores_of(path, rows, notes)
 
 
+def has_columns(path: str, columns: dict[str, str]) -> bool:
+    """Whether the first row of a file that can be read has one of the columns that are named.
+
+    Args:
+        path: The file.
+        columns: Our name of each column -> its name in the file.
+    """
+    for _, row in _rows_of(path):
+        if isinstance(row, dict):
+            return not row.keys().isdisjoint(columns.values())
+    return False
+
+
 def scores_of_rows(name: str, rows: PlacedScoreRows) -> Scores:
     """Collect parsed rows of one format, which are read one after another.
 
@@ -111,7 +125,8 @@ def _scores_of(path: str, rows: PlacedScoreRows, notes: "_Notes") -> Scores:
         )
         left_out = notes.left_out_in_words()
         completions = replace(completions, left_out=tuple(left_out))
-        return Scores(None, completions, None, "; ".join([COMPLETIONS, *left_out]))
+        kind = "; ".join([COMPLETIONS, *left_out])
+        return Scores(None, completions, None, kind, tuple(left_out))
 
     in_tokens = any("chosen_tokens" in pair for pair in first_row.pairs)
     length_unit = "characters"
@@ -127,7 +142,8 @@ def _scores_of(path: str, rows: PlacedScoreRows, notes: "_Notes") -> Scores:
     benchmark = None
     if len(notes.benchmark_prompts) == notes.rows:
         benchmark = benchmark_of(notes.benchmark_prompts)
-    return Scores(pairs, None, benchmark, "; ".join([first_row.format_name, *left_out]))
+    kind = "; ".join([first_row.format_name, *left_out])
+    return Scores(pairs, None, benchmark, kind, tuple(left_out))
 
 
 @dataclass

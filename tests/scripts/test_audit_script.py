@@ -9,7 +9,9 @@ import pytest
 from support import REPO, run_script, write_rows
 
 import audit
-from auditing.run import audit_scores
+from auditing.options import AuditOptions
+from auditing.run import audit_scores, read_completions
+from reward.data.files import DataError
 
 
 def scored_rows(n: int, seed: int = 0, skill: float = 1.0, prompts: str = "question") -> list[dict]:
@@ -31,6 +33,10 @@ def scored_rows(n: int, seed: int = 0, skill: float = 1.0, prompts: str = "quest
         row |= {"reward_chosen": rng.normal(skill, 1), "reward_rejected": rng.normal(0, 1)}
         rows.append(row | {"subset": "ab"[i % 2]})
     return rows
+
+
+ROW = scored_rows(1)[0]
+UNSCORED = {name: value for name, value in ROW.items() if name != "reward_rejected"}
 
 
 @pytest.fixture
@@ -127,6 +133,58 @@ def test_scores_are_audited_beside_their_file(run, tmp_path, monkeypatch):
     assert page.is_file() and printed.splitlines()[-1] == f"open {page}"
 
 
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        ({"ckpt": "org/rm"}, "audits/org--rm/audit"),
+        ({"ckpt": "org/rm", "benchmark": "rm-bench"}, "audits/org--rm/audit-rm-bench"),
+        ({"ckpt": "org/rm", "data": "x/pairs.jsonl"}, "audits/org--rm/audit-pairs"),
+        ({"ckpt": "org/rm", "revision": "refs/pr/1"}, "audits/org--rm@refs--pr--1/audit"),
+        ({"ckpt": "org/rm", "output_dir": "here"}, "here"),
+        ({"ckpt": str(REPO)}, f"{REPO}/audit"),
+    ],
+)
+def test_every_model_of_the_hub_has_a_folder_of_its_own(options, folder):
+    """Two models wrote to ./audit one after the other."""
+    assert str(AuditOptions(**options).folder) == folder
+
+
+def test_where_the_report_of_a_model_of_the_hub_will_lie_is_said_first(capsys):
+    for options in ({"ckpt": "org/rm"}, {"ckpt": str(REPO)}, {"ckpt": "o/rm", "output_dir": "x"}):
+        audit.announce_folder(AuditOptions(**options))
+    assert capsys.readouterr().err == "the report will lie in audits/org--rm/audit\n"
+
+
+def test_stop_is_for_every_file_that_is_read(tmp_path):
+    good = str(write_rows(tmp_path / "good.jsonl", scored_rows(30)))
+    bad = str(write_rows(tmp_path / "bad.jsonl", [*scored_rows(30), UNSCORED]))
+    not_measured = audit_scores(good, ood=bad, compare=[bad]).not_measured
+    assert any(line.startswith("Of --ood 1 left out: ") for line in not_measured)
+    for options in ({"ood": bad}, {"compare": [bad]}):
+        with pytest.raises(DataError, match=f"{bad}:31: "):
+            audit_scores(good, **options, on_bad_row="stop")
+    completion = {"prompt": "q", "completion": "a", "reward": 1.0}
+    unscored = [completion, {"prompt": "q", "completion": "a"}]
+    completions = str(write_rows(tmp_path / "completions.jsonl", unscored))
+    assert len(read_completions(completions).reward) == 1
+    with pytest.raises(DataError, match=f"{completions}:2: "):
+        read_completions(completions, on_bad_row="stop")
+
+
+def test_columns_name_those_of_compared_files_that_have_them(tmp_path):
+    """One with the user's names, and one with ours, such as the scores.jsonl of an audit."""
+    rows = scored_rows(30)
+    ours = str(write_rows(tmp_path / "ours.jsonl", rows))
+    renamed = [{**row, "better": row["chosen"]} for row in rows]
+    for row in renamed:
+        del row["chosen"]
+    theirs = str(write_rows(tmp_path / "theirs.jsonl", renamed))
+    other = str(write_rows(tmp_path / "other.jsonl", renamed))
+    audit_of_theirs = audit_scores(theirs, compare=[ours, other], columns={"chosen": "better"})
+    names = [model.name for model in audit_of_theirs.ranking.models]
+    assert sorted(names) == ["other.jsonl", "ours.jsonl", "theirs.jsonl"]
+
+
 def test_best_of_n_finds_a_reward_that_length_hacks(run, tmp_path):
     """Selecting harder makes answers worse.
 
@@ -153,11 +211,9 @@ def test_best_of_n_finds_a_reward_that_length_hacks(run, tmp_path):
     assert status == 2 and "--completions" in error
 
 
-ROW = scored_rows(1)[0]
 LAST = ROW | {"prompt": "last"}
 TIES = [row | {"reward_chosen": 1.0, "reward_rejected": 1.0} for row in scored_rows(40)]
 TEN_MEGABYTES = "- **may** " * 10**6
-UNSCORED = {name: value for name, value in ROW.items() if name != "reward_rejected"}
 BAD = {
     "missing column": (UNSCORED, "reward_rejected"),
     "text for a reward": (ROW | {"reward_chosen": "high"}, "reward_chosen"),
