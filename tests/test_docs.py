@@ -243,6 +243,17 @@ def test_what_a_page_names_is_there(page):
         assert (REPO / path).is_file(), path
 
 
+def test_the_tests_that_pages_name_are_there():
+    files = list((REPO / "tests").rglob("test_*.py"))
+    names = {file.name for file in files}
+    for file in files:
+        names |= set(re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.M))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"\btest_\w+\.py|(?<=::)test_\w+(?!\w*\*)", text):
+            assert name in names, f"{page.name} names {name}"
+
+
 def test_no_placeholder_is_left():
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     assert not re.findall(r"^[A-Z_]+$", readme, re.M)
