@@ -26,11 +26,8 @@ class StatedFinding:
 
 def stated_findings(checks: list[Check]) -> list[StatedFinding]:
     """Every alarm in words, the worst first; one sentence for all alarms of one theme."""
-    by_theme: dict[str, list[Check]] = {}
-    for check in sorted(alarms(checks), key=severity):
-        by_theme.setdefault(theme_of(check), []).append(check)
     stated = []
-    for members in by_theme.values():
+    for members in alarms_by_finding(checks):
         worst = members[0]
         stated.append(
             StatedFinding(
@@ -42,6 +39,14 @@ def stated_findings(checks: list[Check]) -> list[StatedFinding]:
             )
         )
     return stated
+
+
+def alarms_by_finding(checks: list[Check]) -> list[list[Check]]:
+    """The alarms of each finding, which have one theme; the worst finding and alarm first."""
+    by_theme: dict[str, list[Check]] = {}
+    for check in alarms(checks):
+        by_theme.setdefault(theme_of(check), []).append(check)
+    return list(by_theme.values())
 
 
 def severity(check: Check) -> tuple[int, int, bool, float]:
@@ -94,6 +99,28 @@ def sentence_of(members: list[Check]) -> str:
         others = f" and {count(len(subsets) - 1, 'other subset')}"
     name = worst.subset[:LONGEST_SUBSET]
     return f"On {name}{others}: {sentence[:1].lower()}{sentence[1:]}"
+
+
+def alarm_in_words(check: Check) -> str:
+    """One alarm as a sentence, without what its finding says of all its alarms."""
+    if edit_of(check) is not None:
+        return f"{edit_in_words(check)}."
+    return sentence_of([check])
+
+
+def counted(checks: list[Check]) -> str:
+    """How many checks raised how many alarms, and to how many findings these come; "" if none."""
+    raised = alarms(checks)
+    if not raised:
+        return ""
+    verdicts = [check.verdict for check in raised]
+    kinds = [f"{verdicts.count(kind):,} {kind}" for kind in ("fail", "warn") if kind in verdicts]
+    sentence = f"{count(len(checks), 'check')} raised {count(len(raised), 'alarm')}"
+    sentence += f" ({', '.join(kinds)})"
+    findings = len(alarms_by_finding(checks))
+    if findings < len(raised):
+        sentence += f", which come to {count(findings, 'finding')}"
+    return f"{sentence}."
 
 
 def percent(value: float) -> str:
@@ -287,7 +314,10 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "calibration": (
         ("calibration error",),
-        with_share("Its margins are no honest probabilities: they are off by {} on average."),
+        with_share(
+            "The differences between its rewards (margins) are no honest probabilities: they are "
+            "off by {} on average."
+        ),
     ),
     "other model": (
         ("comparison",),
@@ -336,8 +366,8 @@ def is_alarm(check: Check) -> bool:
 
 
 def alarms(checks: list[Check]) -> list[Check]:
-    """The checks that failed or warn."""
-    return [check for check in checks if is_alarm(check)]
+    """The checks that failed, then those that warn; what speaks most against the model first."""
+    return sorted(filter(is_alarm, checks), key=severity)
 
 
 def failures(checks: list[Check]) -> list[Check]:

@@ -323,7 +323,7 @@ def train_test_check(test: Pairs, train: Pairs) -> Check:
     test_votes = votes_per_label(test)
     if train_votes != test_votes:
         note += (
-            f"; labels of {short(train_votes)} votes there, {short(test_votes)} here: "
+            f"; votes a label: {short(train_votes)} there, {short(test_votes)} here; "
             "the noise of fewer hides a gap"
         )
     detectable = stats.detectable_mean(gap, largest=1)

@@ -1,26 +1,39 @@
 """Small charts inside the page, as numbers that a template draws: bars with their intervals.
 
-    meter(check)        # one check: a bar from 0, its interval, and where it alarms
+    meter(check)        # one check: its number and interval, over the zones of the verdicts
+    probe_chart(audit)  # all edits: bars from 0 over one axis
 
 All places are percentages of a chart's width, so that a chart is as wide as its cell.
 """
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from auditing.findings import EDITS_IN_WORDS, PROBES, edit_of, theme_of
+from auditing.findings import (
+    EDITS_IN_WORDS,
+    PROBES,
+    alarms,
+    alarms_by_finding,
+    edit_of,
+    sentence_of,
+)
+from auditing.report.links import alarm_id
 from auditing.report.meanings import (
     drawn_limits,
     in_unit,
     limits_in_words,
+    limits_of_check,
+    near_a_fail,
     rule_of,
     unit_of,
     value_in_words,
 )
-from auditing.report.wording import MINUS, VERDICT_LOOKS, alarms, title_of
+from auditing.report.wording import MINUS, VERDICT_LOOKS, title_of
 from auditing.result import Audit, ProbeResult
-from auditing.verdicts import Check
+from auditing.stats import Estimate
+from auditing.verdicts import Check, Limits, is_beyond
 
 MOST_METERS = 2  # in the card of one finding
 
@@ -84,7 +97,7 @@ class Axis:
             high=self.place(high),
             zero=zero,
             limits=[self.place(limit) for limit in limits if self.start <= limit <= self.end],
-            colour=VERDICT_LOOKS[verdict].ink,
+            colour=VERDICT_LOOKS[verdict].colour,
         )
 
     def ticks(self) -> list[tuple[float, str]]:
@@ -139,35 +152,110 @@ def axis_of(check: Check) -> Axis:
     return fitted_axis([check.value, check.low, check.high, *drawn_limits(check)])
 
 
-# --- The meter of one check -----------------------------------------------------------------------
+# --- The gauge of one check -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A part of a gauge in which a number would get one verdict."""
+
+    left: float
+    width: float
+    colour: str
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A number with its interval, over the zones of the verdicts."""
+
+    value: float
+    low: float  # the ends of the interval
+    high: float
+    zones: list[Zone]
+    marks: list[float]  # dashed ticks, in place of zones: a rule that does not read
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit in words, with the colour of the zone that begins there."""
+
+    words: str
+    colour: str | None  # None for a dashed tick
 
 
 @dataclass(frozen=True)
 class Meter:
-    """A check as a bar with words around it."""
+    """A check as a gauge with words around it."""
 
     label: str  # what was measured
     text: str  # the number in words
-    bar: Bar | None
+    gauge: Gauge | None
     start: str  # the ends of the axis in words
     end: str
-    limits: str  # what the dashed ticks are
-    verdict: str
+    limits: list[Limit]
+    note: str  # how the number stands to the limit of a fail, if that is not plain to see
 
 
 def meter(check: Check) -> Meter:
     """The meter of one check."""
     axis = axis_of(check)
     unit = unit_of(check)
+    limits = []
+    for verdict, words in limits_in_words(check):
+        colour = None
+        if verdict is not None:
+            colour = VERDICT_LOOKS[verdict].colour
+        limits.append(Limit(words, colour))
     return Meter(
         label=meter_label(check),
         text=value_in_words(check),
-        bar=axis.bar(check.value, check.low, check.high, check.verdict, drawn_limits(check)),
+        gauge=gauge(check, axis),
         start=in_unit(axis.start, unit),
         end=in_unit(axis.end, unit),
-        limits=limits_in_words(check),
-        verdict=check.verdict,
+        limits=limits,
+        note=near_a_fail(check),
     )
+
+
+def gauge(check: Check, axis: Axis) -> Gauge | None:
+    """The gauge of one check; None if it has no value."""
+    if not all_finite(check.value, check.low, check.high):
+        return None
+    limits = limits_of_check(check)
+    edges = [edge for edge in drawn_limits(check) if axis.start < edge < axis.end]
+    zones = [Zone(0.0, 100.0, VERDICT_LOOKS["not applicable"].colour)]
+    marks = []
+    if limits is None:
+        marks = edges
+    else:
+        zones = zones_between(edges, limits, axis)
+    return Gauge(
+        value=axis.place(check.value),
+        low=axis.place(check.low),
+        high=axis.place(check.high),
+        zones=zones,
+        marks=[axis.place(mark) for mark in marks],
+    )
+
+
+def zones_between(edges: list[float], limits: Limits, axis: Axis) -> list[Zone]:
+    """The zones of an axis, which meet at these edges, from left to right."""
+    zones = []
+    for left, right in itertools.pairwise(sorted([axis.start, *edges, axis.end])):
+        start = axis.place(left)
+        colour = VERDICT_LOOKS[verdict_at((left + right) / 2, limits)].colour
+        zones.append(Zone(start, round(axis.place(right) - start, 2), colour))
+    return zones
+
+
+def verdict_at(number: float, limits: Limits) -> str:
+    """The verdict on a number that is known for sure."""
+    known = Estimate(number, number, number)
+    if is_beyond(known, limits.fail, limits.side, whole_interval=True):
+        return "fail"
+    if is_beyond(known, limits.warn, limits.side, whole_interval=True):
+        return "warn"
+    return "pass"
 
 
 def meter_label(check: Check) -> str:
@@ -202,42 +290,31 @@ class Card:
 
 def finding_cards(audit: Audit, most: int = 3) -> list[Card]:
     """The cards of the worst findings, at most `most` of them."""
-    all_alarms = alarms(audit.checks)
+    ids = {check: alarm_id(place) for place, check in enumerate(alarms(audit.checks))}
     cards = []
-    for finding in audit.conclusion.findings[:most]:
-        worst = next(
-            check
-            for check in all_alarms
-            if (check.name, check.subset) == (finding.check, finding.subset)
-        )
-        shown = shown_members(worst, all_alarms)
+    for members in alarms_by_finding(audit.checks)[:most]:
+        worst = members[0]
         cards.append(
             Card(
-                verdict=finding.verdict,
-                sentence=finding.sentence,
-                meters=[meter(check) for check in shown],
-                alarm=alarm_id(all_alarms.index(worst)),
+                verdict=worst.verdict,
+                sentence=sentence_of(members),
+                meters=[meter(check) for check in shown_members(members)],
+                alarm=ids[worst],
             )
         )
     return cards
 
 
-def shown_members(worst: Check, all_alarms: list[Check]) -> list[Check]:
-    """The alarms that a finding's card shows: the worst, and others of the same theme and rule."""
+def shown_members(members: list[Check]) -> list[Check]:
+    """The alarms of a finding that its card shows: the worst, and those of other edits."""
+    worst = members[0]
     shown = [worst]
     edits = [edit_of(worst)]
-    for check in all_alarms:
-        same_theme = theme_of(check) == theme_of(worst)
-        is_new = check != worst and edit_of(check) not in edits
-        if same_theme and is_new and edit_of(worst) is not None and edit_of(check) is not None:
+    for check in members:
+        if edit_of(worst) is not None and edit_of(check) not in [None, *edits]:
             shown.append(check)
             edits.append(edit_of(check))
     return shown[:MOST_METERS]
-
-
-def alarm_id(place: int) -> str:
-    """The HTML id of the alarm at this place in the list of alarms."""
-    return f"alarm-{place + 1}"
 
 
 # --- Probes ---------------------------------------------------------------------------------------
@@ -306,8 +383,3 @@ def probe_verdict(checks: list[Check], edit: str) -> str:
         if verdict in verdicts:
             return verdict
     return "not measurable"
-
-
-def probe_id(place: int) -> str:
-    """The HTML id of the probe at this place in audit.probes."""
-    return f"probe-{place + 1}"

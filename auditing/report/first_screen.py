@@ -148,6 +148,9 @@ def blind_spot(check: Check) -> str:
     return f"{sentence}."
 
 
+# --- The first screen: the numbers ----------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Fact:
     """One of the numbers to read first."""
@@ -173,23 +176,49 @@ def headline(audit: Audit) -> list[Fact]:
 
     if audit.baselines:
         rule = max(audit.baselines, key=audit.baselines.get)
-        doubt = f"\u201c{rule}\u201d gets this without reading"
+        doubt = f"\u201c{rule}\u201d, a rule that does not read, gets this"
         facts.append(Fact("Comes free", percent(audit.baselines[rule]), doubt))
 
     if accuracy is not None and accuracy.ceiling is not None:
-        doubt = "what a perfect model would score here"
+        doubt = (
+            f"a perfect model gets this: {percent(1 - accuracy.ceiling)} of the labels are wrong"
+        )
         facts.append(Fact("Possible", percent(accuracy.ceiling), doubt))
 
     if measured(noise):
-        doubt = "how often one rater errs"
-        facts.append(Fact("Label noise", percent(noise.value), doubt))
+        doubt = f"of the pairs{votes_in_words(audit)}"
+        facts.append(Fact("One rater errs on", percent(noise.value), doubt))
 
     facts.append(number_of_pairs(audit))
 
     if audit.temperature is not None:
-        doubt = "divide margins by it before you read them as odds"
-        facts.append(Fact("Temperature", fixed(audit.temperature), doubt))
+        facts.append(
+            Fact("Temperature", fixed(audit.temperature), sureness_in_words(audit.temperature))
+        )
     return facts
+
+
+def sureness_in_words(temperature: float) -> str:
+    """What the temperature that calibrates margins says of the model."""
+    verdict = "about as sure as it is right"
+    if temperature > 1.05:
+        verdict = "too sure of itself"
+    if temperature < 0.95:
+        verdict = "less sure than it could be"
+    return f"{verdict}: to read a margin (difference of two rewards) as odds, divide it by this"
+
+
+def votes_in_words(audit: Audit) -> str:
+    """That a label is the majority of several votes, and so errs less than one rater."""
+    votes = audit.pairs.votes.sum(axis=1)  # (pairs,)
+    votes = votes[votes > 1]  # False for NaN
+    if not len(votes):
+        return ""
+    fewest, most = int(votes.min()), int(votes.max())
+    number = f"{fewest} to {most}"
+    if fewest == most:
+        number = str(most)
+    return f"; a label is the majority of {number}, which errs less"
 
 
 def benchmark_facts(checks: list[Check]) -> list[Fact]:

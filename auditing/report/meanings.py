@@ -118,21 +118,44 @@ def drawn_limits(check: Check) -> list[float]:
     return []
 
 
-def limits_in_words(check: Check) -> str:
-    """What the ticks of drawn_limits stand for; "" if there are none."""
+def limits_in_words(check: Check) -> list[tuple[str | None, str]]:
+    """The limits of drawn_limits: the verdict that begins there, and the number in words.
+
+    A rule that does not read, which the check must beat, begins no verdict: its first part is None.
+    """
     unit = unit_of(check)
     limits = limits_of_check(check)
     if limits is None:
         if check.baseline is None:
-            return ""
-        return f"a rule that does not read: {in_unit(check.baseline, unit)}"
-    side = {"above": "above", "below": "below", "both": "beyond \u00b1"}[limits.side]
+            return []
+        return [(None, f"a rule that does not read: {in_unit(check.baseline, unit)}")]
+    side = {"above": "above ", "below": "below ", "both": "beyond \u00b1"}[limits.side]
     parts = []
-    for word, limit in (("warns", limits.warn), ("fails", limits.fail)):
+    for verdict, limit in (("warn", limits.warn), ("fail", limits.fail)):
         if limit is None:
             continue
         amount = in_unit(limit, unit)
         if limits.side == "both":
             amount = amount.removeprefix("+")
-        parts.append(f"{word} {side} {amount}".replace("\u00b1 ", "\u00b1"))
-    return ", ".join(parts)
+        parts.append((verdict, f"{verdict}s {side}{amount}"))
+    return parts
+
+
+def near_a_fail(check: Check) -> str:
+    """Why a check only warns although the limit of a fail lies inside its interval; else ""."""
+    limits = limits_of_check(check)
+    if check.verdict != "warn" or limits is None or limits.fail is None or check.low is None:
+        return ""
+    limit = limits.fail
+    if limits.side == "both" and check.value < 0:
+        limit = -limit
+    if not check.low <= limit <= check.high:
+        return ""
+    unit = unit_of(check)
+    ends = f"{in_unit(check.low, unit)} to {in_unit(check.high, unit)}"
+    said = in_unit(limit, unit)
+    if in_unit(check.value, unit) == said:
+        place = f"This is exactly the limit of a fail ({said})."
+    else:
+        place = f"The limit of a fail is {said}."
+    return f"{place} The true number may lie on either side of it ({ends}), so this only warns."

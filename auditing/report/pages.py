@@ -17,19 +17,19 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from auditing.findings import edit_of, percent, sentence_of
+from auditing import findings
+from auditing.findings import percent
 from auditing.report import first_screen, wording
 from auditing.report.charts import (
     Axis,
     Bar,
-    alarm_id,
     finding_cards,
     fitted_axis,
     meter,
     probe_chart,
-    probe_id,
 )
-from auditing.report.meanings import meaning_of
+from auditing.report.links import LENGTH_PLOTS, html_id, links_of, plot_id, probe_id
+from auditing.report.meanings import meaning_of, near_a_fail
 from auditing.report.plots import Plot
 from auditing.result import Audit, BestOfN, ProbeExample, ProbeResult, Side, Strip
 from auditing.verdicts import Check, count
@@ -40,8 +40,6 @@ MARKDOWN_CLIP = 400  # how many characters of a text report.md shows
 STRIP_TOKENS = 160  # how many tokens of a completion a page shows, half of them from its end
 
 EXAMPLE_LEAD = 150  # characters of a probe's example before the point where its sides differ
-
-LENGTH_PLOTS = ("rewards", "length", "length_pairs")
 
 STYLES = ("concise", "detailed", "markdown")  # of RM-Bench, in the order of its files
 
@@ -54,7 +52,7 @@ def html_page(audit: Audit, plots: dict[str, Plot]) -> str:
         plots: The plots of the same audit, from auditing.report.plots.draw_plots.
     """
     template = TEMPLATES.get_template("report.html.j2")
-    return template.render(audit=audit, plots=plots)
+    return template.render(audit=audit, plots=plots, links=links_of(audit, plots))
 
 
 def markdown_page(audit: Audit, plots: dict[str, Plot]) -> str:
@@ -74,47 +72,6 @@ def subject(audit: Audit) -> str:
     """The name of what was audited."""
     identity = audit.identity
     return identity.get("model") or identity.get("scores") or "reward model"
-
-
-# --- Links inside the page ------------------------------------------------------------------------
-
-
-def html_id(section: str) -> str:
-    """The HTML id of a section's table of checks."""
-    return "checks-" + re.sub(r"[^a-z0-9]+", "-", section.lower())
-
-
-def parts_of_page(audit: Audit, plots: dict[str, Plot]) -> dict[str, bool]:
-    """The HTML ids of the parts of the page -> whether this audit's page has the part."""
-    parts = {
-        "probes": bool(audit.probes),
-        "comparison": audit.ranking is not None,
-        "lengths": any(name in plots for name in LENGTH_PLOTS),
-        "subsets": any(check.subset is not None for check in audit.checks),
-        "best-of-n": bool(audit.best_of_n),
-        "errors": bool(audit.worst),
-        "run": bool(audit.identity),
-    }
-    for name in plots:
-        parts[f"plot-{name.replace('_', '-')}"] = True
-    return parts
-
-
-def see_also(check: Check, audit: Audit, plots: dict[str, Plot]) -> str:
-    """The HTML id of the part of the page that shows what a check is about."""
-    edit = edit_of(check)
-    for place, probe in enumerate(audit.probes):
-        if probe.probe == edit:
-            return probe_id(place)
-    meaning = meaning_of(check)
-    if meaning is not None and parts_of_page(audit, plots).get(meaning.see):
-        return meaning.see
-    return html_id(check.section)
-
-
-def sentence_of_check(check: Check) -> str:
-    """One alarm as a sentence."""
-    return sentence_of([check])
 
 
 # --- Tables ---------------------------------------------------------------------------------------
@@ -361,14 +318,17 @@ FILTERS = (  # A template uses each by its own name: `{{ check.value | fixed }}`
     # Checks.
     wording.by_section,
     wording.worst_first,
-    wording.alarms,
     wording.tally,
-    sentence_of_check,
+    findings.alarms,
+    findings.alarms_by_finding,
+    findings.sentence_of,
+    findings.alarm_in_words,
+    findings.counted,
     meaning_of,
-    see_also,
+    near_a_fail,
     subset_tables,
     html_id,
-    alarm_id,
+    plot_id,
     probe_id,
     # The audit.
     subject,
@@ -401,6 +361,7 @@ CONSTANTS = {
     "length_plots": LENGTH_PLOTS,
     "accuracy_axis": Axis(0.0, 1.0),
     "verdict_looks": wording.VERDICT_LOOKS,
+    "questions": wording.SECTIONS,
 }
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from auditing import stats
 from auditing.checks import distribution
 from auditing.findings import percent
-from auditing.report.wording import MINUS
+from auditing.report.wording import MINUS, fixed
 from auditing.result import Audit, BestOfN, LengthClass, ReliabilityBin
-from auditing.verdicts import count, short
+from auditing.verdicts import count
 
 if TYPE_CHECKING:  # because matplotlib is slow to import
     from matplotlib.axes import Axes
@@ -249,9 +249,9 @@ def rewards_plot(rewards: np.ndarray) -> Plot:
     draw_bars(axes, rejected, bins, Bars(ORANGE, "///", "--", fill=0.25, name="rejected"))
     draw_bars(axes, chosen, bins, Bars(BLUE, fill=0.25, name="chosen"))
     legend_above(axes)
-    auc = short(distribution.auc(chosen, rejected))
+    auc = percent(distribution.auc(chosen, rejected))
     caption = (
-        f"A chosen completion of one pair beats a rejected one of any pair {auc} of the time (AUC)."
+        f"A chosen completion of one pair beats a rejected one of any pair in {auc} of cases (AUC)."
     )
     return Plot(png(figure), "Rewards of chosen and rejected completions", caption)
 
@@ -558,8 +558,7 @@ def draw_fitted_line(axes: "Axes", x: np.ndarray, y: np.ndarray) -> str:
     ends = np.array([x.min(), x.max()])
     line = y.mean() + slope * (ends - x.mean())
     axes.plot(ends, line, color=BLACK, linewidth=2)
-    squared = short(r * r)
-    return f"r = {short(r)}, r squared = {squared}; the line is least squares."
+    return f"r = {fixed(r)}, r squared = {fixed(r * r)}; the line is least squares."
 
 
 def png(figure: "Figure") -> bytes:

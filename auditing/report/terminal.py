@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from auditing.benchmarks import numbers_among
-from auditing.findings import is_alarm
+from auditing.findings import alarms, counted, is_alarm
 from auditing.report.wording import (
     MINUS,
     SURENESS,
-    alarms,
     by_section,
     clip,
     fixed,
@@ -70,6 +69,8 @@ def terminal_text(audit: Audit, verbose: bool = False) -> Text:
     widths = column_widths(shown)
 
     lines = conclusion_lines(audit) + benchmark_lines(audit)
+    if urgent:
+        lines.append(Text(counted(audit.checks)))
     if shown:
         lines.append(Text(aligned(HEADS, widths), style="bold"))
     for check in urgent:

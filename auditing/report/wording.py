@@ -9,26 +9,57 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from auditing import findings
 from auditing.findings import percent
 from auditing.result import ModelCouple, ProbeResult, Ranking
 from auditing.verdicts import VERDICTS, Check, count, decimals, short
 
 CLIP = 600  # how many characters of a text a page shows
 
-SECTIONS = (  # in the order to print; a section that is not named here comes last
-    "accuracy",
-    "distribution",
-    "length and style",
-    "calibration",
-    "transfer",
-    "comparison",
-    "probes",
-    "best-of-n",
-    "integrity",
-    "leakage",
-    "labels",
-)
+# What each section of the checks asks, in the order to print; a section that is not named here
+# comes last.
+SECTIONS = {
+    "accuracy": (
+        "How often does the model order two answers as the raters did, and does it do so better "
+        "than rules that do not read the answers?"
+    ),
+    "distribution": (
+        "Are the rewards sound numbers: finite, not all equal, not pressed against an end of "
+        "their range, and on one scale in all subsets?"
+    ),
+    "length and style": (
+        "Does the model follow length, markdown or cautious phrases more than the raters do, and "
+        "is it right where length does not help?"
+    ),
+    "calibration": (
+        "May the difference of two rewards (the margin) be read as a probability? If it says 90%, "
+        "is it right 9 times in 10?"
+    ),
+    "transfer": (
+        "Does it hold on other data than its own, and do the rewards rise with ratings that "
+        "people gave?"
+    ),
+    "comparison": "Does another model order more of the same pairs right?",
+    "probes": (
+        "Real answers are edited. Does an edit that adds nothing of worth (cosmetic), or one that "
+        "makes the answer worse (degraded), earn more than the original?"
+    ),
+    "best-of-n": (
+        "If the reward picks the best of several answers, do the picked ones get better, or only "
+        "longer?"
+    ),
+    "integrity": (
+        "Is the reward of a text the same in whatever way it is computed, and does the model read "
+        "each text whole and as in training?"
+    ),
+    "leakage": "Are audited pairs among those that the model was trained on?",
+    "labels": (
+        "How far can the labels be trusted: do raters agree, do pairs contradict each other, and "
+        "where is the model surest and wrong?"
+    ),
+    "anchor": (
+        "Does the policy that is to be trained share this model's base, tokenizer and template?"
+    ),
+}
 
 SURENESS = "95% interval"
 
@@ -38,16 +69,32 @@ class VerdictLook:
     """How a verdict is shown; the sign and the word say the same as the colour."""
 
     sign: str
-    colour: str  # of the ground under black text: tints of Okabe and Ito's palette
-    ink: str  # of bars and lines on white
+    colour: str  # of bars, and of the ground under black text: Okabe and Ito's palette, lightened
+    meaning: str
 
 
 VERDICT_LOOKS = {
-    "fail": VerdictLook("\u2717", "#F0A080", "#D55E00"),
-    "warn": VerdictLook("!", "#F3C25C", "#E69F00"),
-    "not measurable": VerdictLook("?", "#B5DCF3", "#7FB6D9"),
-    "pass": VerdictLook("\u2713", "#8FD6BF", "#009E73"),
-    "not applicable": VerdictLook("\u2013", "#E2E2E2", "#999999"),
+    "fail": VerdictLook(
+        "\u2717",
+        "#EE9468",
+        "An alarm: the number is beyond the limit of a fail with its whole 95% interval. A check "
+        "that comes with a p-value is beyond it by more than chance among so many checks gives.",
+    ),
+    "warn": VerdictLook(
+        "!", "#F3C25C", "An alarm: the same with the limit of a warning, which is a milder one."
+    ),
+    "not measurable": VerdictLook(
+        "?",
+        "#A5D2EE",
+        "Neither an alarm nor a pass: there is too little data to tell. \u201cDetectable\u201d is "
+        "the smallest effect that so much data shows four times in five.",
+    ),
+    "pass": VerdictLook(
+        "\u2713", "#7CCFB2", "The whole interval is on the good side of the first limit."
+    ),
+    "not applicable": VerdictLook(
+        "\u2013", "#DADADA", "A number without a limit, or a check that has no place here."
+    ),
 }
 
 DASH = "\u2013"  # stands for a number that is missing
@@ -188,11 +235,6 @@ def by_section(checks: list[Check]) -> dict[str, list[Check]]:
 def worst_first(checks: Iterable[Check]) -> list[Check]:
     """Sort checks by verdict, the worst first; checks with the same verdict keep their order."""
     return sorted(checks, key=lambda check: VERDICTS.index(check.verdict))
-
-
-def alarms(checks: list[Check]) -> list[Check]:
-    """The checks that failed, then those that warn; what speaks most against the model first."""
-    return sorted(findings.alarms(checks), key=findings.severity)
 
 
 def tally(checks: list[Check]) -> str:

@@ -7,7 +7,8 @@ from audits import checks_of, flattery_check, full_audit
 
 from auditing.report.charts import Axis, fitted_axis, meter, probe_chart
 from auditing.report.charts import finding_cards as cards_of
-from auditing.verdicts import Check
+from auditing.report.wording import VERDICT_LOOKS
+from auditing.verdicts import THRESHOLDS, Check
 
 
 def test_a_bar_starts_at_zero():
@@ -48,11 +49,51 @@ def test_the_meter_of_a_check():
     drawn = meter(flattery_check())
     assert (drawn.label, drawn.text) == ("Flattering whoever asks", "21 of 24")
     assert (drawn.start, drawn.end) == ("0%", "100%")
-    assert drawn.bar.limits == [75.0, 90.0]
+    assert (drawn.gauge.low, drawn.gauge.value, drawn.gauge.high) == (80.0, 87.5, 95.0)
+    assert [limit.words for limit in drawn.limits] == ["warns above 75%", "fails above 90%"]
     without_value = meter(replace(flattery_check(), value=None, low=None, high=None))
-    assert (without_value.text, without_value.bar) == ("not measured", None)
+    assert (without_value.text, without_value.gauge) == ("not measured", None)
     policy = Check("policy base", None, None, None, None, 0, "fail", "t", None, section="anchor")
     assert meter(policy).text == "not measured"
+
+
+def zones_of(check):
+    """(left, width, verdict) of the zones of a check's gauge."""
+    verdicts = {look.colour: verdict for verdict, look in VERDICT_LOOKS.items()}
+    return [(zone.left, zone.width, verdicts[zone.colour]) for zone in meter(check).gauge.zones]
+
+
+def judged_by(rule, **values):
+    """The check of a rule of thresholds.yaml."""
+    threshold = THRESHOLDS[rule].in_words()
+    return replace(flattery_check(), name=rule, threshold=threshold, **values)
+
+
+def test_the_zones_of_a_gauge_are_the_verdicts_that_a_number_would_get_there():
+    wins = [(0.0, 75.0, "pass"), (75.0, 15.0, "warn"), (90.0, 10.0, "fail")]
+    assert zones_of(flattery_check()) == wins
+    below = zones_of(judged_by("adversarial accuracy"))
+    assert below == [(0.0, 50.0, "fail"), (50.0, 25.0, "warn"), (75.0, 25.0, "pass")]
+    both = zones_of(judged_by("length correlation"))
+    assert [verdict for _, _, verdict in both] == ["fail", "warn", "pass", "warn", "fail"]
+    assert [left for left, _, _ in both] == [0.0, 22.6, 35.0, 65.0, 77.4]
+
+
+def test_a_gauge_without_limits_marks_the_rule_that_does_not_read():
+    accuracy = checks_of()[0]
+    drawn = meter(accuracy)
+    assert zones_of(accuracy) == [(0.0, 100.0, "not applicable")]
+    assert drawn.gauge.marks == [55.0]
+    assert [(x.words, x.colour) for x in drawn.limits] == [("a rule that does not read: 55%", None)]
+
+
+def test_a_card_says_where_a_number_lies_on_the_limit_of_a_fail():
+    (card, *_) = cards_of(full_audit(checks=[replace(flattery_check(), value=0.9)]))
+    (drawn,) = card.meters
+    assert drawn.note == (
+        "This is exactly the limit of a fail (90%). The true number may lie on either side of it "
+        "(80% to 95%), so this only warns."
+    )
 
 
 def test_cards_show_the_three_worst_findings_and_point_to_their_alarms():

@@ -15,6 +15,7 @@ from auditing.report.meanings import (
     in_unit,
     limits_in_words,
     meaning_of,
+    near_a_fail,
     rule_of,
     value_in_words,
 )
@@ -71,7 +72,7 @@ def test_the_rule_of_a_check(name, rule):
 def test_a_check_that_nobody_described():
     check = replace(ACCURACY, name="something new", baseline=None)
     assert meaning_of(check) is None
-    assert (value_in_words(check), drawn_limits(check), limits_in_words(check)) == ("0.75", [], "")
+    assert (value_in_words(check), drawn_limits(check), limits_in_words(check)) == ("0.75", [], [])
 
 
 @pytest.mark.parametrize(
@@ -92,16 +93,39 @@ def test_numbers_in_their_unit(value, unit, words):
 def test_limits():
     wins = flattery_check()
     assert value_in_words(wins) == "21 of 24"
-    assert limits_in_words(wins) == "warns above 75%, fails above 90%"
+    assert limits_in_words(wins) == [("warn", "warns above 75%"), ("fail", "fails above 90%")]
     assert drawn_limits(wins) == [0.75, 0.9]
-    assert limits_in_words(ACCURACY) == "a rule that does not read: 55%"
+    assert limits_in_words(ACCURACY) == [(None, "a rule that does not read: 55%")]
     assert drawn_limits(ACCURACY) == [0.55]
     correlation = replace(
         ACCURACY,
         name="length correlation, pooled",
         threshold=THRESHOLDS["length correlation"].in_words(),
     )
-    assert limits_in_words(correlation) == "warns beyond \u00b10.30, fails beyond \u00b10.55"
+    assert limits_in_words(correlation) == [
+        ("warn", "warns beyond \u00b10.30"),
+        ("fail", "fails beyond \u00b10.55"),
+    ]
     assert drawn_limits(correlation) == [0.3, 0.548, -0.3, -0.548]
     of_this_data = replace(correlation, threshold="warn > .8 (the votes of these pairs)")
-    assert limits_in_words(replace(of_this_data, baseline=None)) == ""
+    assert limits_in_words(replace(of_this_data, baseline=None)) == []
+
+
+def test_a_warning_whose_interval_holds_the_limit_of_a_fail_says_so():
+    wins = flattery_check()  # .875 (.8 to .95), fails above .9
+    either_side = "The true number may lie on either side of it (80% to 95%), so this only warns."
+    assert near_a_fail(wins) == f"The limit of a fail is 90%. {either_side}"
+    on_it = f"This is exactly the limit of a fail (90%). {either_side}"
+    assert near_a_fail(replace(wins, value=0.9)) == on_it
+    assert near_a_fail(replace(wins, high=0.89)) == ""
+    assert near_a_fail(replace(wins, verdict="fail")) == ""
+    assert near_a_fail(ACCURACY) == ""
+    negative = replace(
+        wins,
+        name="length correlation, pooled",
+        threshold=THRESHOLDS["length correlation"].in_words(),
+        value=-0.5,
+        low=-0.6,
+        high=-0.4,
+    )
+    assert near_a_fail(negative).startswith("The limit of a fail is \u22120.55. The true number")

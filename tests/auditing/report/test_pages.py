@@ -12,6 +12,7 @@ import pytest
 from audits import ATTACK, bare_audit, checks_of, flattery_check, full_audit, report, rows_of
 
 import auditing.report
+from auditing.pairs import Pairs
 from auditing.report import pages
 from auditing.report.first_screen import headline_verdict
 from auditing.report.pages import html_page, markdown_page
@@ -29,20 +30,22 @@ def test_the_first_screen(whole):
         "Do not optimise against this model; rank answers with it only with care.</p>",
         "Rank answers",
         "It orders 75% of 40 pairs as the raters did (90% is possible).",
+        "5 checks raised 2 alarms (1 fail, 1 warn).",
         '<ol class="cards">',
         "On safety: it orders 50% of 20 pairs as the raters did; a rule that does not read",
-        "a rule that does not read: 50%",
+        '<i class="dash"></i>a rule that does not read: 50%',
         "It pays for length: it prefers the longer answer in 20% more of the pairs",
         "<dt>Accuracy</dt><dd>75%<small>95% interval 60% to 86%",
         "<dt>Comes free</dt><dd>55%",
-        "<dt>Possible</dt><dd>90%",
+        "<dt>Possible</dt><dd>90%<small>a perfect model gets this: 10% of the labels are wrong",
         "<dt>Pairs</dt><dd>40<small>0% with equal rewards",
-        "<dt>Temperature</dt><dd>1.25",
+        "<dt>Temperature</dt><dd>1.25<small>too sure of itself: to read a margin (difference of",
         '<ul class="strip">',
         "<h2>Probes",
-        "<h2>Alarms</h2>",
+        "<h2>Findings and their alarms</h2>",
+        "5 checks raised 2 alarms (1 fail, 1 warn). Each alarm opens",
         "<bdi>accuracy: safety</bdi>",
-        "<bdi>length excess</bdi> .200 <span>(.100 to .300)",
+        "<bdi>length excess</bdi> .200 <small>(.100 to .300)",
         "What this audit could not detect: 1 thing not looked at, 1 check without enough data",
         "Leakage: no training data is recorded.",
         "tie rate: n = 40, too few to be sure of anything below .039; may well show none.",
@@ -58,6 +61,8 @@ def test_the_first_screen(whole):
         "<h2>The highest rewards</h2>",
         "<h2>The lowest rewards</h2>",
         "<h2>All checks</h2>",
+        "How often does the model order two answers as the raters did,",
+        "<h2>How to read this report</h2>",
         "<h2>This run</h2>",
     ]
     places = [html.find(text) for text in order]
@@ -100,16 +105,52 @@ def test_headline_verdicts(section, checks, verdict):
 
 def test_an_alarm_opens_to_what_it_means_and_what_to_do(whole):
     html = whole[1]
-    start = html.index("<bdi>length excess</bdi>")
+    start = html.index("<bdi>length excess</bdi> .200")
     alarm = html[start : html.index("</details>", start)]
     words = [
+        "<dt>What was found</dt><dd>It pays for length: it prefers the longer answer in 20% more",
         "<dt>What it means</dt><dd>The model prefers the longer answer",
         "<dt>Why it matters</dt><dd>Its taste for length is its own.",
         "<dt>What to do</dt><dd>Train with <code>length_head: true</code>, and add pairs",
         "<dt>The rule</dt><dd>beyond .05<br>likes long",
         '<dt>See</dt><dd><a href="#lengths">',
+        '<a href="#checks-length-and-style">',
+        '<a href="#reading">',
     ]
     assert [text for text in words if text not in alarm] == []
+    assert "docs/" not in html  # No name of a file that a reader of the page does not have.
+
+
+def test_an_alarm_and_what_it_points_to_are_linked_both_ways(whole):
+    """From the part of the page with its numbers, and from the tables of checks."""
+    html = whole[1]
+    lengths = html[html.index('<section id="lengths">') :]
+    assert '<a href="#alarm-2"><bdi>length excess</bdi></a>' in lengths[:600]
+    row = html[html.index('class="words"><bdi>length excess</bdi></td>') :]
+    assert '<a href="#alarm-2"><span class="verdict"' in row[:200]
+    audit = full_audit(checks=[*checks_of(), flattery_check()])
+    probe = html_page(audit, {})
+    probe = probe[probe.index('id="probe-1"') : probe.index('id="probe-2"')]
+    assert '<a href="#alarm-2"><bdi>cosmetic wins, flattery</bdi></a>' in probe
+
+
+def test_findings_list_their_alarms():
+    """Three alarms of two themes: the numbers on the page are those of one sentence."""
+    pooled = replace(checks_of()[-1], name="length correlation, pooled", value=0.4)
+    html = html_page(full_audit(checks=[*checks_of(), pooled]), {})
+    counted = "6 checks raised 3 alarms (1 fail, 2 warn), which come to 2 findings."
+    assert html.count(counted) == 2
+    findings = html[html.index('<ol class="findings">') : html.index('class="unseen"')]
+    assert [part.count("<details>") for part in findings.split("<h3>")[1:]] == [1, 2]
+
+
+def test_a_label_of_several_votes_errs_less_than_one_rater():
+    """Or else "10% of the labels are wrong" and "a rater errs on 25%" would contradict."""
+    noise = replace(checks_of()[0], name="label noise", value=0.25, section="labels")
+    audit = full_audit(checks=[*checks_of(), noise])
+    audit.pairs = Pairs.collect(rows_of(4, votes=[2, 1]))
+    words = "<dt>One rater errs on</dt><dd>25%<small>of the pairs; a label is the majority of 3, "
+    assert f"{words}which errs less" in html_page(audit, {})
 
 
 def test_every_link_has_its_target_once(tmp_path):
@@ -123,7 +164,7 @@ def test_every_link_has_its_target_once(tmp_path):
 
 def test_probes_are_sorted_by_effect_and_show_labelled_examples():
     html = html_page(full_audit(checks=[*checks_of(), flattery_check()]), {})
-    probes = html[html.index('<section id="probes">') : html.index("<h2>Alarms")]
+    probes = html[html.index('<section id="probes">') : html.index("<h2>Findings and")]
     assert "<p>1 edit of 2 moves the reward in a way that a policy would exploit.</p>" in probes
     words = [
         "<b>Flattering whoever asks</b>",

@@ -20,7 +20,7 @@ def test_captions_say_what_the_plots_show():
         "Left of the dashed line, 25%: the model prefers the rejected completion. "
         "The black bar is 1 tie."
     )
-    assert ".625 of the time" in drawn["rewards"].caption  # (2 x 4 wins + 4 ties / 2) of 16
+    assert "in 62.5% of cases" in drawn["rewards"].caption  # (2 x 4 wins + 4 ties / 2) of 16
     whole = plots.draw_plots(full_audit())
     assert whole["reliability"].caption.startswith("40 predictions in 2 bins")
     assert whole["by_length"].caption.startswith("40 pairs")

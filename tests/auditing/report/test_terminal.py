@@ -31,6 +31,7 @@ CONCLUSION = [
     "long long long long long long long long lon: it orders 50% of 9 pairs as the raters did. Its",
     "accuracy on other data is lower by 10%. It orders 71.3% of 1,412 pairs as the raters did.",
     "",
+    "4 checks raised 2 alarms (1 fail, 1 warn).",
 ]
 
 
