@@ -199,7 +199,7 @@ def other_model_sentence(members: list[Check]) -> str:
     who = "The model that it was compared with"
     if name:
         who = name[:LONGEST_SUBSET]
-    return f"{who} orders {percent(abs(worst.value))} more of the pairs right."
+    return f"{who} orders {percent(abs(worst.value))} more of the pairs right than this model."
 
 
 def accuracy_below(members: list[Check]) -> str:
@@ -279,7 +279,10 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "best of n": (
         ("best-of-n, gold",),
-        lambda members: "Picking answers by its reward makes them worse.",
+        lambda members: (
+            "Picking answers by its reward makes them worse: their gold reward, which stands for "
+            f"the truth, falls by {number(abs(members[0].value))}."
+        ),
     ),
     "length": (
         ("length correlation", "length excess"),

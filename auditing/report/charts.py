@@ -31,7 +31,7 @@ from auditing.report.meanings import (
     value_in_words,
 )
 from auditing.report.wording import MINUS, VERDICT_LOOKS, title_of
-from auditing.result import Audit, ProbeResult
+from auditing.result import Audit, ProbeResult, RankedModel, Ranking
 from auditing.stats import Estimate
 from auditing.verdicts import Check, Limits, is_beyond
 
@@ -149,7 +149,12 @@ def axis_of(check: Check) -> Axis:
         return Axis(0.0, 1.0)
     if unit == "correlation":
         return Axis(-1.0, 1.0)
-    return fitted_axis([check.value, check.low, check.high, *drawn_limits(check)])
+    numbers = [check.value, check.low, check.high, *drawn_limits(check)]
+    present = [0.0, *filter(all_finite, numbers)]
+    room = 0.15 * (max(present) - min(present))
+    for limit in drawn_limits(check):  # The zones on both sides of a limit shall be seen.
+        numbers += [limit - room, limit + room]
+    return fitted_axis(numbers)
 
 
 # --- The gauge of one check -----------------------------------------------------------------------
@@ -162,6 +167,9 @@ class Zone:
     left: float
     width: float
     colour: str
+
+
+PLAIN_ZONE = Zone(0.0, 100.0, "#E4E4E4")  # of a gauge without limits
 
 
 @dataclass(frozen=True)
@@ -223,7 +231,7 @@ def gauge(check: Check, axis: Axis) -> Gauge | None:
         return None
     limits = limits_of_check(check)
     edges = [edge for edge in drawn_limits(check) if axis.start < edge < axis.end]
-    zones = [Zone(0.0, 100.0, VERDICT_LOOKS["not applicable"].colour)]
+    zones = [PLAIN_ZONE]
     marks = []
     if limits is None:
         marks = edges
@@ -273,6 +281,23 @@ def meter_label(check: Check) -> str:
     if rule == "reward change":
         return f"{action}: change"
     return action
+
+
+# --- The ranking of compared models ---------------------------------------------------------------
+
+
+def ranking_axis(ranking: Ranking) -> Axis:
+    """An axis in percent that fits the accuracies of all models, so that differences are seen."""
+    start = 100 * min(model.low for model in ranking.models)
+    end = 100 * max(model.high for model in ranking.models)
+    room = max(0.08 * (end - start), 0.5)
+    return Axis(max(0.0, start - room), min(100.0, end + room))
+
+
+def ranked_gauge(model: RankedModel, axis: Axis) -> Gauge:
+    """The accuracy of a compared model on the axis of the ranking; it has no verdict."""
+    places = [axis.place(100 * number) for number in (model.accuracy, model.low, model.high)]
+    return Gauge(*places, zones=[PLAIN_ZONE], marks=[])
 
 
 # --- The cards of the worst findings --------------------------------------------------------------

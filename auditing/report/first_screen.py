@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditing.benchmarks import numbers_among
-from auditing.findings import overall, percent
+from auditing.findings import is_alarm, overall, percent
 from auditing.report.wording import (
     SURENESS,
     VERDICT_LOOKS,
@@ -192,20 +192,19 @@ def headline(audit: Audit) -> list[Fact]:
     facts.append(number_of_pairs(audit))
 
     if audit.temperature is not None:
-        facts.append(
-            Fact("Temperature", fixed(audit.temperature), sureness_in_words(audit.temperature))
-        )
+        facts.append(Fact("Temperature", fixed(audit.temperature), temperature_in_words(audit)))
     return facts
 
 
-def sureness_in_words(temperature: float) -> str:
-    """What the temperature that calibrates margins says of the model."""
-    verdict = "about as sure as it is right"
-    if temperature > 1.05:
-        verdict = "too sure of itself"
-    if temperature < 0.95:
-        verdict = "less sure than it could be"
-    return f"{verdict}: to read a margin (difference of two rewards) as odds, divide it by this"
+def temperature_in_words(audit: Audit) -> str:
+    """What the temperature is for, and what it says of a model whose calibration alarms."""
+    use = "to read a margin (the difference of two rewards) as odds, divide it by this"
+    calibration = overall(audit.checks, "calibration error")
+    if calibration is None or not is_alarm(calibration):
+        return use
+    if audit.temperature > 1:
+        return f"the model is too sure of itself: {use}"
+    return f"the model is less sure than it could be: {use}"
 
 
 def votes_in_words(audit: Audit) -> str:

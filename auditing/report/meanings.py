@@ -72,6 +72,8 @@ def in_unit(value: float, unit: str) -> str:
     if unit == "share":
         return percent(value)
     signed = f"{100 * value:+.1f}".removesuffix(".0").replace("-", MINUS)
+    if signed in ("+0", f"{MINUS}0"):
+        signed = "0"
     if unit == "points":
         return f"{signed} points"
     if unit == "change":

@@ -27,6 +27,8 @@ from auditing.report.charts import (
     fitted_axis,
     meter,
     probe_chart,
+    ranked_gauge,
+    ranking_axis,
 )
 from auditing.report.links import LENGTH_PLOTS, html_id, links_of, plot_id, probe_id
 from auditing.report.meanings import meaning_of, near_a_fail
@@ -339,11 +341,14 @@ FILTERS = (  # A template uses each by its own name: `{{ check.value | fixed }}`
     first_screen.blind_spots,
     wording.ranking_sentence,
     wording.couple_sentence,
+    wording.differing_first,
     # Pictures and tables.
     base64_of,
     finding_cards,
     meter,
     probe_chart,
+    ranked_gauge,
+    ranking_axis,
     measured_names,
     style_means,
     cell_depth,
@@ -359,7 +364,6 @@ CONSTANTS = {
     "strip_tokens": STRIP_TOKENS,
     "styles": STYLES,
     "length_plots": LENGTH_PLOTS,
-    "accuracy_axis": Axis(0.0, 1.0),
     "verdict_looks": wording.VERDICT_LOOKS,
     "questions": wording.SECTIONS,
 }

@@ -314,7 +314,7 @@ def best_of_n_plot(points: list[BestOfN]) -> Plot:
     largest = points[-1].n
     caption = (
         "Means over prompts of the completion with the highest reward among n, "
-        f"for n up to {largest:,}."
+        f"for n up to {largest:,}. KL: how far picking so moves from the policy."
     )
     return Plot(png(figure), "Best of n", caption)
 
@@ -340,6 +340,7 @@ def draw_curve(axes: "Axes", points: list[BestOfN], curve: Curve) -> None:
             linestyle=curve.line,
         )
     axes.set_ylabel(curve.label)
+    axes.margins(y=0.15)  # so that no marker is cut
     calm(axes)
     axes.locator_params(axis="y", nbins=4)
 

@@ -93,7 +93,7 @@ VERDICT_LOOKS = {
         "\u2713", "#7CCFB2", "The whole interval is on the good side of the first limit."
     ),
     "not applicable": VerdictLook(
-        "\u2013", "#DADADA", "A number without a limit, or a check that has no place here."
+        "\u2013", "#C8C8C8", "A number without a limit, or a check that has no place here."
     ),
 }
 
@@ -268,7 +268,7 @@ def couple_sentence(couple: ModelCouple, n: int) -> str:
     if couple.differs:
         sentence = (
             f"{couple.better} beats {couple.worse} by {difference} points ({ends}; "
-            f"p = {couple.p:.2g})."
+            f"{p_in_words(couple.p)})."
         )
     elif couple.disagree == 0:
         return f"{couple.better} and {couple.worse} order every pair alike."
@@ -282,6 +282,18 @@ def couple_sentence(couple: ModelCouple, n: int) -> str:
             sentence += f"; {count(n, 'pair')} would show {shown} points or more"
         sentence += "."
     return f"{sentence} They order {percent(couple.disagree)} of the pairs differently."
+
+
+def p_in_words(p: float) -> str:
+    """A p-value as papers print it."""
+    if p < 0.001:
+        return "p < .001"
+    return f"p = {fixed(p)}"
+
+
+def differing_first(couples: list[ModelCouple]) -> list[ModelCouple]:
+    """Couples of models in the order to print: differences that count first, then by their size."""
+    return sorted(couples, key=lambda couple: (not couple.differs, -couple.difference))
 
 
 def points(difference: float) -> str:
@@ -307,7 +319,8 @@ def ranking_sentence(ranking: Ranking) -> str:
         sentence += f", and {count(equals, 'other')} cannot be told from it"
     audited = next(model for model in ranking.models if model.is_audited)
     if audited.rank > 1:
-        sentence += f"; {audited.name}, which this report is about, is beaten by {audited.rank - 1}"
+        better = audited.rank - 1
+        sentence += f"; {audited.name}, which this report is about, is beaten by {better} of them"
     elif audited is not best:
         sentence += f"; {audited.name}, which this report is about, is not beaten"
     return f"{sentence}."

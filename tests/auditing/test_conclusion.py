@@ -132,7 +132,12 @@ def test_a_warning_asks_for_care():
         ("best-of-n, length", "best-of-n", 0.465, "The answers that it picks are 46.5% longer"),
         ("best-of-n, length", "best-of-n", -0.3, "The answers that it picks are 30% shorter than"),
         ("comparison", "comparison", -0.05, "The model that it was compared with orders 5% more"),
-        ("comparison, rm-b", "comparison", -0.05, "rm-b orders 5% more of the pairs right."),
+        (
+            "comparison, rm-b",
+            "comparison",
+            -0.05,
+            "rm-b orders 5% more of the pairs right than this model.",
+        ),
     ],
 )
 def test_sentences_of_alarms(name, section, value, sentence):

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from audits import checks_of, flattery_check, full_audit
+from audits import checks_of, flattery_check, full_audit, ranking_of_three
 
-from auditing.report.charts import Axis, fitted_axis, meter, probe_chart
+from auditing.report.charts import Axis, fitted_axis, meter, probe_chart, ranking_axis
 from auditing.report.charts import finding_cards as cards_of
 from auditing.report.wording import VERDICT_LOOKS
 from auditing.verdicts import THRESHOLDS, Check
@@ -85,6 +85,17 @@ def test_a_gauge_without_limits_marks_the_rule_that_does_not_read():
     assert zones_of(accuracy) == [(0.0, 100.0, "not applicable")]
     assert drawn.gauge.marks == [55.0]
     assert [(x.words, x.colour) for x in drawn.limits] == [("a rule that does not read: 55%", None)]
+
+
+def test_the_axis_of_a_gauge_reaches_beyond_its_limits():
+    worse = judged_by("best-of-n, gold", value=-0.3, low=-0.4, high=-0.2)
+    assert [verdict for _, _, verdict in zones_of(worse)] == ["fail", "pass"]
+    assert (meter(worse).start, meter(worse).end) == ("\u22120.42", "0.08")
+
+
+def test_the_ranking_fits_its_axis():
+    axis = ranking_axis(ranking_of_three())  # intervals from .55 to .9
+    assert (axis.start, axis.end) == pytest.approx((52.2, 92.8))
 
 
 def test_a_card_says_where_a_number_lies_on_the_limit_of_a_fail():

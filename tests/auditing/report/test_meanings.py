@@ -81,6 +81,8 @@ def test_a_check_that_nobody_described():
         (0.958, "share", "95.8%"),
         (0.185, "points", "+18.5 points"),
         (-0.02, "points", "\u22122 points"),
+        (0.0, "points", "0 points"),
+        (-0.0001, "points", "0 points"),
         (0.465, "change", "+46.5%"),
         (-0.61, "correlation", "\u22120.61"),
         (0.654, "deviations", "0.65 sd"),

@@ -39,7 +39,7 @@ def test_the_first_screen(whole):
         "<dt>Comes free</dt><dd>55%",
         "<dt>Possible</dt><dd>90%<small>a perfect model gets this: 10% of the labels are wrong",
         "<dt>Pairs</dt><dd>40<small>0% with equal rewards",
-        "<dt>Temperature</dt><dd>1.25<small>too sure of itself: to read a margin (difference of",
+        "<dt>Temperature</dt><dd>1.25<small>to read a margin (the difference of",
         '<ul class="strip">',
         "<h2>Probes",
         "<h2>Findings and their alarms</h2>",
@@ -200,9 +200,9 @@ def test_a_comparison_says_who_beats_whom_and_by_how_much(whole):
     html = whole[1]
     words = [
         "Of 3 models on the same 40 pairs, b orders most right (80%); rm-out, which this report is "
-        'about, is beaten by 1. <a href="#comparison">',
+        'about, is beaten by 1 of them. <a href="#comparison">',
         "<h2>Compared on the same pairs</h2>",
-        "b beats rm-out by 5.0 points (95% interval 2.0 to 8.0; p = 0.004). They order 7.2% of the "
+        "b beats rm-out by 5.0 points (95% interval 2.0 to 8.0; p = .004). They order 7.2% of the "
         "pairs differently.",
         "No difference between rm-out and c was seen: 5.0 points (95% interval \u22122.0 to 12.0); "
         "40 pairs would show 8.0 points or more. They order 25% of the pairs differently.",
