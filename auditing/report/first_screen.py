@@ -18,7 +18,7 @@ from auditing.report.wording import (
     tally,
 )
 from auditing.result import Audit
-from auditing.verdicts import Check, count, short
+from auditing.verdicts import Check, count, joined, short
 
 # --- The first screen: what the model may be used for ---------------------------------------------
 
@@ -226,6 +226,8 @@ def benchmark_facts(checks: list[Check]) -> list[Fact]:
     for check in numbers_among(checks):
         if check.subset is None and measured(check):
             doubt = f"{SURENESS} {share(check.low)} to {share(check.high)}"
+            if not facts:
+                doubt = joined(doubt, check.note)  # Such as how many completions were unreadable.
             facts.append(Fact(check.name, percent(check.value), doubt))
     return facts
 

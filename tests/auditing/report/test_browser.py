@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 DESKTOP, PHONE = 1280, 390
+SMALL_WINDOW, TABLET = 910, 768
 
 # The width that the page needs, and the elements that reach beyond the window, for the message.
 WIDE_ELEMENTS = """
@@ -75,7 +76,7 @@ def check_page(page) -> None:
     assert page.evaluate("document.links.length") > 3
 
 
-@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+@pytest.mark.parametrize("width", [DESKTOP, SMALL_WINDOW, TABLET, PHONE])
 def test_a_report_fits_its_window_and_fetches_nothing(browser, width, tmp_path):
     report(full_audit(), tmp_path)
     page = browser.open(tmp_path / "report.html", width)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from audits import checks_of, flattery_check, full_audit, ranking_of_three
 
-from auditing.report.charts import Axis, fitted_axis, meter, probe_chart, ranking_axis
+from auditing.report.charts import PLAIN_ZONE, Axis, fitted_axis, meter, probe_chart, ranking_axis
 from auditing.report.charts import finding_cards as cards_of
 from auditing.report.wording import VERDICT_LOOKS
 from auditing.verdicts import THRESHOLDS, Check
@@ -82,7 +82,7 @@ def test_the_zones_of_a_gauge_are_the_verdicts_that_a_number_would_get_there():
 def test_a_gauge_without_limits_marks_the_rule_that_does_not_read():
     accuracy = checks_of()[0]
     drawn = meter(accuracy)
-    assert zones_of(accuracy) == [(0.0, 100.0, "not applicable")]
+    assert drawn.gauge.zones == [PLAIN_ZONE]
     assert drawn.gauge.marks == [55.0]
     assert [(x.words, x.colour) for x in drawn.limits] == [("a rule that does not read: 55%", None)]
 
