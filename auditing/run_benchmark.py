@@ -30,7 +30,7 @@ from reward.data.row_files import PlacedRow
 from reward.data.rows_to_score import reward_columns
 from reward.data.sources import FEATURES, SplitReader, split_reader
 from reward.data.tokens import PROMPT_CUT, over_long
-from reward.data.transcripts import text_of, user
+from reward.data.transcripts import text_of
 from reward.model.score_file import EncodedRow, encode_row_to_score
 from reward.model.scorer import Scorer
 
@@ -126,25 +126,11 @@ def encode_part(scorer: Scorer, reader: SplitReader, part: Part) -> Iterator[Enc
     for number, row in enumerate(reader.dataset):
         if part.subset is not None:
             row = {**row, "subset": part.subset}
-        if scorer.manifest.get("transcript", "messages") == "messages":
-            row = with_prompt_as_one_turn(row)
         placed = PlacedRow(f"{reader.label} row {number}", row)
         encoded = encode_row_to_score(scorer, placed, NamedColumns(Columns()))
         if encoded.fault is not None and not encoded.ids:
             raise DataError(f"{encoded.place}: {encoded.fault.sentence}")
         yield encoded
-
-
-def with_prompt_as_one_turn(row: dict) -> dict:
-    """The row with its prompt as one turn of the user, as in the benchmarks' own scripts.
-
-    A prompt that looks like a transcript would otherwise be split into its turns.
-    """
-    turns = {}
-    for column in ("prompt", "question"):
-        if isinstance(row.get(column), str):
-            turns[column] = user(row[column])
-    return row | turns
 
 
 # --- Scoring --------------------------------------------------------------------------------------

@@ -33,7 +33,11 @@ from reward.data.completion_formats import (
 )
 from reward.data.formats import PreferencePair, RowError, is_judgebench, is_llmbar, to_pairs
 from reward.data.prompts import find_prompt
-from reward.data.rows_to_score import newest_columns, row_without_rewards
+from reward.data.rows_to_score import (
+    benchmark_prompt_as_one_turn,
+    newest_columns,
+    row_without_rewards,
+)
 from reward.data.transcripts import is_messages, is_texts, text_of
 
 # The names of the formats, as reports print them.
@@ -88,7 +92,7 @@ def parse_score_row(row: dict) -> ScoreRow:
     Raises:
         RowError: The row has no scores that are read here, or a value is malformed.
     """
-    row = newest_columns(row_without_rewards(row))
+    row = benchmark_prompt_as_one_turn(newest_columns(row_without_rewards(row)))
     # The columns of score.py come first, because they are newer than other scores in the row.
     if "reward_chosen" in row or "reward_rejected" in row:
         return _scored_by_score_py(row)

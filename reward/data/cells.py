@@ -41,7 +41,7 @@ def text_cells(row: dict, column: str) -> list[str]:
     is_list = isinstance(value, list)
     if not is_list or not all(isinstance(text, str | None) for text in value):
         raise RowError(f"`{column}` is {kind_of(value)}; a string or a list of strings is needed")
-    return [(text or "").strip() for text in value]
+    return [text or "" for text in value]
 
 
 def number_cell(row: dict, column: str, low: float = -math.inf, high: float = math.inf) -> float:

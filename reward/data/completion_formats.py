@@ -22,7 +22,7 @@ from reward.data.prompts import (
 )
 from reward.data.ranked_formats import are_rated_mappings
 from reward.data.transcript_shapes import prompt_messages
-from reward.data.transcripts import Messages, RowError, Side, assistant
+from reward.data.transcripts import Messages, RowError, Side
 
 # The column of the completion. The first one that a row has is read.
 COMPLETION_COLUMNS = ("completion", "response", "output", "answer")
@@ -137,18 +137,10 @@ def _all_texts(prompt: Side, completions: list[Side]) -> bool:
 
 def _as_messages(prompt: Side, completions: list[Side]) -> tuple[Messages, list[Messages]]:
     """The prompt and its completions as messages; the turns of a transcript are messages each."""
+    completions = completions_of(prompt, completions)
     if isinstance(prompt, str):
-        messages = prompt_messages(prompt)
-        is_transcript = messages != [{"role": "user", "content": prompt}]
-        if is_transcript:
-            return messages, completions_of(prompt, completions)
-        prompt = messages
-    sides = []
-    for completion in completions:
-        if isinstance(completion, str):
-            completion = assistant(completion)
-        sides.append(completion)
-    return prompt, sides
+        prompt = prompt_messages(prompt)
+    return prompt, completions
 
 
 def _last_turn_of_conversation(row: dict) -> PromptAndCompletions:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 from reward.data.cells import MEND, is_finite_number, kind_of
 from reward.data.messages import side_of
 from reward.data.transcript_shapes import prompt_messages, reply_of
-from reward.data.transcripts import Messages, RowError, Side, assistant, text_of
+from reward.data.transcripts import Messages, RowError, Side, assistant, text_of, user
 
 SIDES = ("chosen", "rejected")
 
@@ -107,14 +107,17 @@ def compared(prompt: Side, first: object, second: object, preference: Preference
 
 
 def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
-    """Completions as messages, without the marks that belong to the transcript of their prompt."""
+    """Completions as messages, each text as it is.
+
+    If the prompt is a transcript, its marks and the white space around them are no text.
+    """
     are_texts = all(isinstance(completion, str) for completion in completions)
-    if are_texts and isinstance(prompt, str):
+    if are_texts and isinstance(prompt, str) and prompt_messages(prompt) != user(prompt):
         completions = reply_of(prompt, completions)
     messages = []
     for completion in completions:
         if isinstance(completion, str):
-            completion = assistant(completion.strip())
+            completion = assistant(completion)
         messages.append(completion)
     return messages
 

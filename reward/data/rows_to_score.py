@@ -20,11 +20,12 @@ from reward.data.formats import (
     FORMATS,
     PROMPT_COLUMNS,
     PreferencePair,
+    is_judgebench,
     named_for_scoring,
     to_pairs,
     unread_columns,
 )
-from reward.data.transcripts import RowError, Side, is_texts
+from reward.data.transcripts import RowError, Side, is_texts, user
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
         read = read_completions(row, transcript)
         return RowToScore(read.prompt, read.completions, tools, row, read.unread)
 
-    pairs = to_pairs(row, transcript)
+    read = row
+    if transcript == "messages":
+        read = benchmark_prompt_as_one_turn(row)
+    pairs = to_pairs(read, transcript)
     unread = unread_columns(row)
     if is_texts(row.get("chosen")) and is_texts(row.get("rejected")):
         # `pairs` holds every chosen completion against every rejected one: first all pairs of the
@@ -87,6 +91,30 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
     if pair["drop"].startswith("prompts differ"):
         prompt = None
     return RowToScore(prompt, [pair["chosen"], pair["rejected"]], tools, row, unread)
+
+
+def benchmark_prompt_as_one_turn(row: dict) -> dict:
+    """A benchmark's row with its prompt as one turn of the user, as in the benchmark's own script.
+
+    A prompt that looks like a transcript would otherwise be split into its turns. Any other row
+    stays as it is.
+    """
+    if not is_of_benchmark(row):
+        return row
+    turns = {}
+    for column in ("prompt", "question"):
+        if isinstance(row.get(column), str):
+            turns[column] = user(row[column])
+    return row | turns
+
+
+def is_of_benchmark(row: dict) -> bool:
+    """Whether a row has the columns of RewardBench 1 or 2, of RM-Bench or of JudgeBench."""
+    if is_judgebench(row):
+        return True
+    if is_texts(row.get("chosen")) and is_texts(row.get("rejected")):
+        return "num_correct" in row or "domain" in row
+    return row.keys() >= {"chosen_model", "rejected_model", "subset"}
 
 
 def is_finished_text(row: dict) -> bool:

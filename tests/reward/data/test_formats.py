@@ -750,6 +750,29 @@ def test_malformed_ratings():
 # --- benchmarks -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": " 4\n", "rejected": "5 "},
+        {"chosen": [" 4\n"], "rejected": ["5 "]},
+        {"response_1": " 4\n", "response_2": "5 ", "preference_strength": -1},
+        {"question": "2+2?", "response_A": " 4\n", "response_B": "5 ", "label": "A>B"},
+        {"response_a": '[" 4\\n"]', "response_b": '["5 "]'}
+        | {"winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
+        {"completions": [" 4\n", "5 "], "ranks": [1, 2]},
+        {"answers": [{"answer": " 4\n", "rank": 1}, {"answer": "5 ", "rank": 2}]},
+    ],
+)
+def test_blanks_at_the_ends_of_an_answer_stay_in_every_layout(row):
+    """A reward is of the text as it is given; only `prompt, chosen, rejected` kept its blanks."""
+    (read,) = to_pairs({"prompt": "2+2?", **row})
+    assert (read["chosen"], read["rejected"]) == (assistant(" 4\n"), assistant("5 "))
+    # Around the turns of a transcript they are no text.
+    if "response_a" not in row and "question" not in row:
+        (read,) = to_pairs({**row, "prompt": "\n\nHuman: 2+2?\n\nAssistant:"})
+        assert (read["chosen"], read["rejected"]) == (assistant("4"), assistant("5"))
+
+
 def test_lists_of_completions_are_every_pair():
     """RewardBench 2, RM-Bench: chosen x rejected, the rejected ones running fastest."""
     row = {
@@ -759,7 +782,7 @@ def test_lists_of_completions_are_every_pair():
         "num_correct": 2,
         "subset": "Math",
     }
-    sides = [("4", "5"), ("4", "6"), ("four", "5"), ("four", "6")]
+    sides = [("4", "5"), ("4", "6"), ("four ", "5"), ("four ", "6")]
     assert (
         to_pairs(row)
         == to_pairs(row, "raw")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from auditing.score_formats import parse_score_row
 from reward.data.formats import RowError, to_pairs
 from reward.data.rows_to_score import (
     free_name,
@@ -22,6 +23,35 @@ def test_a_completion():
     assert to_score.tools == [{"name": "add"}] and to_score.row is row
     assert row_to_score(row, "raw").completions == ["a"]
     assert reward_columns(row, [1.5]) == {"reward": 1.5}
+
+
+TRANSCRIPT = "Human: tea?\n\nAssistant: with water\n\nHuman: that depends"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": TRANSCRIPT, "chosen": "a ", "chosen_model": "m", "rejected": "b"}
+        | {"rejected_model": "n", "subset": "llmbar-natural"},
+        {"prompt": TRANSCRIPT, "chosen": ["a "], "rejected": ["b"], "num_correct": 1},
+        {"prompt": TRANSCRIPT, "chosen": ["a "] * 3, "rejected": ["b"] * 3, "domain": "chat"},
+        {"question": TRANSCRIPT, "response_A": "a ", "response_B": "b", "label": "A>B"},
+    ],
+)
+def test_a_benchmarks_prompt_is_one_turn_as_in_its_own_script(row):
+    """score.py split it into its turns, audit.py --benchmark did not."""
+    to_score = row_to_score(row, "messages")
+    assert to_score.prompt == user(TRANSCRIPT)
+    completions = to_score.completions
+    assert (completions[0], completions[-1]) == (assistant("a "), assistant("b"))
+    rewards = [float(i) for i in range(len(completions))]
+    scored = parse_score_row(to_score.row | reward_columns(to_score.row, rewards))
+    assert all(pair["prompt"] == user(TRANSCRIPT) for pair in scored.pairs)
+
+
+def test_any_other_transcript_is_split_into_its_turns():
+    row = {"prompt": TRANSCRIPT, "chosen": ["a"], "rejected": ["b"]}
+    assert len(row_to_score(row, "messages").prompt) == 3
 
 
 def test_a_format_that_names_no_side_gets_them():
