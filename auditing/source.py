@@ -14,7 +14,7 @@ from auditing.pairs import Pairs
 from reward.data.files import DataError, Source
 from reward.data.ledger import Ledger
 from reward.data.splits import load_preferences, load_test_split
-from reward.data.tokens import EncodingOptions, decode_sides, encode_splits, row_ids
+from reward.data.tokens import EncodingOptions, decode_sides, encode_splits, row_ids, rows_of
 from reward.model.hub import checkpoint_file, checkpoint_json
 from reward.model.scorer import Scorer
 from reward.recipe.parse import load_saved
@@ -177,7 +177,9 @@ def score_pairs(
         The pairs with their rewards, texts, votes, and lengths in the model's own tokens.
     """
     if ids is None:
-        ids = [row[side] for row in table for side in ("chosen_ids", "rejected_ids")]
+        ids = []
+        for row in rows_of(table, ("chosen_ids", "rejected_ids")):
+            ids += row.values()
     rewards = scorer.rewards_of_ids(ids, progress)
     return Pairs.collect(scored_rows(scorer, table, rewards), human_labels=human_labels)
 
@@ -190,7 +192,8 @@ def scored_rows(scorer: Scorer, table: Dataset, rewards: list[float | None]) -> 
         table: The encoded pairs.
         rewards: The rewards of the chosen and of the rejected side of each row in turn.
     """
-    for i, row in enumerate(table):
+    columns = ("prompt", "chosen", "rejected", "subset", "votes", "bayes_accuracy")
+    for i, row in enumerate(rows_of(table, columns)):
         texts = decode_sides(row)
         yield {
             "prompt": texts.prompt,
@@ -213,7 +216,7 @@ def ids_for(scorer: Scorer, table: Dataset) -> list[list[int] | None]:
     completion that alone is too long.
     """
     ids = []
-    for row in table.select_columns(["prompt", "chosen", "rejected", "tools"]):
+    for row in rows_of(table, ("prompt", "chosen", "rejected", "tools")):
         texts = decode_sides(row)
         ids += scorer.encode(texts.prompt, [texts.chosen, texts.rejected], texts.tools).ids
     return ids

@@ -85,9 +85,9 @@ class Leaks:
 def texts_of(table: Dataset) -> Iterator[Texts]:
     """The texts of a table of preferences (reward.data.splits), one row after another."""
     # This import is slow, and a caller that already has the texts does not need it.
-    from reward.data.tokens import decode_sides
+    from reward.data.tokens import decode_sides, rows_of
 
-    for row in table.select_columns(["prompt", "chosen", "rejected", "tools"]):
+    for row in rows_of(table, ("prompt", "chosen", "rejected")):
         sides = decode_sides(row)
         yield text_of(sides.prompt), text_of(sides.chosen), text_of(sides.rejected)
 
@@ -155,6 +155,7 @@ class LeakIndex:
         self._shingles: list[np.ndarray] = []  # of each test row
         self._sizes: list[int] = []  # of the shingles of each test row
         self._template = np.zeros(0, np.uint64)  # the shingles that do not count
+        self._seen = np.zeros(0, np.uint64)  # all that count, of all test rows, sorted
 
     def add(self, texts: Texts) -> None:
         """Add a test row."""
@@ -176,6 +177,8 @@ class LeakIndex:
             self._shingles[i] = shingles
             if len(shingles):
                 self._tables[size].insert(i, self._sketch(shingles), check_duplication=False)
+        if self._shingles:
+            self._seen = np.unique(np.concatenate(self._shingles))
 
     def compare(self, texts: Texts) -> None:
         """Look for a train row among the test rows."""
@@ -208,10 +211,14 @@ class LeakIndex:
     def _compare_shingles(self, shingles: np.ndarray, size: int) -> None:
         """Look for near duplicates of a train row.
 
+        A row that shares too few shingles with all test rows together has none, and is not hashed.
+
         Args:
             shingles: The shingles of the row, without the template.
             size: The size of the shingles in words.
         """
+        if share_among(shingles, self._seen) < self.threshold:
+            return
         for i in self._tables[size].query(self._sketch(shingles)):
             if self.strongest[i] <= NEAR:
                 continue
@@ -312,6 +319,14 @@ def shared_by_many(shingles: list[np.ndarray]) -> np.ndarray:
         return np.zeros(0, np.uint64)
     values, rows = np.unique(np.concatenate(shingles), return_counts=True)
     return values[rows > max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(shingles))]
+
+
+def share_among(values: np.ndarray, among: np.ndarray) -> float:
+    """Which share of the values is there among others, which are sorted."""
+    place = np.searchsorted(among, values)
+    there = place < len(among)
+    there[there] = among[place[there]] == values[there]
+    return there.mean()
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:

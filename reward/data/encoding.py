@@ -292,7 +292,7 @@ def layout_template(tokenizer: PreTrainedTokenizerBase) -> str:
 def _default_template(tokenizer: PreTrainedTokenizerBase, is_encoder: bool) -> str:
     """The chat template for a model that ships without one."""
     if not is_encoder:
-        return TRANSCRIPT_TEMPLATE.replace("BOS_TOKEN", _first_token(tokenizer))
+        return TRANSCRIPT_TEMPLATE.replace("BOS_TOKEN", first_token(tokenizer))
     if tokenizer.cls_token is None or tokenizer.sep_token is None:
         raise EncodingError(
             f"{tokenizer.name_or_path}: an encoder without a chat template, and its tokenizer has "
@@ -349,7 +349,7 @@ def _frozen_date(call: re.Match) -> str:
     return json.dumps(FROZEN_DATE.strftime(call[2]))
 
 
-def _first_token(tokenizer: PreTrainedTokenizerBase) -> str:
+def first_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """The BOS or [CLS] that the tokenizer puts in front by itself; "" if it puts none."""
     first_id = tokenizer("a")["input_ids"][0]
     for token in (tokenizer.bos_token, tokenizer.cls_token):
@@ -423,7 +423,7 @@ def render_each(
     if not isinstance(prompt, str):
         conversations = [prompt + completion for completion in completions]
         return _render_messages(tokenizer, conversations, tools)
-    first = _first_token(tokenizer)
+    first = first_token(tokenizer)
     end = tokenizer.eos_token or tokenizer.sep_token or ""
     tokens = _cached_control_tokens(tokenizer, tokenizer.pad_token)
     return [first + tokens.part(prompt + completion) + end for completion in completions]

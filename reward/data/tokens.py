@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -96,6 +96,20 @@ class EncodedSplits(NamedTuple):
 
 
 # --- One pair -------------------------------------------------------------------------------------
+
+
+def rows_of(table: Dataset, columns: Sequence[str]) -> Iterator[dict]:
+    """The rows of a table with these columns.
+
+    They are read in batches, which is several times as fast as reading one row after another.
+    """
+    for batch in table.select_columns(list(columns)).iter(ROWS_PER_BATCH):
+        yield from _rows_of_batch(batch)
+
+
+def _rows_of_batch(batch: dict[str, list]) -> Iterator[dict]:
+    for values in zip(*batch.values(), strict=True):
+        yield dict(zip(batch, values, strict=True))
 
 
 def decode_sides(row: dict) -> DecodedPair:
@@ -310,10 +324,7 @@ class _RowEncoder:
 
     def encode_batch(self, columns: dict[str, list], split: str) -> dict[str, list]:
         """The columns that encoding adds to a batch of rows."""
-        rows = [
-            dict(zip(columns, values, strict=True))
-            for values in zip(*columns.values(), strict=True)
-        ]
+        rows = list(_rows_of_batch(columns))
         # Rendering all rows first is faster by a fifth than taking turns with the tokenizer.
         texts_of_rows = [render_row(row, self.tokenizer) for row in rows]
         encoded_rows = [

@@ -19,10 +19,13 @@ FlashAttention. Elsewhere it is one scaled_dot_product_attention per text.
 Prior art: frankxwang/dpo-prefix-sharing (arXiv 2410.20305), li-plus/flash-preference.
 """
 
+from __future__ import annotations
+
 import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +35,6 @@ from transformers import (
     AttentionMaskInterface,
     PretrainedConfig,
     PreTrainedModel,
-    TrainingArguments,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -50,6 +52,9 @@ from reward.model.batches import (
 )
 from reward.model.build import blocks_of
 from reward.model.heads import Float32Head
+
+if TYPE_CHECKING:  # only for the annotation: the import brings peft, which takes a second
+    from transformers import TrainingArguments
 
 ATTENTION = "rm_packed"  # the name that transformers knows the attention by
 

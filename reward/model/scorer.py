@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from reward.data.encoding import RefusedText, encode, encode_within
+from reward.data.encoding import RefusedText, encode, encode_within, first_token
 from reward.data.rows_to_score import RowToScore
 from reward.data.transcripts import Side, text_of
 from reward.model import TOKEN_BUDGET
@@ -148,24 +148,20 @@ class Scorer:
         if row.text is None:
             return self.encode(row.prompt, row.completions, row.tools)
         ids = self.encode_text(row.text)
-        first = self._first_token_id()
-        if first is not None and ids[:1] != [first] and not self.said_first_token_lacks:
+        if not self.said_first_token_lacks and not self._has_first_token(ids):
             self.said_first_token_lacks = True
             if processes().is_main_process:
-                token = self.tokenizer.convert_ids_to_tokens(first)
                 print(
-                    f"a text does not begin with {token}, which the tokenizer puts in front by "
-                    "itself; texts are scored as they are",
+                    f"a text does not begin with {first_token(self.tokenizer)}, which the "
+                    "tokenizer puts in front by itself; texts are scored as they are",
                     file=sys.stderr,
                 )
         return EncodedCompletions([ids], prompt_cut=False)
 
-    def _first_token_id(self) -> int | None:
-        """Return the BOS or [CLS] that the tokenizer puts in front; None if it puts none."""
-        first = self.tokenizer("a")["input_ids"][0]
-        if first == self.tokenizer("a", add_special_tokens=False)["input_ids"][0]:
-            return None
-        return first
+    def _has_first_token(self, ids: TokenIds) -> bool:
+        """Whether a text begins with the BOS or [CLS] of a tokenizer that puts one in front."""
+        first = first_token(self.tokenizer)
+        return not first or ids[:1] == [self.tokenizer.convert_tokens_to_ids(first)]
 
     def encode_text(self, text: str) -> list[int]:
         """Encode a text that is finished, with its control tokens.
@@ -206,33 +202,34 @@ class Scorer:
     def rewards_of_ids(
         self, ids: list[TokenIds | None], progress: str | None = None
     ) -> list[float | None]:
-        """Return one reward for each text.
+        """Return one reward for each text. Equal texts are computed once, and get the same reward.
 
         Args:
             ids: The token ids of each text. A text that is None, or that the model cannot read,
                 gets None.
             progress: The title of a progress bar. None shows no bar.
         """
-        present = []
+        places: dict[tuple[int, ...], list[int]] = {}  # a text -> where it is in `ids`
         for i, tokens in enumerate(ids):
             if tokens is not None and self.forwards.why_unreadable(tokens) is None:
-                present.append(i)
-        texts = [ids[i] for i in present]
+                places.setdefault(tuple(tokens), []).append(i)
+        texts = list(places)
         way = self._way_for(texts)
         batches = self._batches(texts, way)
         index, count = 0, 1
         if self.distributed:
             index, count = processes().process_index, processes().num_processes
         quiet = progress is None or len(batches) < FEW_BATCHES or index > 0
-        computed = []  # (place in `ids`, reward)
+        computed = []  # (index of a text, reward)
         for batch in tqdm(batches[index::count], desc=progress, disable=quiet, unit="batch"):
             rewards = self._forward([texts[i] for i in batch], way)
-            computed += zip([present[i] for i in batch], rewards, strict=True)
+            computed += zip(batch, rewards, strict=True)
         if count > 1:
             computed = gather_object(computed)
         all_rewards: list[float | None] = [None] * len(ids)
-        for place, reward in computed:
-            all_rewards[place] = reward
+        for i, reward in computed:
+            for place in places[texts[i]]:
+                all_rewards[place] = reward
         return all_rewards
 
     # --- Packed, padded or alone ------------------------------------------------------------------

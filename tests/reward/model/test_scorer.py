@@ -63,8 +63,26 @@ def test_completions_of_a_prompt_cost_it_once(scorers):
     assert seen == [200 + 16 * 2]
 
 
+def test_equal_texts_are_computed_once_and_get_the_same_reward(scorers):
+    """The batch decides how a reward is rounded, so a text that comes twice got two rewards."""
+    scorer = scorers("encoder")
+    scorer.token_budget, scorer.tested_length = 60, sys.maxsize
+    texts = [[5 + i, *range(10, 20 + i), 3] for i in range(12)]
+    rows = []
+    hook = scorer.model.register_forward_pre_hook(
+        lambda _, args, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    rewards = scorer.rewards_of_ids([*texts, None, *texts[::-1], texts[3]])
+    hook.remove()
+    assert sum(rows) == 12
+    assert len(set(rewards[:12])) == 12 and rewards[12] is None
+    assert rewards[13:] == [*rewards[11::-1], rewards[3]]
+
+
 def test_a_process_scores_its_share_alone(scorers, monkeypatch):
-    scorer, texts = scorers("qwen"), random_tree(5, prompts=6)
+    scorer = scorers("qwen")
+    different = {tuple(text): text for text in random_tree(5, prompts=6)}
+    texts = list(different.values())
     scorer.token_budget, scorer.tested_length = 60, sys.maxsize
     expected = scorer.rewards_of_ids(texts)
     gathered = []
