@@ -10,6 +10,7 @@ train_rm.py runs it as a fresh process.
 """
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -163,6 +164,8 @@ def merge(folder: str | Path) -> float:
     write_golden(merged, golden, converted.rewards)
     for name in ("recipe.yaml", "ledger.json", "test_ids.json"):
         shutil.copy(folder / name, merged / name)
+    if "paths_from" in manifest:
+        manifest["paths_from"] = os.path.join("..", manifest["paths_from"])
     manifest["labels"] = 1
     manifest["quantization"] = None
     manifest["merged_from_adapter"] = True

@@ -60,6 +60,7 @@ class Manifest:
     versions: dict[str, str]  # package -> version
     device: str  # such as "CPU, 2 threads, 1 process(es)"
     precision: str  # such as "bf16 autocast"
+    paths_from: str | None = None  # where relative paths start, as seen from the checkpoint
     validation: dict[str, float] | None = None  # metric -> value at the end of training
     train_seconds: float | None = None
     steps: int | None = None  # optimizer steps of the whole run

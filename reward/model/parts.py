@@ -111,6 +111,7 @@ def _base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:
             f"{name} is an adapter that names no base model: base_model_name_or_path is {base!r}. "
             + mend
         )
+    base = _from_where_it_was_trained(name, base)
     is_path = base.startswith(("/", "./", "../", "~")) or base.count("/") > 1
     if is_path and not os.path.isdir(base):
         raise ModelError(
@@ -121,6 +122,19 @@ def _base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:
             f"{name} is an adapter over {base}, which is an adapter itself; merge that one first"
         )
     return base, adapter_config.get("revision") or "main"
+
+
+def _from_where_it_was_trained(name: str, base: str) -> str:
+    """Return the base's folder as seen from here, where our manifest says what it starts from."""
+    if not os.path.isdir(name):
+        return base
+    start = own_manifest(name, "main").get("paths_from")
+    if start is None:
+        return base
+    folder = os.path.abspath(os.path.join(name, start, base))
+    if os.path.isdir(folder) and folder != os.path.abspath(base):
+        return folder
+    return base
 
 
 def _value_head(name: str, revision: str, is_adapter: bool) -> SavedWeights | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from reward.data.columns import fault_of_our_name
 from reward.data.files import Source, is_local, local_files
 from reward.recipe.keys import TRL
+from reward.recipe.paths import REPOSITORY, as_seen_from_here
 from reward.recipe.recipe import Recipe
 from reward.recipe.yaml_text import to_yaml
 
@@ -66,9 +67,8 @@ def _check_model(recipe: Recipe) -> Iterator[Fault]:
 def _absent(path: str) -> str:
     """What to do about a local path that does not exist."""
     if Path(path).parts[:2] == ("data", "quickstart"):
-        if Path("data/quickstart/make.py").is_file():
-            return "make it first: `python data/quickstart/make.py`"
-        return "paths count from the folder that you are in: go to the repository's"
+        script = as_seen_from_here(REPOSITORY / "data" / "quickstart" / "make.py")
+        return f"make it first: `python {script}`"
     return "give a path that exists from here, or a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`"
 
 

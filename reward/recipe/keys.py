@@ -336,16 +336,17 @@ PATHS = (
 # --- The flags of the command, and what a recipe may not hold -----------------------------------
 
 FLAGS = {
-    "recipe": "FILE, the recipe",
+    "recipe": "FILE, the recipe, or the name of one in recipes/, such as qwen-0.5b",
     "merge": "also write merged/, the adapter merged into its base",
     "check_data": "read and encode the data, print the ledger, train nothing",
     "plan": "[FILE], parameters, tokens, steps, memory a GPU under that accelerate config; "
     "train nothing",
     "overwrite": "use an output_dir that is not empty",
     "resume": "auto or DIR, go on from the newest valid checkpoint or from DIR",
+    "list_recipes": "print the recipes in recipes/, what each is and needs",
 }
 
-SWITCHES = ("merge", "check_data", "overwrite")  # the flags that take no value
+SWITCHES = ("merge", "check_data", "overwrite", "list_recipes")  # the flags that take no value
 
 # Keys that people know from elsewhere, but that a recipe may not hold. Each value says why, and
 # what to write instead.
@@ -367,6 +368,88 @@ REFUSED = {
     "for preference labels write `label_smoothing: 0.1`",
     "group_by_length": "removed from transformers; "
     "write `train_sampling_strategy: group_by_length`",
+}
+
+# What people call a key elsewhere -> our name of it, where no spelling leads there.
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "max_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "micro_train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "accumulation": "gradient_accumulation_steps",
+    "grad_clip": "max_grad_norm",
+    "max_norm": "max_grad_norm",
+    "wd": "weight_decay",
+    "optimizer": "optim",
+    "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "lr_schedule": "lr_scheduler_type",
+    "warmup": "warmup_steps",
+    "loss": "loss_type",
+    "smoothing": "label_smoothing",
+    "model": "model_name_or_path",
+    "model_name": "model_name_or_path",
+    "model_id": "model_name_or_path",
+    "model_path": "model_name_or_path",
+    "base_model": "model_name_or_path",
+    "base": "model_name_or_path",
+    "pretrain": "model_name_or_path",
+    "revision": "model_revision",
+    "precision": "dtype",
+    "flash_attention": "attn_implementation",
+    "flash_attn": "attn_implementation",
+    "template": "chat_template_path",
+    "chat_template": "chat_template_path",
+    "lora": "use_peft",
+    "adapter": "use_peft",
+    "finetuning_type": "use_peft",
+    "lora_rank": "lora_r",
+    "rank": "lora_r",
+    "alpha": "lora_alpha",
+    "lora_target": "lora_target_modules",
+    "target_modules": "lora_target_modules",
+    "qlora": "load_in_4bit",
+    "quantization": "load_in_4bit",
+    "quantization_bit": "load_in_4bit",
+    "data": "dataset_name",
+    "dataset": "dataset_name",
+    "data_path": "dataset_name",
+    "dataset_path": "dataset_name",
+    "train_file": "dataset_name",
+    "train_data": "dataset_name",
+    "split": "dataset_train_split",
+    "max_len": "max_length",
+    "max_seq_len": "max_length",
+    "max_seq_length": "max_length",
+    "max_tokens": "max_length",
+    "sequence_len": "max_length",
+    "cutoff_len": "max_length",
+    "truncation": "overlong",
+    "val_size": "validation_fraction",
+    "val_fraction": "validation_fraction",
+    "validation_split": "validation_fraction",
+    "test_size": "test_fraction",
+    "patience": "early_stopping_patience",
+    "output": "output_dir",
+    "out": "output_dir",
+    "out_dir": "output_dir",
+    "save_path": "output_dir",
+    "tracker": "report_to",
+    "logger": "report_to",
+    "use_wandb": "report_to",
+    "wandb": "report_to",
+    "wandb_project": "project",
+    "eval_every": "eval_steps",
+    "save_every": "save_steps",
+    "log_every": "logging_steps",
+    "grad_checkpointing": "activation_checkpointing",
 }
 
 for _flag in FLAGS:

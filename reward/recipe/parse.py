@@ -5,13 +5,24 @@
 argparse is not used, because it stops at the first fault and does not know the lines of a file.
 """
 
+import os
+import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
 from reward.recipe.checks import check_recipe
 from reward.recipe.keys import CLI, ENTRY, FLAGS, KEYS, OWN_KEYS, REFUSED, SWITCHES, Key
+from reward.recipe.paths import (
+    find_path,
+    find_recipe,
+    folders_of,
+    list_of_recipes,
+    with_found_paths,
+)
 from reward.recipe.recipe import Recipe, RecipeError
 from reward.recipe.values import as_meant, fault_of, unknown_key
 from reward.recipe.yaml_text import YamlText, not_valid_yaml, parse_yaml, read_recipe_file, to_yaml
@@ -30,14 +41,16 @@ def parse_command_line(argv: list[str]) -> Recipe:
     """Read the recipe that a command line asks for.
 
     Args:
-        argv: The words after `train_rm.py`. `--help` prints the help and exits with status 0.
+        argv: The words after `train_rm.py`. `--help` and `--list-recipes` print what they are
+            asked for and exit with status 0.
 
     Raises:
         RecipeError: Every fault of the recipe and of the command line.
     """
     if {"--help", "-h"} & set(argv):
-        print(_help())
-        raise SystemExit(0)
+        _print_and_exit(_help())
+    if {"--list-recipes", "--list_recipes"} & set(argv):
+        _print_and_exit(list_of_recipes(width=shutil.get_terminal_size((100, 24)).columns))
     draft = Draft()
     recipe = draft.recipe
     overrides = _read_words(argv, draft)
@@ -47,11 +60,12 @@ def parse_command_line(argv: list[str]) -> Recipe:
         )
     has_keys = bool(overrides)
     if recipe.path:
+        recipe.path = find_recipe(recipe.path)
         file = read_recipe_file(recipe.path)
         draft.faults += file.faults
         has_keys = file.value is not None
-        _add_sound_keys(file, draft)
-    _add_sound_keys(YamlText(CLI, overrides), draft)
+        _add_sound_keys(file, draft, folders_of(recipe.path))
+    _add_sound_keys(YamlText(CLI, overrides), draft, folders_of(None))
     if has_keys:  # a file that cannot be read is one fault; the checks would add more
         _check(draft)
     if draft.faults:
@@ -62,7 +76,8 @@ def parse_command_line(argv: list[str]) -> Recipe:
 def load_saved(path: str | Path) -> Recipe:
     """Read the resolved recipe of a checkpoint, as `Recipe.save` wrote it.
 
-    The files that it names may no longer exist, so only single keys are checked.
+    The files that it names may no longer exist, so only single keys are checked. Those that do are
+    found from any folder (reward.recipe.paths).
 
     Args:
         path: The file of the recipe.
@@ -72,7 +87,7 @@ def load_saved(path: str | Path) -> Recipe:
     """
     file = read_recipe_file(str(path))
     draft = Draft(Recipe(path=str(path)), faults=file.faults)
-    _add_sound_keys(file, draft)
+    _add_sound_keys(file, draft, folders_of(path))
     if draft.faults:
         raise RecipeError(draft.faults)
     return draft.recipe
@@ -94,6 +109,7 @@ def _check(draft: Draft) -> None:
 def _read_words(argv: list[str], draft: Draft) -> dict[str, object]:
     """Set the flags of the recipe from the words of the command line, and return the keys."""
     overrides = {}
+    names = []
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -104,6 +120,9 @@ def _read_words(argv: list[str], draft: Draft) -> dict[str, object]:
             continue
         name, equals, text = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
+        if name in names:
+            draft.faults.append(f"{CLI}: --{name} is given more than once; give it once")
+        names.append(name)
         if name in SWITCHES:
             if equals:
                 draft.faults.append(
@@ -127,7 +146,7 @@ def _set_flag(name: str, text: str | None, draft: Draft) -> None:
     """Set a flag that takes a value: `recipe`, `resume`, or `plan`, whose value may be missing."""
     draft.recipe.places[name] = CLI
     if name == "plan":
-        draft.recipe.plan = text or ""
+        draft.recipe.plan = find_path(text or "", folders_of(None))
         return
     if name == "recipe":
         draft.recipe.path = text
@@ -165,6 +184,15 @@ def _read_override(name: str, text: str | None, overrides: dict[str, object], dr
     overrides[name] = yaml_text.value
 
 
+def _print_and_exit(text: str) -> NoReturn:
+    """Print what was asked for, which may be piped into a program that ends early."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
+
+
 def _help() -> str:
     lines = ["usage: python train_rm.py --recipe FILE [flags] [--key value ...]", "", "flags:"]
     for flag, text in FLAGS.items():
@@ -183,6 +211,10 @@ def _help() -> str:
         "with a YAML value that wins over the file's:",
         "  RewardConfig (all of TrainingArguments), ModelConfig, ScriptArguments, "
         "DatasetMixtureConfig",
+        "  `trl reward --help` lists them, each with what it means and its default",
+        "",
+        "a relative path is looked for in the current folder, beside the recipe, and in this "
+        "repository",
     ]
     return "\n".join(lines)
 
@@ -190,12 +222,19 @@ def _help() -> str:
 # --- Keys one by one ----------------------------------------------------------------------------
 
 
-def _add_sound_keys(source: YamlText, draft: Draft) -> None:
-    """Add the sound keys of a file or of the command line to the recipe."""
+def _add_sound_keys(source: YamlText, draft: Draft, folders: list[Path]) -> None:
+    """Add the sound keys of a file or of the command line to the recipe.
+
+    Args:
+        source: The text that holds the keys.
+        draft: The recipe, to which keys and faults are added.
+        folders: Where relative paths are looked for.
+    """
     sound = _sound_keys(source.value or {}, KEYS, source, draft)
     if "datasets" in sound:
-        sound["datasets"] = _sound_entries(sound["datasets"], source, draft)
-    draft.recipe.values |= sound
+        entries = _sound_entries(sound["datasets"], source, draft)
+        sound["datasets"] = [with_found_paths(entry, folders) for entry in entries]
+    draft.recipe.values |= with_found_paths(sound, folders)
 
 
 def _sound_entries(entries: list, source: YamlText, draft: Draft) -> list[dict]:

@@ -5,7 +5,7 @@ import os
 import shlex
 from typing import NamedTuple
 
-from reward.recipe.keys import CLI, EXAMPLES, FLAGS, KINDS, PATHS, Key
+from reward.recipe.keys import CLI, EXAMPLES, FLAGS, KINDS, OTHER_NAMES, PATHS, Key
 from reward.recipe.yaml_text import kind_in_words, kind_of, to_yaml
 
 
@@ -20,9 +20,12 @@ def unknown_key(name: object, keys: dict[str, Key], place: str) -> str:
     names = list(keys)
     if place == CLI:
         names += FLAGS
-    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    if nearest:
-        return f"unknown key `{name}`; did you mean `{nearest[0]}`?"
+    meant = OTHER_NAMES.get(str(name).lower())
+    if meant not in keys:
+        nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+        meant = next(iter(nearest), None)
+    if meant:
+        return f"unknown key `{name}`; did you mean `{meant}`?"
     return f"unknown key `{name}`; `python train_rm.py --help` says which there are"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from reward.recipe.keys import KINDS
+from reward.recipe.paths import similar_recipes
 
 
 class _Loader(yaml.SafeLoader):
@@ -110,10 +111,7 @@ def read_recipe_file(path: str) -> YamlText:
     try:
         yaml_text = parse_yaml(Path(path).read_text(encoding="utf-8"), path)
     except OSError as error:
-        unreadable.faults.append(
-            f"{path}: {error.strerror}; "
-            "needed is a file, such as `--recipe recipes/quickstart.yaml`"
-        )
+        unreadable.faults.append(f"{path}: {error.strerror}; {_needed_instead_of(path)}")
         return unreadable
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         unreadable.faults.append(f"{path}{not_valid_yaml(error)}; {needed}")
@@ -123,6 +121,17 @@ def read_recipe_file(path: str) -> YamlText:
         yaml_text.faults.append(f"{path}: found {kind}; {needed}")
         yaml_text.value = None
     return yaml_text
+
+
+def _needed_instead_of(path: str) -> str:
+    """What `--recipe` needs in the place of a path that cannot be read."""
+    shipped = " or ".join(f"`--recipe {name}`" for name in similar_recipes(path))
+    if shipped:
+        return f"did you mean {shipped}? `--list-recipes` says which there are"
+    return (
+        "needed is a file, such as `--recipe recipes/quickstart.yaml`, or a name that "
+        "`python train_rm.py --list-recipes` prints"
+    )
 
 
 def not_valid_yaml(error: Exception) -> str:

@@ -562,6 +562,7 @@ def start_manifest(
         versions=versions(),
         device=f"{machine.device}, {settings.state.num_processes} process(es)",
         precision=machine.precision,
+        paths_from=os.path.relpath(os.getcwd(), settings.output_dir),
         validation={},
     )
 

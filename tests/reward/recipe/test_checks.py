@@ -150,11 +150,9 @@ def test_local_sources():
     text = DATA + "dataset_name: pairs\n"
     hint = "add `test_fraction: 0.1`, which splits by first user turn"
     assert "found no file or folder pairs.jsonl" in faults(DATA + "dataset_name: pairs.jsonl\n")[0]
-    bundled = DATA.replace("org/model", "data/quickstart/model")
-    assert "go to the repository's" in faults(bundled)[0]
-    Path("data/quickstart").mkdir(parents=True)
-    Path("data/quickstart/make.py").touch()
-    assert "make it first: `python data/quickstart/make.py`" in faults(bundled)[0]
+    assert (
+        "data/quickstart/make.py`" in faults(DATA.replace("org/model", "data/quickstart/none"))[0]
+    )
     assert "found no model folder a/b/c" in faults(SOUND.replace("org/model", "a/b/c"))[0]
     Path("pairs.jsonl").write_text("{}\n")
     (fault,) = faults(DATA + "dataset_name: pairs.jsonl\n")

@@ -127,7 +127,6 @@ def test_command_line():
             "command line: found `--run_name 7`; needed is text or null, not an integer: ",
         ),
         (["--seed"], "command line: --seed lacks its value: write `--seed VALUE`"),
-        (["--recipe"], "command line: --recipe lacks its value, FILE, the recipe"),
         (["--resume"], "command line: --resume lacks its value, auto or DIR, go on from"),
         (
             ["--merge=true"],
@@ -155,6 +154,8 @@ def test_empty_command_line_and_help(capsys):
         RecipeError, match="write `python train_rm.py --recipe recipes/quickstart.yaml`"
     ):
         parse_command_line([])
+    with pytest.raises(RecipeError, match="command line: --recipe lacks its value, FILE, the"):
+        parse_command_line(["--recipe"])
     with pytest.raises(SystemExit) as caught:
         parse_command_line(["--help"])
     text = capsys.readouterr().out
