@@ -23,6 +23,22 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def last_of_each(options: list) -> list:
+    """The options, each of them once: of one that comes twice, the last value counts.
+
+    A command line with an option twice is refused.
+    """
+    values = {}
+    for word in options:
+        if str(word).startswith("--"):
+            name = word
+            values.pop(name, None)
+            values[name] = []
+        else:
+            values[name].append(word)
+    return [word for name in values for word in (name, *values[name])]
+
+
 def run_script(
     *command,
     timeout: float = 300,

@@ -20,6 +20,9 @@ DATA_SUFFIXES = (
     ".arrow",
 )
 
+# Such a `path` is no data set: `data_files` names files anywhere.
+FILE_BUILDERS = ("json", "csv", "parquet")
+
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # valid in JSON, but it cannot be stored as text
 
 
@@ -112,7 +115,7 @@ def local_files(source: Source, split: str | None) -> list[str] | None:
         a data set of the Hub.
     """
     path = os.path.expanduser(source["path"])
-    if source.get("data_files") and path in ("json", "csv", "parquet"):
+    if source.get("data_files") and path in FILE_BUILDERS:
         return _listed_files(source, split)
     if is_one_table(path):
         if split == source["split"]:

@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from reward.data.bad_rows import UnreadableRow
 from reward.data.columns import Columns, NamedColumns, name_in_words
-from reward.data.files import DataError, Source, local_files, to_json
+from reward.data.files import FILE_BUILDERS, DataError, Source, local_files, to_json
 from reward.data.formats import (
     PreferencePair,
     is_rating,
@@ -21,6 +21,7 @@ from reward.data.formats import (
     unread_columns,
 )
 from reward.data.hashing import text_key
+from reward.data.hub_access import use_cache_if_unreachable
 from reward.data.row_files import PlacedRow, read_rows
 from reward.data.transcripts import RowError, first_user_turn, text_of
 
@@ -311,6 +312,8 @@ def _hub_split(source: Source, split: str | None) -> Dataset | IterableDataset |
     """
     options = {key: source[key] for key in ("name", "data_dir", "data_files") if source.get(key)}
     streaming = bool(source.get("streaming"))
+    if source["path"] not in FILE_BUILDERS:
+        use_cache_if_unreachable()
     try:
         return load_dataset(source["path"], split=split, streaming=streaming, **options)
     except ValueError as error:

@@ -13,6 +13,8 @@ from huggingface_hub.errors import (
 )
 from transformers.utils.hub import extract_commit_hash
 
+from reward.data.hub_access import use_cache_if_unreachable
+
 # A model in the cache has one of these: the file of a full model or of an adapter.
 CONFIG_FILES = ("config.json", "adapter_config.json")
 
@@ -75,6 +77,7 @@ def checkpoint_file(name: str, file: str, revision: str = "main") -> str | None:
         if os.path.isfile(path):
             return path
         return None
+    use_cache_if_unreachable()
     try:
         return hf_hub_download(name, file, revision=revision)
     except LocalEntryNotFoundError as error:  # The Hub cannot be reached.

@@ -14,11 +14,10 @@ import os
 import textwrap
 from pathlib import Path
 
-from reward.data.files import DATA_SUFFIXES
+from reward.data.files import DATA_SUFFIXES, FILE_BUILDERS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = REPOSITORY / "recipes"
-FILE_BUILDERS = ("json", "csv", "parquet")  # such a `path` reads the files of `data_files`
 
 
 # --- Paths ----------------------------------------------------------------------------------------

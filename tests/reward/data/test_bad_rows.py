@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from launched import train_several
 from preferences import SECRET, TEST, fault, folder, prepared, row, source, texts, write_lines
-from support import write_rows
+from support import last_of_each, write_rows
 
 from reward.data.bad_rows import MOST_REASONS
 from reward.data.files import DataError
@@ -175,7 +175,7 @@ def test_real_rows_train_a_model_whose_template_is_strict(
         "max_length: 512\nmax_dropped: 0.6\noverlong: truncate_prompt\ntest_fraction: 0.1\n"
     )
     line = ["--recipe", recipe, *train_options, "--output_dir", tmp_path / "rm"]
-    line += ["--eval_strategy", "no"]
+    line = last_of_each([*line, "--eval_strategy", "no"])
     (run,) = train_several([line], tmp_path / "launch", processes=2)
     assert run.status == 0, run.stderr[-3000:]
     reason = (

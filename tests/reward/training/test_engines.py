@@ -23,6 +23,7 @@ from launched import (
     train_several,
 )
 from safetensors.torch import load_file
+from support import last_of_each
 
 from reward.checkpoint.golden import read_golden
 
@@ -80,7 +81,7 @@ def command_line(hh_options, standin, tmp_path_factory):
         line = [*hh_options, *SHORT, "--output_dir", out, "--model_name_or_path", standin(kind)]
         line += ["--per_device_train_batch_size", batch // processes]
         line += ["--per_device_eval_batch_size", 5, *options, *more]
-        return out, line
+        return out, last_of_each(line)
 
     return get
 

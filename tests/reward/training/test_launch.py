@@ -25,7 +25,7 @@ from launched import (
     read_seen,
 )
 from safetensors.torch import load_file
-from support import REPO, run_script
+from support import REPO, last_of_each, run_script
 
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError
@@ -81,7 +81,8 @@ def two_hosts(hh_options, tmp_path):
         launch_prefix = [sys.executable, *LAUNCH, "--config_file", config]
         launch_prefix += ["--num_processes", 2, "--num_machines", 2, "--rdzv_backend", "c10d"]
         launch_prefix += ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
-        command = [DRIVER, *hh_options, *STEPS, "--per_device_train_batch_size", 4, *options]
+        batch = ["--per_device_train_batch_size", 4]
+        command = [DRIVER, *last_of_each([*hh_options, *STEPS, *batch, *options])]
         for rank, folder in enumerate(folders):
             # On one machine the second could open the port, and the first find it taken.
             while rank and not listens(port) and started[0].poll() is None:
@@ -291,7 +292,7 @@ def test_a_process_that_dies_ends_the_others_and_speaks_first(
 @pytest.mark.slow
 def test_what_all_processes_would_say_is_said_once(hh_options, tmp_path):
     options = ["--output_dir", tmp_path / "out", "--max_length", 20, "--overlong", "error"]
-    command = [*launcher("ddp"), "train_rm.py", *hh_options, *options]
+    command = [*launcher("ddp"), "train_rm.py", *last_of_each([*hh_options, *options])]
     done = run_script(*command, env=CPU, check=False)
     assert done.returncode == 1 and done.stderr.count("max_length is 20. Raise max_length") == 1
     assert "train_rm.py (process 0 of 2): " in done.stderr

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from launched import CPU, launcher, read_json, train_several
 from peft import LoraConfig
-from support import REPO, run_script
+from support import REPO, last_of_each, run_script
 from transformers import AutoConfig, Qwen2Config
 
 from reward.model.batches import PreferenceCollator
@@ -261,7 +261,7 @@ def plan_of(printed: str) -> list[str]:
 @pytest.mark.slow
 def test_plan_command(hh_options, tmp_path):
     out = tmp_path / "out"
-    options = [*hh_options, "--output_dir", out, "--use_cpu", "false"]
+    options = last_of_each([*hh_options, "--output_dir", out, "--use_cpu", "false"])
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("distributed_typ: NO\n")
     files = ["accelerate_configs/zero3.yaml", "absent.yaml", wrong]
