@@ -2,11 +2,10 @@
 
 import socket
 import threading
-from functools import partial
 
 import datasets
 import pytest
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants
 
 from reward.data.files import DataError
 from reward.data.hub_access import why_unreachable
@@ -32,7 +31,8 @@ def hub_that_hangs_up(monkeypatch, tmp_path):
     threading.Thread(target=hang_up, daemon=True).start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr("reward.model.hub.hf_hub_download", partial(hf_hub_download, endpoint=url))
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)

@@ -2,11 +2,10 @@
 
 import json
 import threading
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants
 from reward_models import (
     exit_of,
 )
@@ -39,9 +38,8 @@ def empty_hub():
 
 def test_a_hub_id_that_does_not_exist_is_one_sentence(empty_hub, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(constants, "ENDPOINT", empty_hub)
-    monkeypatch.setattr(
-        "reward.model.hub.hf_hub_download", partial(hf_hub_download, endpoint=empty_hub)
-    )
+    template = empty_hub + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     status, error = exit_of(
         score, monkeypatch, capsys, "--ckpt", "nobody/nothing", "--prompt", "a", "--completion", "b"
