@@ -1,16 +1,18 @@
 """Train a reward model: recipe -> preferences -> token ids -> RewardTrainer -> verified checkpoint.
 
-    accelerate launch train_rm.py --recipe recipes/quickstart.yaml
-    accelerate launch train_rm.py --recipe recipes/qwen-0.5b.yaml --learning_rate 1e-5 \\
-        --output_dir rm-lr1e-5
-    python train_rm.py --recipe recipes/qwen-0.5b.yaml --check-data    # the ledger of the data
-    python train_rm.py --recipe recipes/qwen-7b-zero3.yaml \\
+    accelerate launch --config_file accelerate_configs/single.yaml \\
+        train_rm.py --recipe recipes/quickstart.yaml
+    python train_rm.py --recipe qwen-0.5b --learning_rate 1e-5 --output_dir rm-lr1e-5
+    python train_rm.py --list-recipes                                  # the short names
+    python train_rm.py --recipe qwen-0.5b --check-data                 # the ledger of the data
+    python train_rm.py --recipe qwen-7b-zero3 \\
         --plan accelerate_configs/zero3.yaml                           # memory, tokens, steps
 
-The last two train nothing. Exit statuses of this process: 0 all is well, 2 bad input, 3 non-finite
+The last three train nothing. Exit statuses of this process: 0 all is well, 2 bad input, 3 non-finite
 loss or gradient, 75 interrupted and resumable, 1 anything else; what happened is said above.
 """
 
+import logging
 import os
 import sys
 
@@ -29,8 +31,14 @@ def main(argv: list[str]) -> int:
     if recipe.plan is not None and os.environ.get("RANK", "0") != "0":
         return 0  # one process is enough to plan for all
 
+    # bitsandbytes misses a package for fast 4-bit layers on a CPU.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Imports torch and the rest, which takes seconds: only now that the recipe is sound.
-    from reward.training.run import run
+    try:
+        from reward.training.run import run
+    except KeyboardInterrupt:
+        print("train_rm.py: interrupted before anything was read", file=sys.stderr)
+        return 75
 
     return run(recipe)
 

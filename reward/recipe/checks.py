@@ -4,14 +4,16 @@ To add a check, write an `if` in the function of its topic, and yield a `Fault` 
 found and which line mends it.
 """
 
+import difflib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from reward.data.columns import fault_of_our_name
 from reward.data.files import Source, is_local, local_files
-from reward.recipe.keys import TRL
+from reward.recipe.keys import TRACKERS, TRL
 from reward.recipe.paths import REPOSITORY, as_seen_from_here
 from reward.recipe.recipe import Recipe
 from reward.recipe.yaml_text import to_yaml
@@ -37,6 +39,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fault]:
     yield from _check_data(recipe)
     yield from _check_objective(recipe)
     yield from _check_training(recipe)
+    yield from _check_trackers(recipe)
     yield from _check_best_checkpoint(recipe)
     yield from _check_early_stopping(recipe)
     yield from _check_output(recipe)
@@ -292,6 +295,30 @@ def _check_training(recipe: Recipe) -> Iterator[Fault]:
             ("eval_strategy", "validation_fraction"),
             "there are no rows to evaluate; write `validation_fraction: 0.1`",
         )
+
+
+def _check_trackers(recipe: Recipe) -> Iterator[Fault]:
+    """Check that the trackers exist, and are installed: the data is read before one is opened."""
+    names = recipe["report_to"] or "none"
+    if isinstance(names, str):
+        names = [names]
+    for name in names:
+        if name in ("all", "none"):
+            continue
+        if name not in TRACKERS:
+            nearest = difflib.get_close_matches(str(name), TRACKERS, n=1) or ["trackio"]
+            yield Fault(
+                ("report_to",),
+                f"found {to_yaml(name)}; needed are none, all or any of {', '.join(TRACKERS)}: "
+                f"`report_to: {nearest[0]}`",
+            )
+            continue
+        packages = TRACKERS[name]
+        if packages and not any(find_spec(package) for package in packages):
+            yield Fault(
+                ("report_to",),
+                f"{name} is not installed: `pip install {packages[0]}`, or `report_to: none`",
+            )
 
 
 def _check_best_checkpoint(recipe: Recipe) -> Iterator[Fault]:

@@ -333,6 +333,26 @@ PATHS = (
 )
 
 
+# The trackers that `report_to` may name -> the packages of which it needs one. transformers asks for
+# the package when the trainer is made; empty: it is left to transformers.
+TRACKERS = {
+    "trackio": ("trackio",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "comet_ml": ("comet_ml",),
+    "swanlab": ("swanlab",),
+    "clearml": ("clearml",),
+    "codecarbon": ("codecarbon",),
+    "dvclive": ("dvclive",),
+    "neptune": ("neptune",),
+    "azure_ml": (),
+    "dagshub": (),
+    "flyte": (),
+    "kubeflow": (),
+}
+
+
 # --- The flags of the command, and what a recipe may not hold -----------------------------------
 
 FLAGS = {

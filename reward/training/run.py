@@ -27,8 +27,11 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     set_seed,
 )
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_config
 
@@ -66,7 +69,10 @@ from reward.training.runtime import (
     choose_precision,
     die_with_launcher,
     fail,
+    keep_quiet,
 )
+from reward.training.terminal import TrainingTable
+from reward.training.trackers import TrackerPanels
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 
 OUT_OF_MEMORY = (
@@ -102,6 +108,7 @@ def run(recipe: Recipe) -> int:
         recipe: A sound recipe with the flags of the command line.
     """
     die_with_launcher()
+    keep_quiet()
     try:
         return train_and_verify(recipe)
     except (SettingsError, DataError, ModelError, EncodingError, LaunchError) as error:
@@ -116,15 +123,13 @@ def run(recipe: Recipe) -> int:
     except KeyboardInterrupt:
         return fail("interrupted; checkpoints are whole, go on with --resume auto", INTERRUPTED)
     except Exception as error:
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            raise
-        return fail_beside_others(error)
+        return fail_unforeseen(error)
 
 
-def fail_beside_others(error: Exception) -> int:
-    """Say why this process of several ends, and return the exit status 1.
+def fail_unforeseen(error: Exception) -> int:
+    """Say why this process ends, last in one sentence, and return the exit status 1.
 
-    Printed here because waiting for this interpreter's threads would hold up the others.
+    Printed here because waiting for this interpreter's threads would hold up other processes.
     """
     lost = isinstance(error, torch.distributed.DistBackendError)
     if lost or any(words in str(error) for words in GLOO_SAYS_CLOSED):
@@ -465,6 +470,7 @@ class Training:
 
     trainer: PairTrainer
     stop: StopOnSignal
+    panels: TrackerPanels
     manifest: Manifest  # fills up while training goes on
     resume_from: str | None  # a checkpoint-N/ folder
 
@@ -491,12 +497,14 @@ def build(settings: Settings, base: Base, data: Data) -> Training:
         )
     stop.accelerator = trainer.accelerator
     trainer.add_callback(SealCheckpoint(trainer, manifest))
+    panels = TrackerPanels(trainer)
+    trainer.add_callback(panels)
     parameters = list(trainer.model.parameters())
     total = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     if total:  # 0 under ZeRO-3, whose processes hold pieces
         say(f"model: {base.name}, {total:,} parameters, {trained / total:.1%} trained")
-    return Training(trainer, stop, manifest, resume_from)
+    return Training(trainer, stop, panels, manifest, resume_from)
 
 
 def remove_old_checkpoints(settings: Settings) -> None:
@@ -581,7 +589,7 @@ def build_trainer(
     callbacks = [stop]
     if recipe["early_stopping_patience"]:
         callbacks.append(EarlyStoppingCallback(recipe["early_stopping_patience"]))
-    return PairTrainer(
+    trainer = PairTrainer(
         model=model,
         args=args,
         train_dataset=data.splits["train"],
@@ -599,6 +607,10 @@ def build_trainer(
             token_budget=recipe["token_budget"],
         ),
     )
+    for bar in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(bar)
+    trainer.add_callback(TrainingTable())
+    return trainer
 
 
 def choose_checkpoint(recipe: Recipe, output_dir: Path, state: PartialState) -> str | None:
@@ -651,6 +663,10 @@ def train(settings: Settings, data: Data, training: Training) -> list[float] | N
             manifest.validation = evaluate(trainer)
         if not stop.stopped:
             rewards = trainer.saved_rewards(golden)
+    except NonFiniteError as error:
+        training.panels.alarm("not finite", str(error))
+        training.panels.close()
+        raise
     except Interrupted:  # in an evaluation: the step before it is whole
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.callback_handler.on_save(settings.args, trainer.state, trainer.control)
@@ -670,7 +686,12 @@ def train(settings: Settings, data: Data, training: Training) -> list[float] | N
 
 
 def evaluate(trainer: PairTrainer) -> dict[str, float]:
-    """Return the metrics of the validation split under their plain names: loss, accuracy, n, ..."""
+    """Return the metrics of the validation split under their plain names: loss, accuracy, n, ...
+
+    The trackers have ended with the training. They would open a second run for these numbers.
+    """
+    for tracker in get_reporting_integration_callbacks(trainer.args.report_to):
+        trainer.remove_callback(tracker)
     metrics = {}
     for key, value in trainer.evaluate().items():
         if key.startswith("eval_"):

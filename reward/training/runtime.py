@@ -12,9 +12,11 @@ import sys
 import time
 from dataclasses import dataclass
 
+import datasets
 import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 BAD_INPUT = 2
 NON_FINITE = 3
@@ -93,6 +95,18 @@ def cuda_precision(asked: str | None, bf16_is_off: bool) -> str | None:
     if asked is None and not bf16_is_off:
         return half
     return asked
+
+
+def keep_quiet() -> None:
+    """Leave out what would only distract: bars in a file, and what a CPU cannot do.
+
+    DeepSpeed, which transformers imports, warns of the CPU where there is nothing else.
+    """
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 # --- The end of a process -------------------------------------------------------------------------

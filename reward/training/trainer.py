@@ -133,6 +133,8 @@ class PairTrainer(RewardTrainer):
 
     Attributes:
         packing: Says in words how batches are laid out, and why.
+        evaluated_rewards: Rewards of the pairs of the last evaluation, chosen and rejected, in
+            their order, (pairs, 2); None before.
 
     Raises:
         ModelError: With `prefix_sharing="on"`, where the model cannot be packed.
@@ -186,6 +188,7 @@ class PairTrainer(RewardTrainer):
         self._set_packing(padded_because)
         self.add_callback(SelfTest(self))
         self._window = torch.zeros(len(PairSums._fields), dtype=torch.float64)  # as PairSums
+        self.evaluated_rewards: torch.Tensor | None = None
         self.length_head = None
         if options.length_head:
             self.length_head = LengthHead(self.accelerator)
@@ -578,6 +581,7 @@ class PairTrainer(RewardTrainer):
         columns = torch.as_tensor(prediction.label_ids).unbind(1)
         labels = dict(zip(BATCH_LABELS, columns, strict=True))
         rewards = rewards_from_logits(logits)
+        self.evaluated_rewards = rewards
         margin = rewards[:, 0] - rewards[:, 1]
         correct = (margin > 0).double() + 0.5 * (margin == 0).double()
         metrics = {
