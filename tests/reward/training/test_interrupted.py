@@ -1,6 +1,7 @@
 """A run that is interrupted, torn or not finite leaves what it promises."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def interrupt(command: list, out: Path) -> subprocess.Popen:
     process.log, process.children = log, []
     steps = 0
     for line in process.stdout:
-        steps += line.startswith("{'loss'")
+        steps += re.match(r"train +\d+/", line) is not None
         if steps == SIGNAL_AFTER:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             if children.exists():
@@ -166,6 +167,8 @@ def test_not_finite_stops_and_leaves_the_earlier_model(hh_options, uninterrupted
     done = run_script("train_rm.py", *last_of_each(options), env=CPU, check=False)
     assert done.returncode == 3, done.stderr[-3000:]
     assert "not finite at step" in done.stderr and "Traceback" not in done.stderr
+    assert "alarm, not finite: the loss is not finite at step" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Nothing was saved for this step;")
     assert hash_files(out) == before
     assert read_json(out / "manifest.json") == read_json(uninterrupted / "manifest.json")
     for folder in out.glob("checkpoint-*"):
