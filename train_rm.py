@@ -8,8 +8,9 @@
     python train_rm.py --recipe qwen-7b-zero3 \\
         --plan accelerate_configs/zero3.yaml                           # memory, tokens, steps
 
-The last three train nothing. Exit statuses of this process: 0 all is well, 2 bad input, 3 non-finite
-loss or gradient, 75 interrupted and resumable, 1 anything else; what happened is said above.
+The last three train nothing. Exit statuses of this process: 0 all is well, 2 bad input, 3
+non-finite loss or gradient, 75 interrupted and resumable, 1 anything else; what happened is said
+above.
 """
 
 import logging

@@ -1,10 +1,12 @@
-"""A loopback stand-in for the read side of the Hugging Face hub: `with serve(root) as url:`.
+"""A loopback stand-in for the Hugging Face hub: `with serve(root) as url:`.
 
 Set HF_ENDPOINT to the url, and give the client an empty HF_HOME, or its cache answers. The hub
 serves ROOT/models/ORG/NAME/... and ROOT/datasets/ORG/NAME/... the way huggingface_hub 2 and
 datasets 5 ask for them. A repository has one branch, `main`; its commit is a hash of its files.
+Whoever has a token may write: `create_repo` and `upload_folder`, large files by the LFS route.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -19,6 +21,9 @@ API = re.compile(
     r"/api/(models|datasets)/([^/]+/[^/]+)"
     r"(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?$"
 )
+WRITE = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main$")
+LFS_BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch$")
+LFS_BYTES = 4096  # a file of so many bytes goes the LFS route
 RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 
 
@@ -71,8 +76,88 @@ class HubHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        self.answer(self.read_body())
+
+    do_HEAD = do_GET
+
+    def do_POST(self):
+        body = self.read_body()
+        path = unquote(urlsplit(self.path).path)
+        writes = path in ("/api/repos/create", "/api/validate-yaml")
+        if not (writes or WRITE.match(path) or LFS_BATCH.match(path)):
+            return self.answer(body)
+        if not (self.headers.get("Authorization") or "").startswith("Bearer "):
+            return self.refuse(401, "", "Invalid username or password.")
+        self.write(path, body)
+
+    def do_PUT(self):
+        """The content of a large file, under its hash."""
+        content = self.read_body()
+        large_files = self.folder / "lfs"
+        large_files.mkdir(exist_ok=True)
+        (large_files / hashlib.sha256(content).hexdigest()).write_bytes(content)
+        self.send(200, b"", [])
+
+    def read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def write(self, path: str, body: bytes):
+        """Make a repository, say how its files are to be sent, or commit them."""
+        host = f"http://{self.headers['Host']}"
+        if path == "/api/validate-yaml":
+            return self.send_json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
+            made = {"url": f"{host}/{name}", "id": name}
+            if (self.folder / "models" / name).exists():
+                return self.send_json(made | {"error": "You already created this repo"}, 409)
+            (self.folder / "models" / name).mkdir(parents=True)
+            (self.folder / "created.jsonl").open("a").write(json.dumps(asked) + "\n")
+            return self.send_json(made)
+        if LFS_BATCH.match(path):
+            objects = json.loads(body)["objects"]
+            for large in objects:
+                large["actions"] = {"upload": {"href": f"{host}/lfs/{large['oid']}"}}
+            return self.send_json({"transfer": "basic", "objects": objects})
+        name, operation = WRITE.match(path).groups()
+        if operation == "preupload":
+            answers = []
+            for file in json.loads(body)["files"]:
+                mode = "regular"
+                if file["size"] >= LFS_BYTES:
+                    mode = "lfs"
+                answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False})
+            return self.send_json({"files": answers})
+        repository = self.folder / "models" / name
+        for line in body.splitlines():
+            self.apply(repository, **json.loads(line))
+        commit = commit_of(repository)
+        self.send_json({"commitUrl": f"{host}/{name}/commit/{commit}", "commitOid": commit})
+
+    def apply(self, repository: Path, key: str, value: dict):
+        """One line of a commit."""
+        if key == "header":
+            return
+        path = repository / value["path"]
+        if key == "deletedFile":
+            return path.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if key == "lfsFile":
+            path.write_bytes((self.folder / "lfs" / value["oid"]).read_bytes())
+        else:
+            path.write_bytes(base64.b64decode(value["content"]))
+
+    def answer(self, body: bytes):
+        """Answer what only reads."""
         url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if match := API.match(unquote(url.path)):
             kind, name, operation, revision, inside = match.groups()
         elif match := RESOLVE.match(unquote(url.path)):
@@ -105,8 +190,6 @@ class HubHandler(BaseHTTPRequestHandler):
             paths = [repository / path for path in names]
             return self.send_json([entry(repository, path) for path in paths if path.exists()])
         self.send_json(self.describe(repository, name, commit))
-
-    do_HEAD = do_POST = do_GET
 
     def describe(self, repository: Path, name: str, commit: str) -> dict:
         """What the hub says of a repository as a whole."""
@@ -192,6 +275,7 @@ def hub_environment(url: str, home: Path) -> dict:
         "HF_DATASETS_CACHE": str(home / "datasets"),
         "HF_HUB_OFFLINE": "0",
         "HF_DATASETS_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",  # large files go to this hub, by LFS
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
         "OMP_NUM_THREADS": "1",  # threads only cost on models so small

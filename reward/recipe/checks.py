@@ -412,6 +412,8 @@ def _check_flags(recipe: Recipe) -> Iterator[Fault]:
             f"found no accelerate config {recipe.plan}; "
             "write `--plan accelerate_configs/zero3.yaml`",
         )
+    if recipe.push:
+        yield from _check_push(recipe)
     if recipe.resume and recipe.overwrite:
         yield Fault(("resume",), "found both --resume and --overwrite; delete one of the two")
     if recipe.resume not in (None, "auto") and not os.path.isdir(recipe.resume):
@@ -420,3 +422,21 @@ def _check_flags(recipe: Recipe) -> Iterator[Fault]:
             f"found no checkpoint folder {recipe.resume}; "
             "write `--resume auto`, or a folder that exists",
         )
+
+
+def _check_push(recipe: Recipe) -> Iterator[Fault]:
+    """Check what would only fail when the training is over."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if recipe.plan is not None or recipe.check_data:
+        yield Fault(("push",), "--push uploads a model, and this trains none; delete it")
+    try:
+        validate_repo_id(recipe.push)
+    except HFValidationError:
+        yield Fault(
+            ("push",), f"{recipe.push} is no name of a repository; write `--push you/my-model`"
+        )
+    if get_token() is None:
+        yield Fault(("push",), "--push needs a login that may write: `hf auth login`")

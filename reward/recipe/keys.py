@@ -333,8 +333,8 @@ PATHS = (
 )
 
 
-# The trackers that `report_to` may name -> the packages of which it needs one. transformers asks for
-# the package when the trainer is made; empty: it is left to transformers.
+# The trackers that `report_to` may name -> the packages of which it needs one. Without a package
+# here transformers asks for it, when the trainer is made.
 TRACKERS = {
     "trackio": ("trackio",),
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -363,6 +363,7 @@ FLAGS = {
     "train nothing",
     "overwrite": "use an output_dir that is not empty",
     "resume": "auto or DIR, go on from the newest valid checkpoint or from DIR",
+    "push": "NAME, upload the verified checkpoint to this repository of the Hub",
     "list_recipes": "print the recipes in recipes/, what each is and needs",
 }
 
@@ -371,7 +372,8 @@ SWITCHES = ("merge", "check_data", "overwrite", "list_recipes")  # the flags tha
 # Keys that people know from elsewhere, but that a recipe may not hold. Each value says why, and
 # what to write instead.
 REFUSED = {
-    "push_to_hub": "it would upload what is not verified yet; afterwards: `hf upload NAME rm-out`",
+    "push_to_hub": "it would upload what is not verified yet; "
+    "`python train_rm.py --recipe FILE --push you/name` uploads afterwards",
     "env": "a recipe sets no environment (it could redirect tokens and caches): "
     "`NAME=value python train_rm.py ...`",
     "test_split_size": "it puts one conversation on both sides; "

@@ -143,15 +143,13 @@ def _read_words(argv: list[str], draft: Draft) -> dict[str, object]:
 
 
 def _set_flag(name: str, text: str | None, draft: Draft) -> None:
-    """Set a flag that takes a value: `recipe`, `resume`, or `plan`, whose value may be missing."""
+    """Set a flag that takes a value; that of `plan` may be missing."""
     draft.recipe.places[name] = CLI
     if name == "plan":
         draft.recipe.plan = find_path(text or "", folders_of(None))
         return
-    if name == "recipe":
-        draft.recipe.path = text
-    else:
-        draft.recipe.resume = text
+    attribute = {"recipe": "path"}.get(name, name)
+    setattr(draft.recipe, attribute, text)
     if not text:
         draft.faults.append(f"{CLI}: --{name} lacks its value, {FLAGS[name]}")
 

@@ -39,6 +39,7 @@ class Recipe:
     plan: str | None = None  # an accelerate config; "" for the launch of this process
     overwrite: bool = False
     resume: str | None = None  # "auto" or a checkpoint's folder
+    push: str | None = None  # the Hub's repository for the verified checkpoint
     places: dict[str, str] = field(default_factory=dict, repr=False)  # key -> FILE:LINE, or CLI
 
     def get(self, key: str) -> Any:

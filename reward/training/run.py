@@ -44,6 +44,7 @@ from reward.checkpoint.fresh_process import (
 )
 from reward.checkpoint.golden import golden_pairs, golden_texts, write_golden
 from reward.checkpoint.manifest import Manifest, fingerprint, seal, versions
+from reward.checkpoint.push import push
 from reward.checkpoint.resume import SealCheckpoint, checkpoint_fault, newest_valid_checkpoint
 from reward.data.encoding import EncodingError, differing_facts, encoder_facts
 from reward.data.files import DataError, Source, describe_source, write_json
@@ -176,6 +177,8 @@ def train_and_verify(recipe: Recipe) -> int:
     verify(settings, data, manifest, rewards)
     if manifest.adapter:
         merge_adapter(settings, base)
+    if recipe.push:
+        print(f"uploaded to {push(settings.output_dir, recipe.push)}")
     print(f"next: python audit.py --ckpt {settings.output_dir}")
     return 0
 

@@ -60,7 +60,7 @@ ONE_KEY = [  # a line, and a part of its one fault
     ("warmup_ratio: 0.1", "`warmup_steps: 0.1`"),
     ("label_smoothing_factor: 0.1", "for preference labels write `label_smoothing: 0.1`"),
     ("torch_dtype: float32", "`dtype`"),
-    ("push_to_hub: true", "`hf upload NAME rm-out`"),
+    ("push_to_hub: true", "--push you/name` uploads afterwards"),
     ("<<: {seed: 1}", "unknown key `<<`"),
     ("1: 2", "unknown key `1`"),
     ("true: 2", "unknown key `True`"),
