@@ -13,7 +13,6 @@ non-finite loss or gradient, 75 interrupted and resumable, 1 anything else; what
 above.
 """
 
-import logging
 import os
 import sys
 
@@ -32,8 +31,6 @@ def main(argv: list[str]) -> int:
     if recipe.plan is not None and os.environ.get("RANK", "0") != "0":
         return 0  # one process is enough to plan for all
 
-    # bitsandbytes misses a package for fast 4-bit layers on a CPU.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Imports torch and the rest, which takes seconds: only now that the recipe is sound.
     try:
         from reward.training.run import run

@@ -126,6 +126,8 @@ def check_training(options: list[str]) -> None:
     from reward.recipe.parse import parse_command_line
     from reward.training.engine import Engine
 
+    if options == ["--list-recipes"]:
+        return
     recipe = parse_command_line(options)
     assert recipe.path, "a command of train_rm.py names a recipe"
     if recipe.plan:
