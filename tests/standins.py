@@ -13,13 +13,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -86,6 +89,26 @@ STRICT_KINDS = {
         MISTRAL,
     ),
 }
+# The same for models of newer recipes: one that thinks, one without a template, and a reward
+# model that was trained from the first.
+NEWER_KINDS = {
+    "qwen3": (
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"],
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8"),
+    ),
+    "gemma3": (
+        ["<pad>", "<eos>", "<bos>", "<unk>"],
+        {
+            "bos_token": "<bos>",
+            "eos_token": "<eos>",
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+        },
+        None,
+    ),
+}
+NEWER_KINDS["skywork"] = NEWER_KINDS["qwen3"]
 WORDS = (
     "tea coffee garden music river winter bread window paper train morning letter how what why can "
     "you tell me about the best way to make it is a good idea to start with some water and a "
@@ -96,7 +119,7 @@ WORDS = (
 
 def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """Train a tokenizer of one of KINDS or STRICT_KINDS on WORDS."""
-    special, roles, template = (STRICT_KINDS | KINDS)[kind]
+    special, roles, template = (STRICT_KINDS | KINDS | NEWER_KINDS)[kind]
     if kind == "encoder":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -153,16 +176,24 @@ def make_config(kind: str, tokenizer: PreTrainedTokenizerFast, layers: int = 2) 
         return LlamaConfig(
             **sizes, **ids, num_key_value_heads=2, bos_token_id=tokenizer.bos_token_id
         )
+    if kind in ("qwen3", "skywork"):
+        return Qwen3Config(**sizes, **ids, num_key_value_heads=2, head_dim=8, bos_token_id=None)
+    if kind == "gemma3":
+        options = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 16}
+        return Gemma3TextConfig(**sizes, **ids, **options, bos_token_id=tokenizer.bos_token_id)
     return Qwen2Config(**sizes, **ids, num_key_value_heads=2, bos_token_id=None)
 
 
 def make_model(folder: Path | str, kind: str, seed: int = 0, layers: int = 2) -> Path:
-    """Save a language model (or an encoder) without a reward head, and its tokenizer."""
+    """Save a language model, an encoder, or Skywork's reward model, and its tokenizer."""
     tokenizer = make_tokenizer(kind)
     torch.manual_seed(seed)
     config = make_config(kind, tokenizer, layers)
     if kind == "encoder":
         model = AutoModel.from_config(config)
+    elif kind == "skywork":
+        config.num_labels = 1
+        model = AutoModelForSequenceClassification.from_config(config)
     else:
         model = AutoModelForCausalLM.from_config(config)
     # transformers' standard deviation of .02 makes all rewards nearly equal, which hides faults.

@@ -29,6 +29,9 @@ MODELS = {
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": ("tinyllama", 2048),
     "meta-llama/Meta-Llama-3-8B-Instruct": ("llama3", 1000000000000000019884624838656),
     "sentence-transformers/all-MiniLM-L6-v2": ("encoder", 512),
+    "Qwen/Qwen3-0.6B": ("qwen3", 131072),
+    "Skywork/Skywork-Reward-V2-Qwen3-0.6B": ("skywork", 131072),
+    "google/gemma-3-270m": ("gemma3", 1000000000000000019884624838656),
 }
 HH_FOLDERS = ["harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled"]
 ROWS = {"train": 60, "test": 20}  # a folder
