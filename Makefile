@@ -22,7 +22,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 .PHONY: quickstart setup test fast engines lint clean
 
 quickstart: setup
-	$(BIN)/accelerate launch train_rm.py --recipe recipes/quickstart.yaml --overwrite
+	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml \
+	  train_rm.py --recipe recipes/quickstart.yaml --overwrite
 	$(BIN)/python audit.py --ckpt rm-out
 	@echo
 	@echo "The report: rm-out/audit/report.html"
