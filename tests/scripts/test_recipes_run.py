@@ -44,6 +44,7 @@ OTHERS = {
     "rating-regression": {"read": 420, "test": (20, 15)},
     "length-debiased": {"read": 420, "test": (20, 15)},
 }
+PUSHED = "qwen-0.5b"  # to the hub, once it is verified
 HH_CARD = "---\nlicense: mit\ntags:\n- human-feedback\n---\n# Dataset Card for HH-RLHF\n"
 GATED = "meta-llama/Llama-Guard-3-8B"
 
@@ -185,7 +186,11 @@ def recipe_runs(hub, tmp_path_factory):
     runs = {}
     for name, launch_prefix in launches.items():
         options = [f"--recipe=recipes/{name}.yaml", *FEW_STEPS, "--output_dir", home / name]
-        done = run_script(*launch_prefix, "train_rm.py", *options, env=environment)
+        token = {}
+        if name == PUSHED:
+            token = {"HF_TOKEN": "hf_of_somebody"}
+            options += ["--push", "somebody/pushed"]
+        done = run_script(*launch_prefix, "train_rm.py", *options, env=environment | token)
         runs[name] = (home / name, done.stdout, environment)
     others = [recipe.stem for recipe in RECIPES if recipe.stem not in launches]
     lines = []
@@ -197,6 +202,16 @@ def recipe_runs(hub, tmp_path_factory):
         assert run.status == 0, f"{name}: {run.stderr[-3000:]}"
         runs[name] = (home / name, run.stdout, environment)
     return runs
+
+
+def test_a_verified_run_is_on_the_hub(recipe_runs, hub_root):
+    out, printed, _ = recipe_runs[PUSHED]
+    assert re.search(r"^uploaded to http://127\.0\.0\.1:\d+/somebody/pushed$", printed, re.M)
+    there = hub_root / "models" / "somebody" / "pushed"
+    names = {path.name for path in there.rglob("*")}
+    assert names == {path.name for path in out.iterdir()} - {"checkpoint-1", "checkpoint-2"}
+    saved = (out / "model.safetensors").read_bytes()
+    assert (there / "model.safetensors").read_bytes() == saved
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
