@@ -18,6 +18,7 @@ from transformers.integrations import TensorBoardCallback
 
 from reward.data.tokens import decode_sides
 from reward.data.transcripts import text_of
+from reward.training.terminal import ERASE_LINE
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -149,7 +150,10 @@ class TrackerPanels(TrainerCallback):
         if title in self.raised or not self.trainer.is_world_process_zero():
             return
         self.raised.add(title)
-        print(f"alarm, {title}: {text}", file=sys.stderr, flush=True)
+        start_of_line = ""
+        if sys.stdout.isatty():
+            start_of_line = ERASE_LINE
+        print(f"{start_of_line}alarm, {title}: {text}", file=sys.stderr, flush=True)
         trackers = self.trainer.args.report_to
         if not self.trains:
             return

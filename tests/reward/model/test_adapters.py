@@ -1,5 +1,7 @@
 """Adapters as people have them: read as their maker meant, or refused in one true sentence."""
 
+import json
+
 import peft
 import pytest
 import torch
@@ -15,13 +17,15 @@ from checkpoint_folders import (
     to_bin,
     with_random_weights,
 )
-from safetensors.torch import load_file
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from standins import make_tokenizer
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 from reward.model.build import build_reward_model
 from reward.model.hub import ModelError
 from reward.model.load import load_reward_model
+from reward.model.parts import parts_of
 
 torch.set_num_threads(1)
 FILE = "adapter_model.safetensors"
@@ -260,3 +264,26 @@ def test_an_adapters_own_head_counts_over_a_base_with_another(folders):
     edit_json(folder / CONFIG, base_model_name_or_path=str(base))
     expected = stock_rewards(model, folders.tokenizer)
     assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_base_is_found_from_where_the_adapter_was_trained(tmp_path, monkeypatch):
+    """The adapter names its base by a relative path, and its manifest says where that starts."""
+    adapter = tmp_path / "project" / "runs" / "rm-out"
+    base = tmp_path / "project" / "models" / "base"
+    for folder, file in ((adapter, "adapter_model"), (base, "model")):
+        folder.mkdir(parents=True)
+        save_file({"a.weight": torch.zeros(1)}, folder / f"{file}.safetensors")
+    (base / "config.json").write_text("{}")
+    named = {"base_model_name_or_path": "models/base", "peft_type": "LORA"}
+    (adapter / "adapter_config.json").write_text(json.dumps(named))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="adapter over the base model models/base"):
+        parts_of(str(adapter), "main")
+
+    (adapter / "manifest.json").write_text('{"format_version": 1, "paths_from": "../.."}')
+    assert parts_of(str(adapter), "main").base == str(base)
+    assert parts_of("../project/runs/rm-out", "main").base == str(base)
+    monkeypatch.chdir(tmp_path / "project")
+    assert parts_of("runs/rm-out", "main").base == "models/base"

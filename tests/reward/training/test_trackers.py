@@ -10,6 +10,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState
 from trl import RewardConfig
 
 from reward.model.build import build_reward_model, build_tokenizer
+from reward.training.run import fail_unforeseen
 from reward.training.terminal import TrainingTable, duration
 from reward.training.trackers import TrackerPanels, best_and_worst, markdown_table
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
@@ -152,6 +153,18 @@ def test_durations():
         "1:00:00",
         "26:03:04",
     ]
+
+
+def test_an_unforeseen_error_ends_in_a_sentence(capsys, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    try:
+        raise KeyError("a name")
+    except KeyError as error:
+        status = fail_unforeseen(error)
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 1 and lines[0].startswith("Traceback")
+    assert lines[-1] == "train_rm.py: KeyError: 'a name'"
 
 
 # --- The table of completions ---------------------------------------------------------------------
