@@ -10,7 +10,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState
 from trl import RewardConfig
 
 from reward.model.build import build_reward_model, build_tokenizer
-from reward.training.run import fail_unforeseen
+from reward.training.run import evaluate, fail_unforeseen
 from reward.training.terminal import TrainingTable, duration
 from reward.training.trackers import TrackerPanels, best_and_worst, markdown_table
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
@@ -211,8 +211,11 @@ def test_tensorboard_has_rewards_completions_and_alarms(make_trainer, tmp_path, 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    trained(make_trainer("zero", "tensorboard", learning_rate=0.0))  # every pair is a tie
+    trainer = make_trainer("zero", "tensorboard", learning_rate=0.0)  # every pair is a tie
+    trained(trainer)
+    assert evaluate(trainer)["n"] == 6  # of the model that is saved; the tracker has ended
     (folder,) = (tmp_path / "out" / "runs").iterdir()
+    assert len(list(folder.iterdir())) == 1
     events = EventAccumulator(str(folder), size_guidance={"histograms": 0})
     events.Reload()
     assert {"eval/accuracy_harmless", "eval/accuracy_helpful"} <= set(events.Tags()["scalars"])
