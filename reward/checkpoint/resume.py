@@ -1,6 +1,7 @@
 """Checkpoints to resume from: sealed when they are whole, and verified before they are trusted."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class SealCheckpoint(TrainerCallback):
         if state.is_world_process_zero and folder.is_dir():
             metrics = last_evaluation(state.log_history)
             manifest = replace(self.manifest, step=state.global_step, metrics=metrics)
+            if manifest.paths_from is not None:
+                manifest.paths_from = os.path.join("..", manifest.paths_from)
             seal(folder, manifest.as_dict())
         # A launcher ends all processes once one is gone, also the one that still hashes.
         accelerator.wait_for_everyone()

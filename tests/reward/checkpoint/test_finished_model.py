@@ -4,7 +4,7 @@ import json
 
 import pytest
 from standins import hh_rows
-from support import run_script, write_rows
+from support import REPO, run_script, write_rows
 
 from reward.checkpoint.golden import read_golden
 from reward.checkpoint.manifest import hash_files, read_manifest
@@ -81,7 +81,7 @@ def test_a_finished_model(trained, standin):
 KEYS = (
     "format_version base_model base_revision adapter trust_remote_code quantization dtype labels "
     "max_length overlong transcript encoder subsets data fingerprints versions device precision "
-    "validation"
+    "paths_from validation"
 ).split()
 
 
@@ -100,3 +100,9 @@ def test_each_checkpoint_is_sealed(trained):
     manifest = read_manifest(folder / "checkpoint-2")
     assert manifest["step"] == 2 and manifest["metrics"]["eval_n"] > 0
     assert "optimizer.pt" in manifest["files"]
+
+
+def test_a_checkpoint_says_where_its_paths_start(trained):
+    folder = trained[0]
+    for checkpoint in (folder, folder / "checkpoint-2"):
+        assert (checkpoint / read_manifest(checkpoint)["paths_from"]).resolve() == REPO
