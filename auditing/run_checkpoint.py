@@ -7,6 +7,7 @@ from typing import NamedTuple
 from auditing import source
 from auditing.benchmarks import Benchmark
 from auditing.checks.adversarial import adversarial_pairs, run_adversarial
+from auditing.checks.golden import golden_checks
 from auditing.checks.integrity import Truncation, run_integrity
 from auditing.checks.leakage import Leaks, find_leaks, leak_checks, texts_of
 from auditing.checks.policy import policy_checks
@@ -50,6 +51,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
         distributed=True,
         trust_remote_code=options.trust_remote_code,
         chat_template=options.chat_template,
+        verify=True,
     )
     choose_threads(scorer.model)
     recipe = source.recorded_recipe(options.ckpt, options.revision)
@@ -292,6 +294,7 @@ def add_forward_checks(
             cut_or_dropped += rows
     truncation = Truncation(cut_or_dropped, counts["read"])
     audit.checks += run_integrity(scorer, audit.pairs, truncation)
+    audit.checks += golden_checks(scorer, options.ckpt, options.revision)
     if not options.quick:
         probe_checks, audit.probes = run_probes(scorer, audit.pairs, options.probed)
         audit.checks += probe_checks + run_adversarial(scorer, options.adversarial)
@@ -402,6 +405,7 @@ def score_others(
                 options.token_budget,
                 distributed=True,
                 trust_remote_code=options.trust_remote_code,
+                verify=True,
             )
             choose_threads(their_scorer.model)
             ids = source.ids_for(their_scorer, test.table)

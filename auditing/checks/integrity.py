@@ -300,7 +300,11 @@ def dtype_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray) ->
 
 
 def difference_check(
-    what: str, reference: np.ndarray, others: list[np.ndarray], note: str
+    what: str,
+    reference: np.ndarray,
+    others: list[np.ndarray],
+    note: str,
+    rule: str = "reward difference",
 ) -> Check:
     """Check the largest difference from the reference, in standard deviations of the reference.
 
@@ -309,8 +313,9 @@ def difference_check(
         reference: (texts,) rewards.
         others: (texts,) each; rewards of the same texts, computed in other ways.
         note: What is compared, for the report.
+        rule: The name of the threshold.
     """
-    finding = replace(difference_finding(what, len(reference)), note=note)
+    finding = replace(difference_finding(what, len(reference)), note=note, rule=rule)
     scale = 0.0
     if len(reference) > 1:
         scale = float(reference.std(ddof=1))

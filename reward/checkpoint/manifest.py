@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from reward.data.files import write_json
+from reward.data.hashing import sha256_of_file
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -111,8 +112,7 @@ def hash_files(folder: str | Path) -> dict[str, str]:
         if relative in CHANGED_LATER or relative.startswith(ADDED_LATER):
             continue
         if path.is_file():
-            with open(path, "rb") as file:
-                hashes[relative] = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[relative] = sha256_of_file(path)
     return hashes
 
 

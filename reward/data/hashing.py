@@ -1,4 +1,4 @@
-"""Hashes of texts that are the same on every machine, and numbers in [0, 1) made of them.
+"""Hashes that are the same on every machine: of texts, with numbers in [0, 1), and of files.
 
 A hash of the text decides which split a pair belongs to, and which pairs exchange their answers. So
 neither depends on the order of the rows, the seed, the number of processes, or rows that are added
@@ -6,6 +6,7 @@ later.
 """
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
@@ -34,3 +35,9 @@ def hash_fraction(keys: np.ndarray, salt: int) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return (z ^ (z >> np.uint64(31))).astype(np.float64) / 2.0**64
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,7 +28,9 @@ from reward.model.heads import (
     is_encoder,
 )
 from reward.model.hub import ModelError, checkpoint_file, require_model
+from reward.model.parts import own_manifest
 from reward.model.saved_head import forget_openrlhf
+from reward.model.sealed_files import refuse_other_files
 from reward.model.weights import VALUE_HEAD_FILES, SavedWeights, model_weights
 
 NEW_HEAD_MEND = "Set head_init: normal in the recipe if a new head is what you want."
@@ -72,6 +74,7 @@ def build_reward_model(
         ModelError: A trained head would be lost, the body is incomplete, or the checkpoint is no
             model that can be trained on.
     """
+    refuse_other_files(name, own_manifest(name, revision), revision)
     _refuse_what_has_another_head(name, revision, head_init)
     labels = {"linear": 1, "two_logit": 2}[head]
     config = read_config(name, revision, trust_remote_code)

@@ -25,6 +25,7 @@ from reward.model.classifier import keep_unpacked, load_classifier
 from reward.model.heads import Float32Head, is_encoder, is_head_key
 from reward.model.parts import CheckpointParts, parts_of
 from reward.model.saved_head import SavedHead, find_head, set_head, without_wrapper
+from reward.model.sealed_files import refuse_other_files
 
 
 @dataclass
@@ -53,6 +54,7 @@ def load_reward_model(
     revision: str = "main",
     trust_remote_code: bool = False,
     chat_template: str | None = None,
+    verify: bool = False,
 ) -> LoadedRewardModel:
     """Load a saved reward model, ready to score, and its tokenizer.
 
@@ -68,12 +70,16 @@ def load_reward_model(
         revision: The branch, tag or commit of a Hub model.
         trust_remote_code: Whether the model's own Python code may run.
         chat_template: A file with the chat template to use, as it is, instead of the checkpoint's.
+        verify: Whether the weights of a checkpoint of ours are compared with its manifest, too. The
+            smaller files always are.
 
     Raises:
         ModelError: The checkpoint has no head (its rewards would be those of random weights), or
-            more than two labels. The message names the tensors found.
+            more than two labels, or its files are not those that its manifest lists. The message
+            names the tensors or the files.
     """
     parts = parts_of(name, revision)
+    refuse_other_files(name, parts.manifest, revision, hash_weights=verify)
     adapter_config = None
     if parts.is_adapter:
         from reward.model.adapters import read_adapter_config  # imports peft
