@@ -100,11 +100,7 @@ def load_reward_model(
             model = model.dequantize()
         model = with_adapter(model, parts, adapter_config)
     _set_place_of_the_reward(parts, head, model, tokenizer)
-    for path, module in model.named_modules():
-        if type(module) is torch.nn.Linear and is_head_key(path):
-            # Only the forward changes. The layer stays the same object, with its loaded weights and
-            # its place in PEFT's wrapper.
-            module.__class__ = Float32Head
+    _compute_head_in_float32(model)
     # bitsandbytes has put a quantized model where it belongs.
     if not quantized or quantization is None:
         model.to(device or default_device())
@@ -117,6 +113,16 @@ def load_reward_model(
         reads_last_token=head.reads_last_token,
         notes=head.notes + checkpoint_tokenizer.notes,
     )
+
+
+def _compute_head_in_float32(model: torch.nn.Module) -> None:
+    """Give the head's layers another forward.
+
+    A layer stays the same object, with its loaded weights and its place in PEFT's wrapper.
+    """
+    for path, module in model.named_modules():
+        if type(module) is torch.nn.Linear and is_head_key(path):
+            module.__class__ = Float32Head
 
 
 def _set_place_of_the_reward(
