@@ -74,8 +74,7 @@ def build_reward_model(
         ModelError: A trained head would be lost, the body is incomplete, or the checkpoint is no
             model that can be trained on.
     """
-    refuse_other_files(name, own_manifest(name, revision), revision)
-    _refuse_what_has_another_head(name, revision, head_init)
+    _refuse_unsuitable_files(name, revision, head_init)
     labels = {"linear": 1, "two_logit": 2}[head]
     config = read_config(name, revision, trust_remote_code)
     if hasattr(config, "pad_token_id"):
@@ -111,8 +110,9 @@ def build_reward_model(
     return model
 
 
-def _refuse_what_has_another_head(name: str, revision: str, head_init: str | None) -> None:
+def _refuse_unsuitable_files(name: str, revision: str, head_init: str | None) -> None:
     """Raise ModelError for an adapter, what is no model, and a value head that would be lost."""
+    refuse_other_files(name, own_manifest(name, revision), revision)
     if checkpoint_file(name, "adapter_config.json", revision) is not None:
         raise ModelError(
             f"{name} is an adapter, whose head would be lost; merge it, "
