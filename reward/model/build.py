@@ -111,7 +111,7 @@ def build_reward_model(
 
 
 def _refuse_unsuitable_files(name: str, revision: str, head_init: str | None) -> None:
-    """Raise ModelError for an adapter, what is no model, and a value head that would be lost."""
+    """Raise ModelError for an adapter, what is no model, a lost value head, and damaged files."""
     refuse_other_files(name, own_manifest(name, revision), revision)
     if checkpoint_file(name, "adapter_config.json", revision) is not None:
         raise ModelError(
