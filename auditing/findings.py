@@ -220,6 +220,28 @@ def with_share(words: str) -> Callable[[list[Check]], str]:
     return sentence
 
 
+def with_points(words: str) -> Callable[[list[Check]], str]:
+    """A sentence in which {} is the difference in accuracy of the worst alarm."""
+
+    def sentence(members: list[Check]) -> str:
+        return words.format(points(members[0].value or 0.0))
+
+    return sentence
+
+
+def points(difference: float) -> str:
+    """A difference between two accuracies, without its sign: 23.7 points, which are percent."""
+    return f"{percent(abs(difference)).removesuffix('%')} points"
+
+
+def prompt_sentence(members: list[Check]) -> str:
+    """What becomes of the accuracy without the right prompt."""
+    lost = members[0].value or 0.0
+    if lost <= 0:
+        return "It hardly reads the prompt: without the right one its accuracy does not fall."
+    return f"It hardly reads the prompt: without the right one it loses {points(lost)} of accuracy."
+
+
 # --- The themes -----------------------------------------------------------------------------------
 
 # What an alarm is about, what speaks most against a model first: the theme -> the names of its
@@ -290,7 +312,7 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "prompt": (
         ("prompt dependence",),
-        with_share("It hardly reads the prompt: without the right one it loses {} of accuracy."),
+        prompt_sentence,
     ),
     "hard pairs": (
         ("adversarial accuracy",),
@@ -313,7 +335,7 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "other data": (
         ("spillover",),
-        with_share("Its accuracy on other data is lower by {}."),
+        with_points("Its accuracy on other data is lower by {}."),
     ),
     "calibration": (
         ("calibration error",),
@@ -339,7 +361,7 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "over-training": (
         ("train-test gap",),
-        with_share("On the pairs that it was trained on it is better by {}."),
+        with_points("On the pairs that it was trained on its accuracy is higher by {}."),
     ),
     "truncation": (
         ("truncation rate",),

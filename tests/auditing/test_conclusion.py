@@ -179,3 +179,28 @@ def test_a_collapsed_model_says_so_first():
         "Do not use this model.",
         "It has collapsed: both answers get the same reward in 100% of the pairs.",
     ]
+
+
+@pytest.mark.parametrize(
+    "name, value, sentence",
+    [
+        (
+            "prompt dependence, an empty prompt",
+            -0.06,
+            "It hardly reads the prompt: without the right one its accuracy does not fall.",
+        ),
+        (
+            "prompt dependence, another pair's prompt",
+            0.012,
+            "It hardly reads the prompt: without the right one it loses 1.2 points of accuracy.",
+        ),
+        (
+            "train-test gap",
+            0.237,
+            "On the pairs that it was trained on its accuracy is higher by 23.7 points.",
+        ),
+    ],
+)
+def test_differences_in_accuracy_are_points_and_keep_their_direction(name, value, sentence):
+    (finding,) = conclude([*CLEAN, check(name, "fail", value)]).findings
+    assert finding.sentence == sentence
