@@ -18,6 +18,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils.logging import disable_progress_bar
 
 ROWS_PER_HEADER = 40
 # Of a terminal that is too narrow for all columns, these are left out, the first one first.
@@ -65,6 +66,7 @@ class TrainingTable(TrainerCallback):
         self.paused = 0.0  # seconds of evaluations and saves since the last row
         self.widths = self._widths(state.max_steps)
         self.trains = True
+        disable_progress_bar()  # of saves, between the rows
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
