@@ -28,7 +28,7 @@ REPLACED = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", 
 
 
 def push(folder: str | Path, name: str) -> str:
-    """Upload a checkpoint in one commit.
+    """Upload a checkpoint in one commit. Weights that lie in the repository are replaced by it.
 
     Args:
         folder: A checkpoint that train_rm.py saved and verified.

@@ -208,3 +208,16 @@ def test_merging_needs_an_adapter():
         RecipeError, match="--merge merges an adapter; there is none without `use_peft: true`"
     ):
         parse(SOUND, "--merge")
+
+
+def test_trackers_that_cannot_be_opened():
+    """Else it would be a traceback, after the data is read."""
+    (fault,) = faults(SOUND + "report_to: swanlab\n")
+    assert fault == (
+        "r.yaml:4: swanlab is not installed: `pip install swanlab`, or `report_to: none`"
+    )
+    (fault,) = faults(SOUND + "report_to: [none, tensorbord]\n")
+    assert fault.startswith("r.yaml:4: found tensorbord; needed are none, all or any of trackio, ")
+    assert fault.endswith("`report_to: tensorboard`")
+    for sound in ("none", "all", "null", "[none]", "flyte"):
+        parse(SOUND + f"report_to: {sound}\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from recipe_texts import SOUND, parse
 
-from reward.recipe.keys import CLASSES, FLAGS, OWN, REFUSED, TRL
+from reward.recipe.keys import CLASSES, FLAGS, OWN, REFUSED, TRACKERS, TRL
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -33,3 +33,9 @@ def test_own_keys_are_not_trl_keys():
     assert not set(OWN) & {key for name in CLASSES for key in TRL[name]}
     assert set(REFUSED) - set(FLAGS) >= {"env", "test_split_size", "pad_token"}
     assert json.loads(COMMITTED.read_text())["versions"].keys() == {"trl", "transformers"}
+
+
+def test_the_trackers_are_those_of_transformers():
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert set(TRACKERS) == set(INTEGRATION_TO_CALLBACK)
