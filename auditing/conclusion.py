@@ -162,11 +162,14 @@ def advice(uses: dict[str, str]) -> str:
     if uses["rank"] == NO:
         return "Do not use this model."
     if uses["optimise"] == NO:
+        warning = "Do not optimise against this model"
+        if uses["label"] == NO:
+            warning += " or label pairs with it"
         if uses["rank"] == NOT_TESTED:
-            return "Do not optimise against this model."
+            return f"{warning}."
         if uses["rank"] == WITH_CARE:
-            return "Do not optimise against this model; rank answers with it only with care."
-        return "Do not optimise against this model; it may rank answers."
+            return f"{warning}; rank answers with it only with care."
+        return f"{warning}; it may rank answers."
     if uses["rank"] == NOT_TESTED:
         return "This audit cannot say whether the model may be trusted."
     if uses["optimise"] == NOT_TESTED:

@@ -181,6 +181,14 @@ def test_a_collapsed_model_says_so_first():
     ]
 
 
+def test_a_model_whose_labels_would_mislead():
+    conclusion = conclude(with_verdict("fail", calibration=0.2))
+    assert conclusion.uses == {"rank": "yes", "label": "no", "optimise": "no"}
+    assert conclusion.advice == (
+        "Do not optimise against this model or label pairs with it; it may rank answers."
+    )
+
+
 @pytest.mark.parametrize(
     "name, value, sentence",
     [
