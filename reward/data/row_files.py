@@ -17,7 +17,8 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
@@ -74,8 +75,37 @@ class PlacedRow(NamedTuple):
     row: dict | UnreadableRow
 
 
-def read_rows(path: str) -> Iterator[PlacedRow]:
+@dataclass
+class ReadingMeter:
+    """How far the reading of a file has come."""
+
+    rows: int | None = None  # of the whole file, where the file says it
+    file: BinaryIO | None = None  # the file as it lies on the disk
+    size: int = 0  # of the file, in bytes
+
+    def watch(self, file: BinaryIO, path: str) -> None:
+        """Watch a file that is read from now on."""
+        self.file = file
+        self.size = os.path.getsize(path)
+
+    def estimated_rows(self, rows_read: int) -> int | None:
+        """How many rows the file has, judged by the bytes that `rows_read` rows took."""
+        if self.rows is not None or self.file is None:
+            return self.rows
+        if self.file.closed:
+            return rows_read
+        position = self.file.tell()
+        if not position:
+            return None
+        return max(rows_read, round(rows_read * self.size / position))
+
+
+def read_rows(path: str, meter: ReadingMeter | None = None) -> Iterator[PlacedRow]:
     """The rows of a local file, or of a folder that `Dataset.save_to_disk` wrote, in order.
+
+    Args:
+        path: The file or folder.
+        meter: It is told how far the reading has come.
 
     Raises:
         DataError: The file as a whole cannot be read. The message names the file and, where there
@@ -85,11 +115,8 @@ def read_rows(path: str) -> Iterator[PlacedRow]:
     from pyarrow import ArrowException
 
     try:
-        for place, row in _rows_of(path):
-            if not isinstance(row, dict | UnreadableRow):
-                found = f"; found {type(row).__name__}"
-                row = UnreadableRow("a row is a JSON object with named columns", found)
-            yield PlacedRow(place, row)
+        for place, row in _rows_of(path, meter or ReadingMeter()):
+            yield placed_row(place, row)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile):
@@ -105,36 +132,54 @@ def read_rows(path: str) -> Iterator[PlacedRow]:
         raise DataError(f"{path}: cannot be read as {kind} ({type(error).__name__})") from None
 
 
-def _rows_of(path: str) -> Iterator[tuple[str, Any]]:
+def placed_row(place: str, row: Any) -> PlacedRow:
+    if not isinstance(row, dict | UnreadableRow):
+        found = f"; found {type(row).__name__}"
+        row = UnreadableRow("a row is a JSON object with named columns", found)
+    return PlacedRow(place, row)
+
+
+def _rows_of(path: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:
     """The rows in the format of the file, each after its place."""
     if os.path.isdir(path):
-        return _rows_of_folder(path)
+        return _rows_of_folder(path, meter)
     with open_bytes(path) as file:
         start = file.read(8)
     suffix = _suffix(path)
     if start.startswith((PARQUET, *ARROW)):
-        if _opener(path) is not open:
+        if compression_of(path):
             raise DataError(f"{path}: compressed as a whole; unpack it first")
         if start.startswith(PARQUET):
-            return _parquet_rows(path)
-        return _arrow_rows(path)
+            return _parquet_rows(path, meter)
+        return _arrow_rows(path, meter)
     if suffix in (".parquet", ".arrow") and start:
         raise DataError(f"{path}: its content is no {suffix.removeprefix('.')} file")
     if suffix in (".csv", ".tsv") and not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b'{"'):
-        return _csv_rows(path, suffix)
-    if suffix not in (".jsonl", ".ndjson", ".json") and not _begins_like_json(path):
+        return _csv_rows(path, suffix, meter)
+    if suffix not in (".jsonl", ".ndjson", ".json") and not begins_like_json(path):
         raise DataError(
             f"{path}: neither its suffix nor its content says what it is; name it .jsonl (a JSON "
             "object a line), .csv or .tsv"
         )
-    return _json_rows(path, suffix)
+    return _json_rows(path, suffix, meter)
 
 
-def _begins_like_json(path: str) -> bool:
+def begins_like_json(path: str) -> bool:
     """Whether a text file begins with a JSON object or a list, or is empty."""
     with open_text(path, errors="surrogateescape") as file:
-        first_line = next((line.strip() for line in file if line.strip()), "{")
-    return first_line.startswith(("{", "["))
+        start = _next_line(file).strip() or "{"
+    return start.startswith(("{", "["))
+
+
+LONGEST_START = 1 << 20  # characters that are looked at of a first line: it may be the whole file
+
+
+def _next_line(file: TextIO) -> str:
+    """The next line that is not blank; of a longer line its first LONGEST_START characters."""
+    while line := file.readline(LONGEST_START):
+        if not line.isspace():
+            return line
+    return ""
 
 
 def _suffix(path: str) -> str:
@@ -148,12 +193,31 @@ def _suffix(path: str) -> str:
 # --- Opening --------------------------------------------------------------------------------------
 
 
-def open_bytes(path: str) -> BinaryIO:
+def open_bytes(path: str, meter: ReadingMeter | None = None) -> BinaryIO:
     """Open a file, plain or compressed, for reading. Its content says how it is compressed."""
-    return _opener(path)(path, "rb")
+    compression = compression_of(path)
+    file = open(path, "rb")
+    if meter is not None:
+        meter.watch(file, path)
+    if compression == GZIP:
+        return gzip.open(file)
+    if compression == BZIP2:
+        return bz2.open(file)
+    if compression == XZ:
+        return lzma.open(file)
+    if compression == ZSTANDARD:
+        return _open_zst(file)
+    if compression == ZIP:
+        return _open_zip(file, path)
+    return file
 
 
-def open_text(path: str, newline: str | None = None, errors: str = "strict") -> TextIO:
+def open_text(
+    path: str,
+    newline: str | None = None,
+    errors: str = "strict",
+    meter: ReadingMeter | None = None,
+) -> TextIO:
     """Open a text file, plain or compressed, for reading.
 
     It is UTF-8, unless a byte order mark says UTF-16 or UTF-32.
@@ -162,36 +226,32 @@ def open_text(path: str, newline: str | None = None, errors: str = "strict") -> 
         path: The file.
         newline: As in `open`.
         errors: As in `open`.
+        meter: It is told how far the reading has come.
     """
+    encoding = _encoding_of(path)
     return io.TextIOWrapper(
-        open_bytes(path), encoding=_encoding_of(path), newline=newline, errors=errors
+        open_bytes(path, meter), encoding=encoding, newline=newline, errors=errors
     )
 
 
-def _opener(path: str) -> Callable[[str, str], BinaryIO]:
+def compression_of(path: str) -> bytes:
+    """How a compressed file begins, as the constants above have it; empty for a plain one."""
     with open(path, "rb") as file:
         start = file.read(6)
-    if start.startswith(GZIP):
-        return gzip.open
-    if start.startswith(BZIP2):
-        return bz2.open
-    if start.startswith(XZ):
-        return lzma.open
-    if start.startswith(ZSTANDARD):
-        return _open_zst
-    if start.startswith(ZIP):
-        return _open_zip
-    return open
+    for compression in (GZIP, BZIP2, XZ, ZSTANDARD, ZIP):
+        if start.startswith(compression):
+            return compression
+    return b""
 
 
-def _open_zst(path: str, mode: str) -> BinaryIO:
+def _open_zst(file: BinaryIO) -> BinaryIO:
     import pyarrow
 
-    return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
+    return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))
 
 
-def _open_zip(path: str, mode: str) -> BinaryIO:
-    archive = zipfile.ZipFile(path)
+def _open_zip(file: BinaryIO, path: str) -> BinaryIO:
+    archive = zipfile.ZipFile(file)
     names = [name for name in archive.namelist() if not name.endswith("/")]
     if len(names) != 1:
         raise DataError(f"{path}: holds {len(names)} files; unpack it, and name one of them")
@@ -217,26 +277,25 @@ def _encoding_of(path: str) -> str:
 # --- JSON and JSONL -------------------------------------------------------------------------------
 
 
-def _json_rows(path: str, suffix: str) -> Iterator[tuple[str, Any]]:
+def _json_rows(path: str, suffix: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:
     """The rows of JSON: one a line, a list of them, or objects over several lines each."""
     if _is_one_document(path, suffix):
-        rows = _document_rows(path, suffix)
-    else:
-        rows = _line_rows(path)
-    first = next(rows, None)
-    if first is None:
+        with open_text(path, meter=meter) as file:
+            yield from _without_a_list_inside(_document_rows(path, file))
         return
-    _refuse_a_list_inside(*first)
-    yield first
-    yield from rows
+    # A lone carriage return ends no line.
+    with open_text(path, newline="\n", errors="surrogateescape", meter=meter) as file:
+        yield from _without_a_list_inside(line_rows(path, file))
 
 
 def _is_one_document(path: str, suffix: str) -> bool:
-    """Whether the file is to be parsed as a whole, and not line by line."""
+    """Whether the file is a list or objects over several lines, and not to be read line by line."""
     with open_text(path, newline="\n", errors="surrogateescape") as file:
-        lines = (line.strip() for line in file if not line.isspace())
-        first_line = next(lines, "")
-        second_line = next(lines, "")
+        line = _next_line(file)
+        first_line = line.strip()
+        if len(line) == LONGEST_START:
+            return first_line.startswith("[{") or (suffix == ".json" and first_line[:1] == "[")
+        second_line = _next_line(file).strip()
     if first_line in ("{", "[") and second_line:
         return True
     first = _parsed(first_line)
@@ -249,42 +308,121 @@ def _is_one_document(path: str, suffix: str) -> bool:
     return False
 
 
-def _document_rows(path: str, suffix: str) -> Iterator[tuple[str, Any]]:
-    with open_text(path) as file:
-        text = file.read()
-    start = _next_value(text, 0)
-    while start < len(text):
-        try:
-            value, end = DECODER.raw_decode(text, start)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}: cannot be read as json at line {error.lineno} ({type(error).__name__})"
-            ) from None
-        except (RecursionError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read as json ({_why_unreadable(error)})") from None
-        if isinstance(value, list):
-            for number, row in enumerate(value, start=1):
-                yield f"{path} row {number}", _not_too_deep(row)
-        else:
-            yield f"{path}:{text.count(NEWLINE, 0, start) + 1}", _not_too_deep(value)
-        start = _next_value(text, end)
+def _document_rows(path: str, file: TextIO) -> Iterator[tuple[str, Any]]:
+    """The rows of lists of objects, and of objects one after another."""
+    text = JsonText(file)
+    try:
+        while text.next_character():
+            if text.next_character() == "[":
+                for number, row in enumerate(text.items(), start=1):
+                    yield f"{path} row {number}", _not_too_deep(row)
+            else:
+                line = text.line_number
+                yield f"{path}:{line}", _not_too_deep(text.value())
+    except json.JSONDecodeError as error:
+        line = text.lines_before + error.lineno
+        raise DataError(
+            f"{path}: cannot be read as json at line {line} ({type(error).__name__})"
+        ) from None
+    except UnicodeDecodeError:
+        raise
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as json ({_why_unreadable(error)})") from None
 
 
-NEWLINE = "\n"
 SPACE = re.compile(r"\s*")
+NEWLINE = "\n"
+BLOCK = 1 << 20  # characters that are read at once
+LONGEST_CUT = 16  # a literal, a number's start or an escape that the end of a block cuts is shorter
 
 
-def _next_value(text: str, position: int) -> int:
-    """Where the next JSON value starts."""
-    return SPACE.match(text, position).end()
+class JsonText:
+    """The text of a JSON file, of which no more than a value and a block is in memory.
+
+    Args:
+        file: The open file.
+
+    Attributes:
+        lines_before: How many lines were read and are not in memory any more.
+    """
+
+    def __init__(self, file: TextIO):
+        self.file = file
+        self.text = ""
+        self.at = 0  # where the next value starts in `text`
+        self.lines_before = 0
+        self.counted = (0, 0)  # a place in `text`, and how many lines end before it
+
+    def next_character(self) -> str:
+        """The next character that is no white space, which is not passed over; "" at the end."""
+        self.at = SPACE.match(self.text, self.at).end()
+        while self.at == len(self.text):
+            if not self._read_more():
+                return ""
+            self.at = SPACE.match(self.text, self.at).end()
+        return self.text[self.at]
+
+    @property
+    def line_number(self) -> int:
+        """The line of the next value."""
+        place, lines = self.counted
+        lines += self.text.count(NEWLINE, place, self.at)
+        self.counted = (self.at, lines)
+        return self.lines_before + lines + 1
+
+    def value(self) -> Any:
+        """The next value. Raises ValueError if there is no valid one."""
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                if not self._may_be_cut(error) or not self._read_more():
+                    raise
+                continue
+            # The digits of a number may go on in the next block.
+            if end < len(self.text) or not self._read_more():
+                self.at = end
+                return value
+
+    def items(self) -> Iterator[Any]:
+        """The items of a list that starts here, one by one."""
+        self.at += 1
+        if self.next_character() == "]":
+            self.at += 1
+            return
+        while True:
+            self.next_character()
+            yield self.value()
+            end = self.next_character()
+            if end not in (",", "]"):
+                raise json.JSONDecodeError("Expecting ',' delimiter", self.text, self.at)
+            self.at += 1
+            if end == "]":
+                return
+
+    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
+        """Whether the text may be valid once more of it is read."""
+        is_at_end = error.pos >= len(self.text) - LONGEST_CUT
+        return is_at_end or error.msg.startswith("Unterminated string")
+
+    def _read_more(self) -> bool:
+        """Read a block, or as much again as there is. False at the end of the file."""
+        rest = self.text[self.at :]
+        block = self.file.read(max(BLOCK, len(rest)))
+        if not block:
+            return False
+        self.lines_before = self.line_number - 1
+        self.text = rest + block
+        self.at = 0
+        self.counted = (0, 0)
+        return True
 
 
-def _line_rows(path: str) -> Iterator[tuple[str, Any]]:
-    # A lone carriage return ends no line.
-    with open_text(path, newline="\n", errors="surrogateescape") as file:
-        for line_number, line in enumerate(file, start=1):
-            if not line.isspace():
-                yield f"{path}:{line_number}", _parsed(line)
+def line_rows(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The rows of JSONL, each after its place, which is the name with the line."""
+    for line_number, line in enumerate(lines, start=1):
+        if not line.isspace():
+            yield f"{name}:{line_number}", _parsed(line)
 
 
 def _parsed(line: str) -> Any:
@@ -341,25 +479,32 @@ def _not_too_deep(value: Any) -> Any:
     return UnreadableRow(TOO_DEEP)
 
 
-def _refuse_a_list_inside(place: str, row: Any) -> None:
-    """Raise DataError for `{"data": [...]}`: the rows lie in a list inside of one object."""
-    if not isinstance(row, dict):
+def _without_a_list_inside(rows: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The same rows. Raises DataError for `{"data": [...]}`, whose rows lie in a list inside."""
+    first = next(rows, None)
+    if first is None:
         return
-    for name, value in row.items():
+    place, row = first
+    named_values = []
+    if isinstance(row, dict):
+        named_values = row.items()
+    for name, value in named_values:
         if name in LISTS_OF_ROWS and isinstance(value, list) and value:
             raise DataError(
                 f"{place}: an object whose rows lie in its list `{name}`; a list of rows, or one "
                 f"row a line, is needed. Write that list to a file of its own: "
                 f"jq -c '.{name}[]' FILE > rows.jsonl"
             )
+    yield first
+    yield from rows
 
 
 # --- CSV ------------------------------------------------------------------------------------------
 
 
-def _csv_rows(path: str, suffix: str) -> Iterator[tuple[str, Any]]:
+def _csv_rows(path: str, suffix: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(sys.maxsize)  # csv refuses texts above 131,072 characters by itself
-    with open_text(path, newline="", errors="surrogateescape") as file:
+    with open_text(path, newline="", errors="surrogateescape", meter=meter) as file:
         first_line = file.readline()
         separator = _separator(first_line, suffix)
         # A header with a space after each separator has it between the cells as well.
@@ -423,18 +568,19 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, str] | Unreadabl
 ROWS_AT_ONCE = 1000
 
 
-def _parquet_rows(path: str) -> Iterator[tuple[str, Any]]:
+def _parquet_rows(path: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(path)
+    meter.rows = file.metadata.num_rows
     return _numbered(path, _rows_of_batches(path, file.iter_batches(ROWS_AT_ONCE)))
 
 
-def _arrow_rows(path: str) -> Iterator[tuple[str, Any]]:
-    return _numbered(path, _rows_of_arrow_file(path))
+def _arrow_rows(path: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:
+    return _numbered(path, _rows_of_arrow_file(path, meter))
 
 
-def _rows_of_folder(folder: str) -> Iterator[tuple[str, Any]]:
+def _rows_of_folder(folder: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:
     """The rows of a folder that `Dataset.save_to_disk` wrote."""
     splits = saved_splits(folder)
     if splits:
@@ -445,7 +591,9 @@ def _rows_of_folder(folder: str) -> Iterator[tuple[str, Any]]:
     files = saved_dataset_files(folder)
     if files is None:
         raise DataError(f"{folder}: a folder; a file of rows is needed here")
-    rows = itertools.chain.from_iterable(_rows_of_arrow_file(file) for file in files)
+    if len(files) > 1:
+        meter = ReadingMeter()  # it watches one file alone
+    rows = itertools.chain.from_iterable(_rows_of_arrow_file(file, meter) for file in files)
     return _numbered(folder, rows)
 
 
@@ -454,10 +602,11 @@ def _numbered(path: str, rows: Iterator[dict]) -> Iterator[tuple[str, Any]]:
         yield f"{path} row {number}", _not_too_deep(row)
 
 
-def _rows_of_arrow_file(path: str) -> Iterator[dict]:
+def _rows_of_arrow_file(path: str, meter: ReadingMeter) -> Iterator[dict]:
     import pyarrow
 
     with pyarrow.memory_map(path) as file:
+        meter.watch(file, path)
         if file.read(6) == ARROW[0]:
             reader = pyarrow.ipc.open_file(file)
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))

@@ -213,7 +213,7 @@ def test_bad_rows_of_other_files(tmp_path):
 
     secret = SECRET.encode()
     assert (
-        message("a.json", b'[\n{"prompt": "%s"},\n]' % secret)
+        message("a.json", b'[\n{"prompt": "%s", "chosen": "a", "rejected": "b"},\n]' % secret)
         == ": cannot be read as json at line 3 (JSONDecodeError)"
     )
     assert message("b.json", b'{"prompt": "%s"}' % secret).startswith(
