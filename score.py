@@ -2,31 +2,58 @@
 
     python score.py --ckpt rm-out --prompt "What is 2+2?" --completion "4." --completion "No idea."
     python score.py --ckpt rm-out --input completions.jsonl --output scored.jsonl
+    python score.py --ckpt rm-out --input org/dataset --split train --output scored.parquet
+    generate | python score.py --ckpt rm-out --input - --output - | keep
     # any layout that is read here -> a stock one-label checkpoint:
     python score.py --ckpt their-rm --convert plain-rm
     # a share on each GPU:
     accelerate launch --config_file accelerate_configs/ddp.yaml score.py --ckpt rm-out \\
         --input completions.jsonl --output scored.jsonl
 
-A row in is `prompt, completion`, or a preference row in any format that train_rm.py reads; strings
-or messages; JSONL, JSON, CSV, TSV, Parquet or Arrow, plain or compressed. A row out is the row in
-+ `reward`, or + `reward_chosen, reward_rejected, margin`, in the same order; RewardBench 2 and
-RM-Bench get their own lists of scores, for audit.py --scores. No column is overwritten: where the
-file has a `reward`, the new one is called `new_reward`. A row that cannot be read or scored has
-null for its reward and the reason in `reward_error`; how many there are is said at the end.
+A row in is `prompt, completion`, `prompt, completions`, or a preference row in any format that
+train_rm.py reads; strings or messages; JSONL, JSON, CSV, TSV, Parquet or Arrow, plain or
+compressed. A row out is the row in + `reward`, `rewards`, or `reward_chosen, reward_rejected,
+margin`, in the same order; RewardBench 2 and RM-Bench get their own lists of scores, for audit.py
+--scores. No column is overwritten: where the file has a `reward`, the new one is called
+`new_reward`. A row that cannot be read or scored has null for its reward and the reason in
+`reward_error`; how many there are is said at the end.
+
+What is done is kept in OUTPUT.partial.jsonl until OUTPUT is complete. After an interruption the
+same command with --resume goes on. Exit statuses: 0, 2 for bad input, 75 interrupted.
 """
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reward.data.columns import parse_columns
+from reward.data.input_rows import input_fault
+from reward.data.written_rows import is_standard_output, output_fault
 from reward.model import TOKEN_BUDGET
+from reward.model.interrupts import INTERRUPTED, Interrupted, die_with_launcher, raise_on_sigterm
+
+if TYPE_CHECKING:  # only for the annotations: the import takes seconds
+    from reward.model.scorer import Scorer
 
 
 def main() -> int:
-    """Run the script. Returns its exit status: 0, or 2 for bad input."""
+    """Run the script. Returns its exit status: 0, 2 for bad input, or 75 if it is interrupted."""
     args = parse_arguments()
+    raise_on_sigterm()
+    die_with_launcher()
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":  # else every process of a launch would say it
+            print("score.py: interrupted; run the same command again", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks for. Returns the exit status."""
     # Imported here, so that --help and wrong arguments need not wait for torch.
     from reward.data.encoding import EncodingError
     from reward.data.files import DataError
@@ -34,23 +61,25 @@ def main() -> int:
     from reward.model.scorer import processes
 
     state = processes()
+    status = 0
     try:
         if args.convert is None:
             score_completions(args)
             state.destroy_process_group()
         elif state.is_main_process:
             convert_checkpoint(args)
-    except (ModelError, DataError, EncodingError) as error:
+    except (ModelError, DataError, EncodingError, Interrupted) as error:
+        status = 2
+        if isinstance(error, Interrupted):
+            status = INTERRUPTED
         if state.is_main_process:
             print(f"score.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status
 
 
 def score_completions(args: argparse.Namespace) -> None:
-    """Score the file or the one prompt that the command line names."""
+    """Score the input or the one prompt that the command line names."""
     from reward.model.one_off import audited_temperature, print_one_off
-    from reward.model.score_file import score_file
     from reward.model.scorer import Scorer
     from reward.model.threads import choose_threads
 
@@ -58,16 +87,38 @@ def score_completions(args: argparse.Namespace) -> None:
         args.ckpt,
         args.token_budget,
         revision=args.revision,
-        distributed=True,
         trust_remote_code=args.trust_remote_code,
         chat_template=args.chat_template,
     )
     choose_threads(scorer.model)
     if args.input is not None:
-        score_file(scorer, args.input, args.output, args.columns, args.on_bad_row)
+        score_input(scorer, args)
     else:
         temperature = audited_temperature(args.ckpt, args.revision)
-        print_one_off(scorer, args.prompt, args.completion, temperature)
+        print_one_off(scorer, args.prompt, args.completion, temperature, args.tokens)
+
+
+def score_input(scorer: "Scorer", args: argparse.Namespace) -> None:
+    """Score an input, and write its rows."""
+    from reward.data.written_rows import write_rows
+    from reward.model.score_file import ScoringRequest, score_to_standard_output, scored_rows
+
+    request = ScoringRequest(
+        source=args.input,
+        split=args.split,
+        data_dir=args.data_dir,
+        columns=args.columns,
+        on_bad_row=args.on_bad_row,
+        resume=args.resume,
+    )
+    if is_standard_output(args.output):
+        # Whoever reads it may stop early, as `head` does.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        score_to_standard_output(scorer, request)
+        return
+    with scored_rows(scorer, request, args.output) as scored:
+        if scored is not None:  # in the main process
+            write_rows(scored.rows(), args.output)
 
 
 def convert_checkpoint(args: argparse.Namespace) -> None:
@@ -99,10 +150,38 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_model(parser)
+    add_inputs(parser)
+    add_outputs(parser)
+    args = parser.parse_args()
+    fault = first_fault(args)
+    if fault is not None:
+        parser.error(fault)
+    return args
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the model, and how it computes."""
     add = parser.add_argument
-    add("--ckpt", required=True, help="folder or Hub id of a reward model")
+    add("--ckpt", help="folder or Hub id of a reward model")
     add("--revision", default="main", help="of a Hub id")
-    add("--input", help="file of rows to score")
+    add("--trust_remote_code", action="store_true", help="run the model's own Python code")
+    add("--chat_template", metavar="FILE", help="render with it instead of the model's own")
+    add(
+        "--token_budget",
+        type=int,
+        default=TOKEN_BUDGET,
+        help="tokens of one forward: lower it to save memory",
+    )
+    add("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name what is scored."""
+    add = parser.add_argument
+    add("--input", help="rows to score: a file, a folder, a Hub id, or - for standard input")
+    add("--split", help="split of a Hub id or of a folder of splits")
+    add("--data_dir", help="folder inside a Hub id, such as harmless-base")
     add(
         "--columns",
         type=parse_columns,
@@ -114,40 +193,74 @@ def parse_arguments() -> argparse.Namespace:
         default="skip",
         help="a row that cannot be read or scored has no reward (skip), or ends the run (stop)",
     )
-    add("--output", help="JSONL file to write; standard output if not given")
     add("--prompt", help="one prompt, with one or more --completion")
     add("--completion", action="append", default=[], help="repeat to compare")
-    add("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is written."""
+    add = parser.add_argument
     add(
-        "--token_budget",
-        type=int,
-        default=TOKEN_BUDGET,
-        help="tokens of one forward: lower it to save memory",
+        "--output",
+        help="file to write: .parquet, .csv, .tsv, else JSONL; standard output if not given, or -",
     )
-    add("--trust_remote_code", action="store_true", help="run the model's own Python code")
-    add("--chat_template", metavar="FILE", help="render with it instead of the model's own")
-    args = parser.parse_args()
-    tasks = [task for task in (args.prompt, args.input, args.convert) if task is not None]
-    if len(tasks) != 1 or (args.prompt and not args.completion):
-        parser.error(
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with what an interrupted run has kept in OUTPUT.partial.jsonl",
+    )
+    add("--tokens", action="store_true", help="with --prompt: the reward after each token")
+
+
+def first_fault(args: argparse.Namespace) -> str | None:
+    """The first thing that is wrong with the command line; None if nothing is."""
+    for find_fault in (fault_of_task, fault_of_input, fault_of_others):
+        fault = find_fault(args)
+        if fault is not None:
+            return fault
+    return None
+
+
+def fault_of_task(args: argparse.Namespace) -> str | None:
+    """What is wrong with what the options ask for together; None if nothing is."""
+    if args.ckpt is None:
+        return "--ckpt DIR is needed: a reward model"
+    tasks = [args.prompt, args.input, args.convert]
+    if tasks.count(None) != len(tasks) - 1 or bool(args.completion) != (args.prompt is not None):
+        return (
             "give --input FILE, or --prompt TEXT with one or more --completion TEXT, "
             "or --convert DIR"
         )
-    if args.columns and not args.input:
-        parser.error("--columns names the columns of --input FILE; give both")
+    return None
+
+
+def fault_of_input(args: argparse.Namespace) -> str | None:
+    """What is wrong with the rows that are read; None if nothing is."""
+    if args.input is not None:
+        fault = input_fault(args.input, args.split)
+        return fault and f"--input {args.input}: {fault}"
+    for option in ("columns", "split", "data_dir", "output", "resume"):
+        if getattr(args, option):
+            return f"--{option} belongs to --input FILE; give both"
+    return None
+
+
+def fault_of_others(args: argparse.Namespace) -> str | None:
+    """What is wrong with any other option; None if nothing is."""
+    if args.tokens and args.prompt is None:
+        return "--tokens belongs to --prompt TEXT; give both"
     if args.convert and Path(args.convert).exists():
-        parser.error(f"--convert {args.convert}: it exists already; name a new folder")
-    if args.input and not Path(args.input).exists():
-        parser.error(f"--input {args.input}: no such file")
+        return f"--convert {args.convert}: it exists already; name a new folder"
     if args.chat_template and not Path(args.chat_template).is_file():
-        parser.error(f"--chat_template {args.chat_template}: no such file")
-    if args.output and not Path(args.output).absolute().parent.is_dir():
-        parser.error(
-            f"--output {args.output}: no such folder; it would fail once everything is scored"
-        )
+        return f"--chat_template {args.chat_template}: no such file"
+    if args.resume and is_standard_output(args.output):
+        return "--resume goes on with a file; name it with --output FILE"
+    fault = output_fault(args.output)
+    if fault is not None:
+        return f"--output {args.output}: {fault}"
     if args.token_budget < 1:
-        parser.error(f"--token_budget {args.token_budget}: at least 1 is needed")
-    return args
+        return f"--token_budget {args.token_budget}: at least 1 is needed"
+    return None
 
 
 if __name__ == "__main__":

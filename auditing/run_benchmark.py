@@ -24,14 +24,14 @@ from auditing.scores import scores_of_rows
 from auditing.source import EncodedPairs
 from auditing.verdicts import count
 from reward.data.columns import Columns, NamedColumns
-from reward.data.files import DataError, Source, to_json
+from reward.data.files import DataError, Source, storable, to_json
 from reward.data.ledger import Ledger
 from reward.data.row_files import PlacedRow
 from reward.data.rows_to_score import reward_columns
 from reward.data.sources import FEATURES, SplitReader, split_reader
 from reward.data.tokens import PROMPT_CUT, over_long
 from reward.data.transcripts import text_of
-from reward.model.score_file import EncodedRow, encode_row_to_score
+from reward.model.encoded_row import EncodedRow, encode_row_to_score
 from reward.model.scorer import Scorer
 
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -126,7 +126,7 @@ def encode_part(scorer: Scorer, reader: SplitReader, part: Part) -> Iterator[Enc
     for number, row in enumerate(reader.dataset):
         if part.subset is not None:
             row = {**row, "subset": part.subset}
-        placed = PlacedRow(f"{reader.label} row {number}", row)
+        placed = PlacedRow(f"{reader.label} row {number}", storable(row))
         encoded = encode_row_to_score(scorer, placed, NamedColumns(Columns()))
         if encoded.fault is not None and not encoded.ids:
             raise DataError(f"{encoded.place}: {encoded.fault.sentence}")

@@ -28,46 +28,67 @@ def audited_temperature(ckpt: str, revision: str) -> float:
 
 
 def print_one_off(
-    scorer: Scorer, prompt: str, completions: list[str], temperature: float = 1.0
+    scorer: Scorer,
+    prompt: str,
+    completions: list[str],
+    temperature: float = 1.0,
+    tokens: bool = False,
 ) -> None:
-    """Print rewards, which completion beats which, and the reward after each token.
+    """Print completions with their rewards, the best one first, and which one beats which.
 
-    The Bradley-Terry model gives P(A beats B) = sigmoid((r_A - r_B) / T), and the tokens show where
-    a reward comes from.
+    The Bradley-Terry model gives P(A beats B) = sigmoid((r_A - r_B) / T).
 
     Args:
         scorer: The reward model. Every process of `accelerate launch` calls this; the main one
             prints.
         prompt: The user's turn.
-        completions: The assistant's turns that are compared.
+        completions: The assistant's turns that are compared. They are called A, B, C in this order.
         temperature: T, the audit's temperature or 1.
+        tokens: Whether to print the reward after each token, which shows where it comes from.
     """
     turns = user(prompt)
     encoded = scorer.encode(turns, [assistant(text) for text in completions])
     rewards = scorer.rewards_of_ids(encoded.ids)
     if not processes().is_main_process:
         return
-    rewarded = []  # the completions that have a reward
+    ranked = []
+    too_long = []
     for i, (text, reward) in enumerate(zip(completions, rewards, strict=True)):
-        name = letter_or_number(i)
         if reward is None:
-            print(f"{name}  too long  {text}")
+            too_long.append(f"{letter_or_number(i)}  too long  {text}")
         else:
-            print(f"{name}  {reward:+.4f}  {text}")
-            rewarded.append(Rewarded(name, text, reward))
+            ranked.append(Rewarded(letter_or_number(i), text, reward))
+    ranked.sort(key=lambda completion: -completion.reward)
+    for completion in ranked:
+        print(f"{completion.name}  {completion.reward:+.4f}  {completion.text}")
+    for line in too_long:
+        print(line)
     if encoded.prompt_cut:
         print(f"(the start of the prompt was cut, to fit {scorer.limit} tokens)")
-    for one, other in itertools.combinations(rewarded, 2):
+    print_chances(ranked, temperature)
+    if not tokens:
+        return
+    if encoded.prompt_cut:
+        print("(no rewards by token: they would be those of the whole prompt)")
+        return
+    for completion in ranked:
+        steps = scorer.rewards_by_token(turns, assistant(completion.text))
+        if steps:
+            print_rewards_by_token(completion.name, steps)
+        else:
+            print("(no rewards by token: the model's head does not read single tokens)")
+            return
+
+
+def print_chances(ranked: list[Rewarded], temperature: float) -> None:
+    """Print with which probability a completion beats each one that is ranked below it."""
+    if len(ranked) < 2:
+        return
+    for one, other in itertools.combinations(ranked, 2):
         chance = chance_to_win(one.reward - other.reward, temperature)
         print(f"P({one.name} beats {other.name}) = {chance:.3f}")
     if temperature != 1:
         print(f"(margins divided by {temperature:.2f}, the temperature that the audit found)")
-    if encoded.prompt_cut:
-        return  # The rewards by token would be those of another text.
-    for completion in rewarded:
-        steps = scorer.rewards_by_token(turns, assistant(completion.text))
-        if steps:
-            print_rewards_by_token(completion.name, steps)
 
 
 def letter_or_number(i: int) -> str:

@@ -1,54 +1,62 @@
-"""Score a file of rows: `score_file(scorer, "pairs.jsonl", "scored.jsonl")`.
+"""Score the rows of an input, in chunks: memory does not grow with their number.
 
-A row that cannot be read or scored gets null for its reward, and the reason in `reward_error`.
+    score_file(scorer, "pairs.jsonl", "scored.jsonl")
+
+What is done is kept in a partial file (reward.model.partial_file), with which the same command goes
+on after an interruption. Under `accelerate launch` each process encodes and scores its share of
+every chunk, and the main one writes.
 """
 
-import json
-import math
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TextIO
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
-from reward.data.bad_rows import UnreadableRow
-from reward.data.columns import Columns, NamedColumns, name_in_words
-from reward.data.encoding import RefusedText
-from reward.data.files import DataError, storable
-from reward.data.ledger import UNREAD
-from reward.data.row_files import PlacedRow, read_rows
-from reward.data.rows_to_score import RowToScore, free_name, reward_columns, row_to_score
-from reward.data.transcripts import RowError
-from reward.model.batches import TokenIds
+from accelerate.utils import broadcast_object_list, gather_object
+
+from reward.data.columns import Columns, NamedColumns
+from reward.data.files import DataError
+from reward.data.input_rows import STANDARD_INPUT, InputRows, input_rows
+from reward.data.written_rows import is_standard_output, json_line, write_rows
+from reward.model.encoded_chunks import EncodedChunk, EncodedChunks, chunks_ahead
+from reward.model.encoded_row import EncodedRow, add_rewards
+from reward.model.fingerprint import fingerprint
+from reward.model.interrupts import Interrupted
+from reward.model.partial_file import Belonging, Done, PartialFile, row_line, scored_row
 from reward.model.scorer import Scorer, processes
-
-PROMPTS_DIFFER = "the two sides have different prompts"
-NOT_FINITE = "the model's reward is not a finite number"
-MOST_REASONS = 10  # the closing line names as many; the rows name them all
+from reward.model.scoring_progress import ScoringProgress
+from reward.model.scoring_summary import ScoringSummary
 
 
 @dataclass(frozen=True)
-class Fault:
-    """Why a row lacks a reward."""
+class ScoringRequest:
+    """What is scored, and how it is read."""
 
-    sentence: str  # what the row says in `reward_error`
-    reason: str  # under which rows are counted
-    is_bad_row: bool = True  # False for a row that is well-formed, but has nothing to score
+    source: str  # as in reward.data.input_rows.input_rows
+    split: str | None = None  # of a folder or a Hub data set
+    data_dir: str | None = None  # the folder inside of a Hub data set
+    columns: dict[str, str] | None = None  # our name -> the name in the file, where they differ
+    # With `skip` a row that cannot be read or scored has no reward; with `stop` it ends the run.
+    on_bad_row: str = "skip"
+    resume: bool = False  # whether to go on with what an interrupted run has kept
 
 
-@dataclass
-class EncodedRow:
-    """A row, what the model reads of it, and later its rewards."""
+@dataclass(frozen=True)
+class ScoredChunk:
+    """A chunk that all processes have scored."""
 
-    place: str  # the file and the line, for messages
-    row: dict  # the row to write, without its rewards
-    ids: list[TokenIds | None] = field(default_factory=list)  # of each completion with its prompt
-    prompt_cut: bool = False  # whether the prompt lost its start
-    fault: Fault | None = None  # why a reward is missing
-    unread: list[str] = field(default_factory=list)  # the columns that the model does not read
-    new_columns: dict = field(default_factory=dict)  # its rewards, under their plain names
+    lines: list[str]  # of all its rows in order, by `row_line`
+    digest: str
+    summary: ScoringSummary  # of all rows up to its end
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process has done of a chunk."""
+
+    lines: list[str]
+    summary: ScoringSummary
+    fault: str | None = None  # why the run ends: under `stop`, the first bad row
 
 
 def score_file(
@@ -66,182 +74,303 @@ def score_file(
         scorer: The reward model.
         source: A file in any format of reward.data.row_files, whose rows are completions with their
             prompts, or preferences in any format of reward.data.formats.
-        output: The JSONL file to write; None for standard output.
-        columns: Our name of each column that the file names otherwise -> its name there.
-        on_bad_row: With `skip` a row that cannot be read or scored has no reward; with `stop` it
-            raises DataError.
+        output: The file to write, see reward.data.written_rows; None for standard output.
+        columns: As in ScoringRequest.
+        on_bad_row: As there.
 
     Raises:
         DataError: The file cannot be read, none of its rows can, or one cannot under `stop`.
     """
-    named = NamedColumns(Columns.of(columns))
-    encoded_rows = [encode_row_to_score(scorer, placed, named) for placed in read_rows(source)]
-    _check_faults(encoded_rows, on_bad_row)
-    named.check(source)
-    ids = [ids for encoded in encoded_rows for ids in encoded.ids]
-    rewards = iter(scorer.rewards_of_ids(ids, progress="Scoring"))
-    for encoded in encoded_rows:
+    request = ScoringRequest(source, columns=columns, on_bad_row=on_bad_row)
+    if is_standard_output(output):
+        score_to_standard_output(scorer, request)
+        return
+    with scored_rows(scorer, request, output) as scored:
+        if scored is not None:
+            write_rows(scored.rows(), output)
+
+
+# --- Into a file ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """All rows of an input with their rewards."""
+
+    partial: PartialFile
+
+    def rows(self) -> Iterator[dict]:
+        """The rows to write, in the order of the input. They can be read again and again."""
+        names = self.partial.done.summary.names_of_new_columns()
+        return (scored_row(line, names) for line in self.partial.lines())
+
+
+@contextmanager
+def scored_rows(
+    scorer: Scorer, request: ScoringRequest, output: str
+) -> Iterator[ScoredRows | None]:
+    """Score an input, and give its rows to the main process; to the others None.
+
+    What is done lies in `OUTPUT.partial.jsonl`. It is deleted at the end of the block. If an error
+    ends it early, the same call with `request.resume` goes on.
+
+    Raises:
+        DataError: The input cannot be read, none of its rows can, or one cannot under `stop`; or
+            the partial file belongs to another run, or is another process's.
+        Interrupted: By Ctrl-C or SIGTERM. The message says what is kept.
+    """
+    partial, done = _open_partial(scorer, request, output)
+    summary = done.summary
+    try:
+        for chunk in scored_chunks(scorer, request, done):
+            summary = chunk.summary
+            if partial is not None:
+                partial.add(chunk.lines, chunk.digest, summary)
+        _check_whole(request, summary, partial)
+        if partial is None:
+            yield None
+        else:
+            yield ScoredRows(partial)
+            partial.discard()
+    except (KeyboardInterrupt, DataError) as error:
+        if partial is None:
+            raise
+        raise _with_what_is_kept(error, partial) from None
+    finally:
+        if partial is not None:
+            partial.close()
+    say_what_was_done(scorer, summary)
+
+
+def _open_partial(
+    scorer: Scorer, request: ScoringRequest, output: str
+) -> tuple[PartialFile | None, Done]:
+    """Open the partial file in the main process, and tell all processes what it holds."""
+    partial = None
+    said: list[Done | DataError] = [Done()]
+    if processes().is_main_process:
+        belonging = Belonging(
+            checkpoint=scorer.name,
+            rewards=fingerprint(scorer),
+            columns=request.columns or {},
+            source=request.source,
+        )
+        try:
+            partial = PartialFile(f"{output}.partial.jsonl", belonging, request.resume)
+            said = [partial.done]
+        except DataError as error:
+            said = [error]
+    if processes().num_processes > 1:
+        broadcast_object_list(said)
+    if isinstance(said[0], DataError):
+        raise said[0]
+    if partial is not None and request.resume:
+        _say_what_is_resumed(partial)
+    return partial, said[0]
+
+
+def _say_what_is_resumed(partial: PartialFile) -> None:
+    rows = partial.done.summary.rows
+    if rows:
+        print(f"going on after {rows:,} rows of {partial.path}", file=sys.stderr)
+    else:
+        print(f"nothing to resume: no rows in {partial.path}", file=sys.stderr)
+
+
+def _with_what_is_kept(
+    error: KeyboardInterrupt | DataError, partial: PartialFile
+) -> DataError | Interrupted:
+    """The error that ends the run early, with what is kept and how to go on."""
+    rows = partial.done.summary.rows
+    if rows:
+        kept = f"{rows:,} rows are kept in {partial.path}; the same command with --resume goes on"
+    else:
+        kept = "nothing was done yet; run the same command again"
+        partial.discard()
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"interrupted; {kept}")
+    if rows:
+        return DataError(f"{error}; {kept}")
+    return error
+
+
+# --- Onto standard output -------------------------------------------------------------------------
+
+
+def score_to_standard_output(scorer: Scorer, request: ScoringRequest) -> None:
+    """Score an input, and write the rows to standard output as they are done.
+
+    Raises:
+        DataError: The input cannot be read, none of its rows can, or one cannot under `stop`. Or a
+            column comes up whose name was given to a new column in rows that are written.
+        Interrupted: By Ctrl-C or SIGTERM.
+    """
+    summary = ScoringSummary()
+    names: dict[str, str] = {}
+    held: list[str] = []  # a file of which no row can be read is an error, and nothing is written
+    try:
+        for chunk in scored_chunks(scorer, request, Done()):
+            is_first = summary.rows == 0
+            summary = chunk.summary
+            held += chunk.lines
+            if is_first and summary.unreadable_rows == summary.rows:
+                continue
+            names = _names_in_a_stream(names, summary)
+            _print_rows(held, names)
+            held = []
+        _check_whole(request, summary)
+        _print_rows(held, names)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted; rows on standard output cannot be gone on with, those of --output FILE "
+            "can, with --resume"
+        ) from None
+    say_what_was_done(scorer, summary)
+
+
+def _names_in_a_stream(names: dict[str, str], summary: ScoringSummary) -> dict[str, str]:
+    """The names of the new columns. Those that rows were written with stay."""
+    for name in names.values():
+        if name in summary.columns:
+            raise DataError(
+                f"one of the first {summary.rows:,} rows has a column `{name}`, and rewards are "
+                "written under that name already; write to a file (--output FILE), where they get "
+                "another name in all rows"
+            )
+    return summary.names_of_new_columns() | names
+
+
+def _print_rows(lines: list[str], names: dict[str, str]) -> None:
+    if processes().is_main_process:
+        sys.stdout.writelines(json_line(scored_row(line, names)) for line in lines)
+        sys.stdout.flush()
+
+
+# --- Chunk by chunk -------------------------------------------------------------------------------
+
+
+def scored_chunks(scorer: Scorer, request: ScoringRequest, done: Done) -> Iterator[ScoredChunk]:
+    """Score what is left of an input. Every process gets the whole chunks.
+
+    Args:
+        scorer: The reward model.
+        request: What is scored.
+        done: What an earlier run has done.
+
+    Raises:
+        DataError: The input cannot be read, or a row cannot under `stop`.
+    """
+    named = NamedColumns(Columns.of(request.columns))
+    encoded = EncodedChunks(scorer, _open_input(request), named, done.marks, request.source)
+    summary = done.summary
+    if request.on_bad_row == "stop":
+        for reason, place in summary.first_places.items():
+            raise DataError(f"{place}: {reason}")
+    progress = ScoringProgress(summary.rows, quiet=not processes().is_main_process)
+    with closing(progress):
+        for chunk in chunks_ahead(encoded):
+            progress.expect(chunk.expected_rows)
+            shares = _gathered(_score_share(scorer, chunk, request.on_bad_row, progress))
+            lines: list[str] = []
+            for share in shares:
+                if share.fault is not None:
+                    raise DataError(share.fault)
+                lines += share.lines
+                summary = summary.with_part(share.summary)
+            progress.settle(summary.rows)
+            if not chunk.is_last and summary.rows == chunk.row_count:
+                _warn_of_unseen(named, summary)
+            yield ScoredChunk(lines, chunk.digest, summary)
+
+
+def _warn_of_unseen(named: NamedColumns, summary: ScoringSummary) -> None:
+    """Say behind the first chunk what would be an error at the end of the file."""
+    for _, theirs in named.columns.names:
+        if theirs not in summary.named_seen and processes().is_main_process:
+            print(
+                f"none of the first {summary.rows:,} rows has the column `{theirs}` that --columns "
+                "names; if no row has it, that is an error at the end",
+                file=sys.stderr,
+            )
+
+
+def _open_input(request: ScoringRequest) -> InputRows:
+    count = processes().num_processes
+    if request.source == STANDARD_INPUT and count > 1:
+        raise DataError(
+            f"{count} processes cannot share standard input; write it to a file, and name that"
+        )
+    # The main process downloads a data set, and the other processes of the host read its cache.
+    with processes().local_main_process_first():
+        return input_rows(request.source, request.split, request.data_dir)
+
+
+def _score_share(
+    scorer: Scorer, chunk: EncodedChunk, on_bad_row: str, progress: ScoringProgress
+) -> Share:
+    """Score what this process encoded of a chunk."""
+    summary = ScoringSummary(named_seen=chunk.named_seen, first_row=chunk.first_row)
+    fault = _first_fault(chunk.rows, on_bad_row)
+    if fault is not None:
+        return Share([], summary, fault)
+    ids = [text for encoded in chunk.rows for text in encoded.ids]
+    rows_per_text = chunk.row_count / max(len(ids), 1)  # the other processes are about as fast
+    rewards = iter(
+        scorer.rewards_of_ids(ids, after_batch=lambda texts: progress.add(texts * rows_per_text))
+    )
+    lines = []
+    for encoded in chunk.rows:
         add_rewards(encoded, [next(rewards) for _ in encoded.ids], scorer.limit)
-        if on_bad_row == "stop":
-            _raise_fault(encoded)
+        lines.append(row_line(encoded.row, encoded.new_columns))
+        summary.count(encoded)
+    summary.way = scorer.way_in_words or ""
+    return Share(lines, summary, _first_fault(chunk.rows, on_bad_row))
+
+
+def _first_fault(rows: list[EncodedRow], on_bad_row: str) -> str | None:
+    """The place of the first bad row and why it is one, under `stop`; otherwise None."""
+    if on_bad_row == "stop":
+        for encoded in rows:
+            if encoded.fault is not None and encoded.fault.is_bad_row:
+                return f"{encoded.place}: {encoded.fault.sentence}"
+    return None
+
+
+def _gathered(share: Share) -> list[Share]:
+    """The shares of all processes, in their order."""
+    if processes().num_processes == 1:
+        return [share]
+    return gather_object([share])
+
+
+def _check_whole(
+    request: ScoringRequest, summary: ScoringSummary, partial: PartialFile | None = None
+) -> None:
+    """Raise DataError if no row could be read, or if none has a column that is named.
+
+    What is kept is then of no use.
+    """
+    named = NamedColumns(Columns.of(request.columns), set(summary.named_seen))
+    if summary.first_row:
+        named.of_first_row = dict.fromkeys(summary.first_row)
+    try:
+        if summary.rows and summary.unreadable_rows == summary.rows:
+            raise DataError(summary.first_unreadable)
+        named.check(request.source)
+    except DataError:
+        if partial is not None:
+            partial.forget()
+        raise
+
+
+def say_what_was_done(scorer: Scorer, summary: ScoringSummary) -> None:
+    """Print on stderr what was scored, and how new columns are called."""
     if not processes().is_main_process:
         return
-    names = names_of_new_columns(encoded_rows)
-    with written_whole(output) as sink:
-        for encoded in encoded_rows:
-            new = {names[name]: value for name, value in encoded.new_columns.items()}
-            written = json.dumps(encoded.row | new, ensure_ascii=False, allow_nan=False)
-            sink.write(written + "\n")
-    for name, new_name in names.items():
+    for name, new_name in summary.names_of_new_columns().items():
         if new_name != name:
             print(
                 f"the file has a column `{name}`; the model's is called `{new_name}`",
                 file=sys.stderr,
             )
-    print(closing_line(scorer, encoded_rows), file=sys.stderr)
-
-
-# --- Rows in --------------------------------------------------------------------------------------
-
-
-def encode_row_to_score(scorer: Scorer, placed: PlacedRow, named: NamedColumns) -> EncodedRow:
-    """Encode what is scored of a row.
-
-    The row to write has the columns of the file, and those that are renamed under our names too.
-    """
-    place, row = placed
-    if isinstance(row, UnreadableRow):
-        return EncodedRow(place, {}, fault=Fault(str(row), row.reason))
-    row = storable(row)
-    try:
-        to_score = row_to_score(named.of(row), scorer.manifest.get("transcript", "messages"))
-    except RowError as error:
-        return EncodedRow(place, row, fault=Fault(str(error), UnreadableRow(str(error)).reason))
-    written = to_score.row
-    if named.columns.names:
-        written = written | row
-    encoded_row = EncodedRow(place, written, ids=[None] * len(to_score.completions))
-    encoded_row.unread = to_score.unread + named.replaced(row)
-    if to_score.prompt is None:
-        encoded_row.fault = Fault(PROMPTS_DIFFER, PROMPTS_DIFFER, is_bad_row=False)
-    else:
-        _encode(scorer, to_score, encoded_row)
-    return encoded_row
-
-
-def _encode(scorer: Scorer, to_score: RowToScore, encoded_row: EncodedRow) -> None:
-    try:
-        encoded = scorer.encode_row(to_score)
-    except RefusedText as error:
-        encoded_row.fault = Fault(str(error), error.reason)
-        return
-    encoded_row.ids = encoded.ids
-    encoded_row.prompt_cut = encoded.prompt_cut
-
-
-def _check_faults(encoded_rows: list[EncodedRow], on_bad_row: str) -> None:
-    """Raise the first fault under `stop`, or if no row could be read."""
-    bad = [encoded for encoded in encoded_rows if encoded.fault and encoded.fault.is_bad_row]
-    if bad and (on_bad_row == "stop" or len(bad) == len(encoded_rows)):
-        _raise_fault(bad[0])
-
-
-def _raise_fault(encoded: EncodedRow) -> None:
-    """Raise DataError if this is a bad row."""
-    if encoded.fault is not None and encoded.fault.is_bad_row:
-        raise DataError(f"{encoded.place}: {encoded.fault.sentence}")
-
-
-# --- Rows out -------------------------------------------------------------------------------------
-
-
-def add_rewards(encoded: EncodedRow, rewards: list[float | None], limit: int | None) -> None:
-    """Set the new columns of a row.
-
-    Args:
-        encoded: The row.
-        rewards: Of each of its completions, as the model gives them; None for no reward.
-        limit: The longest input in tokens, which a completion without a reward is longer than.
-    """
-    finite = []
-    for reward in rewards:
-        if reward is not None and not math.isfinite(reward):
-            encoded.fault = Fault(f"{NOT_FINITE} ({reward})", NOT_FINITE)
-            reward = None
-        elif reward is None and encoded.fault is None:
-            too_long = f"a completion alone is longer than {limit} tokens"
-            encoded.fault = Fault(too_long, too_long, is_bad_row=False)
-        finite.append(reward)
-    if finite:
-        encoded.new_columns = reward_columns(encoded.row, finite)
-    elif "chosen" in encoded.row and "rejected" in encoded.row:
-        encoded.new_columns = {"reward_chosen": None, "reward_rejected": None, "margin": None}
-    else:
-        encoded.new_columns = {"reward": None}
-    if encoded.fault is not None:
-        encoded.new_columns["reward_error"] = encoded.fault.sentence
-
-
-def names_of_new_columns(encoded_rows: list[EncodedRow]) -> dict[str, str]:
-    """The names of the new columns in this file, by their plain names.
-
-    No column of the file is overwritten, and a new column has the same name in all rows.
-    """
-    taken = {column for encoded in encoded_rows for column in encoded.row}
-    names = dict.fromkeys(column for encoded in encoded_rows for column in encoded.new_columns)
-    return {name: free_name(name, taken) for name in names}
-
-
-@contextmanager
-def written_whole(output: str | None) -> Iterator[TextIO]:
-    """Open a file to write that appears once it is complete; standard output where there is none.
-
-    It is written beside its place and moved there, so that an interrupted run leaves no half file.
-    """
-    if not output:
-        yield sys.stdout
-        return
-    temporary = Path(f"{output}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as sink:
-            yield sink
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def closing_line(scorer: Scorer, encoded_rows: list[EncodedRow]) -> str:
-    """Return in a line what was scored, and what was cut or has no reward."""
-    parts = [f"scored {len(encoded_rows):,} rows"]
-    cut = sum(encoded.prompt_cut for encoded in encoded_rows)
-    if cut:
-        parts.append(f"{cut:,} with the start of the prompt cut to fit {scorer.limit} tokens")
-    parts += without_reward_in_words(encoded_rows)
-    unread = dict.fromkeys(name for encoded in encoded_rows for name in encoded.unread)
-    if unread:
-        parts.append(f"{UNREAD}: {', '.join(map(name_in_words, unread))}")
-    if scorer.way_in_words:
-        parts.append(scorer.way_in_words)
-    return ", ".join(parts)
-
-
-def without_reward_in_words(encoded_rows: list[EncodedRow]) -> list[str]:
-    """One phrase for each reason why rows have no reward, the most frequent one first."""
-    counts: Counter[str] = Counter()
-    first_places: dict[str, str] = {}
-    for encoded in encoded_rows:
-        fault = encoded.fault
-        if fault is not None:
-            counts[fault.reason] += 1
-            if fault.is_bad_row:
-                first_places.setdefault(fault.reason, encoded.place)
-    phrases = []
-    for reason, count in counts.most_common(MOST_REASONS):
-        if reason in first_places:
-            phrases.append(f"{count:,} with no reward: {reason} (first: {first_places[reason]})")
-        else:
-            phrases.append(f"{count:,} with no reward because {reason}")
-    others = counts.total() - sum(count for _, count in counts.most_common(MOST_REASONS))
-    if others:
-        phrases.append(f"{others:,} with no reward for other reasons")
-    return phrases
+    print(summary.closing_line(scorer.limit), file=sys.stderr)

@@ -5,6 +5,7 @@ under a budget of tokens: many completions of one prompt cost the prompt once.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,7 @@ class Scorer:
         options: They go to `load_reward_model`.
 
     Attributes:
+        name: The folder or id.
         loaded: What `load_reward_model` gave.
         model: The model, on its device, ready to evaluate.
         tokenizer: The tokenizer, as it was saved.
@@ -83,6 +85,7 @@ class Scorer:
         **options,
     ):
         processes()  # It comes first, because it says which GPU belongs to this process.
+        self.name = ckpt
         self.loaded = load_reward_model(ckpt, revision=revision, **options)
         self.model, self.tokenizer = self.loaded.model, self.loaded.tokenizer
         if processes().is_main_process:
@@ -200,7 +203,10 @@ class Scorer:
         return self.rewards_of_ids(ids, progress)
 
     def rewards_of_ids(
-        self, ids: list[TokenIds | None], progress: str | None = None
+        self,
+        ids: list[TokenIds | None],
+        progress: str | None = None,
+        after_batch: Callable[[int], None] | None = None,
     ) -> list[float | None]:
         """Return one reward for each text. Equal texts are computed once, and get the same reward.
 
@@ -208,6 +214,7 @@ class Scorer:
             ids: The token ids of each text. A text that is None, or that the model cannot read,
                 gets None.
             progress: The title of a progress bar. None shows no bar.
+            after_batch: It is called with the number of texts of each batch.
         """
         places: dict[tuple[int, ...], list[int]] = {}  # a text -> where it is in `ids`
         for i, tokens in enumerate(ids):
@@ -224,6 +231,8 @@ class Scorer:
         for batch in tqdm(batches[index::count], desc=progress, disable=quiet, unit="batch"):
             rewards = self._forward([texts[i] for i in batch], way)
             computed += zip(batch, rewards, strict=True)
+            if after_batch is not None:
+                after_batch(sum(len(places[texts[i]]) for i in batch))
         if count > 1:
             computed = gather_object(computed)
         all_rewards: list[float | None] = [None] * len(ids)

@@ -55,6 +55,7 @@ from reward.model.architecture import read_config, require_classifier
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import position_limit
 from reward.model.hub import ModelError, checkpoint_object, resolved_revision
+from reward.model.interrupts import INTERRUPTED, die_with_launcher
 from reward.recipe.keys import PATHS
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
@@ -62,13 +63,11 @@ from reward.training.losses import LOSSES
 from reward.training.plan import Plan, plan
 from reward.training.runtime import (
     BAD_INPUT,
-    INTERRUPTED,
     NON_FINITE,
     Interrupted,
     Machine,
     StopOnSignal,
     choose_precision,
-    die_with_launcher,
     fail,
     keep_quiet,
 )

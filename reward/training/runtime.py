@@ -1,11 +1,10 @@
 """What the machine and the launcher decide for a run: device, precision, signals and exit statuses.
 
-The statuses below are those of the script's own process (`python train_rm.py`, or what the
-launcher's log names): `accelerate launch` turns any failure into 1 and does not pass SIGTERM on to
-a single child.
+The statuses below, and that of reward.model.interrupts, are those of the script's own process
+(`python train_rm.py`, or what the launcher's log names): `accelerate launch` turns any failure into
+1 and does not pass SIGTERM on to a single child.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -20,9 +19,6 @@ from transformers.utils import logging as transformers_logging
 
 BAD_INPUT = 2
 NON_FINITE = 3
-INTERRUPTED = 75  # EX_TEMPFAIL: try again with --resume auto
-
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>: the signal that a process gets when its parent dies
 
 
 # --- Device and precision -------------------------------------------------------------------------
@@ -110,12 +106,6 @@ def keep_quiet() -> None:
 
 
 # --- The end of a process -------------------------------------------------------------------------
-
-
-def die_with_launcher() -> None:
-    """Ask Linux for SIGTERM when accelerate's launcher dies, which does not pass it on."""
-    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def fail(message: str | Exception, status: int) -> int:

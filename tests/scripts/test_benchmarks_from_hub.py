@@ -162,6 +162,8 @@ def hub(tmp_path_factory):
 # Audits a model on every benchmark in one process, for the time that imports take.
 DRIVER = """
 import json, os, sys
+from pathlib import Path
+import score
 import torch
 from auditing.benchmark_sources import BENCHMARKS, Part
 from auditing.benchmarks import numbers_among
@@ -215,7 +217,23 @@ for name in ("not there", "no such split"):
         audit_on(name)
     except DataError as error:
         errors.append(str(error))
-print(json.dumps([audits, errors, torch.get_num_threads()]))
+audit_threads = torch.get_num_threads()
+
+Scorer.rewards_of_ids = rewards_of_ids
+
+def score_rows_of(split):
+    output = Path(sys.argv[2], f"{split}.jsonl")
+    sys.argv[1:] = ["--ckpt", ckpt, "--input", "allenai/reward-bench", "--output", str(output)]
+    sys.argv += ["--split", split]
+    status = score.main()
+    return status, output.read_text() if status == 0 else ""
+
+ckpt, folder = sys.argv[1:]
+scored = []
+for split in ("filtered", "no-such-split"):
+    sys.argv[1:] = [ckpt, folder]
+    scored.append(score_rows_of(split))
+print(json.dumps([audits, errors, audit_threads, scored]))
 """
 
 
@@ -229,10 +247,10 @@ def audited(hub, checkpoint, tmp_path_factory):
     """(what the audit of each benchmark found, what was said of data that is not there, stderr)"""
     home = tmp_path_factory.mktemp("home")
     with serve(hub) as url:
-        done = run_script("-c", DRIVER, checkpoint, env=hub_environment(url, home))
-    audits, errors, torch_threads = json.loads(done.stdout.splitlines()[-1])
+        done = run_script("-c", DRIVER, checkpoint, home, env=hub_environment(url, home))
+    audits, errors, torch_threads, scored = json.loads(done.stdout.splitlines()[-1])
     assert torch_threads == 1
-    return audits, errors, done.stderr
+    return audits, errors, done.stderr, scored
 
 
 @pytest.fixture(scope="module")
@@ -410,6 +428,18 @@ def test_data_that_is_not_there_is_named(audited):
 
 def test_a_small_model_is_audited_with_one_thread(audited):
     assert "one CPU thread, because the model is small" in audited[2]
+
+
+def test_score_py_scores_a_split_of_the_hub(audited, reward):
+    (status, lines), (failed, _) = audited[3]
+    assert (status, failed) == (0, 2)
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert [row["id"] for row in rows] == [row["id"] for row in REWARD_BENCH]
+    for row in rows:
+        expected = reward(row["prompt"], row["chosen"])
+        assert row["reward_chosen"] == pytest.approx(expected, abs=1e-4)
+    sentence = "allenai/reward-bench: no 'no-such-split' split; name one that it has with --split"
+    assert sentence in audited[2]
 
 
 # --- The command line -----------------------------------------------------------------------------

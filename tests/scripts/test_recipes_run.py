@@ -341,11 +341,12 @@ def assert_one_off_scores(out: Path, env: dict) -> None:
     """score.py prints the rewards of two completions on the command line."""
     better, worse = "start with some water", "sorry i would rather not say"
     options = ["--prompt", "how can you make tea?", "--completion", better, "--completion", worse]
-    scored = run_script("score.py", "--ckpt", out, *options, env=env).stdout
+    scored = run_script("score.py", "--ckpt", out, *options, "--tokens", env=env).stdout
     values = re.findall(r"^([AB])  ([+-]\d+\.\d{4})  (.*)$", scored, re.MULTILINE)
-    assert [(letter, text) for letter, _, text in values] == [("A", better), ("B", worse)]
-    assert values[0][1] != values[1][1]
-    assert "P(A beats B) = " in scored and "A, reward after each token" in scored
+    assert {(letter, text) for letter, _, text in values} == {("A", better), ("B", worse)}
+    assert float(values[0][1]) > float(values[1][1])
+    first, second = values[0][0], values[1][0]
+    assert f"P({first} beats {second}) = " in scored and "A, reward after each token" in scored
 
 
 # --- What cannot be had from the hub --------------------------------------------------------------

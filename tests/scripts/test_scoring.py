@@ -12,7 +12,6 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from datasets import Dataset
 from launched import CPU, launcher, train_several
 from peft import AutoPeftModelForSequenceClassification
 from standins import hh_rows, make_config, make_tokenizer
-from support import run_script, write_rows
+from support import REPO, run_script, write_rows
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -38,7 +37,6 @@ from reward.checkpoint.manifest import read_manifest
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits
 from reward.data.transcripts import parse_transcript
-from reward.model import score_file
 from reward.model.build import build_reward_model
 from reward.model.scorer import Scorer
 from reward.recipe.parse import load_saved
@@ -507,43 +505,29 @@ def test_the_last_of_the_rewards_after_each_token_is_the_reward(kind, trained, s
 
 
 def test_the_one_off_form(trained, scorer, run):
-    completions = ["some water", "sorry", "no"]
-    command = ["--prompt", "make tea"]
-    for completion in completions:
-        command += ["--completion", completion]
-    status, printed, _ = run(score, "--ckpt", trained("full")[0], *command)
-    a, b, c = scorer.rewards([sides_of("make tea", completion) for completion in completions])
+    """The best completion comes first; the letters are those of the order given."""
+    texts = {"A": "sorry", "B": "some water", "C": "no"}
+    values = scorer.rewards([sides_of("make tea", text) for text in texts.values()])
+    rewards = dict(zip(texts, values, strict=True))
+    first, second, third = sorted(texts, key=rewards.get, reverse=True)
+    command = ["--ckpt", trained("full")[0], "--prompt", "make tea"]
+    for text in texts.values():
+        command += ["--completion", text]
+    status, printed, _ = run(score, *command)
     assert status == 0
-    assert f"A  {a:+.4f}  some water" in printed
-    assert f"B  {b:+.4f}  sorry" in printed
-    assert f"P(A beats B) = {1 / (1 + math.exp(b - a)):.3f}" in printed
-    assert f"P(B beats C) = {1 / (1 + math.exp(c - b)):.3f}" in printed
-    assert "A, reward after each token (only the last value was trained):" in printed
-    assert printed.count("beats") == 3
-
-
-def test_an_interrupted_run_leaves_no_half_file(trained, run, tmp_path, monkeypatch):
-    ckpt, folder = trained("full")[0], tmp_path / "out"
-    folder.mkdir()
-    (folder / "old.jsonl").write_text("an earlier result\n")
-    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "a", "completion": "b"}] * 5)
-    calls = []
-
-    def interrupted(value, **options):
-        """Stand in for the json.dumps that writes a row: two rows are written, not the third."""
-        calls.append(value)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return json.dumps(value, **options)
-
-    for name in ("new.jsonl", "old.jsonl"):
-        calls.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(score_file, "json", SimpleNamespace(dumps=interrupted))
-            with pytest.raises(KeyboardInterrupt):
-                run(score, "--ckpt", ckpt, "--input", source, "--output", folder / name)
-    assert [path.name for path in folder.iterdir()] == ["old.jsonl"]
-    assert (folder / "old.jsonl").read_text() == "an earlier result\n"
+    assert printed.splitlines() == [
+        *(f"{name}  {rewards[name]:+.4f}  {texts[name]}" for name in (first, second, third)),
+        *(
+            f"P({one} beats {other}) = {1 / (1 + math.exp(rewards[other] - rewards[one])):.3f}"
+            for one, other in ((first, second), (first, third), (second, third))
+        ),
+    ]
+    status, with_tokens, _ = run(score, *command, "--tokens")
+    assert status == 0 and with_tokens.startswith(printed)
+    assert f"\n{first}, reward after each token (only the last value was trained):" in with_tokens
+    assert with_tokens.count("reward after each token") == 3
+    (only,) = run(score, *command[:4], "--completion", "no")[1].splitlines()
+    assert only == f"A  {rewards['C']:+.4f}  no"
 
 
 ONE_OF_THREE = (
@@ -558,14 +542,21 @@ ONE_OF_THREE = (
         (["--prompt", "a"], ONE_OF_THREE),
         (["--input", "in.jsonl", "--convert", "plain"], "or --convert DIR"),
         (["--convert", "."], "--convert .: it exists already"),
-        (
-            ["--prompt", "a", "--completion", "b", "--output", "no/such/folder/out.jsonl"],
-            "no such folder",
-        ),
+        (["--prompt", ""], ONE_OF_THREE),
+        (["--input", "README.md", "--completion", "a"], ONE_OF_THREE),
+        (["--input", "README.md", "--output", "no/such/folder/out.jsonl"], "no such folder"),
+        (["--input", "README.md", "--output", "tests"], "a folder; name a file in it"),
+        (["--input", "README.md", "--output", "a.xlsx"], "no .xlsx is written"),
+        (["--input", "README.md", "--output", "-", "--resume"], "name it with --output FILE"),
+        (["--input", "README.md", "--split", "test"], "--split names a split of a folder"),
+        (["--input", "nobody/data"], "if it is a Hub data set, name its split too"),
+        (["--input", "README.md", "--tokens"], "--tokens belongs to --prompt"),
+        (["--prompt", "a", "--completion", "b", "--output", "a"], "--output belongs to --input"),
         (["--prompt", "a", "--completion", "b", "--token_budget", "0"], "at least 1"),
     ],
 )
-def test_wrong_options_are_answered_before_loading(options, message, run):
+def test_wrong_options_are_answered_before_loading(options, message, run, monkeypatch):
+    monkeypatch.chdir(REPO)
     status, _, error = run(score, "--ckpt", "nothing-is-loaded", *options)
     assert status == 2 and message in error
 
@@ -790,7 +781,7 @@ def test_score_py_uses_the_temperature_that_an_audit_left(trained, data, run, tm
     assert "(margins divided by 0.50, the temperature that the audit found)" in calibrated
 
     def odds(text):
-        p = float(re.search(r"P\(A beats B\) = (\d\.\d+)", text)[1])
+        p = float(re.search(r"P\([AB] beats [AB]\) = (\d\.\d+)", text)[1])
         return math.log(p / (1 - p))
 
     rewards = [float(x) for x in re.findall(r"^[AB]  ([+-]\d\.\d+)  ", plain, re.M)]
