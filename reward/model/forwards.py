@@ -110,18 +110,6 @@ class Forwards:
             return None
         return pad
 
-    def why_unreadable(self, text: TokenIds) -> str | None:
-        """Return a sentence on why the model can read no such text; None if it can."""
-        if not text:
-            return "the text has no tokens"
-        if self.vocabulary is None or max(text) < self.vocabulary:
-            return None
-        return (
-            f"token id {max(text)} is outside the model's embedding, which has "
-            f"{self.vocabulary} rows: the tokenizer belongs to another model, or its added tokens "
-            "were never given to this one"
-        )
-
     @torch.inference_mode()
     def alone(self, text: TokenIds) -> float:
         """Return the reward of one text, from the stock forward without any padding.

@@ -1,7 +1,7 @@
 """What the files of a checkpoint are, before any model is loaded: `parts_of("rm-out", "main")`."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reward.model.hub import (
     ModelError,
@@ -46,28 +46,42 @@ class CheckpointParts:
     base: str  # folder or Hub id of the body: the checkpoint itself, or what its adapter belongs to
     base_revision: str
     config: dict  # config.json of the body, as it is written
-    weights: SavedWeights  # of the body
-    adapter: SavedWeights  # of the adapter; empty where there is none
     adapter_type: str  # PEFT's name of the adapter's kind, such as LORA; empty where there is none
-    value_head: SavedWeights | None  # of a value head in a file of its own
     manifest: dict  # empty where it is not ours
     has_tokenizer: bool  # whether the checkpoint has a tokenizer of its own
+    weights: SavedWeights = field(default_factory=SavedWeights)  # of the body
+    adapter: SavedWeights = field(default_factory=SavedWeights)  # empty where there is none
+    value_head: SavedWeights | None = None  # in a file of its own
 
 
 def parts_of(name: str, revision: str) -> CheckpointParts:
     """Read which files a checkpoint has. Raises ModelError where there is no model."""
-    base, base_revision = name, revision
-    adapter_config = checkpoint_object(name, "adapter_config.json", revision)
-    adapter, adapter_type = SavedWeights(), ""
-    if adapter_config is not None:
-        base, base_revision = _base_of_adapter(name, adapter_config)
+    parts = parts_without_weights(name, revision)
+    if parts.is_adapter:
         adapter = first_of(name, ADAPTER_FILES, revision)
-        adapter_type = str(adapter_config.get("peft_type"))
         if adapter is None:
             raise ModelError(
                 f"{name} has an adapter_config.json, but its weights are missing: neither "
                 f"{' nor '.join(ADAPTER_FILES)} is there"
             )
+        parts.adapter = adapter
+    parts.weights = model_weights(parts.base, parts.base_revision)
+    parts.value_head = _value_head(name, revision, parts.is_adapter)
+    return parts
+
+
+def parts_without_weights(name: str, revision: str) -> CheckpointParts:
+    """Read what a checkpoint says of its model, and download none of its weights.
+
+    Raises:
+        ModelError: There is no config.json.
+    """
+    base, base_revision = name, revision
+    adapter_config = checkpoint_object(name, "adapter_config.json", revision)
+    adapter_type = ""
+    if adapter_config is not None:
+        base, base_revision = _base_of_adapter(name, adapter_config)
+        adapter_type = str(adapter_config.get("peft_type"))
     try:
         require_model(base, base_revision)
     except ModelError as error:
@@ -81,10 +95,7 @@ def parts_of(name: str, revision: str) -> CheckpointParts:
         base=base,
         base_revision=base_revision,
         config=checkpoint_object(base, "config.json", base_revision),
-        weights=model_weights(base, base_revision),
-        adapter=adapter,
         adapter_type=adapter_type,
-        value_head=_value_head(name, revision, adapter_config is not None),
         manifest=own_manifest(name, revision),
         has_tokenizer=has_tokenizer(name, revision),
     )

@@ -6,21 +6,17 @@ under a budget of tokens: many completions of one prompt cost the prompt once.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from reward.data.encoding import RefusedText, encode, encode_within, first_token
-from reward.data.rows_to_score import RowToScore
+from reward.data.encoding import RefusedText, encode
 from reward.data.transcripts import Side, text_of
 from reward.model import TOKEN_BUDGET
 from reward.model.batches import TokenIds, read_index, shared_prefix, token_batches
 from reward.model.forwards import FEW_TEXTS, Forwards, pair_token_types, self_test, telling_texts
-from reward.model.heads import is_encoder, position_limit, without_adapter
+from reward.model.heads import is_encoder, without_adapter
 from reward.model.load import load_reward_model
 from reward.model.packed_attention import (
     enable_packing,
@@ -28,28 +24,14 @@ from reward.model.packed_attention import (
     why_model_not_packed,
 )
 from reward.model.parts import own_manifest
+from reward.model.processes import processes
+from reward.model.text_encoder import TextEncoder, longest_input
 
 FEW_BATCHES = 8  # fewer than these need no progress bar
 
 
-def processes() -> PartialState:
-    """Return this process among those that `accelerate launch` started.
-
-    Without a GPU accelerate forms no group unless it is told to.
-    """
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
-@dataclass
-class EncodedCompletions:
-    """The completions of one prompt, encoded as the model reads them."""
-
-    ids: list[list[int] | None]  # of each prompt + completion; None: the completion is too long
-    prompt_cut: bool  # whether the prompt lost its start, the same for all completions
-
-
-class Scorer:
-    """A loaded reward model.
+class Scorer(TextEncoder):
+    """A loaded reward model, which encodes texts and computes their rewards.
 
     Rewards are float32 numbers, computed without autocast in the dtype that the model was saved in.
 
@@ -62,15 +44,11 @@ class Scorer:
         options: They go to `load_reward_model`.
 
     Attributes:
-        name: The folder or id.
         loaded: What `load_reward_model` gave.
         model: The model, on its device, ready to evaluate.
-        tokenizer: The tokenizer, as it was saved.
         forwards: What computes rewards.
         padded_because: Why batches are padded; None where they are packed.
         alone_because: Why each text is computed alone; None where they come in batches.
-        manifest: The checkpoint's manifest, empty for a model that is not ours.
-        limit: The longest input in tokens; None where nothing bounds it.
 
     Raises:
         ModelError: The checkpoint is no reward model.
@@ -85,9 +63,8 @@ class Scorer:
         **options,
     ):
         processes()  # It comes first, because it says which GPU belongs to this process.
-        self.name = ckpt
         self.loaded = load_reward_model(ckpt, revision=revision, **options)
-        self.model, self.tokenizer = self.loaded.model, self.loaded.tokenizer
+        self.model = self.loaded.model
         if processes().is_main_process:
             for note in self.loaded.notes:
                 print(note, file=sys.stderr)
@@ -95,9 +72,11 @@ class Scorer:
         self.distributed = distributed
         token_types = None
         if self.loaded.is_pair_layout:
-            token_types = pair_token_types(self.tokenizer, self.model)
+            token_types = pair_token_types(self.loaded.tokenizer, self.model)
         self.forwards = Forwards(self.model, token_types)
-        self.said_first_token_lacks = False
+        manifest = own_manifest(ckpt, revision)
+        limit = longest_input(self.model.config, self.loaded.tokenizer, manifest)
+        super().__init__(ckpt, self.loaded.tokenizer, manifest, limit, self.forwards.vocabulary)
         self.tested_length = 0  # of the longest text that the self-test has seen
         self.padded_because = why_model_not_packed(self.base_model)
         self.alone_because = why_batch_dependent(self.base_model.config)
@@ -105,87 +84,11 @@ class Scorer:
             self.alone_because = "encoder-decoders may need as many end tokens in every text"
         if self.padded_because is None:
             enable_packing(self.base_model)
-        self.manifest = own_manifest(ckpt, revision)
-        self.limit = position_limit(self.model.config, self.tokenizer)
-        # A model that was trained on cut prompts scores them cut. Another reads as far as it can.
-        trained_length = self.manifest.get("max_length")
-        if self.manifest.get("overlong") == "truncate_prompt" and trained_length:
-            self.limit = min(self.limit or trained_length, trained_length)
 
     @property
     def base_model(self) -> PreTrainedModel:
         """The sequence-classification model, without the adapter around it."""
         return without_adapter(self.model)
-
-    def encode(
-        self, prompt: Side, completions: list[Side], tools: list[dict] | None = None
-    ) -> EncodedCompletions:
-        """Encode completions of one prompt, whose start is cut where they are too long.
-
-        Args:
-            prompt: Messages, or a string that is taken as it is.
-            completions: Message lists, or strings.
-            tools: The tools that the prompt's chat template describes.
-
-        Raises:
-            RefusedText: The chat template raises an error for the conversation, or the model has no
-                vector for one of its tokens.
-        """
-        encoded = encode_within(
-            self.tokenizer, prompt, completions, self.limit, "truncate_prompt", tools
-        )
-        ids: list[list[int] | None] = list(encoded.ids)
-        for i, too_long in enumerate(encoded.too_long):
-            if too_long:
-                ids[i] = None
-            else:
-                self._refuse_unreadable(encoded.ids[i])
-        return EncodedCompletions(ids, encoded.prompt_cut)
-
-    def encode_row(self, row: RowToScore) -> EncodedCompletions:
-        """Encode what is scored of a row. Arguments and errors are those of `encode`.
-
-        A finished text is encoded as it is. If one lacks the BOS or [CLS] that the tokenizer puts
-        in front by itself, that is said once.
-        """
-        if row.text is None:
-            return self.encode(row.prompt, row.completions, row.tools)
-        ids = self.encode_text(row.text)
-        if not self.said_first_token_lacks and not self._has_first_token(ids):
-            self.said_first_token_lacks = True
-            if processes().is_main_process:
-                print(
-                    f"a text does not begin with {first_token(self.tokenizer)}, which the "
-                    "tokenizer puts in front by itself; texts are scored as they are",
-                    file=sys.stderr,
-                )
-        return EncodedCompletions([ids], prompt_cut=False)
-
-    def _has_first_token(self, ids: TokenIds) -> bool:
-        """Whether a text begins with the BOS or [CLS] of a tokenizer that puts one in front."""
-        first = first_token(self.tokenizer)
-        return not first or ids[:1] == [self.tokenizer.convert_tokens_to_ids(first)]
-
-    def encode_text(self, text: str) -> list[int]:
-        """Encode a text that is finished, with its control tokens.
-
-        Raises:
-            RefusedText: It is longer than the model reads, or the model cannot read it.
-        """
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if self.limit is not None and len(ids) > self.limit:
-            raise RefusedText(
-                f"the text has {len(ids):,} tokens, and the model reads {self.limit:,}",
-                reason="longer than the model reads",
-            )
-        self._refuse_unreadable(ids)
-        return ids
-
-    def _refuse_unreadable(self, ids: TokenIds) -> None:
-        """Raise RefusedText for token ids that the model has no vector for."""
-        why = self.forwards.why_unreadable(ids)
-        if why is not None:
-            raise RefusedText(why, reason="a token outside the model's embedding")
 
     def rewards(
         self, texts: list[tuple[Side, Side]], progress: str | None = None
@@ -218,7 +121,7 @@ class Scorer:
         """
         places: dict[tuple[int, ...], list[int]] = {}  # a text -> where it is in `ids`
         for i, tokens in enumerate(ids):
-            if tokens is not None and self.forwards.why_unreadable(tokens) is None:
+            if tokens is not None and self.why_unreadable(tokens) is None:
                 places.setdefault(tuple(tokens), []).append(i)
         texts = list(places)
         way = self._way_for(texts)
