@@ -4,6 +4,8 @@
     python score.py --ckpt rm-out --input completions.jsonl --output scored.jsonl
     python score.py --ckpt rm-out --input org/dataset --split train --output scored.parquet
     generate | python score.py --ckpt rm-out --input - --output - | keep
+    # rewards from a server (vLLM, SGLang, OpenRLHF) that has the model; only the tokenizer is read:
+    python score.py --ckpt rm-out --endpoint http://localhost:8000 --input completions.jsonl
     # any layout that is read here -> a stock one-label checkpoint:
     python score.py --ckpt their-rm --convert plain-rm
     # a share on each GPU:
@@ -36,6 +38,7 @@ from reward.model import TOKEN_BUDGET
 from reward.model.interrupts import INTERRUPTED, Interrupted, die_with_launcher, raise_on_sigterm
 
 if TYPE_CHECKING:  # only for the annotations: the import takes seconds
+    from reward.model.endpoint import EndpointScorer
     from reward.model.scorer import Scorer
 
 
@@ -80,6 +83,20 @@ def run(args: argparse.Namespace) -> int:
 def score_completions(args: argparse.Namespace) -> None:
     """Score the input or the one prompt that the command line names."""
     from reward.model.one_off import audited_temperature, print_one_off
+
+    if args.endpoint is None:
+        scorer = loaded_scorer(args)
+    else:
+        scorer = served_scorer(args)
+    if args.input is not None:
+        score_input(scorer, args)
+    else:
+        temperature = audited_temperature(args.ckpt, args.revision)
+        print_one_off(scorer, args.prompt, args.completion, temperature, args.tokens)
+
+
+def loaded_scorer(args: argparse.Namespace) -> "Scorer":
+    """Load the model into this process."""
     from reward.model.scorer import Scorer
     from reward.model.threads import choose_threads
 
@@ -91,14 +108,26 @@ def score_completions(args: argparse.Namespace) -> None:
         chat_template=args.chat_template,
     )
     choose_threads(scorer.model)
-    if args.input is not None:
-        score_input(scorer, args)
-    else:
-        temperature = audited_temperature(args.ckpt, args.revision)
-        print_one_off(scorer, args.prompt, args.completion, temperature, args.tokens)
+    return scorer
 
 
-def score_input(scorer: "Scorer", args: argparse.Namespace) -> None:
+def served_scorer(args: argparse.Namespace) -> "EndpointScorer":
+    """Reach the server that has the model, and compare it with the checkpoint's golden rewards."""
+    from reward.checkpoint.served import check_served_model
+    from reward.model.endpoint import EndpointScorer
+
+    scorer = EndpointScorer(
+        args.ckpt,
+        args.endpoint,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+        chat_template=args.chat_template,
+    )
+    check_served_model(scorer, args.revision)
+    return scorer
+
+
+def score_input(scorer: "Scorer | EndpointScorer", args: argparse.Namespace) -> None:
     """Score an input, and write its rows."""
     from reward.data.written_rows import write_rows
     from reward.model.score_file import ScoringRequest, score_to_standard_output, scored_rows
@@ -172,6 +201,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=TOKEN_BUDGET,
         help="tokens of one forward: lower it to save memory",
+    )
+    add(
+        "--endpoint",
+        metavar="URL",
+        help="a server that has the model: vLLM, SGLang or OpenRLHF (docs/serving.md)",
     )
     add("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
 
@@ -249,6 +283,8 @@ def fault_of_others(args: argparse.Namespace) -> str | None:
     """What is wrong with any other option; None if nothing is."""
     if args.tokens and args.prompt is None:
         return "--tokens belongs to --prompt TEXT; give both"
+    if args.endpoint and (args.convert or args.tokens):
+        return "--convert and --tokens need the weights; leave out --endpoint"
     if args.convert and Path(args.convert).exists():
         return f"--convert {args.convert}: it exists already; name a new folder"
     if args.chat_template and not Path(args.chat_template).is_file():

@@ -88,8 +88,12 @@ def check_command(words: list[str], monkeypatch) -> None:
         check_make(rest)
     elif program == "pip":
         check_pip(rest)
-    elif program in ("cp", "source"):
+    elif program in ("cp", "source", "bash"):
         check_file(rest[0])
+    elif program == "trl":
+        check_trl(rest)
+    elif program == "vllm":
+        check_vllm(rest)
     elif program == ".ci/run":
         assert (REPO / program).is_file()
     else:
@@ -143,12 +147,31 @@ def check_other_script(script: str, options: list[str]) -> None:
 
 
 def check_module(module: str, options: list[str]) -> None:
-    """`python -m pytest FILE` names a file that exists."""
-    if module == "pytest":
+    """`python -m pytest FILE` names a file that exists.
+
+    SGLang is not installed.
+    """
+    if module == "sglang.launch_server":
+        assert options[:2] == ["--model-path", "rm-out"]
+    elif module == "pytest":
         for option in options:
             check_file(option.partition("::")[0])
     else:
         check_file(f"{module.replace('.', '/')}.py")
+
+
+def check_trl(words: list[str]) -> None:
+    """TRL's own parser of GRPO reads the options."""
+    from trl.scripts.grpo import make_parser
+
+    assert words[0] == "grpo", words
+    make_parser().parse_args_and_config([*words[1:], "--use_cpu", "--bf16", "false"])
+
+
+def check_vllm(words: list[str]) -> None:
+    """The options are among those with which benchmarks/serving.py runs the real vLLM."""
+    assert words[0] == "serve", words
+    check_other_script("benchmarks/serving.py", words[2:])
 
 
 def check_accelerate(words: list[str], monkeypatch) -> None:

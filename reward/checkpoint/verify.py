@@ -1,13 +1,18 @@
 """Rewards of a saved model's golden texts, as anybody else would compute them.
 
     python -m reward.checkpoint.verify rm-out
+    python -m reward.checkpoint.verify rm-out --endpoint http://localhost:8000
 
 Only stock transformers and peft are used, nothing of this package: the chat template gives the
 text, the tokenizer encodes it with `add_special_tokens=False`, one text at a time, without
 autocast, in the saved dtype. The command prints {"rewards": [...]} as its last line and exits with
 1 where a text is encoded differently than training encoded it.
+
+With --endpoint the golden rewards are compared with those of a server that has the checkpoint, see
+reward.checkpoint.served. It exits with 1 where they differ, and with 2 where no server answers.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -115,4 +120,14 @@ def dropped_bias(folder: str, model: torch.nn.Module) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ckpt", help="folder of a checkpoint")
+    parser.add_argument("--endpoint", metavar="URL", help="a server that has it")
+    args = parser.parse_args()
+    if args.endpoint is not None:
+        from reward.checkpoint.served import verify_endpoint
+
+        sys.exit(verify_endpoint(args.ckpt, args.endpoint))
+    main(args.ckpt)

@@ -1,4 +1,4 @@
-"""What decides the rewards of a loaded model, as a few hashes: `fingerprint(scorer)`."""
+"""What decides the rewards of a model, as a few hashes: `fingerprint(scorer)`."""
 
 import hashlib
 import json
@@ -6,19 +6,23 @@ import json
 import torch
 
 from reward.data.encoding import encoder_facts
+from reward.model.endpoint import EndpointScorer
 from reward.model.scorer import Scorer
+from reward.model.text_encoder import TextEncoder
 
 
-def fingerprint(scorer: Scorer) -> dict[str, str]:
-    """Return name -> hash of each part that decides a reward. Which folder it lies in does not."""
-    tokenizer = scorer.tokenizer
-    facts = {name: str(value) for name, value in encoder_facts(tokenizer).items()}
-    template = facts.pop("chat_template_sha256")
-    state = {}
-    if tokenizer.is_fast:
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Using the tokenizer changes these two entries, and encoding reads neither.
-        state["truncation"] = state["padding"] = None
+def fingerprint(scorer: Scorer | EndpointScorer) -> dict[str, str]:
+    """Return name -> hash of each part that decides a reward. Which folder it lies in does not.
+
+    Of a served model only its name is known, and what encodes its texts.
+    """
+    parts = {
+        **_encoding(scorer),
+        "longest input": str(scorer.limit),
+        "transcript": scorer.manifest.get("transcript", "messages"),
+    }
+    if isinstance(scorer, EndpointScorer):
+        return {"served model": scorer.server.model.name, **parts}
     config = scorer.model.config.to_dict()
     config.pop("_name_or_path", None)
     config.pop("transformers_version", None)
@@ -28,11 +32,21 @@ def fingerprint(scorer: Scorer) -> dict[str, str]:
     return {
         "weights": _hash(_sums_of_weights(scorer.model)),
         "configuration": _hash([config, adapters]),
-        "tokenizer": _hash([facts, state]),
-        "chat template": _hash(template),
-        "longest input": str(scorer.limit),
-        "transcript": scorer.manifest.get("transcript", "messages"),
+        **parts,
     }
+
+
+def _encoding(scorer: TextEncoder) -> dict[str, str]:
+    """Return the hashes of what encodes texts."""
+    tokenizer = scorer.tokenizer
+    facts = {name: str(value) for name, value in encoder_facts(tokenizer).items()}
+    template = facts.pop("chat_template_sha256")
+    state = {}
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Using the tokenizer changes these two entries, and encoding reads neither.
+        state["truncation"] = state["padding"] = None
+    return {"tokenizer": _hash([facts, state]), "chat template": _hash(template)}
 
 
 def _hash(value: object) -> str:

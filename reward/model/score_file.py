@@ -21,6 +21,7 @@ from reward.data.written_rows import is_standard_output, json_line, write_rows
 from reward.model.encoded_chunks import EncodedChunk, EncodedChunks, chunks_ahead
 from reward.model.encoded_row import EncodedRow, add_rewards
 from reward.model.fingerprint import fingerprint
+from reward.model.hub import ModelError
 from reward.model.interrupts import Interrupted
 from reward.model.partial_file import Belonging, Done, PartialFile, row_line, scored_row
 from reward.model.scorer import Scorer, processes
@@ -117,6 +118,7 @@ def scored_rows(
     Raises:
         DataError: The input cannot be read, none of its rows can, or one cannot under `stop`; or
             the partial file belongs to another run, or is another process's.
+        ModelError: The model or its server fails; a DataError once rows are kept.
         Interrupted: By Ctrl-C or SIGTERM. The message says what is kept.
     """
     partial, done = _open_partial(scorer, request, output)
@@ -132,7 +134,7 @@ def scored_rows(
         else:
             yield ScoredRows(partial)
             partial.discard()
-    except (KeyboardInterrupt, DataError) as error:
+    except (KeyboardInterrupt, DataError, ModelError) as error:
         if partial is None:
             raise
         raise _with_what_is_kept(error, partial) from None
@@ -178,8 +180,8 @@ def _say_what_is_resumed(partial: PartialFile) -> None:
 
 
 def _with_what_is_kept(
-    error: KeyboardInterrupt | DataError, partial: PartialFile
-) -> DataError | Interrupted:
+    error: KeyboardInterrupt | DataError | ModelError, partial: PartialFile
+) -> DataError | ModelError | Interrupted:
     """The error that ends the run early, with what is kept and how to go on."""
     rows = partial.done.summary.rows
     if rows:
