@@ -29,7 +29,8 @@ CONCLUSION = [
     "Do not optimise against this model; rank answers with it only with "
     "care. On a<U+001B>[31m long long",
     "long long long long long long long long lon: it orders 50% of 9 pairs as the raters did. Its",
-    "accuracy on other data is lower by 10 points. It orders 71.3% of 1,412 pairs as the raters did.",
+    "accuracy on other data is lower by 10 points. It orders 71.3% of 1,412 pairs as the raters "
+    "did.",
     "",
     "4 checks raised 2 alarms (1 fail, 1 warn).",
 ]
