@@ -1,9 +1,9 @@
 """Print how completions compare: `print_one_off(scorer, "What is 2+2?", ["4.", "5."])`."""
 
 import itertools
-import math
 from dataclasses import dataclass
 
+from reward.data.feedback import chance_to_win
 from reward.data.transcripts import assistant, user
 from reward.model.hub import checkpoint_json
 from reward.model.scorer import Scorer, processes
@@ -96,12 +96,6 @@ def letter_or_number(i: int) -> str:
     if i < 26:
         return chr(ord("A") + i)
     return str(i + 1)
-
-
-def chance_to_win(margin: float, temperature: float) -> float:
-    """Return sigmoid(margin / temperature), in a form that cannot overflow."""
-    logit = margin / temperature
-    return 0.5 + 0.5 * math.tanh(logit / 2)
 
 
 def print_rewards_by_token(name: str, steps: list[tuple[str, float]]) -> None:

@@ -574,8 +574,8 @@ class PairTrainer(RewardTrainer):
         """Compute metrics over all pairs at once. TRL takes the means of batch means.
 
         Returns:
-            `loss`, `accuracy` (ties are one half), `tie_rate`, `n`, `margin`, `reward_std`, and
-            `accuracy_NAME` for each subset where there are several.
+            `loss`, `accuracy` (ties are one half), `tie_rate`, `n`, `margin`, `reward_mean` and
+            `reward_std` of both sides, and `accuracy_NAME` for each subset where there are several.
         """
         logits = torch.as_tensor(prediction.predictions)  # (pairs, 2, labels)
         columns = torch.as_tensor(prediction.label_ids).unbind(1)
@@ -590,6 +590,7 @@ class PairTrainer(RewardTrainer):
             "tie_rate": (margin == 0).double().mean().item(),
             "n": len(margin),
             "margin": margin.mean().item(),
+            "reward_mean": rewards.mean().item(),
             "reward_std": rewards.std().item(),
         }
         subset_ids = labels["subset_id"].long()

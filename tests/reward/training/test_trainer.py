@@ -219,7 +219,9 @@ def test_field_notes_number(make_trainer):
     prediction = type(
         "P", (), {"predictions": logits, "label_ids": torch.zeros(21, len(BATCH_LABELS))}
     )
-    assert trainer.pair_metrics(prediction)["accuracy"] == pytest.approx(11 / 21)
+    metrics = trainer.pair_metrics(prediction)
+    assert metrics["accuracy"] == pytest.approx(11 / 21)
+    assert metrics["reward_mean"] == pytest.approx(1 / 42)  # of both sides
     batch_means = [m.gt(0).float().mean().item() for m in margins.split(4)]
     assert sum(batch_means) / 6 == pytest.approx(0.458333, abs=1e-6)
 
