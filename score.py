@@ -394,6 +394,8 @@ def fault_of_mode(args: argparse.Namespace) -> str | None:
             f"rows on: score.py --input ... | score.py --scored - --mode {args.mode}"
         )
     if args.scored is not None:
+        if args.endpoint is not None:
+            return "--scored reads rewards that are there already; leave out --endpoint"
         fault = input_fault(args.scored, None)
         if fault is not None:
             return f"--scored {args.scored}: {fault}"

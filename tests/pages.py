@@ -25,6 +25,7 @@ HEADERS = [
     *sorted((REPO / "accelerate_configs").iterdir()),
     *sorted(REPO.glob("*.py")),
     *sorted((REPO / "benchmarks").glob("*.py")),
+    *sorted((REPO / "examples").iterdir()),
 ]
 # How a command begins that stands outside of a block of shell commands.
 COMMAND = re.compile(

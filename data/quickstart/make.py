@@ -167,6 +167,39 @@ def draw_dialogue(rng: random.Random, subset: str) -> tuple[str, str, list[Answe
     return prompt, first_turn, [answer(rng, *each) for each in qualities]
 
 
+def utility_of(question: str, text: str) -> float:
+    """Read the true utility of an answer back from its text.
+
+    A text that nobody drew, such as a policy's, has the share of its pieces of advice that fit the
+    question for its relevance, and the share of its ways of telling them that are candid.
+
+    Args:
+        question: The last turn of the prompt.
+        text: The answer.
+    """
+    advice = {}  # each piece of advice -> its task
+    for topic in PHRASES["topics"].values():
+        for task, pieces in topic.items():
+            advice |= dict.fromkeys(pieces, task)
+    fits = [task in question for piece, task in advice.items() if piece in text]
+    told = {tone: _found(text, _bodies(tone)) for tone in ("candid", "evasive")}
+    polite, rude = _found(text, PHRASES["polite"]), _found(text, PHRASES["rude"])
+    relevant = sum(fits) / max(len(fits), 1)
+    candid = told["candid"] / max(sum(told.values()), 1)
+    courtesy = (polite > rude) - (polite < rude)
+    return RELEVANCE * relevant + CANDOUR * candid + COURTESY * courtesy
+
+
+def _bodies(tone: str) -> list[str]:
+    """How sentences of a tone begin, up to the advice."""
+    return [body.split("{first}")[0] for body, _ in PHRASES[tone]]
+
+
+def _found(text: str, phrases: list[str]) -> int:
+    """How often the phrases occur in a text."""
+    return sum(text.count(phrase) for phrase in phrases)
+
+
 # --- Raters ---------------------------------------------------------------------------------------
 
 

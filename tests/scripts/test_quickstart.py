@@ -7,13 +7,17 @@ import gzip
 import json
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pages import blocks, commands_of_block, link_repository
+from safetensors.torch import load_file
 from support import REPO, run_script
 
 import audit
@@ -110,6 +114,44 @@ def test_the_readmes_scores(home, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["audit.py", "--scores", "scored.jsonl"])
     assert audit.main() == 0
     assert (home / "scored-audit" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_examples_run(home, monkeypatch, capsys):
+    """The online loop, best of n and GRPO in small, with the model that the first test trained."""
+    if not (home / "rm-out/audit/scores.jsonl").exists():
+        pytest.skip("the first test did not train")
+    for name, value in {"ROUNDS": 1, "QUESTIONS": 6, "N": 4, "SFT": 64}.items():
+        monkeypatch.setenv(name, str(value))
+    # The same model beside fewer scored pairs, which its audits read.
+    shutil.copytree(home / "rm-out", home / "rm")
+    scores = (home / "rm-out/audit/scores.jsonl").read_text(encoding="utf-8").splitlines()
+    (home / "rm/audit/scores.jsonl").write_text("\n".join(scores[:100]) + "\n", encoding="utf-8")
+    said = type_in(["bash", "examples/online_loop.sh", "rm"], home)
+    assert len(re.findall(r"^ +[01] +-?\d+\.\d\d +-?\d+\.\d\d +\d+", said, re.M)) == 2
+    loop = home / "loop" / "rm"
+    assert (home / "loop" / "loop.png").stat().st_size > 10_000
+    pairs = (loop / "pairs-0.jsonl").read_text(encoding="utf-8").splitlines()
+    assert 1 <= len(pairs) <= 6 and json.loads(pairs[0])["margin"] > 0
+    start, moved = (
+        load_file(folder / "model.safetensors")["model.norm.weight"]
+        for folder in (home / "loop" / "policy", loop / "policy-1")
+    )
+    assert not torch.equal(start, moved)
+
+    said = type_in(["bash", "examples/best_of_n.sh", "rm", "loop/answers.jsonl"], home)
+    assert re.search(r"^ +4 +-?\d", said, re.M)  # the best of 4
+    best = (home / "best-of-n" / "best.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(best) == 6
+
+    # In this process: its imports are the largest part.
+    options = "--rm rm --model loop/policy --save loop/grpo --steps 2 --questions 1 --n 4"
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "argv", ["examples/grpo.py", *options.split()])
+    capsys.readouterr()
+    runpy.run_path("examples/grpo.py", run_name="__main__")
+    assert len(re.findall(r"^step +\d: reward [+-]\d", capsys.readouterr().out, re.M)) == 2
+    assert (home / "loop" / "grpo" / "model.safetensors").exists()
 
 
 def planted_noise() -> float:

@@ -10,6 +10,7 @@ import gzip
 import importlib.util
 import json
 import math
+import random
 import sys
 from collections import Counter
 from pathlib import Path
@@ -127,6 +128,24 @@ def test_bayes_accuracy_is_the_majority_of_three_unbiased_votes(make):
     expected = sum(p ** sum(v) * (1 - p) ** (3 - sum(v)) for v in votes if sum(v) >= 2)
     assert make.bayes_accuracy(better, worse) == pytest.approx(expected, abs=1e-12)
     assert make.bayes_accuracy(worse, better) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_utility_is_read_back_from_the_text(make):
+    """Of every answer that is drawn, and in parts of one that a policy makes up."""
+    rng = random.Random(5)
+    for subset in SUBSETS:
+        for _ in range(100):
+            prompt, _, answers = make.draw_dialogue(rng, subset)
+            question = prompt.split("\n\nHuman: ")[-1]
+            for answer in answers:
+                assert make.utility_of(question, answer.text) == pytest.approx(answer.utility)
+    question = "How do I keep bread fresh?"
+    assert make.utility_of(question, "There is usually no hurry.") == 0
+    half = (
+        "You should slice the bread and freeze what will not be eaten soon. "
+        "Maybe one could bake the bread until the loaf sounds hollow."
+    )
+    assert make.utility_of(question, half) == 2.0 / 2 + 1.5 / 2
 
 
 def test_splits_share_no_first_human_turn(rows):
