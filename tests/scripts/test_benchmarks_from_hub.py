@@ -230,7 +230,7 @@ def score_rows_of(split):
 
 ckpt, folder = sys.argv[1:]
 scored = []
-for split in ("filtered", "no-such-split"):
+for split in ("filtered", "missing"):
     sys.argv[1:] = [ckpt, folder]
     scored.append(score_rows_of(split))
 print(json.dumps([audits, errors, audit_threads, scored]))
@@ -438,7 +438,7 @@ def test_score_py_scores_a_split_of_the_hub(audited, reward):
     for row in rows:
         expected = reward(row["prompt"], row["chosen"])
         assert row["reward_chosen"] == pytest.approx(expected, abs=1e-4)
-    sentence = "allenai/reward-bench: no 'no-such-split' split; name one that it has with --split"
+    sentence = "allenai/reward-bench: no 'missing' split; name one that it has with --split"
     assert sentence in audited[2]
 
 
