@@ -330,6 +330,7 @@ PATHS = (
     "path",
     "data_dir",
     "data_files",
+    "deepspeed",
 )
 
 
