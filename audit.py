@@ -26,6 +26,7 @@ from auditing.benchmark_sources import BENCHMARKS
 from auditing.options import AuditOptions, first_fault
 from reward.data.columns import parse_columns
 from reward.model import TOKEN_BUDGET
+from reward.model.hub import why_absent
 
 if TYPE_CHECKING:
     from auditing.result import Audit
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 def main() -> int:
     options = read_options()
     start = time.monotonic()
+    absent = None
+    if options.ckpt:
+        absent = why_absent(options.ckpt, options.revision)
+    if absent is not None:
+        print(f"audit.py: {absent}", file=sys.stderr)
+        return 2
     refusals = errors_of_input(options)
     main_process = is_main_process(options)
     if main_process:

@@ -45,6 +45,7 @@ from reward.data.feedback import LABELS, MODES, Feedback, FeedbackOptions, fault
 from reward.data.input_rows import input_fault
 from reward.data.written_rows import is_standard_output, output_fault
 from reward.model import TOKEN_BUDGET
+from reward.model.hub import why_absent
 from reward.model.interrupts import INTERRUPTED, Interrupted, die_with_launcher, raise_on_sigterm
 
 OPTIONS_OF_MODES = (
@@ -74,6 +75,10 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for. Returns the exit status."""
+    absent = why_absent(args.ckpt, args.revision)
+    if absent is not None:
+        print(f"score.py: {absent}", file=sys.stderr)
+        return 2
     # Imported here, so that --help and wrong arguments need not wait for torch.
     from reward.data.encoding import EncodingError
     from reward.data.files import DataError

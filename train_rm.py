@@ -16,6 +16,7 @@ above.
 import os
 import sys
 
+from reward.model.hub import why_absent
 from reward.recipe.parse import parse_command_line
 from reward.recipe.recipe import RecipeError
 
@@ -30,6 +31,11 @@ def main(argv: list[str]) -> int:
         return 2
     if recipe.plan is not None and os.environ.get("RANK", "0") != "0":
         return 0  # one process is enough to plan for all
+
+    absent = why_absent(recipe["model_name_or_path"], recipe["model_revision"])
+    if absent is not None:
+        print(f"train_rm.py: {absent}", file=sys.stderr)
+        return 2
 
     # Imports torch and the rest, which takes seconds: only now that the recipe is sound.
     try:

@@ -8,7 +8,6 @@ import os
 import sys
 from functools import cache
 
-import datasets
 import httpx2
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
@@ -24,7 +23,9 @@ def use_cache_if_unreachable() -> None:
     problem = why_unreachable(constants.ENDPOINT)
     if problem is None:
         return
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = True
+    if "datasets" in sys.modules:  # it takes over what it finds when it is imported
+        sys.modules["datasets"].config.HF_HUB_OFFLINE = True
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(
             f"{constants.ENDPOINT} cannot be reached ({problem}); "

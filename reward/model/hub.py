@@ -1,4 +1,7 @@
-"""Files of a checkpoint, from a local folder or from the Hub."""
+"""Files of a checkpoint, from a local folder or from the Hub.
+
+Imports no torch and no transformers, so that a name that does not exist is answered at once.
+"""
 
 import json
 import os
@@ -11,7 +14,6 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
 )
-from transformers.utils.hub import extract_commit_hash
 
 from reward.data.hub_access import use_cache_if_unreachable
 
@@ -102,6 +104,20 @@ def _in_cache(name: str, revision: str) -> bool:
     return any(isinstance(path, str) for path in cached)
 
 
+def why_absent(name: str, revision: str = "main") -> str | None:
+    """Return why there is no such checkpoint; None where there is one, which may be a bad one.
+
+    The scripts ask this on the first process of a host, before they import what takes seconds.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return None
+    try:
+        checkpoint_file(name, "config.json", revision)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 def require_model(name: str, revision: str) -> None:
     """Raise ModelError where `name` is neither a folder nor a Hub model with a config.json."""
     if checkpoint_file(name, "config.json", revision) is None:
@@ -115,5 +131,7 @@ def resolved_revision(name: str, revision: str) -> str | None:
     """
     if os.path.isdir(name):
         return None
+    from transformers.utils.hub import extract_commit_hash
+
     require_model(name, revision)
     return extract_commit_hash(checkpoint_file(name, "config.json", revision), None)

@@ -1,11 +1,15 @@
 """A Hub that does not answer is asked once, and not six times for each file."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 
 import datasets
 import pytest
 from huggingface_hub import constants
+from support import REPO
 
 from reward.data.files import DataError
 from reward.data.hub_access import why_unreachable
@@ -61,3 +65,22 @@ def test_offline_by_choice_asks_nobody(hub_that_hangs_up, monkeypatch):
     with pytest.raises(ModelError, match="the Hub cannot be reached"):
         checkpoint_file("nobody/nothing", "config.json")
     assert hub_that_hangs_up == []
+
+
+def test_a_name_that_does_not_exist_is_answered_before_torch_is_imported():
+    """Importing it takes seconds."""
+    code = """
+import sys
+import score, audit, train_rm
+from reward.model.hub import why_absent
+print(why_absent("nobody/nothing"))
+print([module for module in ("torch", "transformers", "datasets") if module in sys.modules])
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.splitlines() == [
+        "nobody/nothing: no such folder here, and the Hub cannot be reached",
+        "[]",
+    ], done.stderr
