@@ -61,6 +61,8 @@ class Manifest:
     versions: dict[str, str]  # package -> version
     device: str  # such as "CPU, 2 threads, 1 process(es)"
     precision: str  # such as "bf16 autocast"
+    base_files: str | None = None  # a hash of a base folder's files; a Hub id has its revision
+    recipe: dict | None = None  # the values that decide the trained weights
     paths_from: str | None = None  # where relative paths start, as seen from the checkpoint
     validation: dict[str, float] | None = None  # metric -> value at the end of training
     train_seconds: float | None = None

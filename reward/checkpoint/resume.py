@@ -73,8 +73,8 @@ def checkpoint_fault(folder: str | Path) -> str | None:
     if not manifest.is_file():
         return "no manifest.json, so saving it was interrupted"
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError):
+        files = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+    except (ValueError, KeyError, TypeError):
         return "manifest.json is damaged"
     if "trainer_state.json" not in files:
         return "no trainer_state.json"
@@ -90,3 +90,60 @@ def checkpoint_fault(folder: str | Path) -> str | None:
 def holds_optimizer(name: str) -> bool:
     """Return whether this is a file of optimizer state: Trainer's, FSDP's or DeepSpeed's."""
     return "optimizer" in name or "global_step" in name
+
+
+# --- Whose checkpoint it is -----------------------------------------------------------------------
+
+IN_WORDS = {"fingerprints": "pairs of the split ", "versions": "version of "}
+# What a checkpoint and the run that goes on from it must have in common, by the manifest's keys.
+SAME = (
+    "base_revision",
+    "base_files",
+    "adapter",
+    "quantization",
+    "dtype",
+    "labels",
+    "max_length",
+    "encoder",
+    "precision",
+    "fingerprints",
+    "versions",
+    "recipe",
+)
+
+
+def differences_of_runs(folder: str | Path, manifest: Manifest) -> list[str]:
+    """Compare a checkpoint with the run that would go on from it.
+
+    A key that one of the two does not have, because an earlier version wrote it, is not compared.
+
+    Args:
+        folder: A whole checkpoint.
+        manifest: The run's own.
+
+    Returns:
+        A line for each difference, such as `learning_rate: 0.001 there, 0.0001 here`.
+    """
+    theirs = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+    ours = json.loads(json.dumps(manifest.as_dict()))  # tuples are lists in a file
+    lines = []
+    for key in SAME:
+        if key not in theirs or key not in ours:
+            continue
+        if isinstance(theirs[key], dict) and isinstance(ours[key], dict):
+            names = sorted(theirs[key].keys() | ours[key].keys())
+            pairs = [(name, theirs[key].get(name), ours[key].get(name)) for name in names]
+        else:
+            pairs = [(key, theirs[key], ours[key])]
+        for name, there, here in pairs:
+            if there != here:
+                what = IN_WORDS.get(key, "") + name
+                lines.append(f"{what}: {_short(there)} there, {_short(here)} here")
+    return lines
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    if len(text) > 60:
+        return text[:57] + "..."
+    return text

@@ -15,6 +15,8 @@ TEST_SALT = 1
 VALIDATION_SALT = 2
 MISMATCH_SALT = 3
 
+ENDS = 64 * 1024  # bytes at each end of a weights file
+
 
 def text_key(*texts: str) -> int:
     """A signed 64-bit hash of the texts."""
@@ -35,6 +37,25 @@ def hash_fraction(keys: np.ndarray, salt: int) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return (z ^ (z >> np.uint64(31))).astype(np.float64) / 2.0**64
+
+
+def hash_of_model_files(folder: str | Path) -> str:
+    """A hash of a folder's configs and weights that is quick also for large ones.
+
+    Of a weights file its size, first and last 64 KB count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.name.endswith((".safetensors", ".bin")):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with open(path, "rb") as file:
+                digest.update(file.read(ENDS))
+                file.seek(max(0, size - ENDS))
+                digest.update(file.read())
+        elif path.name in ("config.json", "adapter_config.json"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def sha256_of_file(path: str | Path) -> str:

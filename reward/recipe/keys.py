@@ -322,6 +322,43 @@ ENTRY = TRL["DatasetConfig"] | {
 
 # The keys whose value is a path or a Hub id. `~` is expanded in it, and the processes of a run may
 # differ in it (reward.training.run.compare_processes).
+# Keys that begin so do not decide the trained weights, or are compared by what they lead to.
+DECIDE_NOTHING = (
+    "output_dir",
+    "model_name_or_path",
+    "chat_template_path",
+    "dataset_name",
+    "datasets",
+    "log",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio",
+    "save_",
+    "push_",
+    "hub_",
+    "disable_tqdm",
+    "debug",
+    "skip_memory",
+    "include_",
+    "dataset_num_proc",
+    "dataloader_num_workers",
+    "dataloader_p",
+    "ddp_",
+    "deepspeed",
+    "fsdp",
+    "use_cpu",
+    "activation_",
+    "gradient_checkpointing",
+    "prefix_sharing",
+    "token_budget",
+    "per_device_eval",
+    "eval_accumulation",
+    "torch_empty",
+    "max_dropped",
+    "on_bad_row",
+)
+
 PATHS = (
     "model_name_or_path",
     "chat_template_path",

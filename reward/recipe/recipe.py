@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.data.files import Source
-from reward.recipe.keys import DEFAULTS, ENTRY, GROUPS, KEYS, OWN_KEYS, TRL
+from reward.recipe.keys import DECIDE_NOTHING, DEFAULTS, ENTRY, GROUPS, KEYS, OWN_KEYS, TRL
 from reward.recipe.yaml_text import to_yaml
 
 
@@ -77,6 +77,21 @@ class Recipe:
             "test_split": self["dataset_test_split"],
         }
         return [_source(entry, self["dataset_streaming"])]
+
+    def deciding_values(self) -> dict[str, object]:
+        """The values that decide the trained weights: two runs that differ in one are two runs.
+
+        Where the model, the template and the data lie is left out: what they hold is compared.
+        """
+        resolved = {key.name: key.default for key in OWN_KEYS} | self.values
+        values = {}
+        for key, value in resolved.items():
+            if not key.startswith(DECIDE_NOTHING):
+                values[key] = value
+        options = values.get("model_init_kwargs")
+        if isinstance(options, dict):  # `token` among them is a secret
+            values["model_init_kwargs"] = {k: v for k, v in options.items() if k != "token"}
+        return values
 
     def save(self, path: str | Path) -> None:
         """Write the resolved copy: the recipe's keys and our own defaults, below their banners.

@@ -45,9 +45,15 @@ from reward.checkpoint.fresh_process import (
 from reward.checkpoint.golden import golden_pairs, golden_texts, write_golden
 from reward.checkpoint.manifest import Manifest, fingerprint, seal, versions
 from reward.checkpoint.push import push
-from reward.checkpoint.resume import SealCheckpoint, checkpoint_fault, newest_valid_checkpoint
+from reward.checkpoint.resume import (
+    SealCheckpoint,
+    checkpoint_fault,
+    differences_of_runs,
+    newest_valid_checkpoint,
+)
 from reward.data.encoding import EncodingError, differing_facts, encoder_facts
 from reward.data.files import DataError, Source, describe_source, write_json
+from reward.data.hashing import hash_of_model_files
 from reward.data.ledger import Ledger
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
@@ -146,6 +152,8 @@ def train_and_verify(recipe: Recipe) -> int:
     if recipe.plan is None:
         say(machine_line(settings))
     set_seed(settings.args.seed)
+    if recipe.plan is None and not recipe.check_data:
+        remove_old_checkpoints(settings)
 
     # --- Data: text -> disjoint splits of token ids
     base = load_base(settings)
@@ -485,13 +493,12 @@ def build(settings: Settings, base: Base, data: Data) -> Training:
         LaunchError: The engine cannot resume.
         DataError: The checkpoint of `--resume FOLDER` is damaged.
     """
-    remove_old_checkpoints(settings)
     quantization = get_quantization_config(settings.model_config)
     model = build_model(settings, base, quantization)
     manifest = start_manifest(settings, base, data, model, quantization)
     stop = StopOnSignal()
     trainer = build_trainer(settings, base, data, model, stop)
-    resume_from = choose_checkpoint(settings.recipe, settings.output_dir, settings.state)
+    resume_from = choose_checkpoint(settings, manifest)
     if resume_from and settings.recipe.quantized and settings.engine.kind == "FSDP":
         raise LaunchError(
             f"FSDP2 cannot load {resume_from} back into 4-bit or 8-bit layers; go on with ddp.yaml "
@@ -554,6 +561,9 @@ def start_manifest(
     quantization_keys = None
     if quantization is not None:
         quantization_keys = quantization.to_dict()
+    base_files = None
+    if base.commit is None:
+        base_files = hash_of_model_files(base.name)
     return Manifest(
         base_model=base.name,
         base_revision=base.commit,
@@ -572,6 +582,8 @@ def start_manifest(
         versions=versions(),
         device=f"{machine.device}, {settings.state.num_processes} process(es)",
         precision=machine.precision,
+        base_files=base_files,
+        recipe=recipe.deciding_values(),
         paths_from=os.path.relpath(os.getcwd(), settings.output_dir),
         validation={},
     )
@@ -615,31 +627,54 @@ def build_trainer(
     return trainer
 
 
-def choose_checkpoint(recipe: Recipe, output_dir: Path, state: PartialState) -> str | None:
+def choose_checkpoint(settings: Settings, manifest: Manifest) -> str | None:
     """Return the checkpoint to go on from, None to start anew.
 
     Process 0 chooses it for all: on another host it might be another.
 
+    Args:
+        settings: The settings, with the flag `--resume`.
+        manifest: The run's own.
+
     Raises:
-        DataError: The folder that `--resume` names cannot be resumed from.
+        DataError: The folder that `--resume` names cannot be resumed from, or the newest checkpoint
+            belongs to another run.
     """
-    if recipe.resume is None:
+    resume = settings.recipe.resume
+    if resume is None:
         return None
     folder, fault = None, None
-    if state.is_main_process and recipe.resume == "auto":
-        folder, passed_over = newest_valid_checkpoint(output_dir)
-        for line in passed_over:
-            print(f"resume: not from {line}")
-        if folder:
-            print(f"resume: from {folder}")
-        else:
-            print(f"resume: no checkpoint in {output_dir} to go on from; starting anew")
-    elif state.is_main_process:
-        folder, fault = recipe.resume, checkpoint_fault(recipe.resume)
+    if settings.state.is_main_process and resume == "auto":
+        folder, fault = newest_of_this_run(settings.output_dir, manifest)
+    elif settings.state.is_main_process:
+        folder, fault = resume, checkpoint_fault(resume)
+        if fault is None:
+            for line in differences_of_runs(folder, manifest):
+                print(f"resume: {folder} is of another run: {line}")
     folder, fault = broadcast_object_list([folder, fault])
     if fault:
         raise DataError(f"--resume {folder}: {fault}")
     return folder
+
+
+def newest_of_this_run(output_dir: Path, manifest: Manifest) -> tuple[str | None, str | None]:
+    """Return the newest whole checkpoint, and why it is none of this run; say what was chosen."""
+    folder, passed_over = newest_valid_checkpoint(output_dir)
+    for line in passed_over:
+        print(f"resume: not from {line}")
+    if folder is None:
+        print(f"resume: no checkpoint in {output_dir} to go on from; starting anew")
+        return None, None
+    lines = differences_of_runs(folder, manifest)
+    if lines:
+        listed = "".join(f"\n  - {line}" for line in lines)
+        return folder, (
+            f"it belongs to another run:{listed}\nGo on with the settings of that run, or name the "
+            f"checkpoint to go on from it all the same (--resume {folder}), or start anew with "
+            "--overwrite."
+        )
+    print(f"resume: from {folder}")
+    return folder, None
 
 
 # --- Train ----------------------------------------------------------------------------------------

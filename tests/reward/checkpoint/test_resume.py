@@ -51,6 +51,8 @@ CHANGED = "missing or changed since it was saved"
             lambda folder: (folder / "manifest.json").write_text('{"files": '),
             "manifest.json is damaged",
         ),
+        (lambda folder: (folder / "manifest.json").write_text("null"), "manifest.json is damaged"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is damaged"),
         (lambda folder: truncate(folder / "model.safetensors"), f"model.safetensors {CHANGED}"),
         (
             lambda folder: zero_200_bytes(folder / "model.safetensors"),

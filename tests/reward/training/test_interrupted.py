@@ -174,3 +174,46 @@ def test_not_finite_stops_and_leaves_the_earlier_model(hh_options, uninterrupted
     for folder in out.glob("checkpoint-*"):
         for key, value in load_file(folder / "model.safetensors").items():
             assert torch.isfinite(value).all(), (folder.name, key)
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(hh_options, uninterrupted, tmp_path):
+    """The newest checkpoint is whole, and belongs to a run with another rate and other pairs."""
+    out = shutil.copytree(uninterrupted, tmp_path / "out")
+    before = hash_files(out)
+    newest = out / "checkpoint-40"
+    lines = []
+    options = [*hh_options, *LONG, "--output_dir", out, "--learning_rate", 5e-4]
+    fewer = ["--validation_fraction", 0.3, "--resume", "auto"]
+    lines.append(last_of_each([*options, *fewer]))
+    lines.append(last_of_each([*options, "--resume", newest, "--max_steps", 41]))
+    refused, named = train_several(lines, tmp_path / "launch")
+    assert refused.status == 2
+    said = refused.stderr.splitlines()
+    assert f"--resume {newest}: it belongs to another run:" in refused.stderr
+    assert "  - learning_rate: 0.001 there, 0.0005 here" in said
+    assert "  - validation_fraction: 0.15 there, 0.3 here" in said
+    assert any(line.startswith("  - pairs of the split train: ") for line in said)
+    assert f"(--resume {newest})" in said[-1] and said[-1].endswith("with --overwrite.")
+
+    # Who names it, knows.
+    assert named.status == 0, named.stderr[-3000:]
+    of_another = f"resume: {newest} is of another run: "
+    assert [line for line in named.stdout.splitlines() if line.startswith("resume: ")] == [
+        f"{of_another}learning_rate: 0.001 there, 0.0005 here",
+        f"{of_another}max_steps: 40 there, 41 here",
+    ]
+    assert before.keys() == hash_files(out).keys()
+
+
+def test_overwrite_removes_old_checkpoints_before_anything_is_read(
+    hh_options, uninterrupted, tmp_path
+):
+    """A run that dies while it reads its data leaves nothing that `--resume auto` would take."""
+    out = shutil.copytree(uninterrupted, tmp_path / "out")
+    options = [*hh_options, *LONG, "--output_dir", out, "--overwrite"]
+    (tmp_path / "broken.jsonl").write_text("no rows\n")
+    broken = ["--datasets", f"[{{path: {tmp_path / 'broken.jsonl'}}}]", "--test_fraction", 0.5]
+    done = run_script("train_rm.py", *last_of_each([*options, *broken]), env=CPU, check=False)
+    assert done.returncode == 2 and "broken.jsonl" in done.stderr
+    assert list(out.glob("checkpoint-*")) == []
+    assert (out / "model.safetensors").is_file()  # the earlier model stays until another is there
