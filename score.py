@@ -37,21 +37,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reward.data.columns import Columns, parse_columns
-from reward.data.feedback import LABELS, MODES, Feedback, FeedbackOptions, fault_of
-from reward.data.input_rows import input_fault
-from reward.data.written_rows import is_standard_output, output_fault
-from reward.model import TOKEN_BUDGET
+from reward.data.feedback import Feedback
+from reward.data.written_rows import is_standard_output
 from reward.model.hub import why_absent
 from reward.model.interrupts import INTERRUPTED, Interrupted, die_with_launcher, raise_on_sigterm
-
-OPTIONS_OF_MODES = (
-    *("scored", "label_as", "n", "min_reward", "min_gap", "min_margin"),
-    *("calibrated", "normalized", "conversational"),
-)
+from reward.model.score_options import feedback_options, parse_arguments
 
 if TYPE_CHECKING:  # only for the annotations: the import takes seconds
     from reward.model.endpoint import EndpointScorer
@@ -60,7 +52,7 @@ if TYPE_CHECKING:  # only for the annotations: the import takes seconds
 
 def main() -> int:
     """Run the script. Returns its exit status: 0, 2 for bad input, or 75 if it is interrupted."""
-    args = parse_arguments()
+    args = parse_arguments(__doc__)
     raise_on_sigterm()
     die_with_launcher()
     try:
@@ -128,6 +120,7 @@ def loaded_scorer(args: argparse.Namespace) -> "Scorer":
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
         chat_template=args.chat_template,
+        verify=args.verify,
     )
     choose_threads(scorer.model)
     return scorer
@@ -217,22 +210,6 @@ def feedback_of(args: argparse.Namespace) -> Feedback | None:
     return Feedback(options, units)
 
 
-def feedback_options(args: argparse.Namespace) -> FeedbackOptions:
-    """The options of --mode."""
-    return FeedbackOptions(
-        mode=args.mode,
-        label_as=args.label_as,
-        n=args.n,
-        min_reward=args.min_reward,
-        min_gap=args.min_gap,
-        min_margin=args.min_margin,
-        calibrated=args.calibrated,
-        normalized=args.normalized,
-        conversational=args.conversational,
-        columns=Columns.of(args.columns),
-    )
-
-
 def write(scored: Iterator[dict], feedback: Feedback | None, output: str | None) -> None:
     """Write scored rows, or what the mode makes of them."""
     from reward.data.written_rows import write_rows
@@ -266,201 +243,6 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
             "its architecture has no head bias: stock transformers leaves out "
             f"{done.dropped_bias:+.4f}, the same for every completion; score.py and audit.py add it"
         )
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line. Exits with 2 for anything that would only fail later."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_model(parser)
-    add_inputs(parser)
-    add_outputs(parser)
-    add_modes(parser)
-    args = parser.parse_args()
-    fault = first_fault(args)
-    if fault is not None:
-        parser.error(fault)
-    return args
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the model, and how it computes."""
-    add = parser.add_argument
-    add("--ckpt", help="folder or Hub id of a reward model")
-    add("--revision", default="main", help="of a Hub id")
-    add("--trust_remote_code", action="store_true", help="run the model's own Python code")
-    add("--chat_template", metavar="FILE", help="render with it instead of the model's own")
-    add(
-        "--token_budget",
-        type=int,
-        default=TOKEN_BUDGET,
-        help="tokens of one forward: lower it to save memory",
-    )
-    add(
-        "--endpoint",
-        metavar="URL",
-        help="a server that has the model: vLLM, SGLang or OpenRLHF (docs/serving.md)",
-    )
-    add("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
-
-
-def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name what is scored."""
-    add = parser.add_argument
-    add("--input", help="rows to score: a file, a folder, a Hub id, or - for standard input")
-    add("--split", help="split of a Hub id or of a folder of splits")
-    add("--data_dir", help="folder inside a Hub id, such as harmless-base")
-    add(
-        "--columns",
-        type=parse_columns,
-        help="names of your columns: prompt=my_question,chosen=good,rejected=bad",
-    )
-    add(
-        "--on_bad_row",
-        choices=("skip", "stop"),
-        default="skip",
-        help="a row that cannot be read or scored has no reward (skip), or ends the run (stop)",
-    )
-    add("--prompt", help="one prompt, with one or more --completion")
-    add("--completion", action="append", default=[], help="repeat to compare")
-
-
-def add_outputs(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what is written."""
-    add = parser.add_argument
-    add(
-        "--output",
-        help="file to write: .parquet, .csv, .tsv, else JSONL; standard output if not given, or -",
-    )
-    add(
-        "--resume",
-        action="store_true",
-        help="go on with what an interrupted run has kept in OUTPUT.partial.jsonl",
-    )
-    add("--tokens", action="store_true", help="with --prompt: the reward after each token")
-
-
-def add_modes(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what the rewards are for."""
-    add = parser.add_argument_group("what the rewards are for (docs/scoring.md)").add_argument
-    add(
-        "--mode",
-        choices=("score", *MODES),
-        default="score",
-        help="score: every row with its reward; rank: a prompt's completions, the best first; "
-        "reject: the best that pass --min_reward and --min_gap; label: rows for DPO, KTO or SFT "
-        "(--as); pairs: all pairs of a prompt's completions",
-    )
-    add(
-        "--as",
-        dest="label_as",
-        choices=LABELS,
-        help="of --mode label: the best and the worst of a prompt (DPO), completions with a true "
-        "or false label (KTO), completions with their reward",
-    )
-    add("--scored", metavar="FILE", help="rows that were scored before, instead of --input; or -")
-    add("--n", type=int, help="completions of a prompt that are kept (rank: all, reject: 1)")
-    add("--min_reward", type=float, help="least reward that is kept, or labelled true")
-    add("--min_gap", type=float, help="least difference to the mean reward of the prompt")
-    add("--min_margin", type=float, help="least margin of a pair")
-    add(
-        "--calibrated",
-        action="store_true",
-        help="divide margins by the temperature of the checkpoint's audit, and add "
-        "`chosen_probability`",
-    )
-    add(
-        "--normalized",
-        action="store_true",
-        help="express rewards and margins in standard deviations of the checkpoint's validation "
-        "rewards",
-    )
-    add(
-        "--conversational",
-        action="store_true",
-        help="write texts as messages, so that TRL's trainers put the chat template around them",
-    )
-
-
-def fault_of_mode(args: argparse.Namespace) -> str | None:
-    """What is wrong with the options of --mode; None if nothing is."""
-    if args.mode == "score":
-        given = [name for name in OPTIONS_OF_MODES if getattr(args, name) not in (None, False)]
-        if given:
-            name = given[0].replace("label_as", "as")
-            return f"--{name} goes with --mode {'|'.join(MODES)}; found --mode score"
-        return None
-    if args.input is None and args.scored is None:
-        return f"--mode {args.mode} needs --input FILE, or --scored FILE of an earlier run"
-    if args.scored is None and is_standard_output(args.output):
-        return (
-            f"--mode {args.mode} writes once all is scored: name --output FILE, or pipe the scored "
-            f"rows on: score.py --input ... | score.py --scored - --mode {args.mode}"
-        )
-    if args.scored is not None:
-        if args.endpoint is not None:
-            return "--scored reads rewards that are there already; leave out --endpoint"
-        fault = input_fault(args.scored, None)
-        if fault is not None:
-            return f"--scored {args.scored}: {fault}"
-    return fault_of(feedback_options(args))
-
-
-def first_fault(args: argparse.Namespace) -> str | None:
-    """The first thing that is wrong with the command line; None if nothing is."""
-    for find_fault in (fault_of_task, fault_of_mode, fault_of_input, fault_of_others):
-        fault = find_fault(args)
-        if fault is not None:
-            return fault
-    return None
-
-
-def fault_of_task(args: argparse.Namespace) -> str | None:
-    """What is wrong with what the options ask for together; None if nothing is."""
-    if args.ckpt is None and (args.scored is None or args.calibrated or args.normalized):
-        return "--ckpt DIR is needed: a reward model"
-    tasks = [args.prompt, args.input, args.convert, args.scored]
-    if tasks.count(None) != len(tasks) - 1 or bool(args.completion) != (args.prompt is not None):
-        return (
-            "give --input FILE, or --prompt TEXT with one or more --completion TEXT, "
-            "or --convert DIR"
-        )
-    return None
-
-
-def fault_of_input(args: argparse.Namespace) -> str | None:
-    """What is wrong with the rows that are read; None if nothing is."""
-    if args.input is not None:
-        fault = input_fault(args.input, args.split)
-        return fault and f"--input {args.input}: {fault}"
-    options = ["split", "data_dir", "resume"]
-    if args.scored is None:
-        options += ["columns", "output"]
-    for option in options:
-        if getattr(args, option):
-            return f"--{option} belongs to --input FILE; give both"
-    return None
-
-
-def fault_of_others(args: argparse.Namespace) -> str | None:
-    """What is wrong with any other option; None if nothing is."""
-    if args.tokens and args.prompt is None:
-        return "--tokens belongs to --prompt TEXT; give both"
-    if args.endpoint and (args.convert or args.tokens):
-        return "--convert and --tokens need the weights; leave out --endpoint"
-    if args.convert and Path(args.convert).exists():
-        return f"--convert {args.convert}: it exists already; name a new folder"
-    if args.chat_template and not Path(args.chat_template).is_file():
-        return f"--chat_template {args.chat_template}: no such file"
-    if args.resume and is_standard_output(args.output):
-        return "--resume goes on with a file; name it with --output FILE"
-    fault = output_fault(args.output)
-    if fault is not None:
-        return f"--output {args.output}: {fault}"
-    if args.token_budget < 1:
-        return f"--token_budget {args.token_budget}: at least 1 is needed"
-    return None
 
 
 if __name__ == "__main__":

@@ -112,9 +112,9 @@ def check_script(script: str, options: list[str], monkeypatch) -> None:
     if script == "train_rm.py":
         check_training(options)
     elif script == "score.py":
-        import score
+        from reward.model.score_options import parse_arguments
 
-        score.parse_arguments()
+        parse_arguments("")
     elif script == "audit.py":
         import audit
 
