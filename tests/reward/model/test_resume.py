@@ -216,7 +216,7 @@ def script(scorer, tmp_path, monkeypatch, capsys):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGPIPE)}
 
     def call(*options):
-        command = ["score.py", "--ckpt", "rm", "--input", tmp_path / "in.jsonl", *options]
+        command = ["score.py", "--ckpt", tmp_path, "--input", tmp_path / "in.jsonl", *options]
         monkeypatch.setattr(sys, "argv", list(map(str, command)))
         capsys.readouterr()
         return (score.main(), *capsys.readouterr())

@@ -221,7 +221,9 @@ def test_the_script_reads_folders_and_files_of_every_kind(strict, tmp_path, monk
     monkeypatch.setattr("reward.model.scorer.Scorer", lambda *args, **options: strict)
 
     def run(path):
-        monkeypatch.setattr(sys, "argv", ["score.py", "--ckpt", "rm", "--input", str(path)])
+        monkeypatch.setattr(
+            sys, "argv", ["score.py", "--ckpt", str(tmp_path), "--input", str(path)]
+        )
         capsys.readouterr()
         status = score.main()
         out, error = capsys.readouterr()
