@@ -373,7 +373,8 @@ def test_what_needs_the_weights(task, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         exit_of(score, monkeypatch, capsys, *arguments)
     assert (
-        "--convert and --tokens need the weights; leave out --endpoint" in capsys.readouterr().err
+        "--convert, --tokens and --verify need the weights; leave out --endpoint"
+        in capsys.readouterr().err
     )
 
 
