@@ -26,6 +26,8 @@ class SealCheckpoint(TrainerCallback):
         accelerator.wait_for_everyone()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
+            # A pickle that nothing of ours reads, and that may hold the Hub's token.
+            (folder / "training_args.bin").unlink(missing_ok=True)
             metrics = last_evaluation(state.log_history)
             manifest = replace(self.manifest, step=state.global_step, metrics=metrics)
             if manifest.paths_from is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.data.files import Source
+from reward.data.secrets import hide_secrets, without_secrets
 from reward.recipe.keys import DECIDE_NOTHING, DEFAULTS, ENTRY, GROUPS, KEYS, OWN_KEYS, TRL
 from reward.recipe.yaml_text import to_yaml
 
@@ -19,12 +20,12 @@ class RecipeError(Exception):
     """Every fault of a recipe and its command line. `faults` holds them one by one."""
 
     def __init__(self, faults: list[str]):
-        self.faults = faults
+        self.faults = [hide_secrets(fault) for fault in faults]
         count = f"{len(faults)} faults"
         if len(faults) == 1:
             count = "1 fault"
         lines = [f"the recipe has {count}"]
-        lines += [f"  - {fault}" for fault in faults]
+        lines += [f"  - {fault}" for fault in self.faults]
         super().__init__("\n".join(lines))
 
 
@@ -88,10 +89,7 @@ class Recipe:
         for key, value in resolved.items():
             if not key.startswith(DECIDE_NOTHING):
                 values[key] = value
-        options = values.get("model_init_kwargs")
-        if isinstance(options, dict):  # `token` among them is a secret
-            values["model_init_kwargs"] = {k: v for k, v in options.items() if k != "token"}
-        return values
+        return without_secrets(values)
 
     def save(self, path: str | Path) -> None:
         """Write the resolved copy: the recipe's keys and our own defaults, below their banners.
@@ -102,7 +100,7 @@ class Recipe:
             path: The file to write.
         """
         resolved = {key.name: key.default for key in OWN_KEYS} | self.values
-        resolved.pop("hub_token", None)  # a secret; this file is published with the checkpoint
+        resolved = without_secrets(resolved)  # this file is published with the checkpoint
         groups = {banner: {} for banner in GROUPS}
         for key, value in resolved.items():
             groups[_banner_of(key)][key] = value

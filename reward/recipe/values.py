@@ -5,6 +5,7 @@ import os
 import shlex
 from typing import NamedTuple
 
+from reward.data.secrets import SECRET_KEYS
 from reward.recipe.keys import CLI, EXAMPLES, FLAGS, KINDS, OTHER_NAMES, PATHS, Key
 from reward.recipe.yaml_text import kind_in_words, kind_of, to_yaml
 
@@ -69,7 +70,10 @@ def fault_of(key: Key, value: object, place: str) -> str | None:
     mend = _mend_type(key, value) or _mend_choice(key, value) or _mend_range(key, value)
     if mend is None:
         return None
-    faulty_line = _line(key, value, place)
+    shown = value
+    if key.name in SECRET_KEYS:
+        shown = "***"
+    faulty_line = _line(key, shown, place)
     better_line = _line(key, mend.value, place)
     return f"found {faulty_line}; needed is {mend.needed}: {better_line}"
 

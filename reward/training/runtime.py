@@ -17,6 +17,8 @@ from accelerate import Accelerator
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
+from reward.data.secrets import hide_secrets
+
 BAD_INPUT = 2
 NON_FINITE = 3
 
@@ -125,7 +127,7 @@ def fail(message: str | Exception, status: int) -> int:
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count > 1:
         process = f" (process {int(os.environ.get('RANK', 0))} of {count})"
-    print(f"\ntrain_rm.py{process}: {message}", file=sys.stderr, flush=True)
+    print(f"\ntrain_rm.py{process}: {hide_secrets(str(message))}", file=sys.stderr, flush=True)
     return status
 
 
