@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from auditing.benchmark_sources import BENCHMARKS
 from auditing.options import AuditOptions, first_fault
 from reward.data.columns import parse_columns
+from reward.data.shown import shown
 from reward.model import TOKEN_BUDGET
 from reward.model.hub import why_absent
 
@@ -39,7 +40,7 @@ def main() -> int:
     if options.ckpt:
         absent = why_absent(options.ckpt, options.revision)
     if absent is not None:
-        print(f"audit.py: {absent}", file=sys.stderr)
+        print(f"audit.py: {shown(absent)}", file=sys.stderr)
         return 2
     refusals = errors_of_input(options)
     main_process = is_main_process(options)
@@ -49,7 +50,7 @@ def main() -> int:
         audit = run_audit(options)
     except refusals as error:
         if main_process:
-            print(f"audit.py: {error}", file=sys.stderr)
+            print(f"audit.py: {shown(error)}", file=sys.stderr)
         return 2
     if not main_process:
         return 0

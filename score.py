@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from reward.data.feedback import Feedback
+from reward.data.shown import shown
 from reward.data.written_rows import is_standard_output
 from reward.model.hub import why_absent
 from reward.model.interrupts import INTERRUPTED, Interrupted, die_with_launcher, raise_on_sigterm
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for. Returns the exit status."""
     absent = why_absent(args.ckpt, args.revision)
     if absent is not None:
-        print(f"score.py: {absent}", file=sys.stderr)
+        print(f"score.py: {shown(absent)}", file=sys.stderr)
         return 2
     # Imported here, so that --help and wrong arguments need not wait for torch.
     from reward.data.encoding import EncodingError
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(error, Interrupted):
             status = INTERRUPTED
         if state.is_main_process:
-            print(f"score.py: {error}", file=sys.stderr)
+            print(f"score.py: {shown(error)}", file=sys.stderr)
     return status
 
 
@@ -189,7 +190,7 @@ def use_scored_rows(args: argparse.Namespace) -> int:
     try:
         write(rows(), feedback_of(args), args.output)
     except refusals as error:
-        print(f"score.py: {error}", file=sys.stderr)
+        print(f"score.py: {shown(error)}", file=sys.stderr)
         return 2
     return 0
 

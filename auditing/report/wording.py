@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from auditing.findings import percent
 from auditing.result import ModelCouple, ProbeResult, Ranking
 from auditing.verdicts import VERDICTS, Check, count, decimals, short
+from reward.data.shown import ELLIPSIS, visible
 
 CLIP = 600  # how many characters of a text a page shows
 
@@ -99,13 +100,6 @@ VERDICT_LOOKS = {
 
 DASH = "\u2013"  # stands for a number that is missing
 MINUS = "\u2212"
-ELLIPSIS = "\u2026"
-
-# Control characters except tab and newline, characters that reorder text, and lone surrogates,
-# which no file can hold.
-UNSEEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 
 
 # --- Text -----------------------------------------------------------------------------------------
@@ -124,8 +118,7 @@ def clip(text: str, characters: int = CLIP) -> str:
     """
     text = str(text)
     left_out = len(text) - characters
-    kept = text[:characters].replace("\r\n", "\n")
-    kept = UNSEEN.sub(lambda match: f"<U+{ord(match.group()):04X}>", kept)
+    kept = visible(text[:characters].replace("\r\n", "\n"))
     if left_out > 0:
         return f"{kept}{ELLIPSIS} ({left_out:,} more characters)"
     return kept

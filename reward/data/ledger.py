@@ -13,10 +13,13 @@ from accelerate import PartialState
 
 from reward.data.bad_rows import BAD_ROW, one_of_few
 from reward.data.files import DataError
+from reward.data.shown import shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+MOST_SUBSETS = 20  # that are named; of more, those with the most pairs
+LONGEST_NAME = 60  # characters of a subset's name
 MAX_TIES = 0.3  # a train split with a larger share of ties gets a warning; our own choice
 
 # Reasons to drop a pair.
@@ -152,10 +155,9 @@ class Ledger:
                 for reason, count in sorted(getattr(counts, kind).items()):
                     if reason in counts.places:
                         reason += f" (first: {counts.places[reason]})"
-                    lines.append(f"{'':12}  {kind:9} {count:>7,}  {reason}")
+                    lines.append(f"{'':12}  {kind:9} {count:>7,}  {shown(reason)}")
             if len(counts.by_subset) > 1:
-                subsets = [f"{name} {count:,}" for name, count in sorted(counts.by_subset.items())]
-                lines.append(f"{'':14}" + ", ".join(subsets))
+                lines.append(f"{'':14}{_subsets_in_words(counts.by_subset)}")
         return "\n".join(lines)
 
     def check(self, max_dropped: float) -> None:
@@ -269,3 +271,13 @@ def _warn_of_ties(counts: SplitCounts) -> None:
             "guidelines, or the pairs differ too little. Ties are trained on as .5; "
             "loss_type: rao_kupper models them."
         )
+
+
+def _subsets_in_words(by_subset: Counter) -> str:
+    """The subsets by name, each with its number of pairs."""
+    subsets = []
+    for name, count in sorted(by_subset.most_common(MOST_SUBSETS)):
+        subsets.append(f"{shown(name, LONGEST_NAME)} {count:,}")
+    if len(by_subset) > MOST_SUBSETS:
+        subsets.append(f"and {len(by_subset) - MOST_SUBSETS:,} smaller ones")
+    return ", ".join(subsets)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reward.data.columns import fault_of_our_name
 from reward.data.files import Source, is_local, local_files
+from reward.data.shown import shown
 from reward.recipe.keys import TRACKERS, TRL
 from reward.recipe.paths import REPOSITORY, as_seen_from_here
 from reward.recipe.recipe import Recipe
@@ -383,8 +384,15 @@ def _check_early_stopping(recipe: Recipe) -> Iterator[Fault]:
 
 def _check_output(recipe: Recipe) -> Iterator[Fault]:
     folder = Path(recipe["output_dir"] or "")
+    why_not = _why_not_writable(folder)
     if not recipe["output_dir"]:
         yield Fault(("output_dir",), "no place for the checkpoint; add `output_dir: rm-out`")
+    elif why_not is not None:
+        yield Fault(
+            ("output_dir",),
+            f"nothing can be written to {shown(folder, longest=200)}: {why_not}; needed is a "
+            "folder that you may write to: `output_dir: rm-out`",
+        )
     elif folder.is_file():
         yield Fault(
             ("output_dir",),
@@ -395,6 +403,21 @@ def _check_output(recipe: Recipe) -> Iterator[Fault]:
             ("output_dir",),
             f"{folder} is not empty; add `--overwrite`, `--resume auto` or another `--output_dir`",
         )
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    """Why no file can be written to a folder, which need not exist yet; None if one can."""
+    try:
+        existing = folder
+        while not existing.exists():
+            existing = existing.parent
+    except (OSError, ValueError) as error:  # too long a name, or one with a null character
+        return getattr(error, "strerror", None) or str(error)
+    if existing != folder and not existing.is_dir():
+        return f"{existing} is a file"
+    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} is not yours to write to"
+    return None
 
 
 def _must_be_empty(recipe: Recipe) -> bool:

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from reward.data.files import Source
-from reward.data.secrets import hide_secrets, without_secrets
+from reward.data.secrets import without_secrets
+from reward.data.shown import shown
 from reward.recipe.keys import DECIDE_NOTHING, DEFAULTS, ENTRY, GROUPS, KEYS, OWN_KEYS, TRL
 from reward.recipe.yaml_text import to_yaml
+
+LONGEST_FAULT = 1500  # characters: a value of a recipe may be of any length
 
 
 class RecipeError(Exception):
     """Every fault of a recipe and its command line. `faults` holds them one by one."""
 
     def __init__(self, faults: list[str]):
-        self.faults = [hide_secrets(fault) for fault in faults]
+        self.faults = [shown(fault, LONGEST_FAULT) for fault in faults]
         count = f"{len(faults)} faults"
         if len(faults) == 1:
             count = "1 fault"

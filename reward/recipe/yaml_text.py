@@ -94,9 +94,21 @@ def parse_yaml(text: str, place: str) -> YamlText:
     node = loader.get_single_node()
     yaml_text = YamlText(place)
     if node:
-        yaml_text.value = loader.construct_document(node)
+        yaml_text.value = _value_of(loader, node)
     yaml_text._add_lines(node, "")
     return yaml_text
+
+
+def _value_of(loader: _Loader, node: yaml.Node) -> object:
+    """The value of a node. Raises what `parse_yaml` raises."""
+    try:
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise
+    # PyYAML raises KeyError for `!!bool maybe`, AttributeError for `!!timestamp x`, and others.
+    except Exception as error:
+        what = f"a tag such as !!bool or !!timestamp does not fit its value: {error}"
+        raise ValueError(what) from error
 
 
 def read_recipe_file(path: str) -> YamlText:

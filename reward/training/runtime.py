@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from reward.data.secrets import hide_secrets
+from reward.data.shown import shown
 
 BAD_INPUT = 2
 NON_FINITE = 3
@@ -127,7 +127,7 @@ def fail(message: str | Exception, status: int) -> int:
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count > 1:
         process = f" (process {int(os.environ.get('RANK', 0))} of {count})"
-    print(f"\ntrain_rm.py{process}: {hide_secrets(str(message))}", file=sys.stderr, flush=True)
+    print(f"\ntrain_rm.py{process}: {shown(message)}", file=sys.stderr, flush=True)
     return status
 
 
