@@ -332,6 +332,17 @@ class PairTrainer(RewardTrainer):
         spare = parts[0] | {"weight": torch.zeros_like(parts[0]["weight"]), "spare": True}
         return parts + [spare] * (largest_count - len(parts))
 
+    def _run_epoch(self, *args, **options) -> None:
+        """Train an epoch, but none if the run has all its steps already.
+
+        transformers looks at the number of steps behind a step alone. So a finished run that is
+        resumed would train one step more, and another one at each further resume.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **options)
+
     def training_step(
         self,
         model: torch.nn.Module,

@@ -217,3 +217,18 @@ def test_overwrite_removes_old_checkpoints_before_anything_is_read(
     assert done.returncode == 2 and "broken.jsonl" in done.stderr
     assert list(out.glob("checkpoint-*")) == []
     assert (out / "model.safetensors").is_file()  # the earlier model stays until another is there
+
+
+def test_a_finished_run_that_is_resumed_trains_no_step(hh_options, uninterrupted, tmp_path):
+    """Its 40 steps end inside an epoch, where transformers would train a 41st."""
+    out = shutil.copytree(uninterrupted, tmp_path / "out")
+    (again,) = train_several(
+        [[*hh_options, *LONG, "--output_dir", out, "--resume", "auto"]], tmp_path / "launch"
+    )
+    assert again.status == 0, again.stderr[-3000:]
+    assert f"resume: from {out / 'checkpoint-40'}" in again.stdout
+    assert "trained 0 steps" in again.stdout
+    steps = sorted(path.name for path in out.glob("checkpoint-*"))
+    assert steps == sorted(path.name for path in uninterrupted.glob("checkpoint-*"))
+    assert_same_weights(out, uninterrupted)
+    assert read_json(out / "manifest.json")["steps"] == 40
