@@ -15,6 +15,7 @@ above.
 
 import os
 import sys
+import time
 
 from reward.model.hub import why_absent
 from reward.recipe.parse import parse_command_line
@@ -26,16 +27,13 @@ def main(argv: list[str]) -> int:
     try:
         recipe = parse_command_line(argv)
     except RecipeError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # else every process of a launch would say it
-            print(error, file=sys.stderr)
-        return 2
+        return refuse(str(error))
     if recipe.plan is not None and os.environ.get("RANK", "0") != "0":
         return 0  # one process is enough to plan for all
 
     absent = why_absent(recipe["model_name_or_path"], recipe["model_revision"])
     if absent is not None:
-        print(f"train_rm.py: {absent}", file=sys.stderr)
-        return 2
+        return refuse(f"train_rm.py: {absent}")
 
     # Imports torch and the rest, which takes seconds: only now that the recipe is sound.
     try:
@@ -45,6 +43,16 @@ def main(argv: list[str]) -> int:
         return 75
 
     return run(recipe)
+
+
+def refuse(message: str) -> int:
+    """Say why nothing is trained, once for all processes of a launch. Returns the exit status."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
+    else:
+        # As soon as one process is gone the launcher ends the others, also the one that speaks.
+        time.sleep(10)
+    return 2
 
 
 def leave(status: int) -> None:

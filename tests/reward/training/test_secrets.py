@@ -3,10 +3,9 @@
 import importlib.util
 
 import pytest
-from conftest import write_rows
 from launched import CPU
 from standins import hh_rows
-from support import run_script
+from support import run_script, write_rows
 
 from reward.data.secrets import hide_secrets, without_secrets
 from reward.recipe.parse import parse_command_line
