@@ -226,7 +226,16 @@ def script(scorer, tmp_path, monkeypatch, capsys):
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def heard_interrupts():
+    """Ctrl-C is heard, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("heard_interrupts")
 def test_a_signal_ends_with_a_sentence_and_75(number, script, run, tmp_path, monkeypatch):
     monkeypatch.setattr(encoded_chunks, "MOST_ROWS", 5)
     write_rows(tmp_path / "in.jsonl", some_rows(24))
