@@ -40,9 +40,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from reward.data.feedback import Feedback
+from reward.data.files import DataError
 from reward.data.shown import shown
 from reward.data.written_rows import is_standard_output
-from reward.model.hub import why_absent
+from reward.model.hub import ModelError, why_absent
 from reward.model.interrupts import INTERRUPTED, Interrupted, die_with_launcher, raise_on_sigterm
 from reward.model.score_options import feedback_options, parse_arguments
 
@@ -74,8 +75,6 @@ def run(args: argparse.Namespace) -> int:
         return 2
     # Imported here, so that --help and wrong arguments need not wait for torch.
     from reward.data.encoding import EncodingError
-    from reward.data.files import DataError
-    from reward.model.hub import ModelError
     from reward.model.scorer import processes
 
     state = processes()
@@ -169,7 +168,6 @@ def score_input(scorer: "Scorer | EndpointScorer", args: argparse.Namespace) -> 
 def use_scored_rows(args: argparse.Namespace) -> int:
     """Rank, label or pair rows that were scored before, without torch. Returns the exit status."""
     from reward.data.bad_rows import UnreadableRow
-    from reward.data.files import DataError
     from reward.data.input_rows import input_rows
 
     def rows() -> Iterator[dict]:
@@ -178,18 +176,13 @@ def use_scored_rows(args: argparse.Namespace) -> int:
                 raise DataError(f"{place}: {row}")
             yield row
 
-    refusals: tuple[type[Exception], ...] = (DataError,)
-    if args.ckpt is not None:
-        from reward.model.hub import ModelError
-
-        refusals = (DataError, ModelError)
     if os.environ.get("RANK", "0") != "0":
         return 0  # of the processes of a launch, the first one writes
     if is_standard_output(args.output):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         write(rows(), feedback_of(args), args.output)
-    except refusals as error:
+    except (DataError, ModelError) as error:
         print(f"score.py: {shown(error)}", file=sys.stderr)
         return 2
     return 0

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 
+from reward.data.shown import shown
 from reward.model.hub import why_absent
 from reward.recipe.parse import parse_command_line
 from reward.recipe.recipe import RecipeError
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
 
     absent = why_absent(recipe["model_name_or_path"], recipe["model_revision"])
     if absent is not None:
-        return refuse(f"train_rm.py: {absent}")
+        return refuse(f"train_rm.py: {shown(absent)}")
 
     # Imports torch and the rest, which takes seconds: only now that the recipe is sound.
     try:

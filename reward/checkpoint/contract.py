@@ -15,6 +15,9 @@ from reward.checkpoint.fresh_process import CheckpointError, run_in_fresh_proces
 from reward.checkpoint.manifest import MANIFEST
 
 EXACT = 1e-4  # the difference that is always allowed, and the only one in float32
+# What is allowed where weights are rounded to 16 bits or fewer, as a part of the rewards' standard
+# deviation.
+ALLOWED_OF_STD = 0.05
 
 
 @dataclass

@@ -11,15 +11,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from reward.checkpoint.contract import EXACT, standard_deviation
+from reward.checkpoint.contract import ALLOWED_OF_STD, EXACT, standard_deviation
 from reward.checkpoint.golden import GoldenText, read_golden
 from reward.model.endpoint import EndpointScorer
 from reward.model.hub import ModelError, checkpoint_file
 from reward.model.server import EndpointError
-
-# The allowed difference where weights are rounded to 16 bits or fewer, as a part of the rewards'
-# standard deviation.
-ALLOWED_OF_STD = 0.05
 
 MEND_SIGMOID = (
     'write "problem_type": "regression" into config.json where the server reads it, and start it '

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from reward.model.hub import (
     ModelError,
@@ -18,6 +19,7 @@ from reward.model.weights import (
     first_of,
     model_weights,
 )
+from reward.recipe.paths import recorded_start
 
 VALUE_HEAD_WEIGHT = "v_head.summary.weight"  # of a TRL or LLaMA-Factory value head
 VALUE_HEAD_BIAS = "v_head.summary.bias"
@@ -139,10 +141,10 @@ def _from_where_it_was_trained(name: str, base: str) -> str:
     """Return the base's folder as seen from here, where our manifest says what it starts from."""
     if not os.path.isdir(name):
         return base
-    start = own_manifest(name, "main").get("paths_from")
+    start = recorded_start(Path(name))
     if start is None:
         return base
-    folder = os.path.abspath(os.path.join(name, start, base))
+    folder = os.path.abspath(start / base)
     if os.path.isdir(folder) and folder != os.path.abspath(base):
         return folder
     return base

@@ -36,7 +36,7 @@ from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_config
 
 from reward.checkpoint.card import model_card
-from reward.checkpoint.contract import put_in_place, verify_saved_model
+from reward.checkpoint.contract import ALLOWED_OF_STD, put_in_place, verify_saved_model
 from reward.checkpoint.fresh_process import (
     CheckpointError,
     leave_launcher,
@@ -783,7 +783,7 @@ def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[flo
     """
     staging, output_dir = settings.staging, settings.output_dir
     exact = manifest.dtype == "float32" and settings.machine.is_float32
-    tolerance_of_std = 0.05
+    tolerance_of_std = ALLOWED_OF_STD
     if exact:
         tolerance_of_std = 0.0
     verified = verify_saved_model(staging, rewards, tolerance_of_std)
