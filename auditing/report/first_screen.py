@@ -36,7 +36,7 @@ class UseBadge:
 USE_NAMES = {  # a use of auditing.conclusion -> its name, and what it is
     "rank": ("Rank answers", "pick the better of several"),
     "label": ("Label pairs", "make training data for another model"),
-    "optimise": ("Optimise against it", "train a policy to raise its rewards"),
+    "optimise": ("Optimise against it", "train a language model to raise its rewards"),
 }
 
 VERDICT_OF_ANSWER = {
@@ -177,7 +177,7 @@ def headline(audit: Audit) -> list[Fact]:
     if audit.baselines:
         rule = max(audit.baselines, key=audit.baselines.get)
         doubt = f"\u201c{rule}\u201d, a rule that does not read, gets this"
-        facts.append(Fact("Comes free", percent(audit.baselines[rule]), doubt))
+        facts.append(Fact("To beat", percent(audit.baselines[rule]), doubt))
 
     if accuracy is not None and accuracy.ceiling is not None:
         doubt = (

@@ -36,7 +36,7 @@ def test_the_first_screen(whole):
         '<i class="dash"></i>a rule that does not read: 50%',
         "It pays for length: it prefers the longer answer in 20% more of the pairs",
         "<dt>Accuracy</dt><dd>75%<small>95% interval 60% to 86%",
-        "<dt>Comes free</dt><dd>55%",
+        "<dt>To beat</dt><dd>55%",
         "<dt>Possible</dt><dd>90%<small>a perfect model gets this: 10% of the labels are wrong",
         "<dt>Pairs</dt><dd>40<small>0% with equal rewards",
         "<dt>Temperature</dt><dd>1.25<small>to read a margin (the difference of",
@@ -165,7 +165,7 @@ def test_every_link_has_its_target_once(tmp_path):
 def test_probes_are_sorted_by_effect_and_show_labelled_examples():
     html = html_page(full_audit(checks=[*checks_of(), flattery_check()]), {})
     probes = html[html.index('<section id="probes">') : html.index("<h2>Findings and")]
-    assert "<p>1 edit of 2 moves the reward in a way that a policy would exploit.</p>" in probes
+    assert "<p>1 edit of 2 moves the reward in a way that a model trained on its rewards would exploit.</p>" in probes
     words = [
         "<b>Flattering whoever asks</b>",
         ".500</td>",
