@@ -18,7 +18,14 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.utils import send_to_device
 from peft import LoraConfig
-from speed import REPO, SHAPES, SIZES, Machine, autocast, build  # adds the repository to sys.path
+from speed import (  # adds the repository to sys.path
+    REPO,
+    SHAPES,
+    SIZES,
+    Machine,
+    autocast,
+    build,
+)
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from reward.model.batches import PackedInputs, pack
@@ -131,12 +138,15 @@ def texts_with_shared_half(tokens: int) -> list[list[int]]:
 
 def measure(device: str, shapes: list[str]) -> None:
     """Print the estimate for a step beside the measured peak, in MiB."""
-    print(f"| float32, {device} | tokens | checkpointing | estimated MiB | measured MiB |")
-    print("|---|---|---|---|---|")
     machine = Machine(device)
-    half = None
+    half, precision = None, "float32"
     if device == "cuda":
-        half = BF16
+        half, precision = BF16, "bf16 over float32 weights"
+    print(
+        f"| {precision}, {device} | tokens | checkpointing | estimated MiB | measured MiB "
+        "| measured / estimated |"
+    )
+    print("|---|---|---|---|---|---|")
     for shape in shapes:
         config = qwen_config(shape)
         planned = plan_model(config, F32, Recipe(), None)
@@ -161,7 +171,7 @@ def measure(device: str, shapes: list[str]) -> None:
                 estimated = (planned.trained * 4 + activations) / 2**20
                 print(
                     f"| {shape} | {computed:,} | {checkpointing} | {estimated:,.0f} "
-                    f"| {measured:,.0f} |",
+                    f"| {measured:,.0f} | {measured / estimated:.2f} |",
                     flush=True,
                 )
 

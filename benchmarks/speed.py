@@ -73,6 +73,8 @@ TRAINING = ("TRL", "padded", "padded, by length", "packed", "prefix + packed")
 
 def read_texts(source: str, data_dir: str | None) -> list[DecodedPair]:
     """The texts of each pair of a source's test split, or of a file."""
+    if source == "Anthropic/hh-rlhf" and data_dir is None:
+        data_dir = "harmless-base"
     split = "test"
     if Path(source).is_file():
         split = source
@@ -259,6 +261,16 @@ def evenly(batches: list, n: int, size=computed_tokens) -> list:
     return [ranked[int((i + 0.5) * len(ranked) / n)] for i in range(n)]
 
 
+def fits(largest_step) -> bool:
+    """Take a step to warm up; whether the GPU's memory was enough."""
+    try:
+        largest_step()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
+
+
 def rounds_of(works: dict, rounds: int, machine: Machine) -> dict:
     """Time variants by turns.
 
@@ -268,11 +280,11 @@ def rounds_of(works: dict, rounds: int, machine: Machine) -> dict:
         machine: what measures them.
 
     Returns:
-        For each variant a list of (seconds, MB), one a round.
+        For each variant a list of (seconds, MB), one a round. A variant that runs out of the GPU's
+        memory is left out.
     """
+    works = {name: steps for name, steps in works.items() if fits(steps[-1])}
     measured = {name: [] for name in works}
-    for work in works.values():
-        work[0]()  # warm-up
     for _ in range(rounds):
         sums = {name: [0.0, 0.0] for name in works}
         for steps in zip(*works.values(), strict=True):
@@ -317,7 +329,7 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
 
     def padded_loop():
         stock(model)
-        with torch.inference_mode(), autocast(device):
+        with torch.inference_mode():
             for i in range(0, len(groups), batch):
                 texts = [text for group in groups[i : i + batch] for text in group]
                 inputs = tokenizer.pad(
@@ -328,12 +340,12 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
     scorer = Scorer.__new__(Scorer)
     scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, token_budget
     scorer.forwards, scorer.tested_length = Forwards(model), sys.maxsize  # no self-test
+    scorer.vocabulary = scorer.forwards.vocabulary
     scorer.padded_because, scorer.alone_because, scorer.distributed = None, None, False
 
     def packed():
         enable_packing(without_adapter(model))
-        with autocast(device):
-            scorer.rewards_of_ids([text for group in groups for text in group])
+        scorer.rewards_of_ids([text for group in groups for text in group])
 
     model.eval()
     return {"padded batches": [padded_loop], "score.py": [packed]}
@@ -342,7 +354,10 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
 # --- Report ---------------------------------------------------------------------------------------
 
 
-def ratio(found: dict, base: str, name: str) -> dict:
+def ratio(found: dict, base: str, name: str) -> dict | None:
+    """Time of `base` over that of `name`, by rounds; None where memory was too small for one."""
+    if base not in found or name not in found:
+        return None
     ratios = [a[0] / b[0] for a, b in zip(found[base], found[name], strict=True)]
     return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
@@ -378,48 +393,58 @@ def check(model, tokenizer, pairs) -> dict:
 def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, found: dict) -> None:
     cuda = args.device == "cuda"
     print(
-        "\n| train, pairs a step | variant | x TRL | pairs/s | MB | tokens over the limit |"
-        + " MFU |" * cuda
+        "\n| train, pairs a step | variant | x TRL | x packed | pairs/s | MB "
+        "| tokens over the limit |" + " MFU |" * cuda
     )
-    print("|---|---|---|---|---|---|" + "---|" * cuda)
+    print("|---" * (7 + cuda) + "|")
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
-    weights = sum(p.numel() for n, p in model.named_parameters() if "embed_tokens" not in n)
-    last_mlp = sum(p.numel() for p in without_adapter(model).model.layers[-1].mlp.parameters())
     for batch_size in map(int, args.batch_sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             made = make_trainers(model, tokenizer, pairs, batch_size, folder, args.device)
         times = rounds_of(train_works(model, made, args.steps, optimizer), args.rounds, machine)
         for name in TRAINING:
+            if name not in times:
+                print(f"| {batch_size} | {name} | out of memory |" + " |" * (4 + cuda), flush=True)
+                continue
             tokens = sum(map(computed_tokens, made[name][1]))
-            speed = (
-                batch_size * args.steps / statistics.median(seconds for seconds, _ in times[name])
-            )
-            row = {
-                **ratio(times, "TRL", name),
+            middle = statistics.median(seconds for seconds, _ in times[name])
+            speed = batch_size * args.steps / middle
+            found[f"{batch_size}, {name}"] = row = {
+                "x TRL": ratio(times, "TRL", name),
+                "x packed": ratio(times, "packed", name),
                 "pairs a second": speed,
+                "megabytes": max(megabytes for _, megabytes in times[name]),
                 "tokens over limit": tokens / unique,
             }
-            row["megabytes"] = max(megabytes for _, megabytes in times[name])
-            # Forward and backward: 6 operations for each weight and token, under LoRA 4, which has
-            # no gradients of the frozen weights.
-            used = weights - last_mlp * ("packed" in name)  # which then computes a token a text
-            operations_a_weight = 6
-            if len(trained) < len(list(model.parameters())):
-                operations_a_weight = 4
-            operations = operations_a_weight * used * tokens / len(pairs)
-            row["mfu"] = None
+            line = f"| {batch_size} | {name} | {cell(row['x TRL'])} | {cell(row['x packed'])} "
+            line += f"| {speed:.2f} | {row['megabytes']:.0f} | {row['tokens over limit']:.2f} |"
             if cuda:
+                operations = operations_of(model, "packed" in name) * tokens / len(pairs)
                 row["mfu"] = operations * speed / args.peak_tflops / 1e12
-            found[f"{batch_size}, {name}"] = row
-            line = f"| {batch_size} | {name} | {cell(row)} | {speed:.2f} | {row['megabytes']:.0f} "
-            line += f"| {row['tokens over limit']:.2f} |"
-            if cuda:
                 line += f" {row['mfu']:.0%} |"
             print(line, flush=True)
 
 
+def operations_of(model, packed: bool) -> float:
+    """Operations of the matrix products for a token, forward and backward; attention left out.
+
+    Six for each weight, and four for one that is frozen, which gets no gradient of its own. The
+    embeddings are looked up. Packed, the last layer's MLP computes one token a text: next to none.
+    """
+    operations = 0
+    for name, weight in model.named_parameters():
+        if "embed_tokens" not in name:
+            operations += weight.numel() * (6 if weight.requires_grad else 4)
+    if packed:
+        for weight in without_adapter(model).model.layers[-1].mlp.parameters():
+            operations -= weight.numel() * (6 if weight.requires_grad else 4)
+    return operations
+
+
 def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) -> None:
+    if args.device == "cuda":
+        model.to(torch.bfloat16)  # as such checkpoints are saved
     print("\n| score | x padded batches | texts/s |\n|---|---|---|")
     sampled = [
         [p[side] for side in SIDES]
@@ -439,14 +464,21 @@ def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) ->
     for name, (groups, batch) in jobs.items():
         works = score_works(model, tokenizer, groups, batch, args.token_budget, args.device)
         times = rounds_of(works, args.rounds, machine)
+        if "score.py" not in times:
+            print(f"| {name} | out of memory | |", flush=True)
+            continue
         seconds = statistics.median(seconds for seconds, _ in times["score.py"])
-        found[name] = row = ratio(times, "padded batches", "score.py")
-        row["texts a second"] = sum(map(len, groups)) / seconds
-        print(f"| {name} | {cell(row)} | {row['texts a second']:.1f} |", flush=True)
+        found[name] = row = {
+            "x padded": ratio(times, "padded batches", "score.py"),
+            "texts a second": sum(map(len, groups)) / seconds,
+        }
+        print(f"| {name} | {cell(row['x padded'])} | {row['texts a second']:.1f} |", flush=True)
 
 
-def cell(row: dict) -> str:
-    return f"{row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+def cell(found: dict | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def main() -> None:
@@ -456,6 +488,9 @@ def main() -> None:
     parser.add_argument("--pairs", default="Anthropic/hh-rlhf")
     parser.add_argument(
         "--data_dir", help="folder inside --pairs; default harmless-base for HH-RLHF on the Hub"
+    )
+    parser.add_argument(
+        "--max_length", type=int, help="tokens; pairs with a longer side are left out"
     )
     parser.add_argument("--shapes", default="tiny,2-layers")
     parser.add_argument("--batch_sizes", default="4,8,16", help="pairs a step")
@@ -478,8 +513,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     machine = Machine(args.device)
-    data_dir = args.data_dir or ("harmless-base" if args.pairs == "Anthropic/hh-rlhf" else None)
-    pairs, tokenizer = encode_pairs(read_texts(args.pairs, data_dir))
+    pairs, tokenizer = encode_pairs(read_texts(args.pairs, args.data_dir))
+    if args.max_length:
+        pairs = [pair for pair in pairs if pair["length"] <= args.max_length]
     sides = [len(pair[side]) for pair in pairs for side in SIDES]
     unique = sum(own_tokens([pair[side] for side in SIDES]) for pair in pairs)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from reward.data.files import write_json
@@ -119,10 +119,17 @@ def hash_files(folder: str | Path) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a reward may depend on."""
+    """Return the versions of Python and of the packages that a reward may depend on.
+
+    A package that is not installed is left out: bitsandbytes and deepspeed are needed by some
+    recipes alone.
+    """
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
-        found[package] = version(package)
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
     return found
 
 

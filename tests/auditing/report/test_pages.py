@@ -165,7 +165,10 @@ def test_every_link_has_its_target_once(tmp_path):
 def test_probes_are_sorted_by_effect_and_show_labelled_examples():
     html = html_page(full_audit(checks=[*checks_of(), flattery_check()]), {})
     probes = html[html.index('<section id="probes">') : html.index("<h2>Findings and")]
-    assert "<p>1 edit of 2 moves the reward in a way that a model trained on its rewards would exploit.</p>" in probes
+    assert (
+        "<p>1 edit of 2 moves the reward in a way that a model trained on its rewards would "
+        "exploit.</p>" in probes
+    )
     words = [
         "<b>Flattering whoever asks</b>",
         ".500</td>",
