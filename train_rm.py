@@ -19,11 +19,22 @@ import time
 
 from reward.data.shown import shown
 from reward.model.hub import why_absent
+from reward.model.interrupts import INTERRUPTED, raise_on_sigterm
 from reward.recipe.parse import parse_command_line
 from reward.recipe.recipe import RecipeError
 
 
 def main(argv: list[str]) -> int:
+    """Read the recipe and train. Returns the exit status."""
+    raise_on_sigterm()
+    try:
+        return read_and_train(argv)
+    except KeyboardInterrupt:
+        print("train_rm.py: interrupted before anything was read", file=sys.stderr)
+        return INTERRUPTED
+
+
+def read_and_train(argv: list[str]) -> int:
     """Read the recipe and train. Returns the exit status."""
     try:
         recipe = parse_command_line(argv)
@@ -37,11 +48,7 @@ def main(argv: list[str]) -> int:
         return refuse(f"train_rm.py: {shown(absent)}")
 
     # Imports torch and the rest, which takes seconds: only now that the recipe is sound.
-    try:
-        from reward.training.run import run
-    except KeyboardInterrupt:
-        print("train_rm.py: interrupted before anything was read", file=sys.stderr)
-        return 75
+    from reward.training.run import run
 
     return run(recipe)
 

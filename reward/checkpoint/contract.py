@@ -6,11 +6,11 @@ recipe wants it.
 """
 
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from reward.checkpoint.folders import remove
 from reward.checkpoint.fresh_process import CheckpointError, run_in_fresh_process
 from reward.checkpoint.manifest import MANIFEST
 
@@ -77,9 +77,10 @@ def standard_deviation(values: list[float]) -> float:
 
 
 def put_in_place(staging: str | Path, output_dir: str | Path) -> None:
-    """Move a verified model to its final place, the manifest last.
+    """Move a verified model to its final place: the weights behind the rest, the manifest last.
 
-    What an earlier model left there goes first: its weights, its merged model and its audits.
+    What an earlier model left there goes first: its weights, its merged model and its audits. If
+    the process is killed meanwhile, the folder holds no weights or no manifest.
 
     Args:
         staging: The verified model, a folder on the same disk. It is gone afterwards.
@@ -87,14 +88,15 @@ def put_in_place(staging: str | Path, output_dir: str | Path) -> None:
     """
     staging, output_dir = Path(staging), Path(output_dir)
     for old in (output_dir / "merged", output_dir / "audit", *output_dir.glob("audit-*")):
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     (output_dir / MANIFEST).unlink(missing_ok=True)
     for pattern in ("*.safetensors", "*.safetensors.index.json", "adapter_config.json"):
         for old in output_dir.glob(pattern):
             old.unlink()
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
+    order = sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors")
+    for path in sorted(order, key=lambda path: path.name == MANIFEST):
         target = output_dir / path.name
         if target.is_dir():
-            shutil.rmtree(target)
+            remove(target)
         os.replace(path, target)
     staging.rmdir()

@@ -7,19 +7,27 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback
 
+from reward.checkpoint.folders import checkpoint_folders, remove, remove_older
 from reward.checkpoint.manifest import MANIFEST, Manifest, hash_files, seal
 
 
 class SealCheckpoint(TrainerCallback):
     """Writes manifest.json into each checkpoint-N/ once every process has saved its part.
 
+    Only then are older checkpoints deleted: at any moment one is whole.
+
     Args:
-        trainer: The trainer that saves the checkpoints.
+        trainer: The trainer that saves the checkpoints. It deletes none from now on.
         manifest: The run's own, which fills up meanwhile.
+
+    Attributes:
+        step: Of the checkpoint that was sealed last; None before.
     """
 
     def __init__(self, trainer: Trainer, manifest: Manifest):
         self.trainer, self.manifest = trainer, manifest
+        self.limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+        self.step: int | None = None
 
     def on_save(self, args, state, control, **kwargs):
         accelerator = self.trainer.accelerator
@@ -32,9 +40,24 @@ class SealCheckpoint(TrainerCallback):
             manifest = replace(self.manifest, step=state.global_step, metrics=metrics)
             if manifest.paths_from is not None:
                 manifest.paths_from = os.path.join("..", manifest.paths_from)
-            seal(folder, manifest.as_dict())
+            try:
+                seal(folder, manifest.as_dict())
+            except BaseException:
+                remove(folder)
+                raise
+            if self.limit:
+                remove_older(folder, state.best_model_checkpoint, self.limit)
+        self.step = state.global_step
         # A launcher ends all processes once one is gone, also the one that still hashes.
         accelerator.wait_for_everyone()
+
+
+def what_is_kept(output_dir: str | Path) -> str:
+    """Say in words which checkpoint a run that was stopped can go on from, and how."""
+    sealed = [path for path in checkpoint_folders(Path(output_dir)) if (path / MANIFEST).is_file()]
+    if not sealed:
+        return "there is no checkpoint yet; the same command with --resume auto starts anew"
+    return f"{sealed[-1]} is whole; go on with the same command and --resume auto"
 
 
 def last_evaluation(log_history: list[dict]) -> dict:
@@ -45,32 +68,34 @@ def last_evaluation(log_history: list[dict]) -> dict:
     return {}
 
 
-def newest_valid_checkpoint(output_dir: str | Path) -> tuple[str | None, list[str]]:
+def newest_valid_checkpoint(
+    output_dir: str | Path, needs_best: bool = False
+) -> tuple[str | None, list[str]]:
     """Return the newest checkpoint that can be resumed from exactly, and why not the newer ones.
 
     Args:
         output_dir: The folder of the run.
+        needs_best: Whether the best checkpoint is loaded at the end.
 
     Returns:
         The folder, None where there is none, and one line for each newer one that was passed over.
     """
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if step_of(path).isdigit()]
     passed_over = []
-    for folder in sorted(folders, key=lambda path: int(step_of(path)), reverse=True):
-        fault = checkpoint_fault(folder)
+    for folder in reversed(checkpoint_folders(Path(output_dir))):
+        fault = checkpoint_fault(folder, needs_best)
         if fault is None:
             return str(folder), passed_over
         passed_over.append(f"{folder}: {fault}")
     return None, passed_over
 
 
-def step_of(folder: Path) -> str:
-    """Return what stands behind the last hyphen: the step, for a folder that the trainer named."""
-    return folder.name.split("-")[-1]
+def checkpoint_fault(folder: str | Path, needs_best: bool = False) -> str | None:
+    """Return why `folder` cannot be resumed from exactly; None if it can.
 
-
-def checkpoint_fault(folder: str | Path) -> str | None:
-    """Return why `folder` cannot be resumed from exactly; None if it can."""
+    Args:
+        folder: A folder checkpoint-N/.
+        needs_best: Whether the best checkpoint, a folder beside this one, is needed too.
+    """
     manifest = Path(folder) / MANIFEST
     if not manifest.is_file():
         return "no manifest.json, so saving it was interrupted"
@@ -86,6 +111,21 @@ def checkpoint_fault(folder: str | Path) -> str | None:
     wrong = sorted(name for name, digest in files.items() if hashes.get(name) != digest)
     if wrong:
         return f"{', '.join(wrong)} missing or changed since it was saved"
+    if needs_best:
+        return _fault_of_best(Path(folder))
+    return None
+
+
+def _fault_of_best(folder: Path) -> str | None:
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    if state.get("best_model_checkpoint") is None:
+        return None
+    best = folder.parent / Path(state["best_model_checkpoint"]).name
+    if best.name == folder.name:
+        return None
+    fault = checkpoint_fault(best)
+    if fault is not None:
+        return f"its best checkpoint, {best}, is not whole ({fault})"
     return None
 
 

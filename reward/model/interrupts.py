@@ -4,6 +4,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 INTERRUPTED = 75  # EX_TEMPFAIL: run the same command again to go on
 
@@ -21,6 +23,24 @@ def raise_on_sigterm() -> None:
 
 def _raise(signal_number: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended."""
+    received = []
+    handlers = {}
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        handlers[signal_number] = signal.signal(
+            signal_number, lambda number, frame: received.append(number)
+        )
+    try:
+        yield
+    finally:
+        for signal_number, handler in handlers.items():
+            signal.signal(signal_number, handler)
+    for signal_number in received:
+        signal.raise_signal(signal_number)
 
 
 def die_with_launcher() -> None:

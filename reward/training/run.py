@@ -8,7 +8,6 @@
 
 import gc
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -37,6 +36,7 @@ from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_con
 
 from reward.checkpoint.card import model_card
 from reward.checkpoint.contract import ALLOWED_OF_STD, put_in_place, verify_saved_model
+from reward.checkpoint.folders import remove
 from reward.checkpoint.fresh_process import (
     CheckpointError,
     leave_launcher,
@@ -50,6 +50,7 @@ from reward.checkpoint.resume import (
     checkpoint_fault,
     differences_of_runs,
     newest_valid_checkpoint,
+    what_is_kept,
 )
 from reward.data.encoding import EncodingError, differing_facts, encoder_facts
 from reward.data.files import DataError, Source, describe_source, write_json
@@ -61,7 +62,7 @@ from reward.model.architecture import read_config, require_classifier
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import position_limit
 from reward.model.hub import ModelError, checkpoint_object, resolved_revision
-from reward.model.interrupts import INTERRUPTED, die_with_launcher
+from reward.model.interrupts import INTERRUPTED, die_with_launcher, held_back
 from reward.recipe.keys import PATHS
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
@@ -97,6 +98,7 @@ GLOO_SAYS_CLOSED = ("Connection closed by peer", "Connection reset by peer")
 # Keys of RewardConfig that TRL's trainer is not given: the ledger applies max_length, the tokenizer
 # carries the template, and the model is built here.
 APPLIED_HERE = ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")
+STAGING = "unverified"  # the folder in output_dir for a model that is not verified yet
 ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config")
 
 
@@ -127,9 +129,17 @@ def run(recipe: Recipe) -> int:
     except torch.OutOfMemoryError as error:
         return fail(f"{error}\n{OUT_OF_MEMORY}", 1)
     except KeyboardInterrupt:
-        return fail("interrupted; checkpoints are whole, go on with --resume auto", INTERRUPTED)
+        return fail(f"interrupted; {leave_whole(recipe)}", INTERRUPTED)
     except Exception as error:
         return fail_unforeseen(error)
+
+
+def leave_whole(recipe: Recipe) -> str:
+    """Remove a model that is half saved, and say in words how to go on."""
+    output_dir = Path(recipe["output_dir"])
+    if os.environ.get("RANK", "0") == "0":
+        remove(output_dir / STAGING)
+    return what_is_kept(output_dir)
 
 
 def fail_unforeseen(error: Exception) -> int:
@@ -153,7 +163,7 @@ def train_and_verify(recipe: Recipe) -> int:
         say(machine_line(settings))
     set_seed(settings.args.seed)
     if recipe.plan is None and not recipe.check_data:
-        remove_old_checkpoints(settings)
+        remove_leftovers(settings)
 
     # --- Data: text -> disjoint splits of token ids
     base = load_base(settings)
@@ -182,12 +192,21 @@ def train_and_verify(recipe: Recipe) -> int:
 
     # --- Verify, and put in place
     verify(settings, data, manifest, rewards)
-    if manifest.adapter:
-        merge_adapter(settings, base)
-    if recipe.push:
-        print(f"uploaded to {push(settings.output_dir, recipe.push)}")
+    try:
+        hand_on(settings, base, manifest)
+    except KeyboardInterrupt:
+        saved = f"{settings.output_dir} is saved and verified"
+        return fail(f"interrupted; {saved}, and --resume auto does the rest", INTERRUPTED)
     print(f"next: python audit.py --ckpt {settings.output_dir}")
     return 0
+
+
+def hand_on(settings: "Settings", base: "Base", manifest: Manifest) -> None:
+    """Merge the adapter and upload the model, where that was asked for."""
+    if manifest.adapter:
+        merge_adapter(settings, base)
+    if settings.recipe.push:
+        print(f"uploaded to {push(settings.output_dir, settings.recipe.push)}")
 
 
 def say(*words, **options) -> None:
@@ -220,7 +239,7 @@ class Settings:
     @property
     def staging(self) -> Path:
         """Where the model is saved until it is verified."""
-        return self.output_dir / "unverified"
+        return self.output_dir / STAGING
 
 
 def read_settings(recipe: Recipe) -> Settings:
@@ -481,6 +500,7 @@ class Training:
     trainer: PairTrainer
     stop: StopOnSignal
     panels: TrackerPanels
+    seals: SealCheckpoint
     manifest: Manifest  # fills up while training goes on
     resume_from: str | None  # a checkpoint-N/ folder
 
@@ -497,31 +517,35 @@ def build(settings: Settings, base: Base, data: Data) -> Training:
     model = build_model(settings, base, quantization)
     manifest = start_manifest(settings, base, data, model, quantization)
     stop = StopOnSignal()
-    trainer = build_trainer(settings, base, data, model, stop)
+    trainer = build_trainer(settings, base, data, model)
     resume_from = choose_checkpoint(settings, manifest)
     if resume_from and settings.recipe.quantized and settings.engine.kind == "FSDP":
         raise LaunchError(
             f"FSDP2 cannot load {resume_from} back into 4-bit or 8-bit layers; go on with ddp.yaml "
             "or zero3.yaml"
         )
+    panels, seals = TrackerPanels(trainer), SealCheckpoint(trainer, manifest)
     stop.accelerator = trainer.accelerator
-    trainer.add_callback(SealCheckpoint(trainer, manifest))
-    panels = TrackerPanels(trainer)
-    trainer.add_callback(panels)
+    for callback in (panels, seals, stop):
+        trainer.add_callback(callback)
     parameters = list(trainer.model.parameters())
     total = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     if total:  # 0 under ZeRO-3, whose processes hold pieces
         say(f"model: {base.name}, {total:,} parameters, {trained / total:.1%} trained")
-    return Training(trainer, stop, panels, manifest, resume_from)
+    return Training(trainer, stop, panels, seals, manifest, resume_from)
 
 
-def remove_old_checkpoints(settings: Settings) -> None:
-    """With --overwrite, remove checkpoints of an earlier run: --resume would go on from them."""
-    if settings.recipe.overwrite and settings.state.is_main_process:
-        output_dir = settings.output_dir
-        for old in [*output_dir.glob("checkpoint-*"), *output_dir.glob("unverified")]:
-            shutil.rmtree(old)
+def remove_leftovers(settings: Settings) -> None:
+    """Remove a model that was not verified.
+
+    With --overwrite, remove checkpoints of an earlier run too: --resume would go on from them.
+    """
+    if settings.state.is_main_process:
+        remove(settings.staging)
+        if settings.recipe.overwrite:
+            for old in settings.output_dir.glob("checkpoint-*"):
+                remove(old)
     settings.state.wait_for_everyone()
 
 
@@ -590,7 +614,7 @@ def start_manifest(
 
 
 def build_trainer(
-    settings: Settings, base: Base, data: Data, model: PreTrainedModel, stop: StopOnSignal
+    settings: Settings, base: Base, data: Data, model: PreTrainedModel
 ) -> PairTrainer:
     """Put TRL's trainer, with the recipe's objective, around the model."""
     recipe, args = settings.recipe, settings.args
@@ -600,7 +624,7 @@ def build_trainer(
     if data.streamed:
         # Else process 0 would cut each batch to pieces of equal length.
         args.accelerator_config.dispatch_batches = False
-    callbacks = [stop]
+    callbacks = []
     if recipe["early_stopping_patience"]:
         callbacks.append(EarlyStoppingCallback(recipe["early_stopping_patience"]))
     trainer = PairTrainer(
@@ -645,9 +669,10 @@ def choose_checkpoint(settings: Settings, manifest: Manifest) -> str | None:
         return None
     folder, fault = None, None
     if settings.state.is_main_process and resume == "auto":
-        folder, fault = newest_of_this_run(settings.output_dir, manifest)
+        folder, fault = newest_of_this_run(settings, manifest)
     elif settings.state.is_main_process:
-        folder, fault = resume, checkpoint_fault(resume)
+        folder = resume
+        fault = checkpoint_fault(resume, settings.args.load_best_model_at_end)
         if fault is None:
             for line in differences_of_runs(folder, manifest):
                 print(f"resume: {folder} is of another run: {line}")
@@ -657,9 +682,10 @@ def choose_checkpoint(settings: Settings, manifest: Manifest) -> str | None:
     return folder
 
 
-def newest_of_this_run(output_dir: Path, manifest: Manifest) -> tuple[str | None, str | None]:
+def newest_of_this_run(settings: Settings, manifest: Manifest) -> tuple[str | None, str | None]:
     """Return the newest whole checkpoint, and why it is none of this run; say what was chosen."""
-    folder, passed_over = newest_valid_checkpoint(output_dir)
+    output_dir = settings.output_dir
+    folder, passed_over = newest_valid_checkpoint(output_dir, settings.args.load_best_model_at_end)
     for line in passed_over:
         print(f"resume: not from {line}")
     if folder is None:
@@ -688,38 +714,45 @@ def train(settings: Settings, data: Data, training: Training) -> list[float] | N
         step is then saved as a checkpoint.
     """
     trainer, stop, manifest = training.trainer, training.stop, training.manifest
-    golden = data.golden
-    rewards = None
     start = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=training.resume_from)
-        manifest.train_seconds = round(time.monotonic() - start, 1)
-        manifest.steps = trainer.state.global_step
-        manifest.batches = trainer.packing
-        if "validation" in data.splits and not stop.stopped:
-            manifest.validation = evaluate(trainer)
-        if not stop.stopped:
-            rewards = trainer.saved_rewards(golden)
     except NonFiniteError as error:
         training.panels.alarm("not finite", str(error))
         training.panels.close()
         raise
-    except Interrupted:  # in an evaluation: the step before it is whole
-        trainer._save_checkpoint(trainer.model, trial=None)
-        trainer.callback_handler.on_save(settings.args, trainer.state, trainer.control)
-    if stop.stopped:
-        step = trainer.state.global_step
-        say(
-            f"interrupted at step {step}; go on with the same command and --resume auto",
-            file=sys.stderr,
-        )
+    except Interrupted:
+        keep_step(training)
+        return None
+    if stop.received_by_any():  # too late for a step, and what follows may take long
+        say("interrupted after the last step; go on with --resume auto", file=sys.stderr)
         return None
     stop.restore()
+    manifest.train_seconds = round(time.monotonic() - start, 1)
+    manifest.steps = trainer.state.global_step
+    manifest.batches = trainer.packing
+    if "validation" in data.splits:
+        manifest.validation = evaluate(trainer)
+    rewards = trainer.saved_rewards(data.golden)
     if data.streamed:  # only now is it known what was read
         say(f"data, as streamed:\n{data.ledger}")
         data.ledger.check(settings.recipe["max_dropped"])
     manifest.date = time.strftime("%Y-%m-%d")
     return rewards
+
+
+def keep_step(training: Training) -> None:
+    """Write the checkpoint of the step at which a signal stopped the run, if it is not there."""
+    trainer = training.trainer
+    state, handler = trainer.state, trainer.callback_handler
+    if state.global_step not in (0, training.seals.step):
+        trainer._save_checkpoint(trainer.model, trial=None)
+        handler.on_save(trainer.args, state, trainer.control)
+    handler.on_train_end(trainer.args, state, trainer.control)  # trackers end as well
+    say(
+        f"interrupted at step {state.global_step}; go on with the same command and --resume auto",
+        file=sys.stderr,
+    )
 
 
 def evaluate(trainer: PairTrainer) -> dict[str, float]:
@@ -746,7 +779,7 @@ def save(settings: Settings, data: Data, training: Training) -> None:
     """
     staging, state = settings.staging, settings.state
     if state.is_main_process:
-        shutil.rmtree(staging, ignore_errors=True)
+        remove(staging)
     state.wait_for_everyone()
     training.trainer.save_model(str(staging))
     if state.is_main_process:
@@ -792,7 +825,8 @@ def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[flo
     card = model_card(manifest, data.ledger.as_dict(), str(output_dir))
     (staging / "README.md").write_text(card, encoding="utf-8")
     seal(staging, manifest.as_dict())
-    put_in_place(staging, output_dir)
+    with held_back():
+        put_in_place(staging, output_dir)
     print(
         f"saved {output_dir}: a fresh process gives the same rewards within "
         f"{verified.max_difference:.1e} (allowed {verified.tolerance:.1e})"

@@ -135,16 +135,17 @@ def fail(message: str | Exception, status: int) -> int:
 
 
 class Interrupted(Exception):
-    """A signal arrived during an evaluation, which is not worth finishing: launchers grant 30 s."""
+    """A signal stopped training: behind a save, or in an evaluation, which may take long."""
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM or Ctrl-C, finish the step, write a checkpoint and stop.
+    """On SIGTERM or Ctrl-C, finish the step, write a checkpoint and raise Interrupted.
 
-    A second Ctrl-C ends the process at once.
+    In an evaluation it is raised at once, without a checkpoint: launchers grant 30 s. A second
+    Ctrl-C ends the process at once.
 
-    `stopped` says whether a signal stopped the run. `accelerator` is to be set before training
-    starts.
+    This callback has to come behind the one that seals checkpoints. `stopped` says whether
+    Interrupted was raised. `accelerator` is to be set before training starts.
     """
 
     def __init__(self):
@@ -171,8 +172,8 @@ class StopOnSignal(TrainerCallback):
             file=sys.stderr,
         )
 
-    def _received_by_any(self) -> bool:
-        """Return whether any process got a signal.
+    def received_by_any(self) -> bool:
+        """Return whether any process got a signal; all have to ask.
 
         It may have reached only some of them, or each at another step.
         """
@@ -181,14 +182,18 @@ class StopOnSignal(TrainerCallback):
         received = torch.tensor(float(self.received), device=self.accelerator.device)
         return self.accelerator.reduce(received).item() > 0
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if self._received_by_any():
-            self.stopped = True
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
-            args.load_best_model_at_end = False
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if self._received_by_any():
+    def _stop(self) -> None:
+        if not self.stopped and self.received_by_any():
             self.stopped = True
             raise Interrupted
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.received_by_any():
+            control.should_save = True
+            control.should_evaluate = False  # made up for when the run goes on
+
+    def on_save(self, args, state, control, **kwargs):
+        self._stop()
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        self._stop()

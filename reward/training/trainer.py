@@ -19,6 +19,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -33,8 +34,10 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 from trl import RewardConfig, RewardTrainer
 
+from reward.checkpoint.folders import remove
 from reward.data.tokens import by_ranking
 from reward.model.batches import (
     BATCH_LABELS,
@@ -55,6 +58,7 @@ from reward.model.packed_attention import (
 )
 from reward.training.length_head import LengthHead
 from reward.training.losses import LOSSES, centering, smooth
+from reward.training.resumption import SinceLastLog, make_up, restore
 
 
 class NonFiniteError(RuntimeError):
@@ -187,6 +191,9 @@ class PairTrainer(RewardTrainer):
         self.no_cache = no_cache(self.model.config)
         self._set_packing(padded_because)
         self.add_callback(SelfTest(self))
+        self.since_last_log = SinceLastLog(self)
+        self.add_callback(self.since_last_log)
+        self._goes_on_from: Path | None = None  # a checkpoint that is not yet gone on from
         self._window = torch.zeros(len(PairSums._fields), dtype=torch.float64)  # as PairSums
         self.evaluated_rewards: torch.Tensor | None = None
         self.length_head = None
@@ -332,17 +339,6 @@ class PairTrainer(RewardTrainer):
         spare = parts[0] | {"weight": torch.zeros_like(parts[0]["weight"]), "spare": True}
         return parts + [spare] * (largest_count - len(parts))
 
-    def _run_epoch(self, *args, **options) -> None:
-        """Train an epoch, but none if the run has all its steps already.
-
-        transformers looks at the number of steps behind a step alone. So a finished run that is
-        resumed would train one step more, and another one at each further resume.
-        """
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **options)
-
     def training_step(
         self,
         model: torch.nn.Module,
@@ -479,6 +475,77 @@ class PairTrainer(RewardTrainer):
             f"the gradient norm is {float(norm)} at step {self.state.global_step + 1}. Lower "
             "learning_rate, or set max_grad_norm."
         )
+
+    # --- Going on from a checkpoint, and saving one -----------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | None = None, **options) -> TrainOutput:
+        """Train, or go on from the folder of a checkpoint as if there had been no break."""
+        if resume_from_checkpoint is not None:
+            self._goes_on_from = Path(resume_from_checkpoint)
+            self.args.eval_on_start = False  # this is not the start
+        return super().train(resume_from_checkpoint, **options)
+
+    def _go_on(self) -> None:
+        """Restore the rest of the checkpoint, and do what was due after its step, once."""
+        if self._goes_on_from is not None:
+            restore(self, self._goes_on_from)
+            make_up(self)
+            self._goes_on_from = None
+
+    def _run_epoch(self, *args, **options) -> None:
+        """Train an epoch, but none if the run has all its steps already, or has stopped early.
+
+        transformers looks at the number of steps behind a step alone. So a finished run that is
+        resumed would train one step more, and another one at each further resume.
+        """
+        self._go_on()
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **options)
+
+    def _finalize_training(self, *args, **options) -> TrainOutput:
+        self._go_on()  # a run with all its epochs trains none
+        return super()._finalize_training(*args, **options)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: None) -> None:
+        """Save a checkpoint, unless it is the one that training goes on from.
+
+        That one holds the same weights, and must not be half written at any moment: it may be the
+        only one.
+        """
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if self._goes_on_from is not None and self._goes_on_from.resolve() == folder.resolve():
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(folder)
+            return
+        if self.is_world_process_zero():
+            remove(folder)  # what an earlier run left there, or a link
+        self.accelerator.wait_for_everyone()
+        self.since_last_log.collect()
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.is_world_process_zero():
+                remove(folder)
+            raise
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: None) -> bool:
+        """Return whether an evaluation is the best so far.
+
+        transformers also takes the step of an evaluation without a save for the best checkpoint.
+        It would find one there only if a signal had written it.
+        """
+        best_global_step = self.state.best_global_step
+        is_new_best = super()._determine_best_metric(metrics, trial)
+        if self.args.save_strategy != SaveStrategy.BEST and not self.control.should_save:
+            self.state.best_global_step = best_global_step
+        return is_new_best
+
+    def evaluate(self, *args, **options) -> dict[str, float]:
+        """Evaluate without a random number: training goes on with the same ones at any time."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **options)
 
     # --- Metrics of training ----------------------------------------------------------------------
 
