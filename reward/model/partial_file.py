@@ -9,22 +9,16 @@ A run that is killed leaves rows without the line that ends their chunk, or half
 run cuts that off, and goes on behind the last whole chunk. So no row is lost or doubled.
 """
 
-import fcntl
 import json
-import os
-import socket
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from reward.data.files import DataError
+from reward.data.one_writer import open_locked, this_run
 from reward.model.scoring_summary import ScoringSummary
 
 FORMAT_VERSION = 1
-LOCK_SECONDS = 2.0  # for so long a lock is waited for: a process that was killed takes a moment
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class PartialFile:
         self.path = path
         self.done = Done()
         try:
-            self.file = _open_locked(path)
+            self.file = open_locked(path, hint="name another --output")
         except OSError as error:
             raise self._error(error) from None
         try:
@@ -218,50 +212,3 @@ def columns_in_words(columns: dict[str, str]) -> str:
     if not columns:
         return "no --columns"
     return "--columns " + ",".join(f"{ours}={theirs}" for ours, theirs in columns.items())
-
-
-# --- One writer -----------------------------------------------------------------------------------
-
-
-def this_run() -> dict:
-    """Who writes, for whoever finds the file locked."""
-    return {
-        "process": os.getpid(),
-        "host": socket.gethostname(),
-        "since": datetime.now().isoformat(" ", "seconds"),
-    }
-
-
-def _open_locked(path: str) -> BinaryIO:
-    """Open a file that this process alone writes. The lock ends with the process.
-
-    Raises:
-        DataError: Another process has the lock.
-    """
-    start = time.monotonic()
-    while True:
-        file = open(path, "a+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < start + LOCK_SECONDS:
-                file.close()
-                time.sleep(0.05)
-                continue
-            raise DataError(
-                f"{path}: {_writer_in_words(file)} is writing it; wait until it ends, or name "
-                "another --output"
-            ) from None
-        # The process that had the lock before may have deleted the file in between.
-        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            return file
-        file.close()
-
-
-def _writer_in_words(file: BinaryIO) -> str:
-    file.seek(0)
-    runs = [line for line in file if line.startswith(b'{"run"') and line.endswith(b"\n")]
-    if not runs:
-        return "another process"
-    run = json.loads(runs[-1])["run"]
-    return f"process {run['process']} on {run['host']}, since {run['since']},"

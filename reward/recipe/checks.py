@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reward.data.columns import fault_of_our_name
 from reward.data.files import Source, is_local, local_files
+from reward.data.one_writer import LOCK
 from reward.data.shown import shown
 from reward.recipe.keys import TRACKERS, TRL
 from reward.recipe.paths import REPOSITORY, as_seen_from_here
@@ -398,7 +399,7 @@ def _check_output(recipe: Recipe) -> Iterator[Fault]:
             ("output_dir",),
             f"found the file {folder}; needed is a folder: `output_dir: rm-out`",
         )
-    elif _must_be_empty(recipe) and folder.is_dir() and any(folder.iterdir()):
+    elif _must_be_empty(recipe) and folder.is_dir() and set(os.listdir(folder)) - {LOCK}:
         yield Fault(
             ("output_dir",),
             f"{folder} is not empty; add `--overwrite`, `--resume auto` or another `--output_dir`",

@@ -7,10 +7,13 @@
 """
 
 import gc
+import json
 import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +59,7 @@ from reward.data.encoding import EncodingError, differing_facts, encoder_facts
 from reward.data.files import DataError, Source, describe_source, write_json
 from reward.data.hashing import hash_of_model_files
 from reward.data.ledger import Ledger
+from reward.data.one_writer import LOCK, open_locked, this_run
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
 from reward.model.architecture import read_config, require_classifier
@@ -159,19 +163,21 @@ def train_and_verify(recipe: Recipe) -> int:
     """Train what a recipe says, save it, verify it in a fresh process; return the exit status."""
     # --- Settings: what the recipe, the launcher and the machine decide
     settings = read_settings(recipe)
-    if recipe.plan is None:
-        say(machine_line(settings))
     set_seed(settings.args.seed)
-    if recipe.plan is None and not recipe.check_data:
-        remove_leftovers(settings)
+    if recipe.check_data or recipe.plan is not None:
+        look_ahead(settings)
+        return 0
+    say(machine_line(settings))
+    with only_training_in(settings):
+        return train_in_folder(settings)
 
+
+def train_in_folder(settings: "Settings") -> int:
+    """Train, save and verify in an output_dir that no other training writes to."""
     # --- Data: text -> disjoint splits of token ids
+    remove_leftovers(settings)
     base = load_base(settings)
     data = load_data(settings, base)
-    if recipe.plan is not None:
-        say(plan_page(settings, base, data))
-    if recipe.check_data or recipe.plan is not None:
-        return 0
     compare_processes(settings, base, data)
 
     # --- Model and trainer
@@ -199,14 +205,6 @@ def train_and_verify(recipe: Recipe) -> int:
         return fail(f"interrupted; {saved}, and --resume auto does the rest", INTERRUPTED)
     print(f"next: python audit.py --ckpt {settings.output_dir}")
     return 0
-
-
-def hand_on(settings: "Settings", base: "Base", manifest: Manifest) -> None:
-    """Merge the adapter and upload the model, where that was asked for."""
-    if manifest.adapter:
-        merge_adapter(settings, base)
-    if settings.recipe.push:
-        print(f"uploaded to {push(settings.output_dir, settings.recipe.push)}")
 
 
 def say(*words, **options) -> None:
@@ -456,6 +454,14 @@ def note_unused_margins(
     ledger.add("train", "noted", reason, unused)
 
 
+def look_ahead(settings: Settings) -> None:
+    """Print the ledger of the data, and with `--plan` what the run would take; train nothing."""
+    base = load_base(settings)
+    data = load_data(settings, base)
+    if settings.recipe.plan is not None:
+        say(plan_page(settings, base, data))
+
+
 def plan_page(settings: Settings, base: Base, data: Data) -> Plan:
     """Return what `--plan` prints: parameters, tokens, steps and memory of the run."""
     model_options = {"attn_implementation": settings.model_config.attn_implementation}
@@ -534,6 +540,30 @@ def build(settings: Settings, base: Base, data: Data) -> Training:
     if total:  # 0 under ZeRO-3, whose processes hold pieces
         say(f"model: {base.name}, {total:,} parameters, {trained / total:.1%} trained")
     return Training(trainer, stop, panels, seals, manifest, resume_from)
+
+
+@contextmanager
+def only_training_in(settings: Settings) -> Iterator[None]:
+    """Keep other trainings out of output_dir until the block, or this process, has ended.
+
+    Raises:
+        DataError: Another training has it.
+    """
+    if not settings.state.is_main_process:
+        yield
+        return
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.output_dir / LOCK
+    if path.is_symlink():
+        path.unlink()
+    with open_locked(str(path), hint="give another output_dir") as file:
+        file.truncate(0)
+        file.write(json.dumps({"run": this_run()}).encode() + b"\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(settings: Settings) -> None:
@@ -831,6 +861,14 @@ def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[flo
         f"saved {output_dir}: a fresh process gives the same rewards within "
         f"{verified.max_difference:.1e} (allowed {verified.tolerance:.1e})"
     )
+
+
+def hand_on(settings: Settings, base: Base, manifest: Manifest) -> None:
+    """Merge the adapter and upload the model, where that was asked for."""
+    if manifest.adapter:
+        merge_adapter(settings, base)
+    if settings.recipe.push:
+        print(f"uploaded to {push(settings.output_dir, settings.recipe.push)}")
 
 
 def merge_adapter(settings: Settings, base: Base) -> None:

@@ -15,6 +15,7 @@ What it changes in TRL's trainer, and why:
   logs such a loss as 0.0, and saves.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 from trl import RewardConfig, RewardTrainer
 
@@ -110,6 +112,26 @@ class SelfTest(TrainerCallback):
         self.trainer.compare_packed_with_padded()
         if state.is_world_process_zero:
             print(f"batches: {self.trainer.packing}", flush=True)
+
+
+class OrderByLength(torch.utils.data.Sampler):
+    """transformers' order of `group_by_length`, drawn anew in each epoch from a seed of its own.
+
+    transformers draws it from whatever random number is next, which a resumed run does not know.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler, seed: int):
+        self.sampler, self.seed, self.epoch = sampler, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(self.sampler)
 
 
 def batch_rows(table: Dataset | IterableDataset) -> Dataset | IterableDataset:
@@ -492,7 +514,13 @@ class PairTrainer(RewardTrainer):
             make_up(self)
             self._goes_on_from = None
 
-    def _run_epoch(self, *args, **options) -> None:
+    def _get_train_sampler(self, *args) -> torch.utils.data.Sampler | None:
+        sampler = super()._get_train_sampler(*args)
+        if isinstance(sampler, LengthGroupedSampler):
+            return OrderByLength(sampler, self.args.seed)
+        return sampler
+
+    def _run_epoch(self, **options) -> None:
         """Train an epoch, but none if the run has all its steps already, or has stopped early.
 
         transformers looks at the number of steps behind a step alone. So a finished run that is
@@ -502,7 +530,9 @@ class PairTrainer(RewardTrainer):
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        super()._run_epoch(*args, **options)
+        # Of several processes accelerate does not reach the sampler behind batches to skip.
+        options["train_dataloader"].set_epoch(options["epoch"])
+        super()._run_epoch(**options)
 
     def _finalize_training(self, *args, **options) -> TrainOutput:
         self._go_on()  # a run with all its epochs trains none
@@ -533,14 +563,12 @@ class PairTrainer(RewardTrainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: None) -> bool:
         """Return whether an evaluation is the best so far.
 
-        transformers also takes the step of an evaluation without a save for the best checkpoint.
-        It would find one there only if a signal had written it.
+        Only one whose weights are saved can be. transformers also takes others, and then loads no
+        checkpoint at the end, or one that a signal happened to write.
         """
-        best_global_step = self.state.best_global_step
-        is_new_best = super()._determine_best_metric(metrics, trial)
         if self.args.save_strategy != SaveStrategy.BEST and not self.control.should_save:
-            self.state.best_global_step = best_global_step
-        return is_new_best
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def evaluate(self, *args, **options) -> dict[str, float]:
         """Evaluate without a random number: training goes on with the same ones at any time."""

@@ -15,9 +15,10 @@ from reward_models import save
 from support import write_rows
 
 import score
+from reward.data import one_writer
 from reward.data.files import DataError
 from reward.data.written_rows import write_rows as write_output
-from reward.model import encoded_chunks, partial_file
+from reward.model import encoded_chunks
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.interrupts import Interrupted
 from reward.model.partial_file import PartialFile
@@ -172,7 +173,7 @@ def test_a_file_of_another_kind_is_not_overwritten(partial, run):
 
 
 def test_two_runs_do_not_write_one_output(scorer, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(partial_file, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(one_writer, "LOCK_SECONDS", 0.1)
     write_rows(tmp_path / "in.jsonl", some_rows(3))
     request = ScoringRequest(str(tmp_path / "in.jsonl"))
     with scored_rows(scorer, request, str(tmp_path / "out.jsonl")):
