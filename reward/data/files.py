@@ -88,8 +88,12 @@ def replace_text(path: str | Path, text: str) -> None:
     """
     path = Path(path)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8", newline="")
-    os.replace(fresh, path)
+    try:
+        fresh.write_text(text, encoding="utf-8", newline="")
+        os.replace(fresh, path)
+    except BaseException:  # a full disk, or Ctrl-C
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: str | Path, value: dict | list) -> None:

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -70,6 +71,7 @@ from reward.model.interrupts import INTERRUPTED, die_with_launcher, held_back
 from reward.recipe.keys import PATHS
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
+from reward.training.failures import LOST_PROCESS, explanation
 from reward.training.losses import LOSSES
 from reward.training.plan import Plan, plan
 from reward.training.runtime import (
@@ -85,19 +87,6 @@ from reward.training.runtime import (
 from reward.training.terminal import TrainingTable
 from reward.training.trackers import TrackerPanels
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
-
-OUT_OF_MEMORY = (
-    "Out of memory. To use less memory with the same result: lower per_device_train_batch_size and "
-    "raise gradient_accumulation_steps by the same factor, set a token_budget, or set "
-    "activation_checkpointing: true. Then LoRA, or an engine that shares out the weights; "
-    "`python train_rm.py --recipe R --plan accelerate_configs/zero3.yaml` estimates."
-)
-LOST_PROCESS = (
-    "An exchange with the other processes failed, usually because one of them is gone: what it "
-    "said stands above. If it said nothing, its exit code is in the launcher's summary below (-9: "
-    "the system killed it, usually for its memory)."
-)
-GLOO_SAYS_CLOSED = ("Connection closed by peer", "Connection reset by peer")
 
 # Keys of RewardConfig that TRL's trainer is not given: the ledger applies max_length, the tokenizer
 # carries the template, and the model is built here.
@@ -130,33 +119,24 @@ def run(recipe: Recipe) -> int:
         return fail(f"{error}\n{unharmed}", NON_FINITE)
     except CheckpointError as error:
         return fail(error, 1)
-    except torch.OutOfMemoryError as error:
-        return fail(f"{error}\n{OUT_OF_MEMORY}", 1)
     except KeyboardInterrupt:
-        return fail(f"interrupted; {leave_whole(recipe)}", INTERRUPTED)
+        return fail(f"interrupted; {what_is_kept(recipe['output_dir'])}", INTERRUPTED)
     except Exception as error:
-        return fail_unforeseen(error)
+        return fail_unforeseen(error, recipe)
 
 
-def leave_whole(recipe: Recipe) -> str:
-    """Remove a model that is half saved, and say in words how to go on."""
-    output_dir = Path(recipe["output_dir"])
-    if os.environ.get("RANK", "0") == "0":
-        remove(output_dir / STAGING)
-    return what_is_kept(output_dir)
-
-
-def fail_unforeseen(error: Exception) -> int:
+def fail_unforeseen(error: Exception, recipe: Recipe) -> int:
     """Say why this process ends, last in one sentence, and return the exit status 1.
 
     Printed here because waiting for this interpreter's threads would hold up other processes.
     """
-    lost = isinstance(error, torch.distributed.DistBackendError)
-    if lost or any(words in str(error) for words in GLOO_SAYS_CLOSED):
+    words = explanation(error)
+    if words is None:
+        traceback.print_exc()
+        return fail(f"{type(error).__name__}: {error}", 1)
+    if words.startswith(LOST_PROCESS):
         time.sleep(2)  # the launcher calls the first process that ends the root cause
-        return fail(f"{LOST_PROCESS}\n{error}", 1)
-    traceback.print_exc()
-    return fail(f"{type(error).__name__}: {error}", 1)
+    return fail(f"{words}\n{what_is_kept(recipe['output_dir'])}", 1)
 
 
 def train_and_verify(recipe: Recipe) -> int:
@@ -265,6 +245,9 @@ def read_settings(recipe: Recipe) -> Settings:
             keys.pop(key, None)
     applied_here = {key: keys.pop(key, None) for key in APPLIED_HERE}
     keys |= liger_settings(keys)
+    if keys["use_cpu"]:  # there transformers passes ddp_timeout on to nobody
+        seconds = keys.get("ddp_timeout", RewardConfig.ddp_timeout)
+        PartialState(cpu=True, backend=keys.get("ddp_backend"), timeout=timedelta(seconds=seconds))
     try:
         args = RewardConfig(**keys, max_length=None)
     except ValueError as error:
@@ -562,6 +545,11 @@ def only_training_in(settings: Settings) -> Iterator[None]:
         file.flush()
         try:
             yield
+        except CheckpointError:
+            raise  # the files stay for inspection
+        except BaseException:
+            remove(settings.staging)  # half saved
+            raise
         finally:
             path.unlink(missing_ok=True)
 
