@@ -1,6 +1,6 @@
 """Runs of train_rm.py, each in a process of its own that has imported everything already.
 
-    python tests/forks.py runs.json       # [{"argv": [...], "stops": [...]}, ...], one after another
+    python tests/forks.py runs.json    # [{"argv": [...], "stops": [...]}, ...], one after another
 
 Such a process is forked from this one, and so are the processes that verify and merge a model:
 imports take longer than a run. Nothing else differs from `python train_rm.py`. Run number i writes
@@ -183,8 +183,9 @@ def training(run_entry: dict, notes: Notes, result: Path) -> Callable[[], int]:
     def child() -> int:
         durations, facts = [], {}
         start = time.monotonic()
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
         if run_entry.get("file_size"):
-            resource.setrlimit(resource.RLIMIT_FSIZE, [run_entry["file_size"]] * 2)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (run_entry["file_size"], unlimited[1]))
         if run_entry.get("memory"):
             (kib,) = re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())
             resource.setrlimit(resource.RLIMIT_AS, [int(kib) * 1024 + run_entry["memory"]] * 2)
@@ -210,6 +211,7 @@ def training(run_entry: dict, notes: Notes, result: Path) -> Callable[[], int]:
             facts["weights"] = weights_of(Path(facts.pop("out")))
         facts["durations"] = [("elsewhere", time.monotonic() - start), *durations]
         facts["modules"] = sorted(sys.modules)
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
         result.write_text(json.dumps(facts))
         return status
 

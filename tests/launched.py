@@ -147,3 +147,36 @@ def train_several(
         status = max(int(path.read_text()) for path in statuses)
         finished.append(FinishedRun(status, outputs["out"], outputs["err"]))
     return finished
+
+
+# --- Each run in a process of its own -------------------------------------------------------------
+
+
+@dataclass
+class ForkedRun:
+    """One run of `train_in_forks`."""
+
+    status: int  # of its process; minus the signal that ended it
+    output: str  # what it wrote to stdout and stderr
+    facts: dict  # what tests/forks.py noted of it; {} where the process was killed
+
+
+def train_in_forks(runs: list[dict], folder: Path) -> list[ForkedRun]:
+    """Run train_rm.py once for each entry, one after another, each in a process of its own.
+
+    tests/forks.py says what an entry may have beside its `argv`, and how a process stops itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    runs_file = folder / "runs.json"
+    entries = [{**run, "argv": list(map(str, run["argv"]))} for run in runs]
+    runs_file.write_text(json.dumps(entries), encoding="utf-8")
+    run_script(REPO / "tests" / "forks.py", runs_file, env=CPU, timeout=600)
+    finished = []
+    for number in range(len(runs)):
+        status = int((folder / f"{number}.status").read_text())
+        facts = {}
+        if (folder / f"{number}.json").is_file():
+            facts = read_json(folder / f"{number}.json")
+        output = (folder / f"{number}.log").read_text(encoding="utf-8")
+        finished.append(ForkedRun(status, output, facts))
+    return finished

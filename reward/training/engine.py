@@ -19,6 +19,7 @@ from accelerate import PartialState
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import gather_object
 
+from reward.checkpoint.folders import remove
 from reward.recipe.recipe import Recipe
 
 # The optimizers that DeepSpeed's AdamW in the host's memory stands for.
@@ -398,6 +399,7 @@ def shared_by_hosts(folder: str | Path, state: PartialState) -> None:
     mark = Path(folder, ".seen-by-all-hosts")
     if state.is_main_process:
         mark.parent.mkdir(parents=True, exist_ok=True)
+        remove(mark)  # a link would be followed
         mark.touch()
     state.wait_for_everyone()
     deadline = time.monotonic() + PATIENCE

@@ -33,6 +33,8 @@ MEMORY_WORDS = (
     "DefaultCPUAllocator: not enough memory",
     "Cannot allocate memory",
     "std::bad_alloc",
+    "failed to map segment",  # of a library that is imported late
+    "can't start new thread",
 )
 # PyTorch's writer does not say why it could not write: `unexpected pos 64 vs 0`.
 DISK_WORDS = (
