@@ -3,6 +3,7 @@
 # make test         the tests: what has to pass before a change lands
 # make engines      every engine with every method; nightly, and before a release. It prints the
 #                   table of docs/launch.md
+# make kills        200 small runs that are stopped at random moments and go on; about half an hour
 # make lint         ruff, and the layers of the packages (import-linter)
 # make clean        remove what the above made
 # VENV=/some/folder puts the virtual environment elsewhere; PYTHON=python3.11 names the interpreter;
@@ -19,7 +20,7 @@ WORKERS ?= 2
 # A file's tests share what its fixtures trained, so that they stay in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart setup test fast engines lint clean
+.PHONY: quickstart setup test fast engines kills lint clean
 
 quickstart: setup
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml \
@@ -59,6 +60,9 @@ engines: setup $(VENV)/.test-installed
 	ENGINES_TABLE=$(abspath $(VENV))/engines.md $(PYTEST) -m "engines or not engines" --durations=15 \
 	  tests/reward/training/test_engines.py tests/reward/training/test_launch.py
 	@cat $(VENV)/engines.md
+
+kills: setup $(VENV)/.test-installed
+	$(BIN)/python tests/kills.py --number 200 --folder $$(mktemp -d)/kills
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .

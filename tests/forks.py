@@ -26,6 +26,7 @@ import struct
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,6 +221,7 @@ def training(run_entry: dict, notes: Notes, result: Path) -> Callable[[], int]:
 
 def import_what_it_imports(result: Path) -> None:
     """Import here what a run has imported late, and let the garbage collector pass it over."""
+    warnings.simplefilter("ignore")
     for name in json.loads(result.read_text())["modules"]:
         if name not in sys.modules and not name.startswith("_"):
             try:
