@@ -35,6 +35,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from small_runs import untimed
+
 import train_rm
 from reward.checkpoint import contract, convert, resume, verify
 from reward.data.hashing import sha256_of_file
@@ -162,12 +164,6 @@ def run_in_a_fork(module: str, folder: str | Path) -> dict:
     if status:
         raise contract.CheckpointError(f"{folder}: {module} ended with {status}")
     return json.loads(answer.read_text().splitlines()[-1])
-
-
-def untimed(entry: dict) -> dict:
-    """The metrics of an entry of the log that do not depend on the time it took."""
-    timed = ("runtime", "per_second", "flos", "train_loss")
-    return {key: value for key, value in entry.items() if not key.endswith(timed)}
 
 
 def weights_of(out: Path) -> str | None:

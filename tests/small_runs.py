@@ -54,3 +54,9 @@ def make_material(folder: Path) -> int:
     write_rows(folder / "pairs" / "test.jsonl", hh_rows(6, seed=2))
     (folder / "recipe.yaml").write_text(RECIPE.format(model=model, data=folder / "pairs"))
     return 0
+
+
+def untimed(entry: dict) -> dict:
+    """The metrics of an entry of the log that do not depend on the time it took."""
+    timed = ("runtime", "per_second", "flos", "train_loss")
+    return {key: value for key, value in entry.items() if not key.endswith(timed)}

@@ -530,8 +530,6 @@ class PairTrainer(RewardTrainer):
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        # Of several processes accelerate does not reach the sampler behind batches to skip.
-        options["train_dataloader"].set_epoch(options["epoch"])
         super()._run_epoch(**options)
 
     def _finalize_training(self, *args, **options) -> TrainOutput:

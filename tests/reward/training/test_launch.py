@@ -6,6 +6,7 @@ the others.
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -290,6 +291,39 @@ def test_a_process_that_dies_ends_the_others_and_speaks_first(
         assert "(-9: the system killed it" in done.stderr
         assert "Signal 9 (SIGKILL)" in done.stderr[others:].split("Root Cause")[1]
     assert not (out / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_frozen_process_ends_the_others_after_ddp_timeout(hh_options, tmp_path):
+    """Under gloo, transformers' key reached nobody: the others waited for half an hour."""
+    steps = "--max_steps 500 --eval_steps 500 --save_steps 500 --logging_steps 1".split()
+    options = [*hh_options, *steps, "--output_dir", tmp_path / "out", "--ddp_timeout", 6]
+    log = tmp_path / "stderr.txt"
+    with open(log, "w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, [*launcher("ddp"), "train_rm.py", *options])],
+            cwd=REPO,
+            env={**os.environ, **environment("ddp"), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+    for line in process.stdout:
+        if re.match(r"train +1/", line):
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    frozen = int(children.read_text().split()[1])
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + WITHIN
+        while "did not answer" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+    finally:
+        os.kill(frozen, signal.SIGKILL)
+    assert process.wait(timeout=WITHIN) == 1
+    said = log.read_text()
+    assert "train_rm.py (process 0 of 2): Another process did not answer for ddp_timeout" in said
+    assert "Timed out waiting 6000ms" in said
 
 
 @pytest.mark.slow

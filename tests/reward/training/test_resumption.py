@@ -9,8 +9,9 @@ import shutil
 
 import pytest
 import torch
-from launched import read_json, train_in_forks
-from small_runs import CONFIGURATIONS, make_material, words
+from launched import read_json, train_in_forks, train_several
+from small_runs import CONFIGURATIONS, make_material, untimed, words
+from support import last_of_each
 
 from reward.checkpoint.folders import remove, remove_older
 from reward.checkpoint.manifest import seal
@@ -103,6 +104,29 @@ def test_the_moments_are_those_that_they_should_be(stopped):
     assert "checkpoint-4\n" in limit[2].output  # which was whole when checkpoint-8 was not
     by_length = stopped["group_by_length"]
     assert "interrupted at step 13; go on" in by_length[1].output  # an epoch has 7
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_in_the_second_epoch(recipe, tmp_path):
+    """In the order of that epoch, with the dropout of each process, and the same rows of the log."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    options = ["--recipe", recipe, *words(CONFIGURATIONS["full, with dropout"])]
+    steps = {"--max_steps": 14, "--save_steps": 5, "--gradient_accumulation_steps": 1}
+    options = last_of_each([*options, *(word for pair in steps.items() for word in pair)])
+    middle = whole / "checkpoint-10"  # an epoch has 8 steps
+    lines = [
+        [*options, "--output_dir", whole],
+        [*options, "--output_dir", out, "--resume", middle],
+    ]
+    first, second = train_several(lines, tmp_path / "launch", processes=2)
+    assert (first.status, second.status) == (0, 0), second.stderr[-2000:]
+    for file in ("model.safetensors", "golden.jsonl"):
+        assert (out / file).read_bytes() == (whole / file).read_bytes(), file
+    logs = []
+    for folder in (whole, out):
+        state = read_json(folder / "checkpoint-14" / "trainer_state.json")
+        logs.append([untimed(entry) for entry in state["log_history"]])
+    assert logs[0] == logs[1] and len(logs[0]) > 10
 
 
 # --- One training in a folder, and no link out of it ----------------------------------------------
