@@ -108,7 +108,7 @@ def test_the_moments_are_those_that_they_should_be(stopped):
 
 @pytest.mark.slow
 def test_two_processes_go_on_in_the_second_epoch(recipe, tmp_path):
-    """In the order of that epoch, with the dropout of each process, and the same rows of the log."""
+    """In the order of that epoch, with each process's dropout, and the same rows of the log."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     options = ["--recipe", recipe, *words(CONFIGURATIONS["full, with dropout"])]
     steps = {"--max_steps": 14, "--save_steps": 5, "--gradient_accumulation_steps": 1}
