@@ -121,6 +121,7 @@ def loaded_scorer(args: argparse.Namespace) -> "Scorer":
         trust_remote_code=args.trust_remote_code,
         chat_template=args.chat_template,
         verify=args.verify,
+        dtype=args.dtype,
     )
     choose_threads(scorer.model)
     return scorer

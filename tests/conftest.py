@@ -99,7 +99,7 @@ def real_encoder() -> Path:
 def hh_options(standin, tmp_path_factory) -> list:
     """Options that point the recipe for one GPU at a stand-in and at local pairs.
 
-    Its steps are short, and large enough to matter.
+    Its steps are short, and large enough to matter. They are in float32, also on a CPU with bf16.
     """
     from standins import hh_rows
 
@@ -109,7 +109,7 @@ def hh_options(standin, tmp_path_factory) -> list:
     return [
         *["--recipe", "recipes/qwen-0.5b.yaml", "--model_name_or_path", standin("qwen")],
         *["--datasets", f"[{{path: {data}}}]", "--max_length", 512, "--validation_fraction", 0.15],
-        *["--learning_rate", 1e-3, "--use_cpu", "true"],
+        *["--learning_rate", 1e-3, "--use_cpu", "true", "--bf16", "false"],
     ]
 
 

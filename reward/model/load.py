@@ -22,7 +22,9 @@ from transformers import (
 from reward.model.architecture import read_classifier_config, refuse_more_than_a_head
 from reward.model.checkpoint_tokenizer import load_tokenizer
 from reward.model.classifier import keep_unpacked, load_classifier
+from reward.model.cpu import NO_BF16, cpu_has_bf16
 from reward.model.heads import Float32Head, is_encoder, is_head_key
+from reward.model.hub import ModelError
 from reward.model.parts import CheckpointParts, parts_of
 from reward.model.saved_head import SavedHead, find_head, set_head, without_wrapper
 from reward.model.sealed_files import refuse_other_files
@@ -55,6 +57,7 @@ def load_reward_model(
     trust_remote_code: bool = False,
     chat_template: str | None = None,
     verify: bool = False,
+    dtype: str | None = None,
 ) -> LoadedRewardModel:
     """Load a saved reward model, ready to score, and its tokenizer.
 
@@ -72,12 +75,14 @@ def load_reward_model(
         chat_template: A file with the chat template to use, as it is, instead of the checkpoint's.
         verify: Whether the weights of a checkpoint of ours are compared with its manifest, too. The
             smaller files always are.
+        dtype: `float32` or `bfloat16`, which the model computes in; None for that of its files.
 
     Raises:
         ModelError: The checkpoint has no head (its rewards would be those of random weights), or
             more than two labels, or its files are not those that its manifest lists. The message
-            names the tensors or the files.
+            names the tensors or the files. Or a CPU cannot compute in bfloat16.
     """
+    device = _device_for(dtype, device)
     parts = parts_of(name, revision)
     refuse_other_files(name, parts.manifest, revision, hash_weights=verify)
     adapter_config = None
@@ -91,7 +96,7 @@ def load_reward_model(
     checkpoint_tokenizer = load_tokenizer(parts, config, trust_remote_code, chat_template)
     tokenizer = checkpoint_tokenizer.tokenizer
     quantization = _quantization(parts)
-    model = _load_body(parts, config, head, quantization, trust_remote_code)
+    model = _load_body(parts, config, head, quantization, trust_remote_code, dtype)
     if parts.is_adapter:
         from reward.model.adapters import resize_embeddings, with_adapter
 
@@ -103,7 +108,7 @@ def load_reward_model(
     _compute_head_in_float32(model)
     # bitsandbytes has put a quantized model where it belongs.
     if not quantized or quantization is None:
-        model.to(device or default_device())
+        model.to(device)
     no_template = checkpoint_tokenizer.template_is_ours
     return LoadedRewardModel(
         model=model.eval(),
@@ -157,6 +162,7 @@ def _load_body(
     head: SavedHead,
     quantization: BitsAndBytesConfig | None,
     trust_remote_code: bool,
+    dtype: str | None,
 ) -> PreTrainedModel:
     """Load the body, and give it the checkpoint's head."""
     options = {}
@@ -165,7 +171,7 @@ def _load_body(
     loaded = load_classifier(
         parts.base,
         config=config,
-        dtype=_dtype(parts),
+        dtype=dtype or _dtype(parts),
         revision=parts.base_revision,
         trust_remote_code=trust_remote_code,
         state_dict=without_wrapper(parts.weights),
@@ -197,6 +203,14 @@ def _quantization(parts: CheckpointParts) -> BitsAndBytesConfig | None:
 
 
 # --- The device -----------------------------------------------------------------------------------
+
+
+def _device_for(dtype: str | None, device: str | torch.device | None) -> torch.device:
+    """Return where a model goes that is to compute in a dtype: `device`, if it is not None."""
+    device = torch.device(device or default_device())
+    if dtype == "bfloat16" and device.type == "cpu" and not cpu_has_bf16():
+        raise ModelError(f"{NO_BF16}: bfloat16 would be slower than float32; leave out --dtype")
+    return device
 
 
 def default_device() -> str:

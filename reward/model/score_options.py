@@ -54,6 +54,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="tokens of one forward: lower it to save memory",
     )
     add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="what the model computes in, if not in the dtype of its files: bfloat16 takes about "
+        "half the time, and moves rewards a little (docs/scoring.md)",
+    )
+    add(
         "--endpoint",
         metavar="URL",
         help="a server that has the model: vLLM, SGLang or OpenRLHF (docs/serving.md)",
@@ -208,8 +214,10 @@ def fault_of_others(args: argparse.Namespace) -> str | None:
     """What is wrong with any other option; None if nothing is."""
     if args.tokens and args.prompt is None:
         return "--tokens belongs to --prompt TEXT; give both"
-    if args.endpoint and (args.convert or args.tokens or args.verify):
-        return "--convert, --tokens and --verify need the weights; leave out --endpoint"
+    if args.endpoint and (args.convert or args.tokens or args.verify or args.dtype):
+        return "--convert, --tokens, --verify and --dtype need the weights; leave out --endpoint"
+    if args.dtype and args.convert:
+        return "--convert keeps the dtype of the files; leave out --dtype"
     if args.convert and Path(args.convert).exists():
         return f"--convert {args.convert}: it exists already; name a new folder"
     if args.chat_template and not Path(args.chat_template).is_file():

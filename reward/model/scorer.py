@@ -33,7 +33,8 @@ FEW_BATCHES = 8  # fewer than these need no progress bar
 class Scorer(TextEncoder):
     """A loaded reward model, which encodes texts and computes their rewards.
 
-    Rewards are float32 numbers, computed without autocast in the dtype that the model was saved in.
+    Rewards are float32 numbers, computed without autocast in the dtype that the model was saved in,
+    or in the option `dtype`.
 
     Args:
         ckpt: A folder or the id of a Hub model, see reward.model.load.

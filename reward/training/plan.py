@@ -35,6 +35,7 @@ from reward.training.memory import (
     model_memory,
     plan_model,
 )
+from reward.training.runtime import cpu_precision
 from reward.training.trainer import batch_rows
 
 SAMPLED_BATCHES = 200  # tokens and the largest micro-batch are estimated from so many batches
@@ -327,8 +328,9 @@ def _loaded_dtype(config: PreTrainedConfig, recipe: Recipe) -> torch.dtype:
 
 def _computing_precision(recipe: Recipe) -> str:
     """What a step would compute in on the machine that is planned for, which has bf16."""
-    if recipe["use_cpu"] and not recipe.quantized:
-        return "float32"
+    if recipe["use_cpu"]:
+        asked = "bf16" if recipe["bf16"] else None
+        return cpu_precision(asked, recipe.quantized) or "float32"
     if recipe["fp16"]:
         return "fp16"
     if recipe["bf16"] in (None, True):

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from reward.data.shown import shown
+from reward.model.cpu import NO_BF16, cpu_has_bf16
 
 BAD_INPUT = 2
 NON_FINITE = 3
@@ -33,6 +34,7 @@ class Machine:
     device: str  # such as "CPU, 2 threads" or a GPU's name
     precision: str  # such as "bf16 autocast", and what the recipe asks for where it differs
     is_float32: bool  # whether a step computes in float32, without autocast
+    is_cpu: bool
 
     def __str__(self) -> str:
         return f"{self.device}; {self.precision}"
@@ -41,8 +43,9 @@ class Machine:
 def choose_precision(settings: dict, quantized: bool) -> Machine:
     """Set the precision to what the recipe asks for, where this machine can do it.
 
-    A GPU without bf16 computes in fp16 instead. A CPU computes in float32, except that 4-bit and
-    8-bit layers need bf16.
+    A GPU without bf16 computes in fp16 instead. A CPU computes in bf16 if the recipe asks for it
+    and the processor has instructions for it, and otherwise in float32, except that 4-bit and 8-bit
+    layers need bf16.
 
     Args:
         settings: The recipe's keys of RewardConfig. `use_cpu`, `bf16` and `fp16` are set in it.
@@ -57,11 +60,11 @@ def choose_precision(settings: dict, quantized: bool) -> Machine:
     if torch.accelerator.is_available():
         accelerator = torch.accelerator.current_accelerator()
     chosen = None
-    if accelerator is None or settings.get("use_cpu"):
+    is_cpu = accelerator is None or settings.get("use_cpu", False)
+    if is_cpu:
         settings["use_cpu"] = True
         device = f"CPU, {torch.get_num_threads()} threads"
-        if quantized:
-            chosen = "bf16"
+        chosen = cpu_precision(asked, quantized)
     elif accelerator.type == "cuda":
         device = torch.cuda.get_device_name()
         chosen = cuda_precision(asked, bf16_is_off=settings.get("bf16") is not None)
@@ -73,8 +76,23 @@ def choose_precision(settings: dict, quantized: bool) -> Machine:
     if chosen:
         precision = f"{chosen} autocast"
     if asked and asked != chosen:
-        precision += f" (the recipe asks for {asked})"
-    return Machine(device, precision, is_float32=chosen is None)
+        why = ""
+        if is_cpu and asked == "bf16":
+            why = f", and {NO_BF16}"
+        precision += f" (the recipe asks for {asked}{why})"
+    return Machine(device, precision, is_float32=chosen is None, is_cpu=is_cpu)
+
+
+def cpu_precision(asked: str | None, quantized: bool) -> str | None:
+    """Return "bf16" for autocast on a CPU, or None for float32.
+
+    Args:
+        asked: What the recipe asks for: "bf16", "fp16" or None.
+        quantized: Whether the base is loaded in 4 or 8 bits, which needs bf16.
+    """
+    if quantized or (asked == "bf16" and cpu_has_bf16()):
+        return "bf16"
+    return None
 
 
 def cuda_precision(asked: str | None, bf16_is_off: bool) -> str | None:

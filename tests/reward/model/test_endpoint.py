@@ -373,7 +373,7 @@ def test_what_needs_the_weights(task, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         exit_of(score, monkeypatch, capsys, *arguments)
     assert (
-        "--convert, --tokens and --verify need the weights; leave out --endpoint"
+        "--convert, --tokens, --verify and --dtype need the weights; leave out --endpoint"
         in capsys.readouterr().err
     )
 

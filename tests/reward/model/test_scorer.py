@@ -12,6 +12,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from reward.model import packed_attention
 from reward.model import scorer as scoring
 from reward.model.build import build_reward_model, build_tokenizer
+from reward.model.cpu import cpu_has_bf16
+from reward.model.fingerprint import fingerprint
+from reward.model.hub import ModelError
 from reward.model.scorer import Scorer
 
 torch.set_num_threads(1)
@@ -152,3 +155,29 @@ def test_a_short_text_is_not_changed_by_a_longer_one(rope, standin, tmp_path):
     scorer = Scorer(str(tmp_path))
     assert scorer.rewards_of_ids(texts) == pytest.approx(expected, abs=1e-4)
     assert scorer.rewards_of_ids(texts[2:4]) == pytest.approx(expected[2:4], abs=1e-4)
+
+
+# --- In bfloat16 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["qwen", "encoder"])
+def test_bfloat16_moves_rewards_by_its_rounding(kind, scorers):
+    if not cpu_has_bf16():
+        pytest.skip("needs a CPU with AVX512-BF16 or AMX")
+    whole = scorers(kind)
+    half = Scorer(whole.name, dtype="bfloat16")
+    assert half.model.dtype == torch.bfloat16 and whole.model.dtype == torch.float32
+    texts = random_tree(5, prompts=6)
+    exact = torch.tensor(whole.rewards_of_ids(texts))
+    rounded = torch.tensor(half.rewards_of_ids(texts))
+    assert (half.padded_because is None) == (kind == "qwen")
+    difference = (rounded - exact).abs().max() / exact.std()
+    assert 0 < difference < 0.1  # bf16 keeps 8 bits of a number
+    assert fingerprint(half)["weights"] != fingerprint(whole)["weights"]  # so --resume refuses it
+
+
+def test_a_cpu_without_bfloat16_says_so(scorers, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    sentence = "no AVX512-BF16 and no AMX: bfloat16 would be slower than float32; leave out --dtype"
+    with pytest.raises(ModelError, match=sentence):
+        Scorer(scorers("qwen").name, device="cpu", dtype="bfloat16")

@@ -260,7 +260,9 @@ def plan_of(printed: str) -> list[str]:
 @pytest.mark.slow
 def test_plan_command(hh_options, tmp_path):
     out = tmp_path / "out"
-    options = last_of_each([*hh_options, "--output_dir", out, "--use_cpu", "false"])
+    options = last_of_each(
+        [*hh_options, "--output_dir", out, "--use_cpu", "false", "--bf16", "true"]
+    )
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("distributed_typ: NO\n")
     files = ["accelerate_configs/zero3.yaml", "absent.yaml", wrong]

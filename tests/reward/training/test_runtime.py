@@ -1,0 +1,29 @@
+"""In which precision a run computes, and what it says where that is not what was asked for."""
+
+import pytest
+import torch
+
+from reward.training.runtime import choose_precision
+
+WITH, WITHOUT = {"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": False}
+NOT_ASKED_OF = "float32 (the recipe asks for bf16, and this CPU has no AVX512-BF16 and no AMX)"
+
+
+@pytest.mark.parametrize(
+    ("keys", "quantized", "processor", "bf16", "said"),
+    [
+        ({"bf16": True}, False, WITH, True, "bf16 autocast"),
+        ({"bf16": True}, False, {"amx_bf16": True}, True, "bf16 autocast"),
+        ({"bf16": True}, False, WITHOUT, False, NOT_ASKED_OF),
+        ({"bf16": False}, False, WITH, False, "float32"),
+        ({}, False, WITH, False, "float32"),
+        ({"fp16": True}, False, WITH, False, "float32 (the recipe asks for fp16)"),
+        ({}, True, WITHOUT, True, "bf16 autocast"),  # 4-bit layers compute in nothing else
+    ],
+)
+def test_the_precision_of_a_cpu(keys, quantized, processor, bf16, said, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    settings = {"use_cpu": True, **keys}
+    machine = choose_precision(settings, quantized)
+    assert settings == {"use_cpu": True, "bf16": bf16, "fp16": False}
+    assert (machine.precision, machine.is_float32, machine.is_cpu) == (said, not bf16, True)
