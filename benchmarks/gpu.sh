@@ -13,6 +13,7 @@
 #               $(grep -E '^(transformers|tokenizers|trl|peft|datasets|huggingface_hub|datasketch)=' \
 #               requirements.txt) dill multiprocess httpx2 httpcore2 truststore
 # LIMIT   seconds for all parts together (530); what comes after is named as failed
+# PARTS   a regular expression: the titles of the parts to run, such as 'Exactness|Memory' (all)
 # OUT     the folder for the quickstart's model and report, and gpu.log (gpu-out)
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +31,7 @@ done
 PAIRS=${PAIRS:-Anthropic/hh-rlhf}
 OUT=${OUT:-gpu-out}
 PYTHON=${PYTHON:-python3}
+PARTS=${PARTS:-.}
 LIMIT=${LIMIT:-530} # seconds that all parts may take together on a GPU
 mkdir -p "$OUT"
 exec > >(tee "$OUT/gpu.log") 2>&1
@@ -43,6 +45,7 @@ export PYTHONUNBUFFERED=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLE
 failed=()
 
 part() {  # part SECONDS TITLE COMMAND...: the command, ended after so many seconds
+  [[ $2 =~ $PARTS ]] || return
   echo; echo "### $2"; echo
   local start=$SECONDS seconds=$1
   if [ "$device" = cuda ] && [ $((LIMIT - SECONDS)) -lt "$seconds" ]; then
@@ -67,13 +70,19 @@ quickstart() {  # quickstart NAME OPTIONS...: the quickstart's two commands
 export -f quickstart
 export OUT PYTHON
 
-# Shapes with their pairs a step, so that the largest batches of the slowest variant fit into 80 GB.
-speed=("--shapes 0.5b --batch_sizes 16,64" "--shapes 1.5b --batch_sizes 32" "--shapes 7b-lora --batch_sizes 8")
+# TRL's padded batches have to fit into 80 GB; packed ones are four times as small, so that they are
+# also computed at a size that fills the GPU.
+two="packed/prefix + packed"
+speed() {  # speed SHAPE PAIRS OPTIONS...
+  local title="Speed: $1, $2 pairs a step"
+  [[ "$*" != *--liger* ]] || title+=", Liger's kernels"
+  part 100 "$title" "$PYTHON" benchmarks/speed.py --device "$device" \
+    --pairs "$PAIRS" --shapes "$1" --batch_sizes "$2" $options "${@:3}"
+}
 options="--steps 6 --rounds 3 --best_of 16 --max_length 512"
 memory="0.5b 1.5b"
 training=()
 if [ -n "$tiny" ]; then
-  speed=("--shapes tiny --batch_sizes 4")
   options="--steps 1 --rounds 1 --best_of 4 --scored 16 --max_length 512"
   memory="tiny"
   training=(--max_steps 2)
@@ -102,13 +111,23 @@ if sys.argv[1] == "cuda":
     print(f"matrix product of 8,192 in bf16: {20 * 2 * 8192**3 / start.elapsed_time(end) / 1e9:.0f} TFLOP/s")
 PYTHON
 part 120 "Exactness" "$PYTHON" benchmarks/exactness.py --device "$device" $tiny --pairs "$PAIRS"
-part 75 "Quickstart" bash -c 'quickstart rm-float32 "$@"' _ "${training[@]}"
+part 120 "Quickstart" bash -c 'quickstart rm-float32 "$@"' _ "${training[@]}"
 if [ "$device" = cuda ]; then
-  part 75 "Quickstart in bf16" bash -c 'quickstart rm-bf16 --bf16 true "$@"' _ "${training[@]}"
+  part 120 "Quickstart in bf16" bash -c 'quickstart rm-bf16 --bf16 true "$@"' _ "${training[@]}"
 fi
-for shape in "${speed[@]}"; do
-  part 100 "Speed: $shape" "$PYTHON" benchmarks/speed.py --device "$device" --pairs "$PAIRS" $shape $options
-done
+if [ -n "$tiny" ]; then
+  speed tiny 4
+else
+  speed 0.5b 16,32
+  speed 1.5b 8
+  speed 7b-lora 8
+  speed 0.5b 64,128 --variants "$two" --only train
+  speed 1.5b 32,64 --variants "$two" --only train
+  if "$PYTHON" -c "import liger_kernel" 2> /dev/null; then
+    speed 0.5b 64,128 --variants "$two" --only train --liger
+    speed 1.5b 32,64 --variants "$two" --only train --liger
+  fi
+fi
 part 60 "Memory" "$PYTHON" benchmarks/memory.py --measure --device "$device" --shapes $memory
 
 echo

@@ -1,7 +1,7 @@
 """What `--plan` estimates, for models and engines, and beside what really happens on this machine.
 
     python benchmarks/memory.py             # GiB a GPU for a micro-batch of 4,096 tokens
-    python benchmarks/memory.py --measure   # gradients and activations of a step, in MiB
+    python benchmarks/memory.py --measure   # gradients and activations, in MiB
     python benchmarks/memory.py --measure --device cuda
 
 The first table stands in docs/launch.md. On a CPU the measured peak is that of resident memory, on
@@ -177,14 +177,21 @@ def measure(device: str, shapes: list[str]) -> None:
 
 
 def measured_megabytes(model: torch.nn.Module, inputs: PackedInputs, machine: Machine) -> float:
-    """The peak of a forward and backward with gradients, once the optimizer has its state."""
+    """The peak of a step of two micro-batches with gradients, once the optimizer has its state.
+
+    Only in the second one gradients and all activations are there at the same time.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
-    def step() -> None:
+    def micro_batch() -> None:
         with autocast(machine.device):
             model(**inputs, use_cache=False).logits.float().sum().backward()
 
-    step()
+    def step() -> None:
+        micro_batch()
+        micro_batch()
+
+    micro_batch()
     optimizer.step()
     optimizer.zero_grad()
     _, megabytes = machine.measure(step)

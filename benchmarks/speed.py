@@ -34,6 +34,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, Qwen2Config
+from transformers.integrations.liger import apply_liger_kernel
 from trl import RewardConfig, RewardTrainer
 
 REPO = Path(__file__).resolve().parent.parent
@@ -181,7 +182,7 @@ def settled_mb() -> float:
     return peak_mb()
 
 
-def build(shape: str, device: str):
+def build(shape: str, device: str, liger: bool = False):
     sizes = dict(zip(SIZES, SHAPES[shape], strict=True))
     config = Qwen2Config(**sizes, num_labels=1, pad_token_id=0, max_position_embeddings=32768)
     torch.manual_seed(0)
@@ -190,6 +191,9 @@ def build(shape: str, device: str):
         config.dtype = torch.bfloat16 if lora else torch.float32
         model = AutoModelForSequenceClassification.from_config(config, dtype=config.dtype)
     model.score.__class__ = Float32Head
+    if liger:
+        # What `use_liger_kernel` does in a run; the loss stays the reward model's.
+        apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
     if lora:
         model = get_peft_model(
             model, LoraConfig(r=16, task_type="SEQ_CLS", target_modules="all-linear")
@@ -210,10 +214,12 @@ def stock(model) -> None:
 # --- What is timed --------------------------------------------------------------------------------
 
 
-def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device: str) -> dict:
+def make_trainers(
+    model, tokenizer, pairs, batch_size: int, folder: str, device: str, variants: tuple[str, ...]
+) -> dict:
     """name -> (trainer, its whole epoch of batches)."""
     data, made = Dataset.from_list(pairs), {}
-    for name in TRAINING:
+    for name in variants:
         options = {
             "output_dir": folder,
             "per_device_train_batch_size": batch_size,
@@ -237,7 +243,7 @@ def make_trainers(model, tokenizer, pairs, batch_size: int, folder: str, device:
         else:
             rows = data.add_column("subset_id", [0] * len(data))
             trainer = PairTrainer(
-                model=model,
+                model=without_adapter(model),  # the adapter's layers are in it
                 args=args,
                 train_dataset=rows,
                 processing_class=tokenizer,
@@ -401,9 +407,11 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     for batch_size in map(int, args.batch_sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            made = make_trainers(model, tokenizer, pairs, batch_size, folder, args.device)
+            made = make_trainers(
+                model, tokenizer, pairs, batch_size, folder, args.device, args.variants
+            )
         times = rounds_of(train_works(model, made, args.steps, optimizer), args.rounds, machine)
-        for name in TRAINING:
+        for name in args.variants:
             if name not in times:
                 print(f"| {batch_size} | {name} | out of memory |" + " |" * (4 + cuda), flush=True)
                 continue
@@ -508,6 +516,13 @@ def main() -> None:
     parser.add_argument(
         "--peak_tflops", type=float, default=989, help="of the GPU in bf16, for MFU (H100: 989)"
     )
+    parser.add_argument(
+        "--variants",
+        type=lambda names: tuple(names.split("/")),
+        default=TRAINING,
+        help=f"of training: {'/'.join(TRAINING)}",
+    )
+    parser.add_argument("--liger", action="store_true", help="all variants use Liger's kernels")
     parser.add_argument("--only", choices=["train", "score"])
     parser.add_argument("--output", help="JSON file")
     args = parser.parse_args()
@@ -519,6 +534,8 @@ def main() -> None:
     sides = [len(pair[side]) for pair in pairs for side in SIDES]
     unique = sum(own_tokens([pair[side] for side in SIDES]) for pair in pairs)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
+    if args.liger:
+        where += ", Liger's kernels"
     report = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{where}, {args.threads} threads",
@@ -534,7 +551,7 @@ def main() -> None:
     )
     print(f"computed once, all pairs have {unique:,} tokens: the limit")
     for shape in args.shapes.split(","):
-        model = build(shape, args.device)
+        model = build(shape, args.device, args.liger)
         found = report["shapes"][shape] = {
             "check": check(model, tokenizer, pairs),
             "train": {},

@@ -74,7 +74,7 @@ def test_every_part_runs_on_a_cpu(tmp_path):
         "Versions",
         "Exactness",
         "Quickstart",
-        "Speed: --shapes tiny --batch_sizes 4",
+        "Speed: tiny, 4 pairs a step",
         "Memory",
     ]
     assert run.stdout.count("| pass |") == 36
