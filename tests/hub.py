@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,23 +26,34 @@ WRITE = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main$")
 LFS_BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch$")
 BLOCK_BYTES = 2**20
 LFS_BYTES = 4096  # a file of so many bytes goes the LFS route
+# What may go wrong with an answer, beside an HTTP status.
+CUT = "cut"  # the connection ends in the middle of the content
+HANGS = "hangs"  # there is no answer for a minute
+CHANGED = "changed"  # the content is as long as it should be, and its last byte is another
 RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 
 
 @contextmanager
-def serve(root: Path | str, gated: Sequence[str] = ()) -> Iterator[str]:
+def serve(
+    root: Path | str, gated: Sequence[str] = (), faults: Mapping[str, int | str] | None = None
+) -> Iterator[str]:
     """Serve a hub over `root` from a thread of this process, and yield its address.
 
-    The files of repositories named in `gated` are refused, as the Hub does before one accepts a
-    licence.
+    Args:
+        root: The folder of the repositories.
+        gated: Repositories whose files are refused, as the Hub does before one accepts a licence.
+        faults: A part of a request's path -> what goes wrong with it: an HTTP status, CUT, HANGS or
+            CHANGED. The mapping may be changed while the hub runs.
     """
 
     class Handler(HubHandler):
         folder, refused = Path(root), frozenset(gated)
+        wrong = {} if faults is None else faults
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    server.handle_error = lambda *_: None  # a client that gives up closes its connection
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -84,11 +95,17 @@ def blob_id_of(path: Path, size: int, changed: int) -> str:
 class HubHandler(BaseHTTPRequestHandler):
     """Answers one request. `folder` is the hub's root, `refused` names the gated repositories."""
 
-    folder, refused = Path(), frozenset()
+    folder, refused, wrong = Path(), frozenset(), {}
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        self.answer(self.read_body())
+        body = self.read_body()
+        fault = self.fault()
+        if fault == HANGS:
+            threading.Event().wait(60)
+        if isinstance(fault, int):
+            return self.refuse(fault, "", "")
+        self.answer(body)
 
     do_HEAD = do_GET
 
@@ -109,6 +126,11 @@ class HubHandler(BaseHTTPRequestHandler):
         large_files.mkdir(exist_ok=True)
         (large_files / hashlib.sha256(content).hexdigest()).write_bytes(content)
         self.send(200, b"", [])
+
+    def fault(self) -> int | str | None:
+        """What goes wrong with this request; None if nothing does."""
+        path = unquote(self.path)
+        return next((fault for part, fault in self.wrong.items() if part in path), None)
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -240,10 +262,21 @@ class HubHandler(BaseHTTPRequestHandler):
         self.send_head(status, end - start, headers)
         if self.command == "HEAD":
             return
+        if self.fault() in (CUT, CHANGED):
+            return self.send_damaged(path.read_bytes()[start:end])
         with path.open("rb") as file:
             file.seek(start)
             while block := file.read(min(BLOCK_BYTES, end - file.tell())):
                 self.wfile.write(block)
+
+    def send_damaged(self, content: bytes):
+        """Half of the content, or all of it with another last byte."""
+        if self.fault() == CUT:
+            content = content[: len(content) // 2]
+            self.close_connection = True
+        else:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        self.wfile.write(content)
 
     def send_tree(self, repository: Path, folder: Path, deep: bool):
         if not folder.is_dir():

@@ -1,15 +1,24 @@
-"""Whether the Hub can be reached, asked once: `use_cache_if_unreachable()` before a Hub id is read.
+"""The Hub's faults: `use_cache_if_unreachable()` before a Hub id is read, `hub_fault(error)` after.
 
-huggingface_hub asks six times for each file that the cache lacks, and waits 23 seconds in between.
-Where nobody answers, this process goes on as if HF_HUB_OFFLINE were set: at once, from the cache.
+huggingface_hub asks six times for each file that the cache lacks, and waits 23 seconds in between,
+or as long as a 429 says. Where nobody answers at all, this process goes on as if HF_HUB_OFFLINE were
+set: at once, from the cache.
 """
 
+import errno
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache
 
 import httpx2
 from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import get_session
 
 # Seconds to open a connection, and to get an answer over it.
@@ -42,3 +51,82 @@ def why_unreachable(endpoint: str) -> str | None:
     except httpx2.TransportError as error:
         return str(error) or type(error).__name__
     return None
+
+
+# --- What went wrong ------------------------------------------------------------------------------
+
+AGAIN = "run the same command again: whole files stay in the cache"
+TOO_MANY_REQUESTS = 429
+SERVERS_FAULT = 500  # and above
+CANNOT_STORE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+)
+
+
+def hub_fault(error: BaseException) -> str | None:
+    """Return what went wrong while something was read from the Hub or sent to it, and what helps.
+
+    Args:
+        error: What huggingface_hub, datasets or transformers raised. The errors behind it count.
+
+    Returns:
+        What follows the repository's name and a colon; None if it is nothing of the Hub.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, HfHubHTTPError):
+            return _in_words(cause)
+        if isinstance(cause, httpx2.TransportError):
+            reason = str(cause) or type(cause).__name__
+            return f"the connection to {constants.ENDPOINT} broke ({reason}); {AGAIN}"
+    return storage_fault(error)
+
+
+def storage_fault(error: BaseException) -> str | None:
+    """Return why the cache of downloads and tables cannot be written; None if it can.
+
+    Args:
+        error: An error. Those behind it count.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in CANNOT_STORE:
+            return (
+                f"{cause.strerror}: {cause.filename or constants.HF_HOME}. Downloads and tables are "
+                f"kept in {constants.HF_HOME}: make room there, or set HF_HOME to a folder that can "
+                "be written to"
+            )
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those behind it, the last one first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _in_words(error: HfHubHTTPError) -> str:
+    """An answer of the Hub that is an error."""
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):
+        return "is gated: accept its licence on the Hub, then `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "no such folder here, and not to be had from the Hub: check the name; where it is "
+            "private, `hf auth login`"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "the Hub has it, but no such revision of it (branch, tag or commit)"
+    if status == TOO_MANY_REQUESTS:
+        return (
+            "the Hub takes no more requests for now (429): wait a few minutes; `hf auth login` "
+            "allows more of them"
+        )
+    if status >= SERVERS_FAULT:
+        return f"the Hub answers {status}: the fault is on its side. Wait, and {AGAIN}"
+    return f"the Hub answers {status} ({error.server_message or 'without a reason'})"

@@ -83,10 +83,7 @@ def input_rows(source: str, split: str | None = None, data_dir: str | None = Non
         rows = itertools.chain.from_iterable(map(read_rows, reader.files))
         return InputRows(rows, meter)
     meter.rows = len(reader.dataset)
-    rows = (
-        PlacedRow(f"{reader.label} row {number}", row) for number, row in enumerate(reader.dataset)
-    )
-    return InputRows(rows, meter)
+    return InputRows(reader.hub_rows(), meter)
 
 
 # --- Standard input -------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from datasets.table import CastError
 
 from reward.data.bad_rows import UnreadableRow
 from reward.data.columns import Columns, NamedColumns, name_in_words
@@ -21,7 +23,7 @@ from reward.data.formats import (
     unread_columns,
 )
 from reward.data.hashing import text_key
-from reward.data.hub_access import use_cache_if_unreachable
+from reward.data.hub_access import hub_fault, storage_fault, use_cache_if_unreachable
 from reward.data.row_files import PlacedRow, read_rows
 from reward.data.transcripts import RowError, first_user_turn, text_of
 
@@ -108,13 +110,19 @@ class SplitReader:
         """
         named = NamedColumns(self.columns)
         if self.files is None:
-            rows = enumerate(self.dataset)
-            placed_rows = (PlacedRow(f"{self.label} row {index}", row) for index, row in rows)
-            yield from self._pairs_of_file(placed_rows, named)
+            yield from self._pairs_of_file(self.hub_rows(), named)
         else:
             for path in self.files:
                 yield from self._pairs_of_file(read_rows(path), named)
         named.check(self.label)
+
+    def hub_rows(self) -> Iterator[PlacedRow]:
+        """The rows of a Hub data set. Raises DataError if the Hub fails in a stream."""
+        try:
+            for index, row in enumerate(self.dataset):
+                yield PlacedRow(f"{self.label} row {index}", row)
+        except FAULTS_OF_A_HUB_DATASET as error:
+            raise DataError(f"{self.label}: {_why_not_loaded(error)}") from error
 
     def _pairs_of_file(self, rows: Iterable[PlacedRow], named: NamedColumns) -> Iterator[dict]:
         first_error: DataError | None = None
@@ -320,12 +328,36 @@ def _hub_split(source: Source, split: str | None) -> Dataset | IterableDataset |
         if "Unknown split" in str(error) or "Bad split" in str(error):
             return None
         raise DataError(f"{source['path']}: {error}") from error
-    except (OSError, DatasetGenerationError) as error:
-        raise DataError(
-            f"{source['path']}: cannot be loaded ({type(error).__name__}: {error}). A Hub id needs "
-            "network and, where gated, `hf auth login`; a local path starts with ./ or ends in "
-            ".jsonl, .json, .csv or .parquet."
-        ) from error
+    except FAULTS_OF_A_HUB_DATASET as error:
+        raise DataError(f"{source['path']}: {_why_not_loaded(error)}") from error
+
+
+# What datasets raises for a data set of the Hub, while it is loaded or while it is streamed.
+FAULTS_OF_A_HUB_DATASET = (OSError, DatasetGenerationError, CastError, httpx2.HTTPError)
+
+
+def _why_not_loaded(error: Exception) -> str:
+    """Why a data set of the Hub cannot be read, and what helps."""
+    fault = hub_fault(error)
+    if fault is not None:
+        return fault
+    if isinstance(error, CastError) or isinstance(error.__cause__, CastError):
+        return (
+            "its splits, or files of one split, have different columns, and datasets reads them as "
+            "one table. Fetch them (`hf download ID --repo-type dataset --local-dir FOLDER`) and "
+            "name the folder instead: there each file is read by itself"
+        )
+    if isinstance(error, DatasetGenerationError):
+        return (
+            f"a file of it cannot be read ({type(error.__cause__ or error).__name__}): it is "
+            "damaged, or in no format that datasets knows. If it was damaged on its way, "
+            "`hf cache rm dataset/ID` removes it, and it is fetched again"
+        )
+    return (
+        f"cannot be loaded ({type(error).__name__}: {error}). A Hub id needs network and, where "
+        "gated, `hf auth login`; a local path starts with ./ or ends in .jsonl, .json, .csv or "
+        ".parquet."
+    )
 
 
 def split_table(
@@ -348,9 +380,12 @@ def split_table(
         return None
     try:
         return Dataset.from_generator(_generate, features=FEATURES, gen_kwargs={"reader": reader})
-    except DatasetGenerationError as error:
+    except (OSError, DatasetGenerationError) as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
+        fault = storage_fault(error)
+        if fault is not None:
+            raise DataError(f"{reader.label}: {fault}") from error
         raise
     except ValueError as error:
         # These are the messages of datasets for a generator that yields nothing.

@@ -27,7 +27,12 @@ from reward.model.heads import (
     init_head,
     is_encoder,
 )
-from reward.model.hub import ModelError, checkpoint_file, require_model
+from reward.model.hub import (
+    ModelError,
+    checkpoint_file,
+    refuse_damaged_download,
+    require_model,
+)
 from reward.model.parts import own_manifest
 from reward.model.saved_head import forget_openrlhf
 from reward.model.sealed_files import refuse_other_files
@@ -80,6 +85,8 @@ def build_reward_model(
     if hasattr(config, "pad_token_id"):
         options["pad_token_id"] = config.pad_token_id  # None where it lies outside the embedding
     weights = model_weights(name, revision)  # first, because it names a damaged file
+    for path in dict.fromkeys(weights.files.values()):
+        refuse_damaged_download(name, path)
     loaded = load_classifier(
         name,
         revision=revision,

@@ -3,22 +3,26 @@
 Imports no torch and no transformers, so that a name that does not exist is answered at once.
 """
 
+import hashlib
 import json
 import os
+from pathlib import Path
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
+import httpx2
+from huggingface_hub import (
+    _CACHED_NO_EXIST,
+    constants,
+    hf_hub_download,
+    try_to_load_from_cache,
 )
+from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 
-from reward.data.hub_access import use_cache_if_unreachable
+from reward.data.hub_access import hub_fault, use_cache_if_unreachable
 
 # A model in the cache has one of these: the file of a full model or of an adapter.
 CONFIG_FILES = ("config.json", "adapter_config.json")
+
+SMALL_FILE = 1 << 25  # bytes; such a file is compared with its hash whenever it is used
 
 
 class ModelError(ValueError):
@@ -81,27 +85,67 @@ def checkpoint_file(name: str, file: str, revision: str = "main") -> str | None:
         return None
     use_cache_if_unreachable()
     try:
-        return hf_hub_download(name, file, revision=revision)
-    except LocalEntryNotFoundError as error:  # The Hub cannot be reached.
-        if _in_cache(name, revision):
-            return None
-        raise ModelError(f"{name}: no such folder here, and the Hub cannot be reached") from error
-    except EntryNotFoundError:
+        path = hf_hub_download(name, file, revision=revision)
+        if os.path.getsize(path) <= SMALL_FILE:
+            refuse_damaged_download(name, path)
+        return path
+    except ModelError:
+        raise
+    except RemoteEntryNotFoundError:
         return None
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{name} is gated: accept its licence on the Hub, then `hf auth login`"
-        ) from error
-    except (HFValidationError, HfHubHTTPError) as error:
-        raise ModelError(
-            f"{name}: no such folder here, and not to be had from the Hub ({type(error).__name__})"
-        ) from error
+    except HFValidationError:
+        raise ModelError(f"{name}: no such folder here, and no id of a model on the Hub") from None
+    except (OSError, httpx2.HTTPError, ValueError) as error:
+        if _known_to_lack(name, file, revision):
+            return None
+        if constants.is_offline_mode():
+            reason = "no such folder here, and the Hub cannot be reached"
+        else:
+            reason = hub_fault(error) or f"{file} cannot be read from the Hub ({error})"
+        raise ModelError(f"{name}: {reason}") from error
 
 
-def _in_cache(name: str, revision: str) -> bool:
-    """Return whether the cache has the model, which then has no file that the cache lacks."""
+def refuse_damaged_download(name: str, path: str) -> None:
+    """Raise ModelError where a file of the Hub's cache is not what the Hub has.
+
+    The cache names each file by the hash that the Hub gives it: git's for a small file, SHA-256 for
+    a large one. Some mirrors give SHA-1. A file that lies elsewhere is not compared.
+
+    Args:
+        name: The Hub model, for the message.
+        path: The file.
+    """
+    stored = os.path.realpath(path)
+    expected = os.path.basename(stored)
+    if len(expected) == 64:
+        hashes = [_file_hash(stored, "sha256")]
+    elif len(expected) == 40:
+        git_header = b"blob %d\0" % os.path.getsize(stored)
+        hashes = [_file_hash(stored, "sha1", git_header), _file_hash(stored, "sha1")]
+    else:
+        return
+    if expected not in hashes:
+        raise ModelError(
+            f"{name}: {os.path.basename(path)} in the cache is not what the Hub has: it was damaged "
+            f"on its way or on the disk. Delete it, and it is fetched again: rm {stored}"
+        )
+
+
+def _file_hash(path: str, kind: str, header: bytes = b"") -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, header)).hexdigest()
+
+
+def _known_to_lack(name: str, file: str, revision: str) -> bool:
+    """Return whether a model is in the cache, and is known to have no such file.
+
+    Without the Hub, a model of which the cache has a config has no file that the cache lacks. With
+    a Hub that fails, the file may have been on its way.
+    """
+    if try_to_load_from_cache(name, file, revision=revision) is _CACHED_NO_EXIST:
+        return True
     cached = [try_to_load_from_cache(name, file, revision=revision) for file in CONFIG_FILES]
-    return any(isinstance(path, str) for path in cached)
+    return constants.is_offline_mode() and any(isinstance(path, str) for path in cached)
 
 
 def why_absent(name: str, revision: str = "main") -> str | None:
@@ -127,11 +171,16 @@ def require_model(name: str, revision: str) -> None:
 def resolved_revision(name: str, revision: str) -> str | None:
     """Return the commit of a Hub model's branch or tag; None for a local folder.
 
-    Training records it, so that the KL anchor of a later policy is this very commit.
+    Every file of a model is read from one commit, also if the branch moves meanwhile. Training
+    records it, so that the KL anchor of a later policy is this very commit.
+
+    Raises:
+        ModelError: As in `checkpoint_file`, or the model has no config.
     """
     if os.path.isdir(name):
         return None
-    from transformers.utils.hub import extract_commit_hash
-
-    require_model(name, revision)
-    return extract_commit_hash(checkpoint_file(name, "config.json", revision), None)
+    for file in CONFIG_FILES:
+        path = checkpoint_file(name, file, revision)
+        if path is not None:  # in the cache: .../snapshots/COMMIT/config.json
+            return Path(path).parent.name
+    raise ModelError(f"{name}: neither a folder nor a Hub model with a config.json")

@@ -73,8 +73,8 @@ def load_reward_model(
         revision: The branch, tag or commit of a Hub model.
         trust_remote_code: Whether the model's own Python code may run.
         chat_template: A file with the chat template to use, as it is, instead of the checkpoint's.
-        verify: Whether the weights of a checkpoint of ours are compared with its manifest, too. The
-            smaller files always are.
+        verify: Whether the weights are compared, too: of a checkpoint of ours with its manifest, of
+            a Hub model with the Hub's hash. The smaller files always are.
         dtype: `float32` or `bfloat16`, which the model computes in; None for that of its files.
 
     Raises:
@@ -84,7 +84,9 @@ def load_reward_model(
     """
     device = _device_for(dtype, device)
     parts = parts_of(name, revision)
-    refuse_other_files(name, parts.manifest, revision, hash_weights=verify)
+    refuse_other_files(name, parts.manifest, parts.revision, hash_weights=verify)
+    if verify:
+        parts.refuse_damaged_downloads()
     adapter_config = None
     if parts.is_adapter:
         from reward.model.adapters import read_adapter_config  # imports peft

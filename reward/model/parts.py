@@ -9,7 +9,9 @@ from reward.model.hub import (
     checkpoint_file,
     checkpoint_json,
     checkpoint_object,
+    refuse_damaged_download,
     require_model,
+    resolved_revision,
 )
 from reward.model.weights import (
     ADAPTER_FILES,
@@ -24,7 +26,7 @@ from reward.recipe.paths import recorded_start
 VALUE_HEAD_WEIGHT = "v_head.summary.weight"  # of a TRL or LLaMA-Factory value head
 VALUE_HEAD_BIAS = "v_head.summary.bias"
 
-# A folder with one of these has a tokenizer of its own.
+# A checkpoint with one of these has a tokenizer of its own.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -35,6 +37,13 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "spm.model",
     "tekken.json",
+)
+# What else decides how a text is encoded.
+BESIDE_A_TOKENIZER = (
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
 )
 
 
@@ -54,6 +63,12 @@ class CheckpointParts:
     weights: SavedWeights = field(default_factory=SavedWeights)  # of the body
     adapter: SavedWeights = field(default_factory=SavedWeights)  # empty where there is none
     value_head: SavedWeights | None = None  # in a file of its own
+
+    def refuse_damaged_downloads(self) -> None:
+        """Raise ModelError where weights in the Hub's cache are not what the Hub has."""
+        files = [*self.weights.files.values(), *self.adapter.files.values()]
+        for path in dict.fromkeys(files):
+            refuse_damaged_download(self.name, path)
 
 
 def parts_of(name: str, revision: str) -> CheckpointParts:
@@ -78,6 +93,7 @@ def parts_without_weights(name: str, revision: str) -> CheckpointParts:
     Raises:
         ModelError: There is no config.json.
     """
+    revision = resolved_revision(name, revision) or revision
     base, base_revision = name, revision
     adapter_config = checkpoint_object(name, "adapter_config.json", revision)
     adapter_type = ""
@@ -86,6 +102,7 @@ def parts_without_weights(name: str, revision: str) -> CheckpointParts:
         adapter_type = str(adapter_config.get("peft_type"))
     try:
         require_model(base, base_revision)
+        base_revision = resolved_revision(base, base_revision) or base_revision
     except ModelError as error:
         if adapter_config is None:
             raise
@@ -104,8 +121,20 @@ def parts_without_weights(name: str, revision: str) -> CheckpointParts:
 
 
 def has_tokenizer(name: str, revision: str = "main") -> bool:
-    """Return whether a checkpoint has a tokenizer's files."""
-    return any(checkpoint_file(name, file, revision) for file in TOKENIZER_FILES)
+    """Return whether a checkpoint has a tokenizer's files.
+
+    All of them are fetched: where the Hub fails for one, such as the chat template, transformers
+    would go on without it, and every reward would be another.
+
+    Raises:
+        ModelError: The Hub fails for one of them.
+    """
+    found = [checkpoint_file(name, file, revision) for file in TOKENIZER_FILES]
+    if not any(found):
+        return False
+    for file in BESIDE_A_TOKENIZER:
+        checkpoint_file(name, file, revision)
+    return True
 
 
 def _base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--verify",
         action="store_true",
-        help="compare the weights of a checkpoint of ours with its manifest.json before they score",
+        help="compare the weights with manifest.json, or with the Hub's hash, before they score",
     )
     add("--convert", metavar="DIR", help="write the model as a stock one-label checkpoint")
 

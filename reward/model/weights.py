@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from safetensors import SafetensorError, safe_open
 
-from reward.model.hub import ModelError, checkpoint_file, checkpoint_json
+from reward.model.hub import (
+    ModelError,
+    checkpoint_file,
+    checkpoint_json,
+    refuse_damaged_download,
+)
 
 # transformers looks for a model's weights in this order.
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -138,5 +143,6 @@ def _read(path: str, read: Callable[[str], dict]) -> dict:
             "could run code; save it again as safetensors"
         ) from None
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+        refuse_damaged_download(path, path)
         reason = str(error).splitlines()[0]
         raise ModelError(f"{path} cannot be read as weights: {reason}") from None
