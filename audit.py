@@ -13,7 +13,7 @@ How right is it, how sure are we of that, and what does it reward?
 Writes report.html (one file, opens offline), report.md, audit.json, the plots and scores.jsonl to
 CKPT/audit (of a Hub id, to audits/org--model/audit in the current folder; of scored.jsonl, to
 scored-audit beside it), and what it concludes to the terminal. Exits 0 whatever it finds, unless
---fail-on warn|fail; 2 for input that it cannot use.
+--fail-on warn|fail; 2 for input that it cannot use, 1 if the report cannot be written.
 """
 
 import argparse
@@ -26,8 +26,10 @@ from auditing.benchmark_sources import BENCHMARKS
 from auditing.options import AuditOptions, first_fault
 from reward.data.columns import parse_columns
 from reward.data.shown import shown
+from reward.data.streams import keep_printing
 from reward.model import TOKEN_BUDGET
 from reward.model.hub import why_absent
+from reward.model.last_words import OF_THE_MACHINE, refuse
 
 if TYPE_CHECKING:
     from auditing.result import Audit
@@ -48,13 +50,11 @@ def main() -> int:
         announce_folder(options)
     try:
         audit = run_audit(options)
-    except refusals as error:
-        if main_process:
-            print(f"audit.py: {shown(error)}", file=sys.stderr)
-        return 2
-    if not main_process:
-        return 0
-    write_audit(audit, options)
+        if not main_process:
+            return 0
+        write_audit(audit, options)
+    except (*refusals, *OF_THE_MACHINE) as error:
+        return refuse("audit.py", error)
     print_audit(audit, options, seconds=time.monotonic() - start)
     return int(any(check.verdict in options.bad_verdicts for check in audit.checks))
 
@@ -228,12 +228,12 @@ def run_audit(options: AuditOptions) -> "Audit":
 def write_audit(audit: "Audit", options: AuditOptions) -> None:
     """Write the report, and the results into the card of the checkpoint that they belong to."""
     from auditing.report.card import write_results_into_card
-    from auditing.report.report import write_report
+    from auditing.report.report import report_folder, write_files
     from auditing.scores import write_scores
 
-    options.folder.mkdir(parents=True, exist_ok=True)
-    write_scores(audit.pairs, options.folder / "scores.jsonl")
-    write_report(audit, options.folder)  # audit.json comes last.
+    with report_folder(options.folder) as folder:
+        write_scores(audit.pairs, folder / "scores.jsonl")
+        write_files(audit, folder)
     if options.belongs_to_checkpoint:
         checkpoint = Path(options.ckpt)
         dataset = audit.identity["audited on"]
@@ -254,4 +254,5 @@ def print_audit(audit: "Audit", options: AuditOptions, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    keep_printing()
     sys.exit(main())

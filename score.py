@@ -29,7 +29,8 @@ Of the other modes a row out is a completion with its rank, a labelled completio
 left out is counted at the end (docs/scoring.md). They also read a file that was scored before.
 
 What is done is kept in OUTPUT.partial.jsonl until OUTPUT is complete. After an interruption the
-same command with --resume goes on. Exit statuses: 0, 2 for bad input, 75 interrupted.
+same command with --resume goes on. Exit statuses: 0, 2 for bad input, 75 interrupted, 1 for
+anything else, such as a full disk.
 """
 
 import argparse
@@ -42,9 +43,11 @@ from typing import TYPE_CHECKING
 from reward.data.feedback import Feedback
 from reward.data.files import DataError
 from reward.data.shown import shown
+from reward.data.streams import keep_printing
 from reward.data.written_rows import is_standard_output
 from reward.model.hub import ModelError, why_absent
 from reward.model.interrupts import INTERRUPTED, Interrupted, die_with_launcher, raise_on_sigterm
+from reward.model.last_words import OF_THE_MACHINE, refuse
 from reward.model.score_options import feedback_options, parse_arguments
 
 if TYPE_CHECKING:  # only for the annotations: the import takes seconds
@@ -53,7 +56,7 @@ if TYPE_CHECKING:  # only for the annotations: the import takes seconds
 
 
 def main() -> int:
-    """Run the script. Returns its exit status: 0, 2 for bad input, or 75 if it is interrupted."""
+    """Run the script. Returns its exit status, one of those above."""
     args = parse_arguments(__doc__)
     raise_on_sigterm()
     die_with_launcher()
@@ -78,20 +81,19 @@ def run(args: argparse.Namespace) -> int:
     from reward.model.scorer import processes
 
     state = processes()
-    status = 0
     try:
         if args.convert is None:
             score_completions(args)
             state.destroy_process_group()
         elif state.is_main_process:
             convert_checkpoint(args)
-    except (ModelError, DataError, EncodingError, Interrupted) as error:
-        status = 2
-        if isinstance(error, Interrupted):
-            status = INTERRUPTED
+    except Interrupted as error:
         if state.is_main_process:
             print(f"score.py: {shown(error)}", file=sys.stderr)
-    return status
+        return INTERRUPTED
+    except (ModelError, DataError, EncodingError, *OF_THE_MACHINE) as error:
+        return refuse("score.py", error)
+    return 0
 
 
 def score_completions(args: argparse.Namespace) -> None:
@@ -183,9 +185,8 @@ def use_scored_rows(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         write(rows(), feedback_of(args), args.output)
-    except (DataError, ModelError) as error:
-        print(f"score.py: {shown(error)}", file=sys.stderr)
-        return 2
+    except (DataError, ModelError, *OF_THE_MACHINE) as error:
+        return refuse("score.py", error)
     return 0
 
 
@@ -241,4 +242,5 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    keep_printing()
     sys.exit(main())

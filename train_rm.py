@@ -18,6 +18,7 @@ import sys
 import time
 
 from reward.data.shown import shown
+from reward.data.streams import keep_printing
 from reward.model.hub import why_absent
 from reward.model.interrupts import INTERRUPTED, raise_on_sigterm
 from reward.recipe.parse import parse_command_line
@@ -77,4 +78,5 @@ def leave(status: int) -> None:
 
 
 if __name__ == "__main__":
+    keep_printing()
     leave(main(sys.argv[1:]))

@@ -6,6 +6,10 @@ The pages come from auditing.report.pages, the pictures from auditing.report.plo
 """
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,18 +19,63 @@ from auditing.conclusion import Conclusion
 from auditing.report.pages import html_page, markdown_page
 from auditing.report.plots import draw_plots
 from auditing.result import Audit, LengthClass, ProbeResult, Ranking
-from reward.data.files import replace_text
+from reward.data.files import WriteError
 
 FORMAT_VERSION = 2  # the version of audit.json, which audit.schema.json describes
 
 PLOTS = ("margins", "reliability", "by_length", "rewards", "length", "length_pairs", "best_of_n")
+EARLIER_FILES = ("audit.json", *(f"{plot}.png" for plot in PLOTS))
+
+
+@contextmanager
+def report_folder(output_dir: str | Path) -> Iterator[Path]:
+    """Give an empty folder for the files of an audit, which then take their places together.
+
+    They are written beside their places first. If that fails, as on a full disk, an earlier report
+    stays as it was, and nothing else is left. audit.json is removed first and moved last, so that
+    if it exists, the other files are complete and belong to it.
+
+    Args:
+        output_dir: Where the report lies; it is made if there is none.
+
+    Raises:
+        WriteError: A file cannot be written.
+    """
+    output_dir = Path(output_dir)
+    made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+    fresh = output_dir / ".unfinished"
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+        fresh.mkdir(parents=True)
+        yield fresh
+        _move_into_place(fresh, output_dir)
+        made = []
+    except OSError as error:
+        raise WriteError.of(output_dir, error) from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # there is something else in it
+                folder.rmdir()
+
+
+def _move_into_place(fresh: Path, output_dir: Path) -> None:
+    """Replace the files of an earlier audit by those of a folder on the same disk."""
+    for name in EARLIER_FILES:
+        (output_dir / name).unlink(missing_ok=True)
+    files = sorted(fresh.iterdir(), key=lambda path: path.name == "audit.json")
+    for path in files:
+        os.replace(path, output_dir / path.name)
 
 
 def write_report(audit: Audit, output_dir: str | Path) -> None:
-    """Write all files of an audit.
+    """Write all files of an audit but the scored pairs, see `report_folder` and `write_files`."""
+    with report_folder(output_dir) as folder:
+        write_files(audit, folder)
 
-    All files are made in memory before any is written. audit.json is removed first and written
-    last, so that if it exists, the other files are complete and belong to it.
+
+def write_files(audit: Audit, folder: Path) -> None:
+    """Write the pages, the plots and audit.json into a folder of `report_folder`.
 
     Raises:
         ValueError: A check holds NaN or infinity, which JSON lacks. Nothing is written then.
@@ -36,17 +85,9 @@ def write_report(audit: Audit, output_dir: str | Path) -> None:
     files = {f"{name}.png": plot.image for name, plot in plots.items()}
     files["report.html"] = html_page(audit, plots).encode()
     files["report.md"] = markdown_page(audit, plots).encode()
-
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    earlier_files = ["audit.json"]  # files of an earlier audit
-    for plot in PLOTS:
-        earlier_files.append(f"{plot}.png")
-    for name in earlier_files:
-        (output_dir / name).unlink(missing_ok=True)
+    files["audit.json"] = numbers.encode()
     for name, content in files.items():
-        (output_dir / name).write_bytes(content)
-    replace_text(output_dir / "audit.json", numbers)
+        (folder / name).write_bytes(content)
 
 
 # --- audit.json -----------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from reward.checkpoint.golden import read_golden, write_golden
 from reward.checkpoint.manifest import read_manifest, seal
 from reward.data.encoding import PROBE, choose_pad_token, encode
+from reward.data.files import WriteError
 from reward.model.heads import head_of, rewards_from_logits
 from reward.model.load import load_reward_model
 
@@ -77,13 +80,35 @@ def convert(
     new_pad_token = None
     if loaded.reads_last_token:
         new_pad_token = set_pad_token(model, tokenizer)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-    converted = load_reward_model(str(target), trust_remote_code=trust_remote_code).model
-    after = rewards_of(converted, texts)
+    with folder_of_its_own(Path(target)) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        converted = load_reward_model(str(folder), trust_remote_code=trust_remote_code).model
+        after = rewards_of(converted, texts)
     moved = largest_difference(after, before)
     return Converted(after, moved, dropped_bias, new_pad_token)
+
+
+@contextmanager
+def folder_of_its_own(target: Path) -> Iterator[Path]:
+    """Give a folder that takes the place of `target` once all is written into it.
+
+    Raises:
+        WriteError: Something cannot be written. `target` is as it was then.
+    """
+    folder = target.with_name(f".{target.name}.unfinished")
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+        yield folder
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(folder, target)
+    except Exception as error:
+        # safetensors and tokenizers have errors of their own for what the system refuses.
+        if not isinstance(error, OSError) and "(os error " not in str(error):
+            raise
+        raise WriteError(f"{target}: cannot be written ({error})") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def probe_texts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

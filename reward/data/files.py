@@ -33,6 +33,18 @@ class DataError(ValueError):
     """
 
 
+class WriteError(DataError):
+    """An output cannot be written: the disk is full, the folder is read-only, and the like.
+
+    What was there before is as it was.
+    """
+
+    @classmethod
+    def of(cls, path: str | Path, error: OSError) -> "WriteError":
+        """The error about one output."""
+        return cls(f"{path}: cannot be written ({error.strerror or error})")
+
+
 class Source(TypedDict, total=False):
     """One source of preference pairs, as an entry of a recipe's `datasets:` names it.
 

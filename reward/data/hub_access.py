@@ -1,8 +1,8 @@
 """The Hub's faults: `use_cache_if_unreachable()` before a Hub id is read, `hub_fault(error)` after.
 
 huggingface_hub asks six times for each file that the cache lacks, and waits 23 seconds in between,
-or as long as a 429 says. Where nobody answers at all, this process goes on as if HF_HUB_OFFLINE were
-set: at once, from the cache.
+or as long as a 429 says. Where nobody answers at all, this process goes on as if HF_HUB_OFFLINE
+were set: at once, from the cache.
 """
 
 import errno
@@ -96,9 +96,9 @@ def storage_fault(error: BaseException) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in CANNOT_STORE:
             return (
-                f"{cause.strerror}: {cause.filename or constants.HF_HOME}. Downloads and tables are "
-                f"kept in {constants.HF_HOME}: make room there, or set HF_HOME to a folder that can "
-                "be written to"
+                f"{cause.strerror}: {cause.filename or constants.HF_HOME}. Downloads and tables "
+                f"are kept in {constants.HF_HOME}: make room there, or set HF_HOME to a folder "
+                "that can be written to"
             )
     return None
 
@@ -114,7 +114,7 @@ def _in_words(error: HfHubHTTPError) -> str:
     """An answer of the Hub that is an error."""
     status = error.response.status_code
     if isinstance(error, GatedRepoError):
-        return "is gated: accept its licence on the Hub, then `hf auth login`"
+        return "it is gated: accept its licence on the Hub, then `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
         return (
             "no such folder here, and not to be had from the Hub: check the name; where it is "

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from reward.data.columns import name_in_words
-from reward.data.files import DataError
+from reward.data.files import WriteError
+from reward.data.streams import lead_nowhere, stream_of_rows
 
 if TYPE_CHECKING:  # only for the annotations: the import takes a tenth of a second
     import pyarrow
@@ -57,11 +58,10 @@ def write_rows(rows: Iterable[dict], output: str | None) -> None:
             text with `.gz` behind that is compressed. None or `-` is standard output, in JSONL.
 
     Raises:
-        DataError: The file cannot be written.
+        WriteError: The output cannot be written.
     """
     if is_standard_output(output):
-        sys.stdout.writelines(map(json_line, rows))
-        sys.stdout.flush()
+        print_rows(rows)
         return
     kind = _kind_of(output)
     temporary = f"{output}.tmp"
@@ -73,9 +73,26 @@ def write_rows(rows: Iterable[dict], output: str | None) -> None:
                 sink.writelines(map(json_line, rows))
         os.replace(temporary, output)
     except OSError as error:
-        raise DataError(f"{output}: cannot be written ({error.strerror})") from None
+        raise WriteError.of(output, error) from None
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def print_rows(rows: Iterable[dict]) -> None:
+    """Write rows to standard output as JSONL.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    try:
+        stream = stream_of_rows()
+        for row in rows:
+            stream.write(json_line(row))
+        stream.flush()
+    except OSError as error:
+        if sys.stdout is not None:
+            lead_nowhere(sys.stdout)  # or Python would try again at the end
+        raise WriteError.of("standard output", error) from None
 
 
 def json_line(row: dict) -> str:

@@ -126,8 +126,8 @@ def refuse_damaged_download(name: str, path: str) -> None:
         return
     if expected not in hashes:
         raise ModelError(
-            f"{name}: {os.path.basename(path)} in the cache is not what the Hub has: it was damaged "
-            f"on its way or on the disk. Delete it, and it is fetched again: rm {stored}"
+            f"{name}: {os.path.basename(path)} in the cache is not what the Hub has: it was "
+            f"damaged on its way or on the disk. Delete it, and it is fetched again: rm {stored}"
         )
 
 

@@ -11,10 +11,11 @@ run cuts that off, and goes on behind the last whole chunk. So no row is lost or
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from reward.data.files import DataError
+from reward.data.files import DataError, WriteError
 from reward.data.one_writer import open_locked, this_run
 from reward.model.scoring_summary import ScoringSummary
 
@@ -84,10 +85,15 @@ class PartialFile:
         before = self._read()
         if self.done.marks:
             self._refuse_another(before, belonging, resume)
-        else:
+            self._append({"run": this_run()})
+            return
+        try:
             self.file.truncate(0)
             self._append({"partial": asdict(belonging)})
-        self._append({"run": this_run()})
+            self._append({"run": this_run()})
+        except OSError:
+            self.discard()  # it holds no row
+            raise
 
     def _read(self) -> Belonging | None:
         """Read what the file holds, and cut off what belongs to no whole chunk.
@@ -166,8 +172,8 @@ class PartialFile:
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
 
-    def _error(self, error: OSError) -> DataError:
-        return DataError(f"{self.path}: cannot be written ({error.strerror})")
+    def _error(self, error: OSError) -> WriteError:
+        return WriteError.of(self.path, error)
 
     def lines(self) -> Iterator[str]:
         """The lines of all rows, as `add` got them."""
@@ -182,12 +188,13 @@ class PartialFile:
 
     def close(self) -> None:
         """Let others write it."""
-        self.file.close()
+        with suppress(OSError):  # of a full disk: what belongs to no whole chunk
+            self.file.close()
 
     def discard(self) -> None:
         """Delete the file."""
         Path(self.path).unlink(missing_ok=True)
-        self.file.close()
+        self.close()
 
 
 def row_line(row: dict, new_columns: dict) -> str:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from accelerate.utils import broadcast_object_list, gather_object
 
 from reward.data.columns import Columns, NamedColumns
-from reward.data.files import DataError
+from reward.data.files import DataError, WriteError
 from reward.data.input_rows import STANDARD_INPUT, InputRows, input_rows
-from reward.data.written_rows import is_standard_output, json_line, write_rows
+from reward.data.written_rows import is_standard_output, print_rows, write_rows
 from reward.model.encoded_chunks import EncodedChunk, EncodedChunks, chunks_ahead
 from reward.model.encoded_row import EncodedRow, add_rewards
 from reward.model.fingerprint import fingerprint
@@ -191,6 +191,8 @@ def _with_what_is_kept(
         partial.discard()
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"interrupted; {kept}")
+    if isinstance(error, WriteError):
+        return WriteError(f"{error}; {kept}")
     if rows:
         return DataError(f"{error}; {kept}")
     return error
@@ -244,8 +246,7 @@ def _names_in_a_stream(names: dict[str, str], summary: ScoringSummary) -> dict[s
 
 def _print_rows(lines: list[str], names: dict[str, str]) -> None:
     if processes().is_main_process:
-        sys.stdout.writelines(json_line(scored_row(line, names)) for line in lines)
-        sys.stdout.flush()
+        print_rows(scored_row(line, names) for line in lines)
 
 
 # --- Chunk by chunk -------------------------------------------------------------------------------

@@ -360,7 +360,7 @@ def test_what_the_hub_lacks_is_a_fault_in_one_sentence(hub, tmp_path):
     recipe = ["--recipe", "recipes/qwen-0.5b.yaml", "--output_dir", str(tmp_path / "out")]
     no_test = ["--datasets", "[{path: somebody/train-only}]", "--validation_fraction", "0.3"]
     not_there = "nobody/no-such-model: no such folder here, and not to be"
-    gated = f"{GATED} is gated: accept its licence on the Hub, then `hf auth login`"
+    gated = f"{GATED}: it is gated: accept its licence on the Hub, then `hf auth login`"
     cases = [  # what is asked for; what the answer must say
         (["--model_name_or_path", "nobody/no-such-model"], not_there),
         (["--model_name_or_path", GATED], gated),

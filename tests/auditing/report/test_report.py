@@ -18,6 +18,7 @@ from auditing.report.report import PLOTS, write_report
 from auditing.report.terminal import terminal_text
 from auditing.result import Audit
 from auditing.verdicts import VERDICTS, Check
+from reward.data.files import WriteError
 
 FOLDER = Path(auditing.report.__file__).parent
 SCHEMA = json.loads((FOLDER / "audit.schema.json").read_text())
@@ -106,7 +107,7 @@ def test_what_an_earlier_audit_left_does_not_pass_for_this_one(tmp_path):
     assert not (tmp_path / "best_of_n.png").exists() and (tmp_path / "margins.png").exists()
     (tmp_path / "report.md").unlink()
     (tmp_path / "report.md").mkdir()  # so that writing stops half way
-    with pytest.raises(OSError):
+    with pytest.raises(WriteError):
         write_report(bare_audit(rows_of(4)), tmp_path)
     assert not (tmp_path / "audit.json").exists()
 

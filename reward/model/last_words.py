@@ -1,0 +1,61 @@
+"""Why score.py or audit.py ends: `refuse("score.py", error)` says it once and gives the status."""
+
+import os
+import sys
+import time
+
+from reward.data.files import WriteError
+from reward.data.hub_access import storage_fault
+from reward.data.shown import shown
+
+PATIENCE = 10.0  # seconds in which the launcher ends this process if another one has spoken
+
+OF_THE_MACHINE = (OSError, RuntimeError, MemoryError)  # errors that may be no fault of a program
+# What gloo and PyTorch say in the processes that are left, and where there is too little memory.
+LOST = ("Connection closed by peer", "Connection reset by peer")
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+LOST_PROCESS = "another process of this launch is gone; what it said stands above"
+LESS_MEMORY = "too little memory; lower --token_budget ({reason})"
+
+
+def refuse(script: str, error: Exception) -> int:
+    """Say on stderr why this process ends.
+
+    An error that all processes of a launch have is said by the first. The others wait: the launcher
+    ends them as soon as it is gone. Whoever is still there has an error of its own, and says it.
+
+    Args:
+        script: The name of the script.
+        error: Why. It is raised again if it is a fault of this program.
+
+    Returns:
+        The exit status: 2 if the input is at fault, 1 for everything else.
+    """
+    status = 1
+    if isinstance(error, OF_THE_MACHINE):
+        sentence = _of_the_machine(error)
+        if sentence is None:
+            raise error
+    else:
+        sentence = str(error)
+        if not isinstance(error, WriteError):
+            status = 2
+    rank = int(os.environ.get("RANK", "0"))
+    process = ""
+    if rank > 0:
+        time.sleep(PATIENCE)
+        process = f" (process {rank} of {os.environ.get('WORLD_SIZE', '?')})"
+    print(f"{script}{process}: {shown(sentence)}", file=sys.stderr, flush=True)
+    return status
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What the disk, the memory or another process did; None if it is none of them."""
+    reason = str(error).strip()
+    if any(words in reason for words in LOST):
+        return LOST_PROCESS
+    is_memory = isinstance(error, MemoryError)
+    if is_memory or any(words in reason.lower() for words in NO_MEMORY):
+        first_line = (reason or "MemoryError").splitlines()[0]
+        return LESS_MEMORY.format(reason=first_line[:200])
+    return storage_fault(error)
