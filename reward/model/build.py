@@ -84,9 +84,7 @@ def build_reward_model(
     config = read_config(name, revision, trust_remote_code)
     if hasattr(config, "pad_token_id"):
         options["pad_token_id"] = config.pad_token_id  # None where it lies outside the embedding
-    weights = model_weights(name, revision)  # first, because it names a damaged file
-    for path in dict.fromkeys(weights.files.values()):
-        refuse_damaged_download(name, path)
+    weights = _sound_weights(name, revision)  # first, because it names a damaged file
     loaded = load_classifier(
         name,
         revision=revision,
@@ -115,6 +113,14 @@ def build_reward_model(
     if train_last_layers is not None:
         freeze(model, train_last_layers)
     return model
+
+
+def _sound_weights(name: str, revision: str) -> SavedWeights:
+    """Return the tensors of a model. Raises ModelError where a file is damaged."""
+    weights = model_weights(name, revision)
+    for path in dict.fromkeys(weights.files.values()):
+        refuse_damaged_download(name, path)
+    return weights
 
 
 def _refuse_unsuitable_files(name: str, revision: str, head_init: str | None) -> None:
