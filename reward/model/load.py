@@ -83,10 +83,7 @@ def load_reward_model(
             names the tensors or the files. Or a CPU cannot compute in bfloat16.
     """
     device = _device_for(dtype, device)
-    parts = parts_of(name, revision)
-    refuse_other_files(name, parts.manifest, parts.revision, hash_weights=verify)
-    if verify:
-        parts.refuse_damaged_downloads()
+    parts = _sound_parts(name, revision, verify)
     adapter_config = None
     if parts.is_adapter:
         from reward.model.adapters import read_adapter_config  # imports peft
@@ -120,6 +117,15 @@ def load_reward_model(
         reads_last_token=head.reads_last_token,
         notes=head.notes + checkpoint_tokenizer.notes,
     )
+
+
+def _sound_parts(name: str, revision: str, verify: bool) -> CheckpointParts:
+    """Read which files a checkpoint has. Raises ModelError where one is not what it should be."""
+    parts = parts_of(name, revision)
+    refuse_other_files(name, parts.manifest, parts.revision, hash_weights=verify)
+    if verify:
+        parts.refuse_damaged_downloads()
+    return parts
 
 
 def _compute_head_in_float32(model: torch.nn.Module) -> None:
