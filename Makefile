@@ -4,6 +4,7 @@
 # make engines      every engine with every method; nightly, and before a release. It prints the
 #                   table of docs/launch.md
 # make kills        200 small runs that are stopped at random moments and go on; about half an hour
+# make fuzz         100,000 hostile inputs for the readers; make test has 2,000 of them
 # make lint         ruff, and the layers of the packages (import-linter)
 # make clean        remove what the above made
 # VENV=/some/folder puts the virtual environment elsewhere; PYTHON=python3.11 names the interpreter;
@@ -20,7 +21,7 @@ WORKERS ?= 2
 # A file's tests share what its fixtures trained, so that they stay in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart setup test fast engines kills lint clean
+.PHONY: quickstart setup test fast engines kills fuzz lint clean
 
 quickstart: setup
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml \
@@ -63,6 +64,10 @@ engines: setup $(VENV)/.test-installed
 
 kills: setup $(VENV)/.test-installed
 	$(BIN)/python tests/kills.py --number 200 --folder $$(mktemp -d)/kills
+
+fuzz: setup $(VENV)/.test-installed
+	FUZZ_CASES=100000 FUZZ_FIGURES=$(abspath $(VENV))/fuzz-figures $(PYTEST) --dist load tests/test_fuzz.py
+	@cat $(VENV)/fuzz-figures*
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from auditing.benchmark_sources import BENCHMARKS
 from auditing.options import AuditOptions, first_fault
 from reward.data.columns import parse_columns
-from reward.data.shown import shown
+from reward.data.shown import LONGEST_MESSAGE, shown
 from reward.data.streams import keep_printing
 from reward.model import TOKEN_BUDGET
 from reward.model.hub import why_absent
@@ -248,7 +248,7 @@ def print_audit(audit: "Audit", options: AuditOptions, seconds: float) -> None:
     terminal.print_audit(audit, options.verbose)
     what_was_read = audit.identity.get("pairs") or audit.identity["format"]
     if "(" in what_was_read:  # the reasons why some were left out
-        print(f"\nread: {what_was_read}", end="")
+        print(f"\nread: {shown(what_was_read, LONGEST_MESSAGE)}", end="")
     print(f"\n{count(len(audit.pairs), 'pair')}, {seconds:.0f} s")
     print(f"open {(options.folder / 'report.html').resolve()}")
 

@@ -170,21 +170,14 @@ def score_input(scorer: "Scorer | EndpointScorer", args: argparse.Namespace) -> 
 
 def use_scored_rows(args: argparse.Namespace) -> int:
     """Rank, label or pair rows that were scored before, without torch. Returns the exit status."""
-    from reward.data.bad_rows import UnreadableRow
-    from reward.data.input_rows import input_rows
-
-    def rows() -> Iterator[dict]:
-        for place, row in input_rows(args.scored).rows:
-            if isinstance(row, UnreadableRow):
-                raise DataError(f"{place}: {row}")
-            yield row
+    from reward.data.input_rows import readable_rows
 
     if os.environ.get("RANK", "0") != "0":
         return 0  # of the processes of a launch, the first one writes
     if is_standard_output(args.output):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        write(rows(), feedback_of(args), args.output)
+        write(readable_rows(args.scored), feedback_of(args), args.output)
     except (DataError, ModelError, *OF_THE_MACHINE) as error:
         return refuse("score.py", error)
     return 0

@@ -25,6 +25,7 @@ from auditing.benchmarks import (
 )
 from auditing.pairs import LONGEST_TEXT, ScoredPair, nan_for_none
 from auditing.style import hedges, markdown
+from reward.data.cells import number_cell
 from reward.data.columns import columns_in_words
 from reward.data.completion_formats import (
     has_list_of_completions,
@@ -404,9 +405,9 @@ def _scored(
     tokens = {}
     for column in ("chosen_tokens", "rejected_tokens"):
         if column in row:
-            tokens[column] = _reward(row, column)
-    if len(tokens) == 1 or None in tokens.values():
-        raise RowError("`chosen_tokens` and `rejected_tokens` must both be numbers")
+            tokens[column] = number_cell(row, column, low=0)
+    if len(tokens) == 1:
+        raise RowError("`chosen_tokens` and `rejected_tokens` must both be there, or none of them")
     rewards = {"reward_chosen": reward_chosen, "reward_rejected": reward_rejected}
     return pair | rewards | {"reward_error": row.get("reward_error")} | tokens
 

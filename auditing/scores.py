@@ -7,7 +7,6 @@ write_scores(scores.pairs, "again.jsonl")
 import itertools
 import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -28,8 +27,11 @@ from reward.data.bad_rows import UnreadableRow, one_of_few
 from reward.data.columns import Columns, NamedColumns, name_in_words
 from reward.data.files import DataError, to_json
 from reward.data.formats import RowError
-from reward.data.row_files import PlacedRow, open_text, read_rows
+from reward.data.row_files import PlacedRow, read_rows
 from reward.data.transcripts import text_of
+from reward.data.unpacking import DAMAGED, open_text
+
+LONGEST_COLUMNS = 100_000_000  # characters of RewardBench's JSON of columns, which is read at once
 
 # The place of each row in the file, and what the row holds.
 PlacedScoreRows = Iterator[tuple[str, ScoreRow]]
@@ -321,11 +323,14 @@ def _json_columns(path: str) -> dict[str, list]:
         return {}
     try:
         with open_text(path) as file:
-            if not file.read(100).lstrip().startswith("{"):
+            text = file.read(100)
+            if not text.lstrip().startswith("{"):
                 return {}
-            file.seek(0)
-            content = json.load(file)
-    except (DataError, OSError, EOFError, ValueError, RecursionError, zlib.error):
+            text += file.read(LONGEST_COLUMNS)
+        if len(text) > LONGEST_COLUMNS:
+            return {}
+        content = json.loads(text)
+    except (OSError, ValueError, RecursionError, *DAMAGED):
         return {}  # read_rows fails as well, and names the line.
     if isinstance(content.get("prompt"), str):
         return {}  # one row

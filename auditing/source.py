@@ -141,9 +141,15 @@ def check_recorded(ckpt: str, revision: str, table: Dataset) -> None:
     """Check that the data still holds the test rows that training set aside.
 
     Raises:
-        DataError: It holds other rows.
+        DataError: It holds other rows, or what was recorded cannot be read.
     """
     recorded = checkpoint_json(ckpt, "test_ids.json", revision)
+    if not isinstance(recorded, list) or not all(isinstance(item, str) for item in recorded):
+        raise DataError(
+            f"{ckpt}: test_ids.json, which says on which pairs it was not trained, is missing or "
+            "damaged. Copy the folder again, or audit on pairs that you know to be unseen with "
+            "--data."
+        )
     ids = row_ids(table)
     if ids == recorded:
         return

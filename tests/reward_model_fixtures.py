@@ -4,10 +4,11 @@ A test file asks for them with `pytest_plugins = ["reward_model_fixtures"]`.
 """
 
 import json
+import shutil
 
 import pytest
 import torch
-from reward_models import save, with_lora
+from reward_models import ANSWERS, PROMPT, model_and_tokenizer, save, scored, with_lora
 from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -15,6 +16,9 @@ from transformers import (
     AutoTokenizer,
 )
 
+from reward.checkpoint.golden import write_golden
+from reward.checkpoint.manifest import seal
+from reward.data.encoding import encode, encoder_facts
 from reward.model.build import build_reward_model, build_tokenizer
 
 
@@ -34,6 +38,22 @@ def saved(standin, tmp_path_factory):
         return made[kind]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def sealed(saved, tmp_path_factory):
+    """Folder of a reward model with a manifest and golden texts, as training saves it."""
+    folder = tmp_path_factory.mktemp("sealed") / "qwen"
+    shutil.copytree(saved("qwen"), folder)
+    _, tokenizer = model_and_tokenizer(folder)
+    texts = []
+    for answer in ANSWERS:
+        text = {"prompt": PROMPT, "completion": answer, "tools": None}
+        texts.append({"text": text, "ids": encode(tokenizer, PROMPT, answer)})
+    write_golden(folder, texts, scored(folder).tolist())
+    keys = {"format_version": 1, "max_length": 512, "overlong": "drop", "transcript": "messages"}
+    seal(folder, {**keys, "encoder": encoder_facts(tokenizer), "dtype": "float32"})
+    return folder
 
 
 @pytest.fixture(scope="session")

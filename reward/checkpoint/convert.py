@@ -25,6 +25,7 @@ from reward.checkpoint.golden import read_golden, write_golden
 from reward.checkpoint.manifest import read_manifest, seal
 from reward.data.encoding import PROBE, choose_pad_token, encode
 from reward.data.files import WriteError
+from reward.data.shown import shown
 from reward.model.heads import head_of, rewards_from_logits
 from reward.model.load import load_reward_model
 
@@ -68,7 +69,7 @@ def convert(
     )
     model, tokenizer = loaded.model, loaded.tokenizer
     for note in loaded.notes:
-        print(note, file=sys.stderr)
+        print(shown(note), file=sys.stderr)
     texts = texts or probe_texts(tokenizer)
     before = rewards_of(model, texts)
     if hasattr(model, "merge_and_unload"):

@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
+from reward.data.cells import is_finite_number
+from reward.model.hub import ModelError
+
 if TYPE_CHECKING:  # A fresh process reads golden rewards alone, and need not wait for datasets.
     from datasets import Dataset
+
+
+GOLDEN_KEYS = {"prompt", "completion", "tools"}
 
 
 class GoldenText(TypedDict):
@@ -64,7 +70,27 @@ def write_golden(
 
 
 def read_golden(folder: str | Path) -> list[GoldenText]:
-    """Return the rows of a checkpoint's golden.jsonl."""
-    # Not str.splitlines: a text may hold other line separators, such as U+2028.
-    with open(Path(folder) / "golden.jsonl", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    """Return the rows of a checkpoint's golden.jsonl.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    path = Path(folder) / "golden.jsonl"
+    try:
+        # Not str.splitlines: a text may hold other line separators, such as U+2028.
+        with open(path, encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError):
+        rows = [None]
+    if not all(map(_is_golden_text, rows)):
+        raise ModelError(f"{path} is damaged, so nobody knows its rewards; copy the folder again")
+    return rows
+
+
+def _is_golden_text(row: object) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("ids"), list):
+        return False
+    text, reward = row.get("text", ""), row.get("reward")
+    has_ids = all(type(token) is int and token >= 0 for token in row["ids"])
+    has_text = text is None or (isinstance(text, dict) and text.keys() >= GOLDEN_KEYS)
+    return has_ids and has_text and (reward is None or is_finite_number(reward))

@@ -7,7 +7,10 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
+from reward.data.files import storable
+from reward.data.json_values import json_value
 from reward.data.transcripts import RowError
 
 MEND = "mend the value, or leave it or the row out"
@@ -22,6 +25,15 @@ def list_cell(row: dict, column: str) -> list:
     return row[column]
 
 
+def json_cell(text: str) -> Any:
+    """The value whose JSON a cell holds, as it can be stored.
+
+    Raises:
+        ValueError: The text is no JSON, or its value is not read (reward.data.json_values).
+    """
+    return storable(json_value(text))
+
+
 JSON_LISTS = ('["', "[null", "[]")  # how the JSON of a list of texts can start
 
 
@@ -33,8 +45,8 @@ def text_cells(row: dict, column: str) -> list[str]:
     value = row.get(column)
     if isinstance(value, str) and value.lstrip().startswith(JSON_LISTS):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = json_cell(value)
+        except ValueError:
             raise RowError(f"`{column}` starts like a JSON list and is none") from None
     if isinstance(value, str):
         value = [value]
@@ -110,8 +122,8 @@ def tools_cell(row: dict) -> list[dict] | None:
         if not tools.strip():
             return None
         try:
-            tools = json.loads(tools)
-        except (ValueError, RecursionError):
+            tools = json_cell(tools)
+        except ValueError:
             raise RowError(f"`tools` is text that is no JSON: {MEND}") from None
     if tools is None:
         return None

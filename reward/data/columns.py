@@ -9,6 +9,7 @@ instead of a mapping reads these columns alone.
 
 import difflib
 from argparse import ArgumentTypeError
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from reward.data.files import DataError
@@ -186,6 +187,18 @@ def columns_in_words(row: dict) -> str:
     if len(shown) < len(names):
         text += f" and {len(names) - len(shown)} more"
     return text
+
+
+MOST_NAMED = 40
+
+
+def names_in_words(names: Iterable[str]) -> str:
+    """Names of columns with commas; of very many, the first ones and how many there are more."""
+    names = list(names)
+    words = ", ".join(map(name_in_words, names[:MOST_NAMED]))
+    if len(names) > MOST_NAMED:
+        words += f" and {len(names) - MOST_NAMED:,} more"
+    return words
 
 
 def name_in_words(name: object) -> str:

@@ -20,9 +20,10 @@ from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypedDict
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import Environment, TemplateError, TemplateSyntaxError
 
 from reward.data.control_tokens import ControlTokens, read_control_tokens
+from reward.data.time_limit import OutOfTime, time_limit
 from reward.data.transcripts import Messages, Side
 
 if TYPE_CHECKING:  # only for the annotations: the import takes seconds
@@ -83,7 +84,10 @@ RENDERING_ERRORS = (
     AttributeError,
     ArithmeticError,
     RecursionError,
+    MemoryError,
 )
+RENDER_SECONDS = 5.0  # of computing, for the completions of one prompt; usual is a millisecond
+LONGEST_TEXT = 2_000_000  # characters that are encoded: 0.2 to 0.5 KB of memory and 2 us for each
 SHORTEST_QUOTED = 6  # a content of fewer characters may be a word of the template's own sentence
 
 
@@ -448,15 +452,30 @@ def _render_messages(
         )
     if not all(conversations):
         raise RefusedText("the conversation has no message")
+    if _has_powers(tokenizer.chat_template):
+        raise EncodingError(
+            f"{tokenizer.name_or_path}: the chat template has the operator `**`, whose result can "
+            "take hours; no template needs it: write the number itself, or name another template "
+            "as chat_template_path."
+        )
     try:
-        if not tools and all(_is_plain(conversation) for conversation in conversations):
-            return _render_plain(tokenizer, conversations)
-        return tokenizer.apply_chat_template(conversations, tools=tools or None, tokenize=False)
+        with time_limit(RENDER_SECONDS):
+            if not tools and all(_is_plain(conversation) for conversation in conversations):
+                return _render_plain(tokenizer, conversations)
+            return tokenizer.apply_chat_template(conversations, tools=tools or None, tokenize=False)
     except TemplateSyntaxError as error:
         raise EncodingError(
             f"{tokenizer.name_or_path}: the chat template is not valid Jinja "
             f"(line {error.lineno}: {error.message}); mend it, or name another one as "
             "chat_template_path."
+        ) from None
+    except OutOfTime:
+        turns = max(map(len, conversations))
+        raise RefusedText(
+            f"the chat template computes for more than {RENDER_SECONDS:g} s on this conversation "
+            f"of {turns:,} messages: shorten it, mend the template, or name another one as "
+            "chat_template_path",
+            reason=f"refused by the limit of {RENDER_SECONDS:g} s for the chat template",
         ) from None
     except RENDERING_ERRORS as error:
         words = _template_words(error, [message for one in conversations for message in one])
@@ -464,6 +483,24 @@ def _render_messages(
             f"the chat template refuses this conversation: {words}",
             reason=f"refused by the chat template: {words}",
         ) from None
+
+
+@lru_cache(maxsize=8)
+def _has_powers(template: str) -> bool:
+    """Whether a template computes powers, which no limit on time can stop: 10 ** 10 ** 10.
+
+    In a call, `**` passes named arguments on.
+    """
+    before = ""
+    try:
+        for _, kind, text in Environment().lex(template):
+            if kind == "operator" and text == "**" and before not in ("(", ","):
+                return True
+            if kind != "whitespace":
+                before = text
+    except TemplateSyntaxError:
+        return False  # rendering says where
+    return False
 
 
 def _is_plain(conversation: Messages) -> bool:
@@ -543,6 +580,8 @@ def encode_each(
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Encode texts that `render` gave; see `encode_each`."""
+    for text in texts:
+        refuse_long(text)
     encodings = [_tokenise_in_pieces(tokenizer, text) for text in texts]
     bos = tokenizer.bos_token_id
     if bos is not None and any(ids[:2] == [bos, bos] for ids in encodings):
@@ -551,6 +590,16 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
             reason="two BOS tokens",
         )
     return encodings
+
+
+def refuse_long(text: str) -> None:
+    """Raise RefusedText for a text whose tokens would fill the memory."""
+    if len(text) > LONGEST_TEXT:
+        raise RefusedText(
+            f"the conversation has {len(text):,} characters, and at most {LONGEST_TEXT:,} are "
+            "encoded: shorten it, or leave the row out",
+            reason=f"refused by the limit of {LONGEST_TEXT:,} characters",
+        )
 
 
 def _tokenise_in_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -4,6 +4,7 @@ They come in chunks of bounded size, see `chunks`.
 """
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -17,15 +18,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reward.data.bad_rows import UnreadableRow
-from reward.data.files import DataError, Source, is_local, is_one_table, to_json
+from reward.data.files import DataError, Source, is_local, is_one_table, storable, to_json
+from reward.data.json_values import LONGEST_ROW
 from reward.data.row_files import (
     PlacedRow,
-    ReadingMeter,
     begins_like_json,
     line_rows,
+    lines_of,
     placed_row,
     read_rows,
 )
+from reward.data.unpacking import DAMAGED, ReadingMeter
 
 STANDARD_INPUT = "-"
 STDIN_IN_WORDS = "standard input"
@@ -86,6 +89,18 @@ def input_rows(source: str, split: str | None = None, data_dir: str | None = Non
     return InputRows(reader.hub_rows(), meter)
 
 
+def readable_rows(source: str) -> Iterator[dict]:
+    """The rows of an input, as JSON can hold them.
+
+    Raises:
+        DataError: The input or one of its rows cannot be read.
+    """
+    for place, row in input_rows(source).rows:
+        if isinstance(row, UnreadableRow):
+            raise DataError(f"{place}: {row}")
+        yield storable(row)
+
+
 # --- Standard input -------------------------------------------------------------------------------
 
 
@@ -97,9 +112,10 @@ def _standard_input(stdin: BinaryIO) -> Iterator[PlacedRow]:
     """
     first_lines = list(_up_to_first_row(stdin))
     if first_lines and _is_row(first_lines[-1]):
-        lines = itertools.chain(first_lines, stdin)
-        texts = (line.decode("utf-8", "surrogateescape") for line in lines)
-        for place, row in line_rows(STDIN_IN_WORDS, texts):
+        first_texts = (line.decode("utf-8", "surrogateescape") for line in first_lines)
+        rest = io.TextIOWrapper(stdin, "utf-8", "surrogateescape", newline="\n")
+        lines = itertools.chain(first_texts, lines_of(rest))
+        for place, row in line_rows(STDIN_IN_WORDS, lines):
             yield placed_row(place, row)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -111,8 +127,8 @@ def _standard_input(stdin: BinaryIO) -> Iterator[PlacedRow]:
 
 
 def _up_to_first_row(stdin: BinaryIO) -> Iterator[bytes]:
-    """The first lines, up to one that is not blank."""
-    for line in stdin:
+    """The first lines, up to one that is not blank, and of that no more than a row has."""
+    while line := stdin.readline(LONGEST_ROW):
         yield line
         if not line.isspace():
             return
@@ -129,7 +145,7 @@ def _is_row(line: bytes) -> bool:
 def _rows_of_stored(stored: Path) -> Iterator[PlacedRow]:
     path = str(stored)
     try:
-        with contextlib.suppress(UnicodeDecodeError, EOFError, OSError):
+        with contextlib.suppress(UnicodeDecodeError, OSError, *DAMAGED):
             if not begins_like_json(path):
                 path = str(stored.rename(f"{path}.csv"))
         for place, row in read_rows(path):

@@ -12,6 +12,7 @@ import numpy as np
 from accelerate import PartialState
 
 from reward.data.bad_rows import BAD_ROW, one_of_few
+from reward.data.columns import names_in_words
 from reward.data.files import DataError
 from reward.data.shown import shown
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MOST_SUBSETS = 20  # that are named; of more, those with the most pairs
+LONGEST_TABLE = 1500  # characters of the ledger in an error
 LONGEST_NAME = 60  # characters of a subset's name
 MAX_TIES = 0.3  # a train split with a larger share of ties gets a warning; our own choice
 
@@ -120,7 +122,7 @@ class Ledger:
         by_columns.pop("", None)
         names = {name: None for columns in by_columns for name in columns.split(", ")}
         if names:
-            reason = f"{UNREAD}: {', '.join(names)}"
+            reason = f"{UNREAD}: {names_in_words(names)}"
             self.add(split, "noted", reason, by_columns.total())
 
     def note_doubtful_labels(self, split: str, probability: np.ndarray) -> None:
@@ -174,7 +176,8 @@ class Ledger:
         """
         for split, counts in self.splits.items():
             if not counts.kept:
-                raise DataError(f"no pair of the {split} split is left.\n{self}\n{_mend(counts)}")
+                table = shown(self, LONGEST_TABLE)
+                raise DataError(f"no pair of the {split} split is left.\n{table}\n{_mend(counts)}")
             if split == "train":
                 _warn_of_ties(counts)
             self._check_share(f"the {split} pairs", _lost(counts), counts.read, max_dropped)
@@ -194,7 +197,8 @@ class Ledger:
             return
         share = dropped / read
         raise DataError(
-            f"{share:.1%} of {pairs} were dropped; max_dropped allows {max_dropped:.1%}.\n{self}\n"
+            f"{share:.1%} of {pairs} were dropped; max_dropped allows {max_dropped:.1%}.\n"
+            f"{shown(self, LONGEST_TABLE)}\n"
             f"If that is what you want, set max_dropped: "
             f"{min(1.0, math.ceil(share * 100) / 100):.2f}."
         )

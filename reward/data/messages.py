@@ -6,11 +6,10 @@ Read are role and content (OpenAI, TRL), from and value (sharegpt), one message 
 contents that are lists of text parts, and the JSON of messages, as a CSV cell holds them.
 """
 
-import json
 import re
 from typing import Any
 
-from reward.data.cells import kind_of
+from reward.data.cells import json_cell, kind_of
 from reward.data.transcripts import Message, Messages, RowError, Side
 
 # The names of speakers -> roles. A role that is not listed is kept as it is.
@@ -88,8 +87,8 @@ def other_keys(side: Side) -> list[str]:
 def _messages_of_json(text: str, name: str) -> Messages | None:
     """The messages whose JSON a text is; None for any other text."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = json_cell(text)
+    except ValueError:
         return None
     if isinstance(value, dict):
         value = [value]
@@ -189,8 +188,8 @@ def _text_of_parts(parts: list, name: str) -> str:
 def _make_tool_calls(message: dict[str, Any], name: str) -> None:
     """Turn sharegpt's turn of function calls into a turn of the assistant with tool calls."""
     try:
-        calls = json.loads(message.pop("content", ""))
-    except (ValueError, RecursionError):
+        calls = json_cell(message.pop("content", ""))
+    except ValueError:
         raise RowError(f"{name} has a `function_call` turn that is no JSON") from None
     if isinstance(calls, dict):
         calls = [calls]

@@ -130,6 +130,7 @@ def probability_of_first(votes: list[int]) -> float:
 # --- A ranking of several completions -------------------------------------------------------------
 
 MOST_RANKED = 100  # the completions of one prompt; every two of them are a pair
+MOST_TEXT = 50_000_000  # characters of both sides of all pairs of one row
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,25 @@ def every_two(prompt: Side, ranking: list[Ranked]) -> list[PreferencePair]:
         if not is_finite_number(ranked.rank):
             raise RowError(f"a rank is {kind_of(ranked.rank)}; a finite number is needed: {MEND}")
         sides.append(replace(ranked, completion=side))
+    need_little(prompt, [ranked.completion for ranked in sides], repeated=len(sides) - 1)
     return [_by_rank(prompt, *couple) for couple in itertools.combinations(sides, 2)]
+
+
+def need_little(prompt: Side, completions: list[Side], repeated: int = 1) -> None:
+    """Refuse a row whose texts, once they are repeated, would fill the memory.
+
+    Args:
+        prompt: What the completions answer. Each of them has a copy of it.
+        completions: The completions.
+        repeated: In how many pairs each completion is.
+    """
+    text = repeated * len(completions) * len(text_of(prompt))
+    text += repeated * sum(len(text_of(completion)) for completion in completions)
+    if text > MOST_TEXT:
+        raise RowError(
+            f"{len(completions):,} completions in one row make {text:,} characters with their "
+            f"prompts; at most {MOST_TEXT:,} are read: split the row, or shorten its texts"
+        )
 
 
 def need_few(completions: int) -> None:

@@ -5,43 +5,30 @@ certain counts more than its suffix. A row that is malformed does not end the fi
 UnreadableRow stands in its place. Imports no torch.
 """
 
-import bz2
 import csv
-import gzip
-import io
 import itertools
 import json
-import lzma
 import os
 import re
-import sys
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import IO, Any, AnyStr, NamedTuple, TextIO
 
 from reward.data.bad_rows import UnreadableRow
+from reward.data.cells import texts_in
 from reward.data.files import COMPRESSED_SUFFIXES, DataError, saved_dataset_files, saved_splits
-
-# How compressed files begin.
-GZIP = b"\x1f\x8b"
-BZIP2 = b"BZh"
-XZ = b"\xfd7zXZ\x00"
-ZSTANDARD = b"\x28\xb5\x2f\xfd"
-ZIP = b"PK\x03\x04"
+from reward.data.json_values import (
+    LONGEST_ROW,
+    TOO_LONG,
+    UnusualValue,
+    json_value,
+    next_json_value,
+    refuse_unusual,
+)
+from reward.data.unpacking import DAMAGED, ReadingMeter, compression_of, open_bytes, open_text
 
 PARQUET = b"PAR1"
 ARROW = (b"ARROW1", b"\xff\xff\xff\xff")  # a file, and a stream
-
-# A byte order mark -> the encoding. UTF-32 comes first, because its mark starts with UTF-16's.
-BYTE_ORDER_MARKS = {
-    b"\xff\xfe\x00\x00": "utf-32",
-    b"\x00\x00\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
 
 # Names of the list of rows inside a JSON object.
 LISTS_OF_ROWS = (
@@ -58,7 +45,6 @@ LISTS_OF_ROWS = (
     "pairs",
 )
 
-DEEPEST = 100  # brackets inside each other; deeper rows would exhaust the stack further on
 INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # the error handler `surrogateescape` writes these
 
 # An empty cell in these CSV columns is an empty text. In any other column it is no value.
@@ -73,31 +59,6 @@ class PlacedRow(NamedTuple):
 
     place: str  # `pairs.jsonl:7` for line 7, or `pairs.parquet row 7`, which counts from 1
     row: dict | UnreadableRow
-
-
-@dataclass
-class ReadingMeter:
-    """How far the reading of a file has come."""
-
-    rows: int | None = None  # of the whole file, where the file says it
-    file: BinaryIO | None = None  # the file as it lies on the disk
-    size: int = 0  # of the file, in bytes
-
-    def watch(self, file: BinaryIO, path: str) -> None:
-        """Watch a file that is read from now on."""
-        self.file = file
-        self.size = os.path.getsize(path)
-
-    def estimated_rows(self, rows_read: int) -> int | None:
-        """How many rows the file has, judged by the bytes that `rows_read` rows took."""
-        if self.rows is not None or self.file is None:
-            return self.rows
-        if self.file.closed:
-            return rows_read
-        position = self.file.tell()
-        if not position:
-            return None
-        return max(rows_read, round(rows_read * self.size / position))
 
 
 def read_rows(path: str, meter: ReadingMeter | None = None) -> Iterator[PlacedRow]:
@@ -119,7 +80,7 @@ def read_rows(path: str, meter: ReadingMeter | None = None) -> Iterator[PlacedRo
             yield placed_row(place, row)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile):
+    except DAMAGED:
         raise DataError(
             f"{path}: the compressed file is cut off or damaged; copy it again"
         ) from None
@@ -190,90 +151,6 @@ def _suffix(path: str) -> str:
     return name.suffix.lower()
 
 
-# --- Opening --------------------------------------------------------------------------------------
-
-
-def open_bytes(path: str, meter: ReadingMeter | None = None) -> BinaryIO:
-    """Open a file, plain or compressed, for reading. Its content says how it is compressed."""
-    compression = compression_of(path)
-    file = open(path, "rb")
-    if meter is not None:
-        meter.watch(file, path)
-    if compression == GZIP:
-        return gzip.open(file)
-    if compression == BZIP2:
-        return bz2.open(file)
-    if compression == XZ:
-        return lzma.open(file)
-    if compression == ZSTANDARD:
-        return _open_zst(file)
-    if compression == ZIP:
-        return _open_zip(file, path)
-    return file
-
-
-def open_text(
-    path: str,
-    newline: str | None = None,
-    errors: str = "strict",
-    meter: ReadingMeter | None = None,
-) -> TextIO:
-    """Open a text file, plain or compressed, for reading.
-
-    It is UTF-8, unless a byte order mark says UTF-16 or UTF-32.
-
-    Args:
-        path: The file.
-        newline: As in `open`.
-        errors: As in `open`.
-        meter: It is told how far the reading has come.
-    """
-    encoding = _encoding_of(path)
-    return io.TextIOWrapper(
-        open_bytes(path, meter), encoding=encoding, newline=newline, errors=errors
-    )
-
-
-def compression_of(path: str) -> bytes:
-    """How a compressed file begins, as the constants above have it; empty for a plain one."""
-    with open(path, "rb") as file:
-        start = file.read(6)
-    for compression in (GZIP, BZIP2, XZ, ZSTANDARD, ZIP):
-        if start.startswith(compression):
-            return compression
-    return b""
-
-
-def _open_zst(file: BinaryIO) -> BinaryIO:
-    import pyarrow
-
-    return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))
-
-
-def _open_zip(file: BinaryIO, path: str) -> BinaryIO:
-    archive = zipfile.ZipFile(file)
-    names = [name for name in archive.namelist() if not name.endswith("/")]
-    if len(names) != 1:
-        raise DataError(f"{path}: holds {len(names)} files; unpack it, and name one of them")
-    try:
-        return archive.open(names[0])
-    except (RuntimeError, NotImplementedError) as error:  # a password, an unusual compression
-        raise DataError(f"{path}: cannot be unpacked ({error}); unpack it first") from None
-
-
-def _encoding_of(path: str) -> str:
-    with open_bytes(path) as file:
-        start = file.read(4)
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if start.startswith(mark):
-            return encoding
-    if b"\x00" in start:
-        raise DataError(
-            f"{path}: a text file with zero bytes, as UTF-16 has them; save the file as UTF-8"
-        )
-    return "utf-8-sig"  # a byte order mark is left out if there is one
-
-
 # --- JSON and JSONL -------------------------------------------------------------------------------
 
 
@@ -285,7 +162,7 @@ def _json_rows(path: str, suffix: str, meter: ReadingMeter) -> Iterator[tuple[st
         return
     # A lone carriage return ends no line.
     with open_text(path, newline="\n", errors="surrogateescape", meter=meter) as file:
-        yield from _without_a_list_inside(line_rows(path, file))
+        yield from _without_a_list_inside(line_rows(path, lines_of(file)))
 
 
 def _is_one_document(path: str, suffix: str) -> bool:
@@ -315,19 +192,17 @@ def _document_rows(path: str, file: TextIO) -> Iterator[tuple[str, Any]]:
         while text.next_character():
             if text.next_character() == "[":
                 for number, row in enumerate(text.items(), start=1):
-                    yield f"{path} row {number}", _not_too_deep(row)
+                    yield f"{path} row {number}", _of_usual_size(row)
             else:
                 line = text.line_number
-                yield f"{path}:{line}", _not_too_deep(text.value())
+                yield f"{path}:{line}", _of_usual_size(text.value())
     except json.JSONDecodeError as error:
         line = text.lines_before + error.lineno
         raise DataError(
             f"{path}: cannot be read as json at line {line} ({type(error).__name__})"
         ) from None
-    except UnicodeDecodeError:
-        raise
-    except (RecursionError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as json ({_why_unreadable(error)})") from None
+    except UnusualValue as error:
+        raise DataError(f"{path}: cannot be read as json ({error})") from None
 
 
 SPACE = re.compile(r"\s*")
@@ -371,12 +246,16 @@ class JsonText:
         return self.lines_before + lines + 1
 
     def value(self) -> Any:
-        """The next value. Raises ValueError if there is no valid one."""
+        """The next value. Raises ValueError if there is no valid one, or none that is short."""
         while True:
             try:
-                value, end = DECODER.raw_decode(self.text, self.at)
+                value, end = next_json_value(self.text, self.at)
             except json.JSONDecodeError as error:
-                if not self._may_be_cut(error) or not self._read_more():
+                if not self._may_be_cut(error):
+                    raise
+                if len(self.text) - self.at > LONGEST_ROW:
+                    raise UnusualValue(TOO_LONG) from None
+                if not self._read_more():
                     raise
                 continue
             # The digits of a number may go on in the next block.
@@ -418,8 +297,22 @@ class JsonText:
         return True
 
 
+def lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """The lines of a file, each with its end. One that is too long is cut behind LONGEST_ROW."""
+    while line := file.readline(LONGEST_ROW + 1):
+        yield line
+        rest = line
+        while len(rest) > LONGEST_ROW and rest[-1:] not in (NEWLINE, NEWLINE.encode()):
+            rest = file.readline(LONGEST_ROW + 1)
+
+
 def line_rows(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """The rows of JSONL, each after its place, which is the name with the line."""
+    """The rows of JSONL, each after its place, which is the name with the line.
+
+    Args:
+        name: The file's, or `standard input`.
+        lines: What `lines_of` gives.
+    """
     for line_number, line in enumerate(lines, start=1):
         if not line.isspace():
             yield f"{name}:{line_number}", _parsed(line)
@@ -430,53 +323,20 @@ def _parsed(line: str) -> Any:
     if not line.isascii() and INVALID_UTF8.search(line):
         return UnreadableRow("no valid UTF-8")
     try:
-        return _not_too_deep(DECODER.decode(line))
+        return json_value(line)
     except json.JSONDecodeError as error:
         return UnreadableRow("no valid JSON", f" at column {error.colno}")
-    except (RecursionError, ValueError) as error:
-        return UnreadableRow(_why_unreadable(error))
+    except UnusualValue as error:
+        return UnreadableRow(str(error))
 
 
-def _why_unreadable(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return TOO_DEEP
-    if isinstance(error, _RepeatedName):
-        return "a name stands twice in one JSON object"
-    return f"a number of more than {sys.get_int_max_str_digits():,} digits"
-
-
-TOO_DEEP = f"brackets are nested more than {DEEPEST} deep"
-
-
-class _RepeatedName(ValueError):
-    """A JSON object has two values of one name."""
-
-
-def _object_of(names_and_values: list[tuple[str, Any]]) -> dict:
-    """A JSON object. Python would keep the last of two values of one name, and pass over others."""
-    mapping = dict(names_and_values)
-    if len(mapping) < len(names_and_values):
-        raise _RepeatedName
-    return mapping
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
-
-
-def _not_too_deep(value: Any) -> Any:
-    """The value itself; an UnreadableRow if it is nested too deeply for what follows."""
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        inner = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += item.values()
-            elif isinstance(item, list):
-                inner += item
-        level = [item for item in inner if isinstance(item, dict | list)]
-        if not level:
-            return value
-    return UnreadableRow(TOO_DEEP)
+def _of_usual_size(value: Any) -> Any:
+    """The value itself; an UnreadableRow if it is too deep or too wide for what follows."""
+    try:
+        refuse_unusual(value)
+    except UnusualValue as error:
+        return UnreadableRow(str(error))
+    return value
 
 
 def _without_a_list_inside(rows: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -503,13 +363,14 @@ def _without_a_list_inside(rows: Iterator[tuple[str, Any]]) -> Iterator[tuple[st
 
 
 def _csv_rows(path: str, suffix: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:
-    csv.field_size_limit(sys.maxsize)  # csv refuses texts above 131,072 characters by itself
+    csv.field_size_limit(LONGEST_ROW)  # csv's own limit is 131,072 characters
     with open_text(path, newline="", errors="surrogateescape", meter=meter) as file:
-        first_line = file.readline()
+        file_lines = lines_of(file)
+        first_line = next(file_lines, "")
         separator = _separator(first_line, suffix)
         # A header with a space after each separator has it between the cells as well.
         spaced = 0 < first_line.count(separator) == first_line.count(separator + " ")
-        lines = itertools.chain([first_line], file)
+        lines = itertools.chain([first_line], file_lines)
         reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=spaced)
         columns: list[str] | None = None
         while True:
@@ -517,6 +378,8 @@ def _csv_rows(path: str, suffix: str, meter: ReadingMeter) -> Iterator[tuple[str
             try:
                 cells = next(reader, None)
             except csv.Error as error:
+                if "field limit" in str(error):  # where the next row starts is not certain
+                    raise DataError(f"{path}:{line_number}: {TOO_LONG}") from None
                 if columns is None or "unexpected end" in str(error):
                     raise DataError(
                         f"{path}:{line_number}: a quote that opens here is never closed"
@@ -554,6 +417,8 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, str] | Unreadabl
     """A row without the empty cells that mean "no value"."""
     if len(cells) != len(columns):
         return UnreadableRow(f"{len(columns)} columns are needed", f"; found {len(cells)}")
+    if sum(map(len, cells)) > LONGEST_ROW:
+        return UnreadableRow(TOO_LONG)
     if any(INVALID_UTF8.search(cell) for cell in cells if not cell.isascii()):
         return UnreadableRow("no valid UTF-8")
     row = {}
@@ -599,7 +464,9 @@ def _rows_of_folder(folder: str, meter: ReadingMeter) -> Iterator[tuple[str, Any
 
 def _numbered(path: str, rows: Iterator[dict]) -> Iterator[tuple[str, Any]]:
     for number, row in enumerate(rows, start=1):
-        yield f"{path} row {number}", _not_too_deep(row)
+        if sum(map(len, texts_in(row))) > LONGEST_ROW:
+            row = UnreadableRow(TOO_LONG)
+        yield f"{path} row {number}", _of_usual_size(row)
 
 
 def _rows_of_arrow_file(path: str, meter: ReadingMeter) -> Iterator[dict]:

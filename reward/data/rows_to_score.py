@@ -25,7 +25,10 @@ from reward.data.formats import (
     to_pairs,
     unread_columns,
 )
+from reward.data.preference_pair import need_little
 from reward.data.transcripts import RowError, Side, is_texts, user
+
+MOST_SCORED = 10_000  # completions of one row
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
         return RowToScore("", [text], tools, row, unread, text)
     if holds_completions(row):
         read = read_completions(row, transcript)
+        if len(read.completions) > MOST_SCORED:
+            raise RowError(
+                f"{len(read.completions):,} completions in one row; at most {MOST_SCORED:,} are "
+                "scored together: split the row"
+            )
+        need_little(read.prompt, read.completions)
         return RowToScore(read.prompt, read.completions, tools, row, read.unread)
 
     read = row

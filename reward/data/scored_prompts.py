@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from reward.data.cells import kind_of
+from reward.data.cells import number as finite_number
 from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError
 from reward.data.rows_to_score import free_name, is_finished_text, reward_columns, row_to_score
@@ -222,21 +224,30 @@ def _rewards(row: dict, columns: dict) -> list[float]:
         columns: `reward_columns` of the row: the plain names, and which of them are lists.
 
     Raises:
+        RowError: What stands in their columns is no number.
         NotScored: The row has no rewards.
     """
     rewards = []
     for name, empty in columns.items():
-        value = row.get(_newest_name(name, row), empty)
+        newest = _newest_name(name, row)
+        value = row.get(newest, empty)
         if name == "margin":
             continue
-        if isinstance(empty, list):
-            rewards += value or empty
-        else:
-            rewards.append(value)
+        if not isinstance(empty, list):
+            value = [value]
+        elif not isinstance(value, list):
+            raise RowError(f"`{newest}` is {kind_of(value)}; a list of numbers is needed")
+        rewards += [_number_or_nan(reward, newest) for reward in value]
     was_scored = all(_newest_name(name, row) in row for name in columns)
     if not was_scored and not _has_error(row):
         raise NotScored(f"the row has no `{next(iter(columns))}`; score the file first")
-    return [math.nan if reward is None else float(reward) for reward in rewards]
+    return rewards
+
+
+def _number_or_nan(reward: object, name: str) -> float:
+    if reward is None:
+        return math.nan
+    return float(finite_number(reward, name))
 
 
 def _has_error(row: dict) -> bool:

@@ -14,6 +14,7 @@ UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 ELLIPSIS = "\u2026"
+LONGEST_MESSAGE = 1900  # characters of what is printed about somebody's data
 
 
 def visible(text: str) -> str:

@@ -12,6 +12,7 @@ from reward.data.preference_pair import (
     PreferencePair,
     compared,
     need_few,
+    need_little,
     pair_of,
     probability_of_first,
 )
@@ -456,6 +457,8 @@ def lists_of_sides(row: dict, transcript: str) -> list[PreferencePair]:
     """
     need_few(max(len(row["chosen"]), len(row["rejected"])))
     prompt = needed_prompt(row)
+    need_little(prompt, row["chosen"], repeated=len(row["rejected"]))
+    need_little(prompt, row["rejected"], repeated=len(row["chosen"]))
     return [
         compared(prompt, chosen, rejected, Preference(1))
         for chosen in row["chosen"]

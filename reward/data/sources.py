@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
 from reward.data.bad_rows import UnreadableRow
+from reward.data.cells import tools_cell
 from reward.data.columns import Columns, NamedColumns, name_in_words
 from reward.data.files import FILE_BUILDERS, DataError, Source, local_files, to_json
 from reward.data.formats import (
@@ -218,9 +219,9 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None, unread: str
         unread: The columns of its row that were not read, with commas; "" if there are none.
     """
     prompt, chosen, rejected = (text_of(pair[side]) for side in ("prompt", "chosen", "rejected"))
-    tools = pair.get("tools")
-    if tools is not None and not isinstance(tools, str):
-        tools = json.dumps(tools)
+    tools = tools_cell(pair)
+    if tools is not None:
+        tools = to_json(tools)
     row = {
         "prompt": to_json(pair["prompt"]),
         "chosen": to_json(pair["chosen"]),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from reward.data.columns import name_in_words
+from reward.data.columns import names_in_words
 from reward.data.files import WriteError
 from reward.data.streams import lead_nowhere, stream_of_rows
 
@@ -203,7 +203,7 @@ def _write_parquet(blocks: Iterator[list[dict]], columns: _Columns, path: str) -
     from pyarrow.parquet import ParquetWriter
 
     if columns.of_several_kinds:
-        names = ", ".join(map(name_in_words, sorted(columns.of_several_kinds)))
+        names = names_in_words(sorted(columns.of_several_kinds))
         print(
             f"values of several kinds are JSON text, since a column of Parquet has one: {names}",
             file=sys.stderr,

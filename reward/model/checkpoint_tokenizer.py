@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from reward.data.cells import is_finite_number, kind_of
 from reward.data.encoding import prepare_tokenizer
 from reward.data.files import DataError
 from reward.model.heads import is_encoder
@@ -96,12 +97,21 @@ def tokenizer_of(
             "Copy the tokenizer's files of the model that it was trained from into it."
         )
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
     # The package tokenizers raises a bare Exception for a file that it cannot read.
     except Exception as error:
         raise ModelError(_why_not_loaded(name, revision, error)) from error
+    # transformers makes one without any word where the vocabulary's file is missing.
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        raise ModelError(_without_vocabulary(name))
+    if not is_finite_number(tokenizer.model_max_length):
+        raise ModelError(
+            f"{name}: `model_max_length` in its tokenizer_config.json is "
+            f"{kind_of(tokenizer.model_max_length)}; a number of tokens is needed"
+        )
+    return tokenizer
 
 
 def _why_not_loaded(name: str, revision: str, error: Exception) -> str:
@@ -114,13 +124,17 @@ def _why_not_loaded(name: str, revision: str, error: Exception) -> str:
         if vocabulary is None and checkpoint_file(name, file, revision) is not None:
             vocabulary = file
     if vocabulary is None:
-        return (
-            f"{name} has a tokenizer_config.json but no vocabulary (tokenizer.json or the like); "
-            "copy the tokenizer's files of the model that it was trained from into it"
-        )
+        return _without_vocabulary(name)
     return (
         f"{name}: its tokenizer is {vocabulary} alone and cannot be converted here; install "
         f"sentencepiece, tiktoken and protobuf, or add a tokenizer.json ({reason})"
+    )
+
+
+def _without_vocabulary(name: str) -> str:
+    return (
+        f"{name} has a tokenizer_config.json but no vocabulary (tokenizer.json or the like); "
+        "copy the tokenizer's files of the model that it was trained from into it"
     )
 
 

@@ -66,7 +66,8 @@ def load_classifier(
         model, info = model_class.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    # A config whose values do not fit each other raises whatever transformers meets first.
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{name}: the model cannot be loaded: {reason[:300]}") from error
     finally:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import PretrainedConfig
 
 from reward.data.encoding import PROBE, RefusedText, encode
+from reward.data.shown import shown
 from reward.model import TOKEN_BUDGET
 from reward.model.architecture import read_config
 from reward.model.batches import TokenIds, read_index
@@ -61,7 +62,7 @@ class EndpointScorer(TextEncoder):
         config = read_config(parts.base, parts.base_revision, trust_remote_code)
         loaded = load_tokenizer(parts, config, trust_remote_code, chat_template)
         for note in loaded.notes:
-            print(note, file=sys.stderr)
+            print(shown(note), file=sys.stderr)
         text_config = config.get_text_config()
         limit = longest_input(config, loaded.tokenizer, parts.manifest)
         vocabulary = getattr(text_config, "vocab_size", None)

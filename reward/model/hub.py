@@ -38,16 +38,19 @@ def checkpoint_json(name: str, file: str, revision: str = "main") -> dict | list
     Arguments are those of `checkpoint_file`.
 
     Raises:
-        ModelError: As in `checkpoint_file`, or the file is no valid JSON.
+        ModelError: As in `checkpoint_file`, or the file is no valid JSON, or null.
     """
     path = checkpoint_file(name, file, revision)
     if path is None:
         return None
     try:
         with open(path, encoding="utf-8") as handle:
-            return json.load(handle)
+            content = json.load(handle)
     except (ValueError, RecursionError) as error:  # no UTF-8 and no JSON are both a ValueError
         raise ModelError(f"{name}: {file} is no valid JSON: {error}") from None
+    if content is None:  # it would pass for a file that is not there
+        raise ModelError(f"{name}: {file} holds null; copy it again")
+    return content
 
 
 def checkpoint_object(name: str, file: str, revision: str = "main") -> dict | None:

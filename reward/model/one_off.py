@@ -4,8 +4,9 @@ import itertools
 from dataclasses import dataclass
 
 from reward.data.feedback import chance_to_win
+from reward.data.shown import visible
 from reward.data.transcripts import assistant, user
-from reward.model.hub import checkpoint_json
+from reward.model.reward_units import temperature_of_audit
 from reward.model.scorer import Scorer, processes
 
 
@@ -23,8 +24,10 @@ def audited_temperature(ckpt: str, revision: str) -> float:
 
     It is what audit.py found and left in the checkpoint; 1 where it did not look.
     """
-    audit = checkpoint_json(ckpt, "audit/audit.json", revision) or {}
-    return audit.get("temperature") or 1.0
+    temperature = temperature_of_audit(ckpt, revision)
+    if temperature is None:
+        return 1.0
+    return temperature
 
 
 def print_one_off(
@@ -103,6 +106,6 @@ def print_rewards_by_token(name: str, steps: list[tuple[str, float]]) -> None:
     print(f"\n{name}, reward after each token (only the last value was trained):")
     words = []
     for token, reward in steps:
-        visible = token.strip() or repr(token)
-        words.append(f"{visible} {reward:+.2f}")
+        word = token.strip() or repr(token)
+        words.append(f"{visible(word)} {reward:+.2f}")
     print("  ".join(words))

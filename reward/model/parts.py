@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reward.data.cells import kind_of
 from reward.model.hub import (
     ModelError,
     checkpoint_file,
@@ -22,6 +23,17 @@ from reward.model.weights import (
     model_weights,
 )
 from reward.recipe.paths import recorded_start
+
+# What a manifest's keys hold that decide a reward.
+KINDS_OF_MANIFEST = {
+    "max_length": int | None,
+    "overlong": str,
+    "transcript": str,
+    "dtype": str,
+    "quantization": dict | None,
+    "encoder": dict,
+    "files": dict,
+}
 
 VALUE_HEAD_WEIGHT = "v_head.summary.weight"  # of a TRL or LLaMA-Factory value head
 VALUE_HEAD_BIAS = "v_head.summary.bias"
@@ -200,6 +212,12 @@ def _value_head(name: str, revision: str, is_adapter: bool) -> SavedWeights | No
 def own_manifest(name: str, revision: str) -> dict:
     """Return our manifest.json; empty where there is none, or one of somebody else's."""
     manifest = checkpoint_json(name, "manifest.json", revision)
-    if isinstance(manifest, dict) and "format_version" in manifest:
-        return manifest
-    return {}
+    if not isinstance(manifest, dict) or "format_version" not in manifest:
+        return {}
+    for key, kinds in KINDS_OF_MANIFEST.items():
+        if key in manifest and not isinstance(manifest[key], kinds):
+            raise ModelError(
+                f"{name}: `{key}` in manifest.json is {kind_of(manifest[key])}: it is damaged; "
+                "copy the folder again"
+            )
+    return manifest

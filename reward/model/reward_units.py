@@ -1,7 +1,10 @@
 """The figures of a checkpoint that put its rewards on a known scale: `reward_units(...)`."""
 
+from reward.data.cells import is_finite_number, kind_of
 from reward.data.feedback import RewardUnits
 from reward.model.hub import ModelError, checkpoint_object
+
+AUDIT = "audit/audit.json"
 
 
 def reward_units(
@@ -25,14 +28,29 @@ def reward_units(
     return RewardUnits()
 
 
+def temperature_of_audit(ckpt: str, revision: str) -> float | None:
+    """Return the temperature that an audit left in a checkpoint; None where there is none.
+
+    Raises:
+        ModelError: audit/audit.json cannot be read, or its temperature is no number above 0.
+    """
+    audit = checkpoint_object(ckpt, AUDIT, revision) or {}
+    temperature = audit.get("temperature")
+    if temperature is None or (is_finite_number(temperature) and temperature > 0):
+        return temperature
+    raise ModelError(
+        f"{ckpt}: the temperature in {AUDIT} is {kind_of(temperature)}; a number above 0 is "
+        f"needed: audit it again, python audit.py --ckpt {ckpt}"
+    )
+
+
 def _temperature(ckpt: str, revision: str) -> float:
-    audit = checkpoint_object(ckpt, "audit/audit.json", revision)
-    if audit is None:
+    if checkpoint_object(ckpt, AUDIT, revision) is None:
         raise ModelError(
             f"{ckpt}: --calibrated needs the temperature that an audit found, and there is no "
-            f"audit/audit.json in it; run: python audit.py --ckpt {ckpt}"
+            f"{AUDIT} in it; run: python audit.py --ckpt {ckpt}"
         )
-    temperature = audit.get("temperature")
+    temperature = temperature_of_audit(ckpt, revision)
     if temperature is None:
         raise ModelError(
             f"{ckpt}: --calibrated needs a temperature, and its audit has measured none: either it "
@@ -43,9 +61,11 @@ def _temperature(ckpt: str, revision: str) -> float:
 
 def _mean_and_std(ckpt: str, revision: str) -> RewardUnits:
     manifest = checkpoint_object(ckpt, "manifest.json", revision) or {}
-    validation = manifest.get("validation") or {}
+    validation = manifest.get("validation")
+    if not isinstance(validation, dict):
+        validation = {}
     mean, std = validation.get("reward_mean"), validation.get("reward_std")
-    if mean is None or not std:
+    if not is_finite_number(mean) or not is_finite_number(std) or not std:
         raise ModelError(
             f"{ckpt}: --normalized needs `reward_mean` and `reward_std` of the validation pairs in "
             "manifest.json; train_rm.py writes them where the recipe has validation pairs "

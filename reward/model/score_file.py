@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, WriteError
 from reward.data.input_rows import STANDARD_INPUT, InputRows, input_rows
+from reward.data.shown import LONGEST_MESSAGE, shown
 from reward.data.written_rows import is_standard_output, print_rows, write_rows
 from reward.model.encoded_chunks import EncodedChunk, EncodedChunks, chunks_ahead
 from reward.model.encoded_row import EncodedRow, add_rewards
@@ -376,4 +377,5 @@ def say_what_was_done(scorer: Scorer, summary: ScoringSummary) -> None:
                 f"the file has a column `{name}`; the model's is called `{new_name}`",
                 file=sys.stderr,
             )
-    print(summary.closing_line(scorer.limit), file=sys.stderr)
+    closing_line = summary.closing_line(scorer.limit)
+    print(shown(closing_line, LONGEST_MESSAGE), file=sys.stderr)

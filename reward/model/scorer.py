@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from reward.data.encoding import RefusedText, encode
+from reward.data.shown import shown
 from reward.data.transcripts import Side, text_of
 from reward.model import TOKEN_BUDGET
 from reward.model.batches import TokenIds, read_index, shared_prefix, token_batches
@@ -68,7 +69,7 @@ class Scorer(TextEncoder):
         self.model = self.loaded.model
         if processes().is_main_process:
             for note in self.loaded.notes:
-                print(note, file=sys.stderr)
+                print(shown(note), file=sys.stderr)
         self.token_budget = token_budget
         self.distributed = distributed
         token_types = None

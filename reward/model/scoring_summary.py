@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 
 from reward.data.bad_rows import one_of_few
-from reward.data.columns import name_in_words
+from reward.data.columns import names_in_words
 from reward.data.ledger import UNREAD
 from reward.data.rows_to_score import free_name
 from reward.model.encoded_row import NOT_FINITE, EncodedRow
@@ -104,7 +104,7 @@ class ScoringSummary:
             )
         parts += self._without_reward_in_words()
         if self.unread:
-            parts.append(f"{UNREAD}: {', '.join(map(name_in_words, self.unread))}")
+            parts.append(f"{UNREAD}: {names_in_words(self.unread)}")
         if self.way:
             parts.append(self.way)
         return ", ".join(parts)

@@ -25,6 +25,7 @@ from threading import Event
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from reward.data.shown import shown
 from reward.model.hub import ModelError
 
 KEY_VARIABLE = "ENDPOINT_API_KEY"
@@ -364,7 +365,7 @@ class Server:
         """Say once that a request is repeated, so that a bar that stands still is understood."""
         if not self.said_repetition:
             self.said_repetition = True
-            print(f"{sentence}; trying again", file=sys.stderr)
+            print(shown(f"{sentence}; trying again"), file=sys.stderr)
 
     def _ask_once(self, path: str, body: dict | None) -> Any:
         request = urllib.request.Request(self.base + path)

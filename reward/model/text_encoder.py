@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from reward.data.encoding import RefusedText, encode_within, first_token
+from reward.data.encoding import RefusedText, encode_within, first_token, refuse_long
 from reward.data.rows_to_score import RowToScore
 from reward.data.transcripts import Side
 from reward.model.batches import TokenIds
@@ -119,6 +119,7 @@ class TextEncoder:
         Raises:
             RefusedText: It is longer than the model reads, or the model cannot read it.
         """
+        refuse_long(text)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if self.limit is not None and len(ids) > self.limit:
             raise RefusedText(

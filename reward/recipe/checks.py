@@ -307,7 +307,7 @@ def _check_trackers(recipe: Recipe) -> Iterator[Fault]:
     for name in names:
         if name in ("all", "none"):
             continue
-        if name not in TRACKERS:
+        if not isinstance(name, str) or name not in TRACKERS:
             nearest = difflib.get_close_matches(str(name), TRACKERS, n=1) or ["trackio"]
             yield Fault(
                 ("report_to",),

@@ -20,7 +20,8 @@ from reward.data.input_rows import (
     input_rows,
     kept_rows,
 )
-from reward.data.row_files import JsonText, ReadingMeter, read_rows
+from reward.data.row_files import JsonText, read_rows
+from reward.data.unpacking import ReadingMeter
 
 ROWS = [{"prompt": "¿Té?", "completion": "Sí"}, {"prompt": "hi", "completion": "no"}]
 JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()

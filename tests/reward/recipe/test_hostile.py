@@ -30,6 +30,7 @@ LINES = [
     "model_name_or_path: " + "a/" * 3000,
     "output_dir: " + "a" * 5000,
     "? {a: 1}\n: 1",
+    "report_to: [{wandb: true}]",
 ]
 
 
