@@ -11,9 +11,16 @@ from reward.data.shown import shown
 PATIENCE = 10.0  # seconds in which the launcher ends this process if another one has spoken
 
 OF_THE_MACHINE = (OSError, RuntimeError, MemoryError)  # errors that may be no fault of a program
-# What gloo and PyTorch say in the processes that are left, and where there is too little memory.
-LOST = ("Connection closed by peer", "Connection reset by peer")
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+MEMORY_WORDS = (
+    "CUDA out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "failed to map segment",  # of a library that is imported late
+    "can't start new thread",
+)
+LOST_WORDS = ("Connection closed by peer", "Connection reset by peer")  # gloo's
 LOST_PROCESS = "another process of this launch is gone; what it said stands above"
 LESS_MEMORY = "too little memory; lower --token_budget ({reason})"
 
@@ -52,10 +59,9 @@ def refuse(script: str, error: Exception) -> int:
 def _of_the_machine(error: Exception) -> str | None:
     """What the disk, the memory or another process did; None if it is none of them."""
     reason = str(error).strip()
-    if any(words in reason for words in LOST):
+    if any(words in reason for words in LOST_WORDS):
         return LOST_PROCESS
-    is_memory = isinstance(error, MemoryError)
-    if is_memory or any(words in reason.lower() for words in NO_MEMORY):
+    if isinstance(error, MemoryError) or any(words in reason for words in MEMORY_WORDS):
         first_line = (reason or "MemoryError").splitlines()[0]
         return LESS_MEMORY.format(reason=first_line[:200])
     return storage_fault(error)

@@ -7,6 +7,8 @@ import errno
 
 import torch
 
+from reward.model.last_words import LOST_WORDS, MEMORY_WORDS
+
 OUT_OF_MEMORY = (
     "Out of memory. To use less memory with the same result: lower per_device_train_batch_size and "
     "raise gradient_accumulation_steps by the same factor, set a token_budget, or set "
@@ -28,14 +30,6 @@ FROZEN_PROCESS = (
     "else. The launcher ends all of them. If a step or a save takes so long, raise ddp_timeout."
 )
 
-MEMORY_WORDS = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "Cannot allocate memory",
-    "std::bad_alloc",
-    "failed to map segment",  # of a library that is imported late
-    "can't start new thread",
-)
 # PyTorch's writer does not say why it could not write: `unexpected pos 64 vs 0`.
 DISK_WORDS = (
     "No space left on device",
@@ -45,7 +39,6 @@ DISK_WORDS = (
     "unexpected pos",
     "iostream error",
 )
-LOST_WORDS = ("Connection closed by peer", "Connection reset by peer")  # gloo's
 FROZEN_WORDS = ("Timed out waiting", "collective operation timeout")  # gloo's, NCCL's
 
 
