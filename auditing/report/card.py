@@ -13,6 +13,7 @@ from auditing.report.wording import SURENESS, interval
 from auditing.result import Audit
 from auditing.verdicts import Check
 from reward.data.files import replace_text
+from reward.data.secrets import hide_secrets
 
 # The lines between which reward/checkpoint/card.md.j2 says that nobody audited the model yet.
 SECTION_START = "<!-- audit.py writes from here -->"
@@ -48,6 +49,7 @@ def write_results_into_card(readme: str | Path, audit: Audit, name: str, dataset
     with open(readme, encoding="utf-8", newline="") as file:
         text = file.read()
     updated = with_section(with_model_index(text, audit, name, dataset), audit_section(audit))
+    updated = hide_secrets(updated)
     if updated != text:
         replace_text(readme, updated)
 

@@ -20,6 +20,7 @@ from auditing.report.pages import html_page, markdown_page
 from auditing.report.plots import draw_plots
 from auditing.result import Audit, LengthClass, ProbeResult, Ranking
 from reward.data.files import WriteError
+from reward.data.secrets import hide_secrets
 
 FORMAT_VERSION = 2  # the version of audit.json, which audit.schema.json describes
 
@@ -83,9 +84,13 @@ def write_files(audit: Audit, folder: Path) -> None:
     numbers = audit_as_json(audit)
     plots = draw_plots(audit)
     files = {f"{name}.png": plot.image for name, plot in plots.items()}
-    files["report.html"] = html_page(audit, plots).encode()
-    files["report.md"] = markdown_page(audit, plots).encode()
-    files["audit.json"] = numbers.encode()
+    texts = {
+        "report.html": html_page(audit, plots),
+        "report.md": markdown_page(audit, plots),
+        "audit.json": numbers,
+    }
+    for name, text in texts.items():
+        files[name] = hide_secrets(text).encode()  # a path or an address may hold one
     for name, content in files.items():
         (folder / name).write_bytes(content)
 

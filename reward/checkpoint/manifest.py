@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reward.data.files import write_json
 from reward.data.hashing import sha256_of_file
+from reward.data.secrets import without_secrets
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -81,7 +82,7 @@ class Manifest:
             unknown_yet = field.default is None and value is None
             if not unknown_yet:
                 keys[field.name] = value
-        return keys
+        return without_secrets(keys)  # it is published with the checkpoint
 
 
 def seal(folder: str | Path, keys: dict) -> None:

@@ -19,6 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 
 from reward.checkpoint.fresh_process import CheckpointError
 from reward.checkpoint.manifest import MANIFEST, hash_files, read_manifest
+from reward.data.secrets import holds_secret
+from reward.data.shown import shown
+from reward.data.streams import keep_printing
 
 # What was made after the manifest and belongs to the checkpoint all the same.
 ADDED = (MANIFEST, "README.md", "merged/*", "audit/*")
@@ -40,6 +43,8 @@ def push(folder: str | Path, name: str) -> str:
     Raises:
         CheckpointError: The checkpoint is not as it was verified, or the Hub refuses.
     """
+    if holds_secret(name):
+        raise CheckpointError(f"{name} is a secret and no name of a repository: you/my-model")
     folder = Path(folder)
     files = verified_files(folder)
     api = HfApi()
@@ -102,10 +107,11 @@ def main() -> int:
     try:
         print(f"uploaded to {push(options.folder, options.name)}")
     except CheckpointError as error:
-        print(f"push: {error}", file=sys.stderr)
+        print(f"push: {shown(error)}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
+    keep_printing()
     sys.exit(main())

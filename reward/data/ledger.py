@@ -14,6 +14,7 @@ from accelerate import PartialState
 from reward.data.bad_rows import BAD_ROW, one_of_few
 from reward.data.columns import names_in_words
 from reward.data.files import DataError
+from reward.data.secrets import without_secrets
 from reward.data.shown import shown
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ class Ledger:
 
     def as_dict(self) -> dict[str, dict]:
         """The counts by split as JSON can hold them: the content of `ledger.json`."""
-        return {split: counts.as_dict() for split, counts in self.splits.items()}
+        counts = {split: counts.as_dict() for split, counts in self.splits.items()}
+        return without_secrets(counts)
 
     def __str__(self) -> str:
         """A table of the splits, with a line for each reason."""

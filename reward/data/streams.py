@@ -3,6 +3,8 @@
 Whoever reads the output may go away, as `head` does, or the terminal of a long training; the file
 that it goes to may lie on a full disk. Python would end the run with a traceback. Only rows that
 are written to standard output are the result itself: `stream_of_rows()` raises.
+
+What is printed, also by other libraries and in a traceback, holds no secret.
 """
 
 import contextlib
@@ -11,6 +13,8 @@ import os
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
+
+from reward.data.secrets import hide_secrets
 
 
 class LastingStream:
@@ -29,7 +33,7 @@ class LastingStream:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        self._try(lambda: self.stream.write(text))
+        self._try(lambda: self.stream.write(hide_secrets(text)))
         return len(text)
 
     def flush(self) -> None:

@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, WriteError
 from reward.data.input_rows import STANDARD_INPUT, InputRows, input_rows
+from reward.data.secrets import hide_secrets
 from reward.data.shown import LONGEST_MESSAGE, shown
 from reward.data.written_rows import is_standard_output, print_rows, write_rows
 from reward.model.encoded_chunks import EncodedChunk, EncodedChunks, chunks_ahead
@@ -153,10 +154,10 @@ def _open_partial(
     said: list[Done | DataError] = [Done()]
     if processes().is_main_process:
         belonging = Belonging(
-            checkpoint=scorer.name,
+            checkpoint=hide_secrets(scorer.name),
             rewards=fingerprint(scorer),
             columns=request.columns or {},
-            source=request.source,
+            source=hide_secrets(request.source),
         )
         try:
             partial = PartialFile(f"{output}.partial.jsonl", belonging, request.resume)

@@ -14,6 +14,7 @@ from pathlib import Path
 from reward.data.columns import fault_of_our_name
 from reward.data.files import Source, is_local, local_files
 from reward.data.one_writer import LOCK
+from reward.data.secrets import holds_secret
 from reward.data.shown import shown
 from reward.recipe.keys import TRACKERS, TRL
 from reward.recipe.paths import REPOSITORY, as_seen_from_here
@@ -457,6 +458,8 @@ def _check_push(recipe: Recipe) -> Iterator[Fault]:
     if recipe.plan is not None or recipe.check_data:
         yield Fault(("push",), "--push uploads a model, and this trains none; delete it")
     try:
+        if holds_secret(recipe.push):
+            raise HFValidationError(recipe.push)
         validate_repo_id(recipe.push)
     except HFValidationError:
         yield Fault(
