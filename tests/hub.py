@@ -112,6 +112,12 @@ class HubHandler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.read_body()
         path = unquote(urlsplit(self.path).path)
+        fault = self.fault()
+        if isinstance(fault, int):
+            return self.refuse(fault, "", "")
+        if fault == CUT:
+            self.close_connection = True
+            return
         writes = path in ("/api/repos/create", "/api/validate-yaml")
         if not (writes or WRITE.match(path) or LFS_BATCH.match(path)):
             return self.answer(body)

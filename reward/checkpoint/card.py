@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reward.checkpoint.manifest import Manifest
+from reward.data.secrets import hide_secrets
 
 # The card is Markdown, which the Hub renders and sanitises: nothing is escaped for HTML.
 TEMPLATES = Environment(
@@ -36,7 +37,7 @@ def model_card(manifest: Manifest, ledger: dict, folder: str) -> str:
         label = 1
         command = f"python score.py --ckpt {folder} --convert DIR"
         note = f"the reward is logit 1 (`{command}` makes it the only one)"
-    return TEMPLATES.get_template("card.md.j2").render(
+    card = TEMPLATES.get_template("card.md.j2").render(
         metadata=metadata_lines(manifest),
         title=folder.rstrip("/").rsplit("/", 1)[-1],
         manifest=manifest,
@@ -47,6 +48,7 @@ def model_card(manifest: Manifest, ledger: dict, folder: str) -> str:
         stock_folder=stock_folder,
         label=label,
     )
+    return hide_secrets(card)  # the card is published
 
 
 def metadata_lines(manifest: Manifest) -> str:

@@ -13,12 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import httpx2
 import yaml
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError
 
 from reward.checkpoint.fresh_process import CheckpointError
 from reward.checkpoint.manifest import MANIFEST, hash_files, read_manifest
+from reward.data.hub_access import hub_fault
 from reward.data.secrets import holds_secret
 from reward.data.shown import shown
 from reward.data.streams import keep_printing
@@ -58,9 +60,10 @@ def push(folder: str | Path, name: str) -> str:
             delete_patterns=list(REPLACED),
             commit_message=f"Reward model {folder.resolve().name}, verified",
         )
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    except (OSError, HFValidationError, httpx2.HTTPError) as error:
+        reason = hub_fault(error) or error
         raise CheckpointError(
-            f"{folder} is saved and verified, but was not uploaded to {name}: {error}. Once that "
+            f"{folder} is saved and verified, but was not uploaded to {name}: {reason}. Once that "
             f"is mended: python -m reward.checkpoint.push {folder} {name}"
         ) from error
     return str(repository)

@@ -11,8 +11,8 @@ HIDDEN = "***"
 
 # A token of the Hub, wherever it stands: in a key of another name, in an address, in a path.
 HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-# https://user:password@host
-LOGIN_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"<>]+(?=@)")
+# https://user:password@host; one slash is left where it was taken for a path
+LOGIN_IN_ADDRESS = re.compile(r"(:/{1,2})[^/\s@'\"<>]+(?=@)")
 # https://host/?token=...
 KEY_IN_ADDRESS = re.compile(
     r"(?i)(?<=[?&])([a-z_-]*(?:token|key|secret|password|signature)[a-z_-]*=)[^&\s'\"<>]+"
@@ -34,7 +34,7 @@ def hide_secrets(text: str) -> str:
         if value in text and len(value) >= SHORTEST_SECRET and SECRET_VARIABLE.fullmatch(name):
             text = text.replace(value, HIDDEN)
     text = HUB_TOKEN.sub(f"hf_{HIDDEN}", text)
-    text = LOGIN_IN_ADDRESS.sub(HIDDEN, text)
+    text = LOGIN_IN_ADDRESS.sub(rf"\1{HIDDEN}", text)
     return KEY_IN_ADDRESS.sub(rf"\1{HIDDEN}", text)
 
 

@@ -2,9 +2,10 @@
 
 import json
 import sys
+import time
 
 import pytest
-from hub import files, serve
+from hub import CUT, files, serve
 from huggingface_hub import constants
 
 from reward.checkpoint import push as push_module
@@ -54,6 +55,9 @@ def checkpoint(tmp_path):
     return folder
 
 
+FAULTS = {}  # of the hub; a test fills it
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The root of a hub that one may write to."""
@@ -63,9 +67,10 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with serve(root) as url:
+    with serve(root, faults=FAULTS) as url:
         monkeypatch.setattr(constants, "ENDPOINT", url)
         yield root
+    FAULTS.clear()
 
 
 def test_checkpoint_card_and_report_go_and_nothing_else(checkpoint, hub):
@@ -78,6 +83,25 @@ def test_checkpoint_card_and_report_go_and_nothing_else(checkpoint, hub):
     assert len(list((hub / "lfs").iterdir())) == 3  # the files of 4,096 bytes or more
     (created,) = (hub / "created.jsonl").read_text().splitlines()
     assert json.loads(created)["visibility"] == "private"
+
+
+@pytest.mark.parametrize(
+    ("part", "fault", "words"),
+    [
+        ("/commit/", 500, "the Hub answers 500: the fault is on its side"),
+        ("/commit/", 403, r"the Hub answers 403 \("),
+        ("repos/create", 429, r"the Hub takes no more requests for now \(429\)"),
+        ("/preupload/", CUT, r"the connection to http://127.* broke \(Server disconnected"),
+    ],
+)
+def test_a_push_that_the_hub_refuses(checkpoint, hub, monkeypatch, part, fault, words):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    FAULTS[part] = fault
+    with pytest.raises(CheckpointError, match=f"but was not uploaded to somebody/my-rm: {words}"):
+        push(checkpoint, "somebody/my-rm")
+    FAULTS.clear()
+    push(checkpoint, "somebody/my-rm")
+    assert files(hub / "models" / "somebody" / "my-rm") == SENT
 
 
 def test_a_second_push_replaces_the_model(checkpoint, hub):

@@ -39,6 +39,7 @@ def test_what_is_hidden(monkeypatch):
     recipe = {"hub_token": "x", "model_init_kwargs": {"token": "y", "n": 1}, "list": [TOKEN]}
     assert without_secrets(recipe) == {"model_init_kwargs": {"n": 1}, "list": ["hf_***"]}
     assert hide_secrets("at https://me:pass@host:8/x?a=1") == "at https://***@host:8/x?a=1"
+    assert hide_secrets("/tmp/http:/me:pass@host/x") == "/tmp/http:/***@host/x"
     assert hide_secrets("https://h/?api_key=abc&b=2") == "https://h/?api_key=***&b=2"
     assert hide_secrets("mail me@host, https://h/@x") == "mail me@host, https://h/@x"
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
