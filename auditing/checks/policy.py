@@ -10,12 +10,15 @@ of the kind that the reward model started from.
 import os
 from dataclasses import dataclass
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from auditing.verdicts import Check, Finding, count, with_verdict
 from reward.data.encoding import EncodingError, layout_template, prepare_tokenizer
+from reward.model.architecture import read_config
+from reward.model.checkpoint_tokenizer import tokenizer_of as load_tokenizer
 from reward.model.heads import is_encoder
 from reward.model.hub import ModelError, checkpoint_file, checkpoint_json, resolved_revision
+from reward.model.parts import as_seen_from_here
 
 SECTION = "anchor"
 SPECIAL_TOKENS = ("pad", "eos", "bos")
@@ -70,18 +73,17 @@ def policy_checks(
         return not_comparable(
             f"{ckpt} records no base model, so nothing says what a policy should start from"
         )
-    options = {"trust_remote_code": trust_remote_code}
     body = ModelVersion(ckpt, revision)
     if checkpoint_file(ckpt, "config.json", revision) is None:
         body = base  # An adapter has no configuration of its own.
-    if is_encoder(AutoConfig.from_pretrained(body.model, revision=body.revision, **options)):
+    if is_encoder(read_config(body.model, body.revision, trust_remote_code)):
         return not_comparable(
             f"the reward model's base {base.model} is an encoder, from which no policy starts"
         )
 
     reader = tokenizer_of(policy, policy_revision, anchor)
-    ours = AutoTokenizer.from_pretrained(ckpt, revision=revision, **options)
-    theirs = AutoTokenizer.from_pretrained(reader.model, revision=reader.revision, **options)
+    ours = load_tokenizer(ckpt, revision, trust_remote_code)
+    theirs = load_tokenizer(reader.model, reader.revision, trust_remote_code)
     return [
         base_check(base, anchor),
         revision_check(base, anchor),
@@ -100,7 +102,7 @@ def recorded_base(ckpt: str, revision: str) -> ModelVersion | None:
     model = manifest.get("base_model")
     if model is None:
         return None
-    return ModelVersion(model, manifest.get("base_revision"))
+    return ModelVersion(as_seen_from_here(ckpt, model), manifest.get("base_revision"))
 
 
 def anchor_of(policy: str, revision: str) -> ModelVersion:

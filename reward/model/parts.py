@@ -165,7 +165,7 @@ def _base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:
             f"{name} is an adapter that names no base model: base_model_name_or_path is {base!r}. "
             + mend
         )
-    base = _from_where_it_was_trained(name, base)
+    base = as_seen_from_here(name, base)
     is_path = base.startswith(("/", "./", "../", "~")) or base.count("/") > 1
     if is_path and not os.path.isdir(base):
         raise ModelError(
@@ -178,8 +178,13 @@ def _base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:
     return base, adapter_config.get("revision") or "main"
 
 
-def _from_where_it_was_trained(name: str, base: str) -> str:
-    """Return the base's folder as seen from here, where our manifest says what it starts from."""
+def as_seen_from_here(name: str, base: str) -> str:
+    """Return a recorded base as seen from here: our manifest says where its path starts.
+
+    Args:
+        name: The folder or Hub id of the checkpoint.
+        base: The folder or Hub id that it names as its base.
+    """
     if not os.path.isdir(name):
         return base
     start = recorded_start(Path(name))

@@ -144,6 +144,16 @@ def test_a_pad_token_that_is_the_end_token_warns(standin, tmp_path):
     assert check.note.startswith("pad is '</s>' for the policy and '<unk>' here: ")
 
 
+def test_the_path_of_the_base_starts_where_the_model_was_trained(standin, tmp_path, monkeypatch):
+    (tmp_path / "work" / "models").mkdir(parents=True)
+    (tmp_path / "work" / "models" / "base").symlink_to(standin("qwen"))
+    folder = tmp_path / "work" / "out" / "rm"
+    reward_model(folder, standin("qwen"))
+    write_json(folder / "manifest.json", {"base_model": "models/base", "paths_from": "../.."})
+    monkeypatch.chdir(tmp_path)
+    assert verdicts(str(folder), standin("qwen"))["base"] == "pass"
+
+
 def test_an_adapter_over_the_base_starts_from_the_base(standin, trained, tmp_path):
     adapter = {"base_model_name_or_path": str(standin("qwen")), "revision": None}
     write_json(tmp_path / "adapter_config.json", adapter)
