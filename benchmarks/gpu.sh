@@ -79,7 +79,7 @@ speed() {  # speed SHAPE PAIRS OPTIONS...
   part 100 "$title" "$PYTHON" benchmarks/speed.py --device "$device" \
     --pairs "$PAIRS" --shapes "$1" --batch_sizes "$2" $options "${@:3}"
 }
-options="--steps 6 --rounds 3 --best_of 16 --max_length 512"
+options="--steps 4 --rounds 3 --best_of 16 --max_length 512"
 memory="0.5b 1.5b"
 training=()
 if [ -n "$tiny" ]; then
@@ -115,20 +115,20 @@ part 120 "Quickstart" bash -c 'quickstart rm-float32 "$@"' _ "${training[@]}"
 if [ "$device" = cuda ]; then
   part 120 "Quickstart in bf16" bash -c 'quickstart rm-bf16 --bf16 true "$@"' _ "${training[@]}"
 fi
+part 60 "Memory" "$PYTHON" benchmarks/memory.py --measure --device "$device" --shapes $memory
 if [ -n "$tiny" ]; then
   speed tiny 4
 else
+  speed 7b-lora 8 --scored 64
   speed 0.5b 16,32
+  speed 0.5b 64 --variants "$two" --only train
+  speed 1.5b 32 --variants "$two" --only train
   speed 1.5b 8
-  speed 7b-lora 8
-  speed 0.5b 64,128 --variants "$two" --only train
-  speed 1.5b 32,64 --variants "$two" --only train
   if "$PYTHON" -c "import liger_kernel" 2> /dev/null; then
-    speed 0.5b 64,128 --variants "$two" --only train --liger
-    speed 1.5b 32,64 --variants "$two" --only train --liger
+    speed 0.5b 64 --variants "$two" --only train --liger
+    speed 1.5b 32 --variants "$two" --only train --liger
   fi
 fi
-part 60 "Memory" "$PYTHON" benchmarks/memory.py --measure --device "$device" --shapes $memory
 
 echo
 if [ ${#failed[@]} -gt 0 ]; then

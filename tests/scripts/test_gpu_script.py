@@ -74,8 +74,8 @@ def test_every_part_runs_on_a_cpu(tmp_path):
         "Versions",
         "Exactness",
         "Quickstart",
-        "Speed: tiny, 4 pairs a step",
         "Memory",
+        "Speed: tiny, 4 pairs a step",
     ]
     assert run.stdout.count("| pass |") == 36
     assert "| 4 | prefix + packed | " in run.stdout
