@@ -27,6 +27,7 @@ from reward.data.bad_rows import UnreadableRow, one_of_few
 from reward.data.columns import Columns, NamedColumns, name_in_words
 from reward.data.files import DataError, to_json
 from reward.data.formats import RowError
+from reward.data.json_values import MOST_BRACKETS
 from reward.data.row_files import PlacedRow, read_rows
 from reward.data.transcripts import text_of
 from reward.data.unpacking import DAMAGED, open_text
@@ -327,7 +328,7 @@ def _json_columns(path: str) -> dict[str, list]:
             if not text.lstrip().startswith("{"):
                 return {}
             text += file.read(LONGEST_COLUMNS)
-        if len(text) > LONGEST_COLUMNS:
+        if len(text) > LONGEST_COLUMNS or text.count("[") + text.count("{") > MOST_BRACKETS:
             return {}
         content = json.loads(text)
     except (OSError, ValueError, RecursionError, *DAMAGED):

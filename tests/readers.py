@@ -45,7 +45,7 @@ from reward.recipe.recipe import RecipeError
 
 REFUSALS = (DataError, EncodingError, ModelError, RecipeError)
 LONGEST_MESSAGE = 2000  # characters
-LONGEST_SECONDS = 5.0
+LONGEST_SECONDS = 5.0  # of computing
 NOT_PRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -95,18 +95,18 @@ def logs_in(stream: io.StringIO) -> Iterator[None]:
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Raise Hang inside of the block after LONGEST_SECONDS."""
+    """Raise Hang inside of the block after LONGEST_SECONDS of computing."""
 
     def stop(number, frame):
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 # --- The readers ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 It speaks what the makers document: vLLM's GET /v1/models, POST /classify and POST /pooling,
 SGLang's POST /classify, OpenRLHF's POST /get_reward. Rewards are computed by stock transformers,
 one text alone, at its last token. `server.faults` is a list of what goes wrong with the next
-requests for rewards: a status, or one of `cut`, `reset`, `one too few`.
+requests for rewards: a status, or one of `cut`, `reset`, `one too few`, `long`, `deep`.
 """
 
 import json
@@ -163,6 +163,10 @@ class RewardsHandler(BaseHTTPRequestHandler):
         answer = self.served.answer(self.path, body)
         if fault == "one too few":
             answer["data"].pop()
+        if fault == "long":
+            answer["padding"] = " " * 20_000_000
+        if fault == "deep":
+            answer = "@"
         self.send(200, answer, cut=fault == "cut")
 
     def may_ask(self) -> bool:
@@ -172,7 +176,7 @@ class RewardsHandler(BaseHTTPRequestHandler):
         return True
 
     def send(self, status: int, body: dict | list, cut: bool = False):
-        text = json.dumps(body).encode()
+        text = json.dumps(body).replace('"@"', "[" * 100_000).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))

@@ -37,6 +37,7 @@ from auditing.result import Audit
 from reward.data.feedback import FeedbackOptions
 from reward.data.files import storable
 from reward.data.formats import is_rating
+from reward.data.row_files import read_rows
 
 pytest_plugins = ["reward_model_fixtures"]
 
@@ -71,9 +72,9 @@ def fuzz(reader: str, part: int, strategy: strategies.SearchStrategy, check: Cal
     )
     @given(strategy)
     def of_one(case):
-        start = time.perf_counter()
+        start = time.process_time()
         outcome = check(case)
-        FIGURES.add(reader, outcome, time.perf_counter() - start)
+        FIGURES.add(reader, outcome, time.process_time() - start)
 
     of_one()
 
@@ -109,8 +110,9 @@ def memory() -> int:
 FIGURES = Figures()
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def figures():
+    """Write the figures after each part, so that a run may be stopped."""
     yield
     path = os.environ.get("FUZZ_FIGURES")
     if path:
@@ -171,14 +173,20 @@ def test_preferences(part, folder, tokenizer):
 
 @pytest.mark.parametrize("part", parts("to score"))
 def test_rows_to_score(part, folder, scorer):
-    def check(file: RowFile) -> Outcome:
-        outcome = answered(readers.read_to_score, file.write(folder), scorer)
+    def check(case: tuple[RowFile, str]) -> Outcome:
+        file, suffix = case
+        outcome = answered(readers.read_to_score, file.write(folder), scorer, suffix)
         if outcome.refusal is None:
-            lines = outcome.value.read_text(encoding="utf-8").split("\n")[:-1]
-            check_scored([json.loads(line) for line in lines], file.rows)
+            scored = [row for _, row in read_rows(str(outcome.value))]
+            if suffix == ".jsonl":
+                check_scored(scored, file.rows)
+            elif file.rows is not None:
+                assert len(scored) == len(file.rows)
         return outcome
 
-    fuzz("to score", part, row_files(TO_SCORE, real_files()), check)
+    suffixes = strategies.sampled_from((".jsonl", ".jsonl", ".parquet", ".csv"))
+    inputs = strategies.tuples(row_files(TO_SCORE, real_files()), suffixes)
+    fuzz("to score", part, inputs, check)
 
 
 def check_scored(scored: list[dict], rows: list[dict] | None) -> None:
@@ -232,12 +240,13 @@ def test_rows_to_audit(part, folder):
 
 
 @pytest.mark.parametrize("part", parts("models"))
-def test_models(part, folder, saved, sealed, value_head, two_labels):
+def test_models(part, folder, saved, sealed, value_head, value_head_adapter, two_labels):
     models = {
         "ours": sealed,
         "without a manifest": saved("qwen"),
         "encoder": saved("encoder"),
         "value head": value_head[0],
+        "adapter": value_head_adapter[0],
         "two labels": two_labels,
         "peer": REPO / "tests/peers/llamafactory-full",
     }

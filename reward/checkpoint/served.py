@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reward.checkpoint.contract import ALLOWED_OF_STD, EXACT, standard_deviation
 from reward.checkpoint.golden import GoldenText, read_golden
+from reward.data.shown import shown
 from reward.model.endpoint import EndpointScorer
 from reward.model.hub import ModelError, checkpoint_file
 from reward.model.server import EndpointError
@@ -180,7 +181,7 @@ def verify_endpoint(ckpt: str, url: str) -> int:
             print(f"asked with {asked}, as score.py asks: {in_words(raw, rewards)}")
         rendered_there = check_messages(scorer, golden, allowed)
     except ModelError as error:
-        print(f"verify: {error}", file=sys.stderr)
+        print(f"verify: {shown(error)}", file=sys.stderr)
         return 2
     if plain.passed and rendered_there:
         return 0

@@ -430,7 +430,7 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, str] | Unreadabl
 
 # --- Parquet and Arrow ----------------------------------------------------------------------------
 
-ROWS_AT_ONCE = 1000
+ROWS_AT_ONCE = 100  # that are in memory: a small file may hold long texts, each in many rows
 
 
 def _parquet_rows(path: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:

@@ -43,7 +43,8 @@ def read_adapter_config(parts: CheckpointParts) -> PeftConfig:
     """
     try:
         config = PeftConfig.from_pretrained(parts.name, revision=parts.revision)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    # A value that does not fit raises whatever PEFT meets with it first.
+    except Exception as error:
         raise ModelError(
             f"{parts.name}: PEFT {peft.__version__} cannot read adapter_config.json (peft_type "
             f"{parts.adapter_type}): {_one_line(error)}"
@@ -80,7 +81,8 @@ def with_adapter(
         )
         # Once more, for the names of what does not fit: PeftModel only warns of it.
         result = set_peft_model_state_dict(adapted, dict(tensors))
-    except (ValueError, RuntimeError, KeyError, IndexError) as error:
+    # A config or tensors that do not fit raise whatever PEFT meets first.
+    except Exception as error:
         raise ModelError(
             f"{parts.name}: the adapter does not fit its base {parts.base}: {_one_line(error)}"
         ) from None

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 from reward.data.shown import shown
@@ -37,6 +37,7 @@ FIRST_TRIES = 3  # of a server that was never heard of: its address may be wrong
 FIRST_WAIT = 1.0  # seconds before the second try; every later wait is twice as long
 LONGEST_WAIT = 60.0
 TIMEOUT = 300.0  # seconds; a large model may be busy with the requests before
+MOST_BYTES = 20_000_000  # of an answer, which is in memory as a whole
 
 # The server is busy or restarts, or a proxy before it lost it: the same request may succeed later.
 PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -140,6 +141,14 @@ def reward_of(answer: Any) -> float:
     if isinstance(answer, bool) or not isinstance(answer, int | float):
         raise ValueError(f"it gives a {type(answer).__name__} where a reward belongs")
     return float(answer)
+
+
+def whole_answer(response: BinaryIO) -> bytes:
+    """Return what a server answers. Raises PassingFault for an answer without an end."""
+    answer = response.read(MOST_BYTES + 1)
+    if len(answer) > MOST_BYTES:
+        raise PassingFault(f"its answer has more than {MOST_BYTES:,} bytes")
+    return answer
 
 
 def words_of(body: bytes) -> str:
@@ -377,7 +386,7 @@ class Server:
             request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                return json.loads(response.read())
+                return json.loads(whole_answer(response))
         except urllib.error.HTTPError as error:
             raise self._fault_of(path, error) from None
         except urllib.error.URLError as error:
@@ -385,14 +394,14 @@ class Server:
         except (OSError, http.client.HTTPException) as error:
             words = str(error) or type(error).__name__
             raise PassingFault(f"the connection broke ({words})") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise PassingFault("its answer is no JSON, or was cut") from None
 
     def _fault_of(self, path: str, error: urllib.error.HTTPError) -> Exception:
         """Return what an answer with an error's status means."""
         with error:
             try:
-                words = words_of(error.read())
+                words = words_of(error.read(MOST_BYTES))
             except (OSError, http.client.HTTPException):
                 words = ""
         sentence = f"it answers {error.code} {error.reason}"

@@ -291,6 +291,14 @@ def test_a_manifest_with_a_value_of_another_kind(key, sealed, tmp_path):
     assert f"`{key}` in manifest.json is a list: it is damaged; copy the folder again" in refusal
 
 
+@pytest.mark.parametrize("key", ["lora_dropout", "alpha_pattern", "init_lora_weights"])
+def test_an_adapter_with_a_value_of_another_kind(key, value_head_adapter, tmp_path):
+    folder = copy_of(value_head_adapter[0], tmp_path)
+    with_value(folder / "adapter_config.json", key, ["x"])
+    refusal = answered(readers.read_model, folder).refusal
+    assert refusal.startswith(f"{folder}: ")
+
+
 GOLDEN = '{"text": null, "ids": [1], "reward": 0.5}\n'
 NO_GOLDEN = (
     "{",

@@ -159,9 +159,9 @@ def test_requests_that_fail_for_a_while_are_repeated(model, no_weights, expected
     with serve_rewards(model) as server:
         scorer = EndpointScorer(no_weights, server.url)
         capsys.readouterr()
-        server.faults += [429, 500, "cut", "reset", 503]
+        server.faults += [429, 500, "cut", "reset", 503, "long", "deep"]
         assert scorer.rewards_of_ids(ids) == pytest.approx(rewards, abs=1e-5)
-        assert len(server.bodies) == 1 + 3 + 5
+        assert len(server.bodies) == 1 + 3 + 7
     said = capsys.readouterr().err
     assert said.count("trying again") == 1  # said once
     assert said.startswith(f"{server.url}/classify: ")
