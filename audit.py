@@ -243,7 +243,7 @@ def write_audit(audit: "Audit", options: AuditOptions) -> None:
 def print_audit(audit: "Audit", options: AuditOptions, seconds: float) -> None:
     """Print the conclusion, the alarms, and the path of the report."""
     from auditing.report import terminal
-    from auditing.verdicts import count
+    from reward.data.shown import count
 
     terminal.print_audit(audit, options.verbose)
     what_was_read = audit.identity.get("pairs") or audit.identity["format"]

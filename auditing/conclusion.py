@@ -21,7 +21,8 @@ from auditing.findings import (
     percent,
     stated_findings,
 )
-from auditing.verdicts import Check, count
+from auditing.verdicts import Check
+from reward.data.shown import count
 
 USES = ("rank", "label", "optimise")
 YES = "yes"

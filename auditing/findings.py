@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from auditing.checks.edits import EDITS
-from auditing.verdicts import Check, count
+from auditing.verdicts import Check
+from reward.data.shown import count
 
 LONGEST_SUBSET = 60  # characters of a subset's name that a sentence shows
 PROBES = "probes"  # the section of the checks that edit answers

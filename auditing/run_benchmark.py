@@ -22,12 +22,12 @@ from auditing.pairs import Pairs, ScoredPair
 from auditing.score_formats import ScoreRow, parse_score_row
 from auditing.scores import scores_of_rows
 from auditing.source import EncodedPairs
-from auditing.verdicts import count
 from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, Source, storable, to_json
 from reward.data.ledger import Ledger
 from reward.data.row_files import PlacedRow
 from reward.data.rows_to_score import reward_columns
+from reward.data.shown import count
 from reward.data.sources import FEATURES, SplitReader, split_reader
 from reward.data.tokens import PROMPT_CUT, over_long
 from reward.data.transcripts import text_of

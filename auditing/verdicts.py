@@ -253,10 +253,3 @@ def short(value: float) -> str:
     if text.startswith(("0.", "-0.")):
         text = text.replace("0.", ".", 1)
     return text
-
-
-def count(n: int, thing: str) -> str:
-    """A number of things, in the singular or the plural: "1 pair", "1,412 pairs"."""
-    if n == 1:
-        return f"{n:,} {thing}"
-    return f"{n:,} {thing}s"

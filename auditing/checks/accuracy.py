@@ -10,7 +10,8 @@ from auditing.checks.collapse import has_collapsed
 from auditing.checks.raters import label_accuracy, noise_from_votes, rater_agreement
 from auditing.pairs import Pairs
 from auditing.stats import Z_95, Estimate, pair_credit, share_interval
-from auditing.verdicts import THRESHOLDS, Check, Finding, Limits, count, judge, short, with_verdict
+from auditing.verdicts import THRESHOLDS, Check, Finding, Limits, judge, short, with_verdict
+from reward.data.shown import count
 
 SECTION = "accuracy"
 NO_PAIR = "no pair has two finite rewards"

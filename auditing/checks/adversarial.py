@@ -12,11 +12,12 @@ import numpy as np
 from auditing import stats
 from auditing.checks.probes import FEWEST, SECTION, SIDES, share_if_enough
 from auditing.pairs import nan_for_none
-from auditing.verdicts import Check, Finding, count, joined, judge
+from auditing.verdicts import Check, Finding, joined, judge
 from reward.data.bad_rows import UnreadableRow, one_of_few
 from reward.data.files import DataError
 from reward.data.formats import PreferencePair, RowError, to_pairs
 from reward.data.row_files import read_rows
+from reward.data.shown import count
 from reward.data.transcripts import text_of
 from reward.model.scorer import Scorer
 

@@ -10,7 +10,8 @@ import numpy as np
 from auditing import stats
 from auditing.pairs import Pairs
 from auditing.stats import Estimate, pair_credit, share_interval
-from auditing.verdicts import THRESHOLDS, Check, Finding, count, judge, short, with_verdict
+from auditing.verdicts import THRESHOLDS, Check, Finding, judge, short, with_verdict
+from reward.data.shown import count
 
 SECTION = "accuracy"
 # Two rewards are the same if they differ by no more than this share of the larger one. Rounding in

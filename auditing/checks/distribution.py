@@ -15,7 +15,8 @@ from auditing.stats import (
     chi2_sf,
     equal_mass,
 )
-from auditing.verdicts import Check, Finding, count, judge, short
+from auditing.verdicts import Check, Finding, judge, short
+from reward.data.shown import count
 
 SECTION = "distribution"
 FEWEST = 20  # a subset with fewer rewards is left out when spreads are compared

@@ -18,8 +18,9 @@ from auditing import stats
 from auditing.checks.probes import SIDES, sample_pairs, spread_of_rewards
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
-from auditing.verdicts import THRESHOLDS, Check, Finding, count, joined, judge, short, with_verdict
+from auditing.verdicts import THRESHOLDS, Check, Finding, joined, judge, short, with_verdict
 from reward.data.encoding import RefusedText, encode, encoder_facts
+from reward.data.shown import count
 from reward.data.transcripts import Side, text_of
 from reward.model.heads import is_encoder
 from reward.model.scorer import Scorer

@@ -18,7 +18,8 @@ from auditing.checks.raters import label_accuracy, noise_from_votes, pair_agreem
 from auditing.pairs import Pairs, PairTexts
 from auditing.result import ExtremeCompletion, WorstError
 from auditing.style import style_marks
-from auditing.verdicts import Check, Finding, count, judge, short, with_verdict
+from auditing.verdicts import Check, Finding, judge, short, with_verdict
+from reward.data.shown import count
 from reward.data.transcripts import text_of
 
 SECTION = "labels"

@@ -24,7 +24,8 @@ from datasketch import MinHash, MinHashLSH
 from auditing import stats
 from auditing.checks.accuracy import accuracy
 from auditing.pairs import Pairs
-from auditing.verdicts import Check, Finding, count, joined, judge, short
+from auditing.verdicts import Check, Finding, joined, judge, short
+from reward.data.shown import count
 from reward.data.transcripts import text_of
 
 if TYPE_CHECKING:  # only for the annotations: the import takes a second

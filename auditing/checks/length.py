@@ -11,7 +11,8 @@ from auditing.checks.accuracy import accuracy
 from auditing.pairs import Pairs
 from auditing.result import LengthClass
 from auditing.stats import FEW_PROMPTS, Estimate, equal_mass, pair_credit
-from auditing.verdicts import Check, Finding, count, judge, short
+from auditing.verdicts import Check, Finding, judge, short
+from reward.data.shown import count
 
 SECTION = "length and style"
 ABOUT_EQUAL = 0.1  # of the longer side

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from auditing.verdicts import Check, Finding, count, with_verdict
+from auditing.verdicts import Check, Finding, with_verdict
 from reward.data.encoding import EncodingError, layout_template, prepare_tokenizer
+from reward.data.shown import count
 from reward.model.architecture import read_config
 from reward.model.checkpoint_tokenizer import tokenizer_of as load_tokenizer
 from reward.model.heads import is_encoder

@@ -13,7 +13,8 @@ from auditing.checks.edits import EDITS, Edit, blank_prompt, edit_completion
 from auditing.pairs import LONGEST_TEXT, Pairs, PairTexts, nan_for_none
 from auditing.result import ProbeExample, ProbeResult
 from auditing.stats import Estimate
-from auditing.verdicts import THRESHOLDS, Check, Finding, count, joined, judge, short
+from auditing.verdicts import THRESHOLDS, Check, Finding, joined, judge, short
+from reward.data.shown import count
 from reward.data.transcripts import Side
 from reward.model.scorer import Scorer
 

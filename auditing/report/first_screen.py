@@ -18,7 +18,8 @@ from auditing.report.wording import (
     tally,
 )
 from auditing.result import Audit
-from auditing.verdicts import Check, count, joined, short
+from auditing.verdicts import Check, joined, short
+from reward.data.shown import count
 
 # --- The first screen: what the model may be used for ---------------------------------------------
 

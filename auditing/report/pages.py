@@ -34,7 +34,8 @@ from auditing.report.links import LENGTH_PLOTS, html_id, links_of, plot_id, prob
 from auditing.report.meanings import meaning_of, near_a_fail
 from auditing.report.plots import Plot
 from auditing.result import Audit, BestOfN, ProbeExample, ProbeResult, Side, Strip
-from auditing.verdicts import Check, count
+from auditing.verdicts import Check
+from reward.data.shown import count
 from reward.data.transcripts import text_of
 
 MARKDOWN_CLIP = 400  # how many characters of a text report.md shows

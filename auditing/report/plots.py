@@ -16,7 +16,7 @@ from auditing.checks import distribution
 from auditing.findings import percent
 from auditing.report.wording import MINUS, fixed
 from auditing.result import Audit, BestOfN, LengthClass, ReliabilityBin
-from auditing.verdicts import count
+from reward.data.shown import count
 
 if TYPE_CHECKING:  # because matplotlib is slow to import
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from auditing.findings import percent
 from auditing.result import ModelCouple, ProbeResult, Ranking
-from auditing.verdicts import VERDICTS, Check, count, decimals, short
-from reward.data.shown import ELLIPSIS, visible
+from auditing.verdicts import VERDICTS, Check, decimals, short
+from reward.data.shown import ELLIPSIS, count, visible
 
 CLIP = 600  # how many characters of a text a page shows
 

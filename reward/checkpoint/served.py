@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reward.checkpoint.contract import ALLOWED_OF_STD, EXACT, standard_deviation
 from reward.checkpoint.golden import GoldenText, read_golden
+from reward.data.feedback import sigmoid
 from reward.data.shown import shown
 from reward.model.endpoint import EndpointScorer
 from reward.model.hub import ModelError, checkpoint_file
@@ -71,11 +72,6 @@ def _largest(differences: list[float]) -> float:
     if not all(map(math.isfinite, differences)):
         return math.inf
     return max(map(abs, differences))
-
-
-def sigmoid(reward: float) -> float:
-    """Return 1 / (1 + exp(-reward)), in a form that cannot overflow."""
-    return 0.5 + 0.5 * math.tanh(reward / 2)
 
 
 # --- The golden texts -----------------------------------------------------------------------------

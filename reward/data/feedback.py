@@ -24,9 +24,9 @@ from reward.data.scored_prompts import (
     ScoredByPrompt,
     ScoredCompletion,
     ScoredPrompt,
-    number_of,
     phrases,
 )
+from reward.data.shown import count
 
 MODES = ("rank", "reject", "label", "pairs")
 LABELS = ("pairs", "binary", "scalar")  # the forms of the mode `label`
@@ -170,9 +170,14 @@ def best_against_worst(prompt: ScoredPrompt) -> ScoredPair:
     return ScoredPair(in_order[0].scored, in_order[-1].scored)
 
 
+def sigmoid(value: float) -> float:
+    """Return 1 / (1 + exp(-value)), in a form that cannot overflow."""
+    return 0.5 + 0.5 * math.tanh(value / 2)
+
+
 def chance_to_win(margin: float, temperature: float) -> float:
-    """Return sigmoid(margin / temperature), in a form that cannot overflow."""
-    return 0.5 + 0.5 * math.tanh(margin / temperature / 2)
+    """Return the Bradley-Terry model's probability that the better completion wins."""
+    return sigmoid(margin / temperature)
 
 
 # --- All prompts ----------------------------------------------------------------------------------
@@ -209,8 +214,7 @@ class Feedback:
     def summary(self) -> str:
         """How many rows there are, what was left out, and why."""
         rows, prompts, completions = (
-            number_of(counted.thing, self.counts[counted])
-            for counted in (ROWS, PROMPTS, COMPLETIONS)
+            count(self.counts[counted], counted.thing) for counted in (ROWS, PROMPTS, COMPLETIONS)
         )
         lines = [f"{self.options.task}: {rows} of {prompts}, {completions}"]
         lines += [f"  {phrase}" for phrase in phrases(self.counts)]

@@ -6,7 +6,6 @@
 auditing.score_formats reads the columns that are written here.
 """
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from reward.data.formats import (
     unread_columns,
 )
 from reward.data.preference_pair import need_little
+from reward.data.sided_formats import is_difference_of_rewards
 from reward.data.transcripts import RowError, Side, is_texts, user
 
 MOST_SCORED = 10_000  # completions of one row
@@ -210,19 +210,9 @@ def row_without_rewards(row: dict) -> dict:
     stays a tie, and the `votes` still count for the first and the second completion.
     """
     added = named_for_scoring(row)
-    if _is_difference_of_rewards(row):
+    if is_difference_of_rewards(row):
         added.add("margin")
     return {column: value for column, value in row.items() if column not in added}
-
-
-def _is_difference_of_rewards(row: dict) -> bool:
-    try:
-        margin = float(row["margin"])
-        difference = float(row["reward_chosen"]) - float(row["reward_rejected"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return False
-    is_close = math.isclose(margin, difference, rel_tol=1e-6, abs_tol=1e-6)
-    return is_close or not math.isfinite(margin)
 
 
 def _benchmark_scores(row: dict, rewards: list[float | None]) -> dict:

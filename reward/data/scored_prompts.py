@@ -24,6 +24,7 @@ from reward.data.cells import number as finite_number
 from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError
 from reward.data.rows_to_score import free_name, is_finished_text, reward_columns, row_to_score
+from reward.data.shown import count
 from reward.data.transcripts import RowError, Side
 
 
@@ -48,19 +49,12 @@ FINISHED_TEXT = Counted("row", "with a finished `text`, whose prompt is not know
 REWARD_ERROR = "reward_error"
 
 
-def number_of(thing: str, number: int) -> str:
-    """A number of things, in the singular or the plural: "1 pair", "1,412 pairs"."""
-    if number == 1:
-        return f"1 {thing}"
-    return f"{number:,} {thing}s"
-
-
 def phrases(counts: Counter[Counted]) -> list[str]:
     """What was counted, as phrases: "3 prompts with one completion only"; the most first."""
     found = []
     for counted, number in counts.most_common():
         if counted.words and number:
-            found.append(f"{number_of(counted.thing, number)} {counted.words}")
+            found.append(f"{count(number, counted.thing)} {counted.words}")
     return found
 
 

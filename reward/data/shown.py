@@ -34,3 +34,10 @@ def shown(text: object, longest: int | None = None) -> str:
         left_out = len(text) - longest
         return f"{text[:longest]}{ELLIPSIS} ({left_out:,} more characters)"
     return text
+
+
+def count(n: int, thing: str) -> str:
+    """A number of things, in the singular or the plural: "1 pair", "1,412 pairs"."""
+    if n == 1:
+        return f"{n:,} {thing}"
+    return f"{n:,} {thing}s"

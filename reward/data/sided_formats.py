@@ -5,6 +5,8 @@
 The conversation may stand in a prompt, in both sides, or in both places; it is read once.
 """
 
+import math
+
 from reward.data.cells import kind_of, number_cell, votes_cell
 from reward.data.messages import side_of
 from reward.data.preference_pair import (
@@ -471,7 +473,7 @@ def lists_of_sides(row: dict, transcript: str) -> list[PreferencePair]:
 
 def _add_labels(pair: PreferencePair, row: dict) -> None:
     """Copy the labels of a row with a chosen and a rejected side, if it has any."""
-    if row.get("margin") is not None:
+    if row.get("margin") is not None and not is_difference_of_rewards(row):
         pair["target_margin"] = number_cell(row, "margin")
     if row.get("votes") is not None:
         pair["votes"] = votes_cell(row)
@@ -488,11 +490,24 @@ def _add_labels(pair: PreferencePair, row: dict) -> None:
 def labels_read(row: dict) -> set[str]:
     """The columns of labels that `_add_labels` reads of a row."""
     read = {"margin", "votes", "chosen_probability"}
+    if is_difference_of_rewards(row):
+        read.remove("margin")
     if _has_values(row, "rating_chosen", "rating_rejected"):
         return read | {"rating_chosen", "rating_rejected"}
     if _has_values(row, "score_chosen", "score_rejected"):
         return read | {"score_chosen", "score_rejected"}
     return read
+
+
+def is_difference_of_rewards(row: dict) -> bool:
+    """Whether a row's `margin` is what score.py wrote, and not the raters' target margin."""
+    try:
+        margin = float(row["margin"])
+        difference = float(row["reward_chosen"]) - float(row["reward_rejected"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+    is_close = math.isclose(margin, difference, rel_tol=1e-6, abs_tol=1e-6)
+    return is_close or not math.isfinite(margin)
 
 
 def _has_values(row: dict, *columns: str) -> bool:

@@ -5,15 +5,8 @@ import pytest
 from scipy import stats
 
 from auditing.stats import Estimate
-from auditing.verdicts import (
-    Finding,
-    Limits,
-    control_false_discoveries,
-    count,
-    judge,
-    short,
-    with_verdict,
-)
+from auditing.verdicts import Finding, Limits, control_false_discoveries, judge, short, with_verdict
+from reward.data.shown import count
 
 ABOVE = Limits(side="above", source="ours", warn=0.1, fail=0.3)
 

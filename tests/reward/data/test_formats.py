@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs
+from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs, unread_columns
 from reward.data.transcripts import (
     assistant,
     is_texts,
@@ -93,6 +93,17 @@ def test_completions_of_several_turns():
 def test_margin_becomes_target_margin(margin):
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "margin": margin}
     assert to_pairs(row) == [pair("p", "a", "b", target_margin=1.5)]
+
+
+def test_a_margin_of_score_py_is_no_target_margin():
+    """It is the difference of a model's rewards, and is named as unread like these."""
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 1.5}
+    scored = row | {"reward_chosen": 2.0, "reward_rejected": 0.5}
+    assert to_pairs(scored) == [pair("p", "a", "b")]
+    assert unread_columns(scored) == ["margin", "reward_chosen", "reward_rejected"]
+    raters = scored | {"margin": 1.0}
+    assert to_pairs(raters) == [pair("p", "a", "b", target_margin=1.0)]
+    assert unread_columns(raters) == ["reward_chosen", "reward_rejected"]
 
 
 def test_a_missing_margin_is_none_of_nan():
