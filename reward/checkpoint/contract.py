@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reward.checkpoint.folders import remove
 from reward.checkpoint.fresh_process import CheckpointError, run_in_fresh_process
-from reward.checkpoint.manifest import MANIFEST
+from reward.checkpoint.manifest import MANIFEST, read_manifest
 
 EXACT = 1e-4  # the difference that is always allowed, and the only one in float32
 # What is allowed where weights are rounded to 16 bits or fewer, as a part of the rewards' standard
@@ -79,20 +79,15 @@ def standard_deviation(values: list[float]) -> float:
 def put_in_place(staging: str | Path, output_dir: str | Path) -> None:
     """Move a verified model to its final place: the weights behind the rest, the manifest last.
 
-    What an earlier model left there goes first: its weights, its merged model and its audits. If
-    the process is killed meanwhile, the folder holds no weights or no manifest.
+    What an earlier model left there goes first, its manifest last. If the process is killed
+    meanwhile, the manifest lists files that are not there, or the folder holds no manifest.
 
     Args:
         staging: The verified model, a folder on the same disk. It is gone afterwards.
         output_dir: The final place.
     """
     staging, output_dir = Path(staging), Path(output_dir)
-    for old in (output_dir / "merged", output_dir / "audit", *output_dir.glob("audit-*")):
-        remove(old)
-    (output_dir / MANIFEST).unlink(missing_ok=True)
-    for pattern in ("*.safetensors", "*.safetensors.index.json", "adapter_config.json"):
-        for old in output_dir.glob(pattern):
-            old.unlink()
+    _remove_earlier_model(output_dir)
     order = sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors")
     for path in sorted(order, key=lambda path: path.name == MANIFEST):
         target = output_dir / path.name
@@ -100,3 +95,20 @@ def put_in_place(staging: str | Path, output_dir: str | Path) -> None:
             remove(target)
         os.replace(path, target)
     staging.rmdir()
+
+
+def _remove_earlier_model(output_dir: Path) -> None:
+    """Remove what a manifest lists, weights without one, a merged model and audits."""
+    try:
+        listed = list(read_manifest(output_dir)["files"])
+    except (ValueError, LookupError, TypeError):  # no manifest, or a damaged one
+        listed = []
+    for name in listed:
+        if Path(name).name == name:  # a file of this folder
+            remove(output_dir / name)
+    for old in (output_dir / "merged", output_dir / "audit", *output_dir.glob("audit-*")):
+        remove(old)
+    for pattern in ("*.safetensors", "*.safetensors.index.json", "adapter_config.json"):
+        for old in output_dir.glob(pattern):
+            old.unlink()
+    (output_dir / MANIFEST).unlink(missing_ok=True)

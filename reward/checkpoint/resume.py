@@ -5,7 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from reward.checkpoint.folders import checkpoint_folders, remove, remove_older
 from reward.checkpoint.manifest import MANIFEST, Manifest, hash_files, seal
@@ -30,26 +30,29 @@ class SealCheckpoint(TrainerCallback):
         self.step: int | None = None
 
     def on_save(self, args, state, control, **kwargs):
-        accelerator = self.trainer.accelerator
-        accelerator.wait_for_everyone()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            # A pickle that nothing of ours reads, and that may hold the Hub's token.
-            (folder / "training_args.bin").unlink(missing_ok=True)
-            metrics = last_evaluation(state.log_history)
-            manifest = replace(self.manifest, step=state.global_step, metrics=metrics)
-            if manifest.paths_from is not None:
-                manifest.paths_from = os.path.join("..", manifest.paths_from)
-            try:
-                seal(folder, manifest.as_dict())
-            except BaseException:
+        try:
+            self.trainer.accelerator.wait_for_everyone()
+            if state.is_world_process_zero and folder.is_dir():
+                self._seal(folder, state)
+        except BaseException:  # the disk is full, or another process is gone
+            if state.is_world_process_zero:
                 remove(folder)
-                raise
-            if self.limit:
-                remove_older(folder, state.best_model_checkpoint, self.limit)
+            raise
+        if state.is_world_process_zero and self.limit:
+            remove_older(folder, state.best_model_checkpoint, self.limit)
         self.step = state.global_step
         # A launcher ends all processes once one is gone, also the one that still hashes.
-        accelerator.wait_for_everyone()
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _seal(self, folder: Path, state: TrainerState) -> None:
+        # A pickle that nothing of ours reads, and that may hold the Hub's token.
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        metrics = last_evaluation(state.log_history)
+        manifest = replace(self.manifest, step=state.global_step, metrics=metrics)
+        if manifest.paths_from is not None:
+            manifest.paths_from = os.path.join("..", manifest.paths_from)
+        seal(folder, manifest.as_dict())
 
 
 def what_is_kept(output_dir: str | Path) -> str:

@@ -19,7 +19,10 @@ from typing import BinaryIO
 from reward.data.files import DataError
 
 LOCK = ".training.lock"  # the file in an output_dir that a training holds
-LOCK_SECONDS = 2.0  # for so long a lock is waited for: a process that was killed takes a moment
+# For so long a lock is waited for. A process that was killed takes a moment, and processes that
+# read data for it 5 s more to see that it is gone.
+LOCK_SECONDS = 2.0
+LOCK_SECONDS_OF_TRAINING = 10.0
 NO_LOCKS_HERE = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of some network file systems
 
 
@@ -32,7 +35,7 @@ def this_run() -> dict:
     }
 
 
-def open_locked(path: str, hint: str) -> BinaryIO:
+def open_locked(path: str, hint: str, seconds: float | None = None) -> BinaryIO:
     """Open a file that this process alone writes, at its end. The lock ends with the process.
 
     Where the file system has no locks, the file is opened without one, and stderr says so.
@@ -40,18 +43,21 @@ def open_locked(path: str, hint: str) -> BinaryIO:
     Args:
         path: The file, which is made where it does not exist.
         hint: What to do if another process has it.
+        seconds: How long to wait for the lock; None takes LOCK_SECONDS.
 
     Raises:
         DataError: Another process has the lock.
         OSError: The file cannot be opened.
     """
-    start = time.monotonic()
+    if seconds is None:
+        seconds = LOCK_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         file = open(path, "a+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() < start + LOCK_SECONDS:
+            if time.monotonic() < deadline:
                 file.close()
                 time.sleep(0.05)
                 continue

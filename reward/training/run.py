@@ -60,7 +60,7 @@ from reward.data.encoding import EncodingError, differing_facts, encoder_facts
 from reward.data.files import DataError, Source, describe_source, write_json
 from reward.data.hashing import hash_of_model_files
 from reward.data.ledger import Ledger
-from reward.data.one_writer import LOCK, open_locked, this_run
+from reward.data.one_writer import LOCK, LOCK_SECONDS_OF_TRAINING, open_locked, this_run
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
 from reward.model.architecture import read_config, require_classifier
@@ -539,7 +539,8 @@ def only_training_in(settings: Settings) -> Iterator[None]:
     path = settings.output_dir / LOCK
     if path.is_symlink():
         path.unlink()
-    with open_locked(str(path), hint="give another output_dir") as file:
+    hint = "give another output_dir"
+    with open_locked(str(path), hint, LOCK_SECONDS_OF_TRAINING) as file:
         file.truncate(0)
         file.write(json.dumps({"run": this_run()}).encode() + b"\n")
         file.flush()

@@ -162,8 +162,9 @@ class StopOnSignal(TrainerCallback):
     In an evaluation it is raised at once, without a checkpoint: launchers grant 30 s. A second
     Ctrl-C ends the process at once.
 
-    This callback has to come behind the one that seals checkpoints. `stopped` says whether
-    Interrupted was raised. `accelerator` is to be set before training starts.
+    Until training begins, signals do what they did before: there is nothing to lose. This callback
+    has to come behind the one that seals checkpoints. `stopped` says whether Interrupted was
+    raised. `accelerator` is to be set before training begins.
     """
 
     def __init__(self):
@@ -171,6 +172,8 @@ class StopOnSignal(TrainerCallback):
         self.stopped = False  # by a signal to any process
         self.accelerator: Accelerator | None = None
         self.handlers_before = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             handler = signal.signal(signal_number, self._on_signal)
             self.handlers_before[signal_number] = handler

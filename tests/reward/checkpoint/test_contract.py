@@ -227,6 +227,20 @@ def test_put_in_place_replaces_an_earlier_model(finished, tmp_path):
     assert read_manifest(out)["files"]["model.safetensors"] == digest
 
 
+def test_put_in_place_removes_what_only_the_earlier_model_had(finished, tmp_path):
+    """A config.json beside an adapter, say: score.py refuses what no manifest lists."""
+    out = tmp_path / "out"
+    (out / "checkpoint-2").mkdir(parents=True)
+    kept = ("notes.txt", "checkpoint-2/config.json", "../mine.txt")
+    for name in ("added_tokens.json", "modeling_own.py", *kept):
+        (out / name).write_text("old")
+    files = {"added_tokens.json": "", "modeling_own.py": "", "gone.json": "", "../mine.txt": ""}
+    (out / "manifest.json").write_text(json.dumps({"files": files}))
+    put_in_place(finished[0], out)
+    assert not (out / "added_tokens.json").exists() and not (out / "modeling_own.py").exists()
+    assert [name for name in kept if not (out / name).exists()] == []
+
+
 def test_put_in_place_writes_the_manifest_last(finished, tmp_path, monkeypatch):
     moved = []
     replace = os.replace
