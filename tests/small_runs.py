@@ -37,6 +37,10 @@ CONFIGURATIONS = {
         "--eval_strategy epoch --save_strategy epoch --logging_strategy epoch --max_steps -1 "
         f"--num_train_epochs 2 --save_total_limit 1 {BEST}"
     ),
+    "save_strategy: best": f"{BEST} --save_strategy best",
+    "dataloader_num_workers": "--dataloader_num_workers 1 --disable_dropout false "
+    "--model_init_kwargs {attention_dropout:\\ 0.1}",
+    "dataset_streaming": "--dataset_streaming true",
     "group_by_length": "--train_sampling_strategy group_by_length --max_steps 18",
 }
 

@@ -640,16 +640,19 @@ def build_trainer(
     peft_config = get_peft_config(settings.model_config)
     if peft_config is not None:
         peft_config.revision = base.commit  # an adapter belongs to one commit of its base
+    train_split = data.splits["train"]
     if data.streamed:
         # Else process 0 would cut each batch to pieces of equal length.
         args.accelerator_config.dispatch_batches = False
+        # transformers does not know how often a stream was read, so that a run could not go on.
+        train_split = train_split.repeat(None)
     callbacks = []
     if recipe["early_stopping_patience"]:
         callbacks.append(EarlyStoppingCallback(recipe["early_stopping_patience"]))
     trainer = PairTrainer(
         model=model,
         args=args,
-        train_dataset=data.splits["train"],
+        train_dataset=train_split,
         eval_dataset=data.splits.get("validation"),
         processing_class=base.tokenizer,
         peft_config=peft_config,

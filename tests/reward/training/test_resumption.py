@@ -45,6 +45,7 @@ MOMENTS = {
     "by epoch": [(["a step", 5, "SIGTERM"], 75), (["an evaluation", 1, "SIGINT"], 75)],
     "group_by_length": [(["a step", 25, "SIGTERM"], 75)],  # in the second epoch
     "LoRA": [(["an evaluation", 1, "SIGTERM"], 75)],
+    "dataset_streaming": [(["a step", 21, "SIGTERM"], 75)],  # when it is read a second time
 }
 
 
@@ -104,6 +105,7 @@ def test_the_moments_are_those_that_they_should_be(stopped):
     assert "checkpoint-4\n" in limit[2].output  # which was whole when checkpoint-8 was not
     by_length = stopped["group_by_length"]
     assert "interrupted at step 13; go on" in by_length[1].output  # an epoch has 7
+    assert "interrupted at step 11; go on" in stopped["dataset_streaming"][1].output
 
 
 @pytest.mark.slow
