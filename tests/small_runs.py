@@ -29,6 +29,10 @@ BEST = "--load_best_model_at_end true --metric_for_best_model loss --greater_is_
 CONFIGURATIONS = {
     "full, with dropout": "--disable_dropout false --model_init_kwargs {attention_dropout:\\ 0.1}",
     "LoRA": "--use_peft true --lora_r 4 --lora_dropout 0.1 --lora_target_modules all-linear",
+    "QLoRA": (
+        "--load_in_4bit true --use_peft true --lora_r 4 --lora_dropout 0.1 "
+        f"--lora_target_modules all-linear --max_steps 6 {BEST}"
+    ),
     "token_budget, length_head": "--token_budget 300 --length_head true",
     "load_best_model_at_end": BEST,
     "early stopping": f"{BEST} --early_stopping_patience 1 --max_steps 18 --learning_rate 0.02",

@@ -1,12 +1,14 @@
 """A run that goes on from a checkpoint gives what it would have given without the break.
 
 transformers restores the weights, the optimizer, the learning rate, the random numbers and the
-place in the data. Restored here is what it leaves out: the patience of early stopping, the sums
-that the next row of the log is made of, where the best checkpoint lies, and an evaluation that was
-due after the step of the checkpoint and was interrupted.
+place in the data. Restored here is what it leaves out: dtypes, the patience of early stopping, the
+sums that the next row of the log is made of, where the best checkpoint lies, and an evaluation that
+was due after the step of the checkpoint and was interrupted.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +58,19 @@ class SinceLastLog(TrainerCallback, ExportableState):
             trainer._window += sums.to(trainer._window)
         trainer._globalstep_last_logged = saved["logged_step"]
         trainer._total_train_tokens = saved["tokens"]
+
+
+@contextmanager
+def dtypes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Load weights into a model without a change of dtype.
+
+    Over a 4-bit base TRL trains the adapter in bfloat16. PEFT loads it as float32.
+    """
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    yield
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != dtypes.get(name, parameter.dtype):
+            parameter.data = parameter.data.to(dtypes[name])
 
 
 def restore(trainer: "PairTrainer", checkpoint: Path) -> None:

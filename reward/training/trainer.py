@@ -60,7 +60,7 @@ from reward.model.packed_attention import (
 )
 from reward.training.length_head import LengthHead
 from reward.training.losses import LOSSES, centering, smooth
-from reward.training.resumption import SinceLastLog, make_up, restore
+from reward.training.resumption import SinceLastLog, dtypes_kept, make_up, restore
 
 
 class NonFiniteError(RuntimeError):
@@ -513,6 +513,14 @@ class PairTrainer(RewardTrainer):
             restore(self, self._goes_on_from)
             make_up(self)
             self._goes_on_from = None
+
+    def _load_from_checkpoint(self, *args) -> None:
+        with dtypes_kept(self.model):
+            super()._load_from_checkpoint(*args)
+
+    def _load_best_model(self) -> None:
+        with dtypes_kept(self.model):
+            super()._load_best_model()
 
     def _get_train_sampler(self, *args) -> torch.utils.data.Sampler | None:
         sampler = super()._get_train_sampler(*args)
