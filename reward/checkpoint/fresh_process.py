@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,13 @@ def run_in_fresh_process(module: str, folder: str | Path) -> dict:
         raise CheckpointError(
             f"{folder}: a fresh process did not finish loading it in {CHILD_TIMEOUT} s"
         ) from None
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        raise CheckpointError(
+            f"{folder}: {name} ended the fresh process that loads it, usually because the machine "
+            "has too little memory for a second copy of the model. Free some, then give the same "
+            "command with --resume auto."
+        )
     if child.returncode:
         last_words = child.stderr.strip()[-2000:]
         raise CheckpointError(f"{folder}: a fresh process could not load it:\n{last_words}")

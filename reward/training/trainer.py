@@ -505,6 +505,7 @@ class PairTrainer(RewardTrainer):
         if resume_from_checkpoint is not None:
             self._goes_on_from = Path(resume_from_checkpoint)
             self.args.eval_on_start = False  # this is not the start
+            self.args.restore_callback_states_from_checkpoint = False  # `restore` does so always
         return super().train(resume_from_checkpoint, **options)
 
     def _go_on(self) -> None:

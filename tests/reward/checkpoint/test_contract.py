@@ -199,6 +199,15 @@ def test_verify_fails(damage, message, finished, monkeypatch):
         verify_saved_model(folder, rewards, tolerance_of_std=0.0)
 
 
+def test_a_verification_that_the_system_kills_is_said(tmp_path, monkeypatch):
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(fresh_process.sys, "executable", str(killed))
+    with pytest.raises(CheckpointError, match="SIGKILL ended the fresh process that loads it, usu"):
+        fresh_process.run_in_fresh_process("reward.checkpoint.verify", tmp_path)
+
+
 # --- The final place ------------------------------------------------------------------------------
 
 EARLIER_MODEL = (
