@@ -124,7 +124,7 @@ def tools_cell(row: dict) -> list[dict] | None:
         try:
             tools = json_cell(tools)
         except ValueError:
-            raise RowError(f"`tools` is text that is no JSON: {MEND}") from None
+            raise RowError(f"`tools` is text that cannot be read as JSON: {MEND}") from None
     if tools is None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

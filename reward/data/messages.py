@@ -190,7 +190,7 @@ def _make_tool_calls(message: dict[str, Any], name: str) -> None:
     try:
         calls = json_cell(message.pop("content", ""))
     except ValueError:
-        raise RowError(f"{name} has a `function_call` turn that is no JSON") from None
+        raise RowError(f"{name} has a `function_call` turn that cannot be read as JSON") from None
     if isinstance(calls, dict):
         calls = [calls]
     is_list = isinstance(calls, list) and bool(calls)

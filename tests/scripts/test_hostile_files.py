@@ -13,6 +13,8 @@ from preferences import prepared
 from readers import Outcome, answered
 from support import SHARED, write_rows
 
+import audit as audit_script
+from auditing.options import AuditOptions
 from auditing.run import audit_scores
 from auditing.source import check_recorded
 from reward.data import encoding, unpacking
@@ -185,6 +187,43 @@ def test_a_template_that_computes_powers_is_refused(tmp_path):
     assert preferences(path, tokenizer).refusal is None
 
 
+# --- Control characters ---------------------------------------------------------------------------
+
+ESCAPE = "\x1b[31m"
+
+
+def test_names_of_files_cannot_steer_a_terminal(tmp_path, tokenizer, scorer):
+    path = tmp_path / f"{ESCAPE}rows.jsonl"
+    path.write_text(json.dumps({**SCORED, "tools": 1, "reward_error": ESCAPE}) + "\n{\n")
+    for outcome in (
+        preferences(path, tokenizer),
+        answered(readers.read_to_score, path, scorer),
+        answered(readers.read_to_audit, path),
+    ):
+        assert "<U+001B>[31mrows.jsonl:1" in outcome.refusal
+
+
+def test_reasons_of_rows_cannot_steer_a_terminal(tmp_path, capsys):
+    bad = {"prompt": "p", "reward_error": f"{ESCAPE}no role `{ESCAPE}`"}
+    path = write_rows(tmp_path / "scored.jsonl", [SCORED, bad])
+    audit = answered(readers.read_to_audit, path).value
+    audit_script.print_audit(audit, AuditOptions(scores=str(path)), seconds=1)
+    said = capsys.readouterr().out
+    assert "could not read it either: <U+001B>[31mno role" in said
+    assert ESCAPE not in said
+
+
+def test_a_template_cannot_steer_a_terminal(tmp_path, scorer, monkeypatch):
+    template = (
+        "{% if '[31m' in messages[0].content %}"
+        "{{ raise_exception('no role ' + messages[0].content[:5]) }}{% endif %}a"
+    )
+    monkeypatch.setattr(scorer.tokenizer, "chat_template", template)
+    rows = [{"prompt": f"{ESCAPE}red", "completion": "a"}, {"text": "a"}]
+    outcome = answered(readers.read_to_score, write_rows(tmp_path / "rows.jsonl", rows), scorer)
+    assert "refused by the chat template: no role <U+001B>[31m" in outcome.printed
+
+
 # --- What the fuzz test found ---------------------------------------------------------------------
 
 
@@ -228,6 +267,14 @@ def test_lone_surrogates_in_the_json_of_a_cell(suffix, tmp_path, tokenizer, scor
     assert preferences(path, tokenizer).value["drop"] == [""]
     scored = answered(readers.read_to_score, path, scorer).value
     assert json.loads(scored.read_text(encoding="utf-8"))["margin"] is not None
+
+
+def test_the_json_of_a_cell_is_read_as_strictly_as_a_row(tmp_path, tokenizer):
+    tools = ['[{"name": "f", "name": "g"}]', "[" * 150 + "]" * 150, f"[{'9' * 4400}]", "[NaN]"]
+    rows = [PAIR, *({**PAIR, "tools": cell} for cell in tools)]
+    dropped = preferences(write_rows(tmp_path / "pairs.jsonl", rows), tokenizer).value["drop"]
+    not_read = "cannot be read: `tools` is text that cannot be read as JSON"
+    assert dropped == ["", *[not_read] * 3, "cannot be read: `tools` is a list"]
 
 
 def test_scored_rows_whose_rewards_are_no_numbers(tmp_path):

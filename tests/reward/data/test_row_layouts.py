@@ -381,7 +381,7 @@ SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
             SIDES | {"prompt": "p", "tools": "1"},
             "`tools` is a number; a list of mappings is needed",
         ),
-        (SIDES | {"prompt": "p", "tools": "</s>"}, "`tools` is text that is no JSON"),
+        (SIDES | {"prompt": "p", "tools": "</s>"}, "`tools` is text that cannot be read as JSON"),
         (SIDES | {"prompt": "p", "margin": 10**400}, "`margin` is a number of too many digits"),
         (SIDES | {"prompt": "p", "votes": [False, 1]}, "`votes` is a list; two counts"),
         (SIDES | {"prompt": "p", "votes": {"a": 10**300, "b": 1}}, "`votes` is a list; two counts"),
@@ -449,7 +449,10 @@ def test_text_beside_whole_conversations_is_said():
         ({"completion": "a"}, "`prompt` and `completion` must each be a string or a list"),
         ({"prompt": "p", "completion": "a", "context": "A book."}, "`context` holds text that is"),
         ({"prompt": "p", "completion": None}, "`prompt` and `completion` must each be a string"),
-        ({"prompt": "p", "completion": "a", "tools": "</s>"}, "`tools` is text that is no JSON"),
+        (
+            {"prompt": "p", "completion": "a", "tools": "</s>"},
+            "`tools` is text that cannot be read as JSON",
+        ),
         ({"chosen": ["a"], "completions": []}, "`completions` without `ranks`"),
     ],
 )
