@@ -209,7 +209,10 @@ def run_audit(options: AuditOptions) -> "Audit":
     completions = read_completions(options.completions, options.on_bad_row)
     if options.ckpt:
         from auditing.run_checkpoint import audit_checkpoint
+        from reward.model.scoring_progress import leave_out_bars
 
+        if not sys.stderr.isatty():
+            leave_out_bars()
         audit = audit_checkpoint(options)
     else:
         audit = audit_scores(

@@ -114,8 +114,11 @@ def score_completions(args: argparse.Namespace) -> None:
 def loaded_scorer(args: argparse.Namespace) -> "Scorer":
     """Load the model into this process."""
     from reward.model.scorer import Scorer
+    from reward.model.scoring_progress import leave_out_bars
     from reward.model.threads import choose_threads
 
+    if args.input is None or not sys.stderr.isatty():
+        leave_out_bars()
     scorer = Scorer(
         args.ckpt,
         args.token_budget,

@@ -1,5 +1,6 @@
 """How far scoring has come: a bar on a terminal, and elsewhere a line now and then."""
 
+import os
 import sys
 import time
 
@@ -7,6 +8,16 @@ from tqdm import tqdm
 
 BETWEEN_LINES = 60.0  # seconds
 FIRST_LINE = 10.0  # seconds after the start
+
+
+def leave_out_bars() -> None:
+    """Show no bars of transformers and datasets: not in a file, and not for a single prompt."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # if it is imported later
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
 class ScoringProgress:

@@ -18,6 +18,7 @@ from reward.data.input_rows import input_rows
 from reward.data.splits import load_test_split
 from reward.model.checkpoint_tokenizer import tokenizer_of
 from reward.model.hub import ModelError, checkpoint_file, refuse_damaged_download, resolved_revision
+from reward.model.parts import parts_without_weights
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,9 @@ def test_only_a_hash_of_the_file_is_taken_for_one(tmp_path):
 
 
 def test_a_branch_is_one_commit(faults, root):
-    assert resolved_revision("org/rm", "main") == commit_of(root / "models" / "org" / "rm")
+    commit = commit_of(root / "models" / "org" / "rm")
+    assert resolved_revision("org/rm", "main") == commit
+    assert parts_without_weights("org/rm", "main").base_revision == commit
     with pytest.raises(ModelError, match="org/rm: the Hub has it, but no such revision of it"):
         resolved_revision("org/rm", "no-such-branch")
 

@@ -88,3 +88,4 @@ def test_an_error_of_the_second_process_alone(saved, tmp_path, script):
     assert f"{script} (process 1 of 2): this host has other files" in said
     assert set(said[1:]) <= {f"{script}: {last_words.LOST_PROCESS}"}
     assert "[rank" not in done.stderr  # torch's name for a traceback of ours
+    assert "%|" not in done.stderr  # a file gets no bars
