@@ -93,13 +93,25 @@ def storage_fault(error: BaseException) -> str | None:
     Args:
         error: An error. Those behind it count.
     """
+    cause = refused_by_the_disk(error)
+    if cause is None:
+        return None
+    return (
+        f"{cause.strerror}: {cause.filename or constants.HF_HOME}. Downloads and tables are kept "
+        f"in {constants.HF_HOME}: make room there, or set HF_HOME to a folder that can be written "
+        "to"
+    )
+
+
+def refused_by_the_disk(error: BaseException) -> OSError | None:
+    """Return the error of a disk that is full, read-only or somebody else's; None without one.
+
+    Args:
+        error: An error. Those behind it count.
+    """
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in CANNOT_STORE:
-            return (
-                f"{cause.strerror}: {cause.filename or constants.HF_HOME}. Downloads and tables "
-                f"are kept in {constants.HF_HOME}: make room there, or set HF_HOME to a folder "
-                "that can be written to"
-            )
+            return cause
     return None
 
 

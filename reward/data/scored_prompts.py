@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from reward.data.cells import kind_of
 from reward.data.cells import number as finite_number
 from reward.data.columns import Columns, NamedColumns
-from reward.data.files import DataError
+from reward.data.files import DataError, WriteError
 from reward.data.rows_to_score import free_name, is_finished_text, reward_columns, row_to_score
 from reward.data.shown import count
 from reward.data.transcripts import RowError, Side
@@ -102,6 +102,7 @@ class ScoredByPrompt:
 
         Raises:
             DataError: A row was not scored, or no completion has a reward.
+            WriteError: There is no room for the database.
         """
         try:
             with closing(sqlite3.connect("")) as database:  # on disk; SQLite deletes it
@@ -111,7 +112,7 @@ class ScoredByPrompt:
                     if prompt.completions:
                         yield prompt
         except sqlite3.Error as error:
-            raise DataError(
+            raise WriteError(
                 f"the temporary database of the rows failed ({error}); if the disk is full, set "
                 "TMPDIR to a folder on another one"
             ) from None

@@ -1,11 +1,12 @@
 """Why score.py or audit.py ends: `refuse("score.py", error)` says it once and gives the status."""
 
+import errno
 import os
 import sys
 import time
 
 from reward.data.files import WriteError
-from reward.data.hub_access import storage_fault
+from reward.data.hub_access import refused_by_the_disk
 from reward.data.shown import shown
 
 PATIENCE = 10.0  # seconds in which the launcher ends this process if another one has spoken
@@ -21,6 +22,8 @@ MEMORY_WORDS = (
     "can't start new thread",
 )
 LOST_WORDS = ("Connection closed by peer", "Connection reset by peer")  # gloo's
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAKE_ROOM = "make room where the output, the cache (HF_HOME) and temporary files (TMPDIR) lie"
 LOST_PROCESS = "another process of this launch is gone; what it said stands above"
 LESS_MEMORY = "too little memory; lower --token_budget ({reason})"
 
@@ -64,4 +67,12 @@ def _of_the_machine(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or any(words in reason for words in MEMORY_WORDS):
         first_line = (reason or "MemoryError").splitlines()[0]
         return LESS_MEMORY.format(reason=first_line[:200])
-    return storage_fault(error)
+    refused = refused_by_the_disk(error)
+    if refused is None:
+        return None
+    sentence = str(refused.strerror)
+    if refused.filename:
+        sentence = f"{refused.filename}: {sentence}"
+    if refused.errno in FULL:
+        sentence += f"; {MAKE_ROOM}"
+    return sentence

@@ -140,6 +140,10 @@ def scored_rows(
         if partial is None:
             raise
         raise _with_what_is_kept(error, partial) from None
+    except Exception:  # a full TMPDIR, too little memory, another process that is gone
+        if partial is not None and not partial.done.summary.rows:
+            partial.discard()
+        raise
     finally:
         if partial is not None:
             partial.close()

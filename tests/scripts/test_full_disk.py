@@ -97,6 +97,26 @@ def test_chunks_that_were_kept_stay(tmp_path):
     resumed.close()
 
 
+def test_standard_input_that_does_not_fit_into_tmpdir(saved, tmp_path, monkeypatch, capsys):
+    """What is no JSONL is stored first."""
+    (tmp_path / "in.csv").write_text("prompt,completion\n" + "tea?,water\n" * 500)
+    with open(tmp_path / "in.csv", "rb") as file, no_file_larger_than(2000):
+        monkeypatch.setattr("sys.stdin", file)
+        status, error = exit_of(
+            score,
+            monkeypatch,
+            capsys,
+            "--ckpt",
+            saved("qwen"),
+            "--input",
+            "-",
+            "--output",
+            tmp_path / "scored.jsonl",
+        )
+    assert status == 1 and "score.py: File too large; make room where the output, " in error
+    assert sorted(content_of(tmp_path)) == ["in.csv"]
+
+
 @pytest.fixture(scope="module")
 def scored_rows(tmp_path_factory):
     """A file of scored pairs."""

@@ -13,6 +13,7 @@ from reward.model.last_words import refuse
 
 pytest_plugins = ["reward_model_fixtures"]
 
+ROOM = last_words.MAKE_ROOM
 GLOO = "[pair.cc:553] Connection closed by peer [127.0.0.1]:25216. This is typically caused by ..."
 CPU_MEMORY = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b"
 GPU_MEMORY = "CUDA out of memory. Tried to allocate 9 GiB.\nMore of it"
@@ -24,7 +25,9 @@ GPU_MEMORY = "CUDA out of memory. Tried to allocate 9 GiB.\nMore of it"
         (ModelError("no head"), 2, "no head"),
         (DataError("no rows"), 2, "no rows"),
         (WriteError("out: full"), 1, "out: full"),
-        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "No space left on device: /x."),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, f"No space left on device; {ROOM}\n"),
+        (OSError(errno.EFBIG, "File too large", "/x"), 1, f"/x: File too large; {ROOM}\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: Permission denied\n"),
         (RuntimeError(GLOO), 1, "another process of this launch is gone; what it said stands abov"),
         (RuntimeError(CPU_MEMORY), 1, "too little memory; lower --token_budget ([enforce fail]"),
         (
