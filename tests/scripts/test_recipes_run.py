@@ -241,6 +241,8 @@ def test_recipe_runs_unmodified(recipe, recipe_runs, hub_root):
     # A fresh process verified rewards that are not all the same.
     verified = manifest["verified"]
     assert 0 <= verified["max_difference"] <= verified["tolerance"]
+    if manifest["dtype"] == "float32":  # also where the steps were in bf16
+        assert verified["tolerance"] == 1e-4
     golden = (out / "golden.jsonl").read_text(encoding="utf-8").splitlines()
     rewards = [json.loads(line)["reward"] for line in golden]
     spread = max(rewards) - min(rewards)
