@@ -81,7 +81,7 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
         read = benchmark_prompt_as_one_turn(row)
     pairs = to_pairs(read, transcript)
     unread = unread_columns(row)
-    if is_texts(row.get("chosen")) and is_texts(row.get("rejected")):
+    if _has_lists_of_sides(row):
         # `pairs` holds every chosen completion against every rejected one: first all pairs of the
         # first chosen completion, then all pairs of the second.
         rejected_count = len(row["rejected"])
@@ -121,9 +121,14 @@ def is_of_benchmark(row: dict) -> bool:
     """Whether a row has the columns of RewardBench 1 or 2, of RM-Bench or of JudgeBench."""
     if is_judgebench(row):
         return True
-    if is_texts(row.get("chosen")) and is_texts(row.get("rejected")):
+    if _has_lists_of_sides(row):
         return "num_correct" in row or "domain" in row
     return row.keys() >= {"chosen_model", "rejected_model", "subset"}
+
+
+def _has_lists_of_sides(row: dict) -> bool:
+    """Whether both sides of a row are lists of texts, each a completion."""
+    return is_texts(row.get("chosen")) and is_texts(row.get("rejected"))
 
 
 def is_finished_text(row: dict) -> bool:
@@ -157,7 +162,7 @@ def reward_columns(row: dict, rewards: list[float | None]) -> dict:
         return {"rewards": rewards}
     if len(rewards) == 1:
         return {"reward": rewards[0]}
-    if is_texts(row["chosen"]):
+    if _has_lists_of_sides(row):
         return _benchmark_scores(row, rewards)
     reward_chosen, reward_rejected = rewards
     margin = None

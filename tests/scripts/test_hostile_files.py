@@ -277,6 +277,17 @@ def test_the_json_of_a_cell_is_read_as_strictly_as_a_row(tmp_path, tokenizer):
     assert dropped == ["", *[not_read] * 3, "cannot be read: `tools` is a list"]
 
 
+def test_a_list_of_names_where_a_side_could_stand(tmp_path, scorer):
+    completions = [("A cherry.", 8), ("A lime.", 2)]
+    rated = [{"response": text, "overall_score": score} for text, score in completions]
+    row = {"instruction": PAIR["prompt"], "completions": rated, "chosen": ["alpaca-7b", "bard"]}
+    path = write_rows(tmp_path / "rows.jsonl", [row])
+    scored = answered(readers.read_to_score, path, scorer).value
+    assert json.loads(scored.read_text(encoding="utf-8"))["margin"] is not None
+    outcome = answered(readers.read_scored, scored, readers.FeedbackOptions("rank"))
+    assert len(outcome.value) == 2
+
+
 def test_scored_rows_whose_rewards_are_no_numbers(tmp_path):
     options = readers.FeedbackOptions("rank")
     row = {"prompt": "Name a red fruit.", "completion": "A cherry.", "reward": 1.0}
