@@ -2,12 +2,16 @@
 
 import difflib
 import os
+import re
 import shlex
 from typing import NamedTuple
 
+from reward.data.cells import texts_in
 from reward.data.secrets import SECRET_KEYS
 from reward.recipe.keys import CLI, EXAMPLES, FLAGS, KINDS, OTHER_NAMES, PATHS, Key
 from reward.recipe.yaml_text import kind_in_words, kind_of, to_yaml
+
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def unknown_key(name: object, keys: dict[str, Key], place: str) -> str:
@@ -67,7 +71,12 @@ def fault_of(key: Key, value: object, place: str) -> str | None:
     Returns:
         The fault; None if the value is sound.
     """
-    mend = _mend_type(key, value) or _mend_choice(key, value) or _mend_range(key, value)
+    mend = (
+        _mend_type(key, value)
+        or _mend_text(key, value)
+        or _mend_choice(key, value)
+        or _mend_range(key, value)
+    )
     if mend is None:
         return None
     shown = value
@@ -83,6 +92,14 @@ def _line(key: Key, value: object, place: str) -> str:
     if place == CLI:
         return f"`--{key.name} {shlex.quote(to_yaml(value))}`"
     return f"`{key.name}: {to_yaml(value)}`"
+
+
+def _mend_text(key: Key, value: object) -> Mend | None:
+    """What is needed instead of text that no file and no path can hold; None if all can be held."""
+    if not any(UNWRITABLE.search(text) for text in texts_in(value)):
+        return None
+    better = key.default or EXAMPLES[key.types[0]]
+    return Mend("text without null characters and lone surrogates", better)
 
 
 def _mend_type(key: Key, value: object) -> Mend | None:

@@ -31,6 +31,9 @@ LINES = [
     "output_dir: " + "a" * 5000,
     "? {a: 1}\n: 1",
     "report_to: [{wandb: true}]",
+    'dataset_test_split: "\\ud800"',
+    'datasets: [{path: recipes, test_split: "\\ud800"}]',
+    'run_name: "a\\0b"',
 ]
 
 
