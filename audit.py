@@ -116,6 +116,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="tokens of one forward: lower it to save memory",
     )
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="what the models compute in, if not in the dtype of their files: bfloat16 takes about "
+        "half the time, and moves rewards a little (docs/scoring.md)",
+    )
+    parser.add_argument(
         "--probed", type=int, default=100, help="how many prompts' completions the probes edit"
     )
     parser.add_argument(

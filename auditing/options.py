@@ -16,6 +16,7 @@ NEED_A_MODEL = (
     "adversarial",
     "policy",
     "quick",
+    "dtype",
     "chat_template",
 )
 
@@ -41,6 +42,7 @@ class AuditOptions:
     policy: str | None = None
     output_dir: str | None = None
     token_budget: int = TOKEN_BUDGET
+    dtype: str | None = None
     probed: int = 100
     quick: bool = False
     fail_on: str | None = None  # "warn" or "fail"

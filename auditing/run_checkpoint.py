@@ -49,6 +49,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
         options.token_budget,
         revision=options.revision,
         distributed=True,
+        dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
         chat_template=options.chat_template,
         verify=True,
@@ -294,7 +295,12 @@ def add_forward_checks(
             cut_or_dropped += rows
     truncation = Truncation(cut_or_dropped, counts["read"])
     audit.checks += run_integrity(scorer, audit.pairs, truncation)
-    audit.checks += golden_checks(scorer, options.ckpt, options.revision)
+    if options.dtype is None:
+        audit.checks += golden_checks(scorer, options.ckpt, options.revision)
+    else:
+        audit.not_measured.append(
+            f"Golden texts: with --dtype {options.dtype} rewards may differ from the saved ones."
+        )
     if not options.quick:
         probe_checks, audit.probes = run_probes(scorer, audit.pairs, options.probed)
         audit.checks += probe_checks + run_adversarial(scorer, options.adversarial)
@@ -404,6 +410,7 @@ def score_others(
                 name,
                 options.token_budget,
                 distributed=True,
+                dtype=options.dtype,
                 trust_remote_code=options.trust_remote_code,
                 verify=True,
             )

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from checkpoint_folders import conversations, make_folders, our_rewards
 from safetensors.torch import load_file, save_file
+from support import write_rows
 
 from auditing.checks.golden import golden_checks
+from auditing.options import AuditOptions
+from auditing.run_checkpoint import audit_checkpoint
 from reward.checkpoint.golden import write_golden
 from reward.checkpoint.manifest import seal
 from reward.model.build import build_reward_model
+from reward.model.cpu import cpu_has_bf16
 from reward.model.hub import ModelError
 from reward.model.scorer import Scorer
 
@@ -134,3 +138,18 @@ def test_an_audit_scores_the_golden_texts_again(folders, sealed):
     (check,) = golden_checks(scorer, str(sealed))
     assert check.verdict == "not measurable"
     assert golden_checks(Scorer(str(folders.reward_model)), str(folders.reward_model)) == []
+
+
+def test_an_audit_in_another_dtype_says_so_and_compares_no_saved_rewards(sealed, tmp_path):
+    if not cpu_has_bf16():
+        pytest.skip("needs a CPU with AVX512-BF16 or AMX")
+    rows = []
+    for prompt, answer in conversations():
+        rows.append({"prompt": prompt["content"], "chosen": answer["content"], "rejected": "no"})
+    data = write_rows(tmp_path / "pairs.jsonl", rows)
+    options = AuditOptions(ckpt=str(sealed), data=str(data), quick=True, dtype="bfloat16")
+    audit = audit_checkpoint(options)
+    assert audit.identity["device and dtype"] == "cpu, bfloat16"
+    assert "reward difference, golden texts" not in {check.name for check in audit.checks}
+    sentence = "Golden texts: with --dtype bfloat16 rewards may differ from the saved ones."
+    assert sentence in audit.not_measured
