@@ -57,6 +57,7 @@ def why_unreachable(endpoint: str) -> str | None:
 
 AGAIN = "run the same command again: whole files stay in the cache"
 TOO_MANY_REQUESTS = 429
+NOT_ALLOWED = (401, 403)
 SERVERS_FAULT = 500  # and above
 CANNOT_STORE = (
     errno.ENOSPC,
@@ -141,4 +142,7 @@ def _in_words(error: HfHubHTTPError) -> str:
         )
     if status >= SERVERS_FAULT:
         return f"the Hub answers {status}: the fault is on its side. Wait, and {AGAIN}"
-    return f"the Hub answers {status} ({error.server_message or 'without a reason'})"
+    sentence = f"the Hub answers {status} ({error.server_message or 'without a reason'})"
+    if status in NOT_ALLOWED:
+        sentence += "; `hf auth login` with a token that is allowed to"
+    return sentence

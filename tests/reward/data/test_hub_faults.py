@@ -58,7 +58,7 @@ ANSWERS = [
     (500, "org/rm: the Hub answers 500: the fault is on its side. Wait, and run the same"),
     (503, "org/rm: the Hub answers 503: the fault is on its side"),
     (429, r"org/rm: the Hub takes no more requests for now \(429\): wait a few minutes"),
-    (403, r"org/rm: the Hub answers 403 \(without a reason\)"),
+    (403, r"org/rm: the Hub answers 403 \(without a reason\); `hf auth login` with"),
     (CUT, r"org/rm: the connection to http://127.* broke \(peer closed connection .*\); run the"),
 ]
 
