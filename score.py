@@ -45,7 +45,7 @@ from reward.data.files import DataError
 from reward.data.shown import shown
 from reward.data.streams import keep_printing
 from reward.data.written_rows import is_standard_output
-from reward.model.hub import ModelError, why_absent
+from reward.model.hub import ModelError, resolved_revision, why_absent
 from reward.model.interrupts import INTERRUPTED, Interrupted, die_with_launcher, raise_on_sigterm
 from reward.model.last_words import OF_THE_MACHINE, refuse
 from reward.model.score_options import feedback_options, parse_arguments
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
     state = processes()
     try:
+        # Every file comes from one commit, also if the branch moves meanwhile.
+        args.revision = resolved_revision(args.ckpt, args.revision) or args.revision
         if args.convert is None:
             score_completions(args)
             state.destroy_process_group()

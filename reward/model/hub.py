@@ -6,6 +6,7 @@ Imports no torch and no transformers, so that a name that does not exist is answ
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import httpx2
@@ -22,6 +23,7 @@ from reward.data.hub_access import hub_fault, use_cache_if_unreachable
 # A model in the cache has one of these: the file of a full model or of an adapter.
 CONFIG_FILES = ("config.json", "adapter_config.json")
 
+COMMIT = re.compile("[0-9a-f]{40}")
 SMALL_FILE = 1 << 25  # bytes; such a file is compared with its hash whenever it is used
 
 
@@ -86,6 +88,9 @@ def checkpoint_file(name: str, file: str, revision: str = "main") -> str | None:
         if os.path.isfile(path):
             return path
         return None
+    is_commit = COMMIT.fullmatch(revision) is not None
+    if is_commit and try_to_load_from_cache(name, file, revision=revision) is _CACHED_NO_EXIST:
+        return None  # what a commit lacks it will always lack
     use_cache_if_unreachable()
     try:
         path = hf_hub_download(name, file, revision=revision)

@@ -86,6 +86,7 @@ class CheckpointParts:
 def parts_of(name: str, revision: str) -> CheckpointParts:
     """Read which files a checkpoint has. Raises ModelError where there is no model."""
     parts = parts_without_weights(name, revision)
+    revision = parts.revision
     if parts.is_adapter:
         adapter = first_of(name, ADAPTER_FILES, revision)
         if adapter is None:

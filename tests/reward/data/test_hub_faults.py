@@ -124,10 +124,15 @@ def test_only_a_hash_of_the_file_is_taken_for_one(tmp_path):
                 refuse_damaged_download("org/rm", str(tmp_path / name))
 
 
-def test_a_branch_is_one_commit(faults, root):
+def test_a_branch_is_one_commit(faults, root, monkeypatch):
     commit = commit_of(root / "models" / "org" / "rm")
     assert resolved_revision("org/rm", "main") == commit
     assert parts_without_weights("org/rm", "main").base_revision == commit
+    faults["org/rm"] = 500  # what is in the cache, and what is known to be missing, needs no Hub
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    assert parts_without_weights("org/rm", "main").base_revision == commit and waits == []
+    faults.clear()
     with pytest.raises(ModelError, match="org/rm: the Hub has it, but no such revision of it"):
         resolved_revision("org/rm", "no-such-branch")
 
