@@ -704,6 +704,8 @@ def detectable_correlation(interval: Estimate) -> float:
     """
     if interval.low == interval.high:
         return 0.0
+    if interval.low <= -1 or interval.high >= 1:  # rounded; atanh is infinite there
+        return 1.0
     width = math.atanh(interval.high) - math.atanh(interval.low)
     return math.tanh((Z_95 + Z_POWER) * width / (2 * Z_95))
 

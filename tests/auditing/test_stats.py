@@ -364,6 +364,8 @@ def test_detectable_effects():
     of_85, of_84 = (math.tanh(1.959964 / math.sqrt(n - 3)) for n in (85, 84))
     assert ours.detectable_correlation(Estimate(0.0, -of_85, of_85)) <= 0.30
     assert ours.detectable_correlation(Estimate(0.0, -of_84, of_84)) > 0.30
+    assert ours.detectable_correlation(Estimate(0.99, 0.5, 1.0)) == 1.0  # an end that is rounded
+    assert ours.detectable_correlation(Estimate(-0.99, -1.0, 0.5)) == 1.0
     # p = .5 against .6: n = ((1.96 x .5 + .8416 x sqrt(.24)) / .1)^2 = 193.8
     assert ours.detectable_accuracy(194, 0.5) <= 0.6 < ours.detectable_accuracy(193, 0.5)
     assert ours.detectable_accuracy(3, 0.5) is None and ours.detectable_accuracy(100, 1.0) is None
