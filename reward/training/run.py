@@ -535,6 +535,7 @@ def only_training_in(settings: Settings) -> Iterator[None]:
     if not settings.state.is_main_process:
         yield
         return
+    is_new = not settings.output_dir.exists()
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     path = settings.output_dir / LOCK
     if path.is_symlink():
@@ -553,6 +554,8 @@ def only_training_in(settings: Settings) -> Iterator[None]:
             raise
         finally:
             path.unlink(missing_ok=True)
+            if is_new and not any(settings.output_dir.iterdir()):
+                settings.output_dir.rmdir()
 
 
 def remove_leftovers(settings: Settings) -> None:
