@@ -840,9 +840,10 @@ def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[flo
         CheckpointError: The saved files do not give those rewards.
     """
     staging, output_dir = settings.staging, settings.output_dir
-    # Without autocast, as golden rewards are computed, a CPU computes float32 weights in float32.
+    # Without autocast, as golden rewards are computed, a CPU computes float32 weights in float32,
+    # but not 4-bit and 8-bit layers.
     machine = settings.machine
-    on_cpu = machine.is_cpu and not settings.engine.casts_weights
+    on_cpu = machine.is_cpu and not (settings.engine.casts_weights or settings.recipe.quantized)
     exact = manifest.dtype == "float32" and (machine.is_float32 or on_cpu)
     tolerance_of_std = ALLOWED_OF_STD
     if exact:
