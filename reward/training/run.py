@@ -120,6 +120,8 @@ def run(recipe: Recipe) -> int:
     except CheckpointError as error:
         return fail(error, 1)
     except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") != "0":  # the first process says it, or what went wrong
+            return INTERRUPTED
         return fail(f"interrupted; {what_is_kept(recipe['output_dir'])}", INTERRUPTED)
     except Exception as error:
         return fail_unforeseen(error, recipe)

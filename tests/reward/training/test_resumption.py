@@ -3,6 +3,7 @@
 The moments here are literal ones; `make kills` takes random ones.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -147,6 +148,15 @@ def test_a_folder_that_another_training_writes_to_is_refused(tmp_path, monkeypat
         "is writing it; wait until it ends, or give another output_dir"
     )
     open_locked(path, hint="").close()  # the lock has ended
+
+
+def test_a_file_system_without_locks_is_said_and_does_not_stop_a_run(tmp_path, monkeypatch, capsys):
+    def no_locks(*args):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(one_writer.fcntl, "flock", no_locks)
+    open_locked(str(tmp_path / "lock"), hint="").close()
+    assert "this file system has no locks (Operation not supported)" in capsys.readouterr().err
 
 
 def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path):
