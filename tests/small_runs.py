@@ -31,7 +31,7 @@ CONFIGURATIONS = {
     "LoRA": "--use_peft true --lora_r 4 --lora_dropout 0.1 --lora_target_modules all-linear",
     "QLoRA": (
         "--load_in_4bit true --use_peft true --lora_r 4 --lora_dropout 0.1 "
-        f"--lora_target_modules all-linear --max_steps 6 {BEST}"
+        f"--lora_target_modules all-linear --gradient_accumulation_steps 1 {BEST}"
     ),
     "token_budget, length_head": "--token_budget 300 --length_head true",
     "load_best_model_at_end": BEST,

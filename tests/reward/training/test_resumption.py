@@ -45,7 +45,7 @@ MOMENTS = {
     ],
     "by epoch": [(["a step", 5, "SIGTERM"], 75), (["an evaluation", 1, "SIGINT"], 75)],
     "group_by_length": [(["a step", 25, "SIGTERM"], 75)],  # in the second epoch
-    "QLoRA": [(["an evaluation", 1, "SIGTERM"], 75)],
+    "LoRA": [(["an evaluation", 1, "SIGTERM"], 75)],
     "dataset_streaming": [(["a step", 21, "SIGTERM"], 75)],  # when it is read a second time
 }
 
