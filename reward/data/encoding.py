@@ -383,7 +383,13 @@ def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    (encoding,) = backend.encode_batch_fast([text], add_special_tokens=False)
+    try:
+        (encoding,) = backend.encode_batch_fast([text], add_special_tokens=False)
+    except Exception as error:  # the package tokenizers raises nothing more specific
+        raise EncodingError(
+            f"{tokenizer.name_or_path}: its tokenizer cannot encode a text ({error}); copy the "
+            "tokenizer's files of the model that it was trained from again"
+        ) from None
     return encoding.ids
 
 
