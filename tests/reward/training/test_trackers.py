@@ -10,6 +10,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState
 from trl import RewardConfig
 
 from reward.model.build import build_reward_model, build_tokenizer
+from reward.recipe.recipe import Recipe
 from reward.training.run import evaluate, fail_unforeseen
 from reward.training.terminal import TrainingTable, duration
 from reward.training.trackers import TrackerPanels, best_and_worst, markdown_table
@@ -161,7 +162,7 @@ def test_an_unforeseen_error_ends_in_a_sentence(capsys, monkeypatch):
     try:
         raise KeyError("a name")
     except KeyError as error:
-        status = fail_unforeseen(error)
+        status = fail_unforeseen(error, Recipe())
     lines = capsys.readouterr().err.splitlines()
     assert status == 1 and lines[0].startswith("Traceback")
     assert lines[-1] == "train_rm.py: KeyError: 'a name'"
