@@ -3,6 +3,7 @@
 What is no fixture lies beside this file: support.py (scripts as subprocesses, files of rows),
 standins.py (tiny models and tokenizers), reward_models.py and reward_model_fixtures.py (tiny reward
 models), packed_models.py (a tiny model of each family that can be packed), hub.py (a loopback hub),
+readers.py and reader_fixtures.py (all readers, with the scripts' handling of errors),
 launched.py (launches with several processes, several runs in one, runs in forks), driver.py,
 several.py and forks.py (what those launches run), kills.py and small_runs.py (runs that are stopped
 at random moments), pages.py (commands, links and code of the documentation).

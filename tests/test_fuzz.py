@@ -29,7 +29,6 @@ from fuzz_inputs import (
     row_files,
 )
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies
-from preferences import prepared
 from readers import Outcome, answered
 from support import REPO
 
@@ -39,7 +38,7 @@ from reward.data.files import storable
 from reward.data.formats import is_rating
 from reward.data.row_files import read_rows
 
-pytest_plugins = ["reward_model_fixtures"]
+pytest_plugins = ["reader_fixtures"]
 
 CASES = int(os.environ.get("FUZZ_CASES", "2000"))
 CASES_OF_A_PART = 400
@@ -123,16 +122,6 @@ def figures():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
-
-
-@pytest.fixture(scope="module")
-def scorer(saved):
-    return readers.Scorer(str(saved("qwen")), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return prepared("qwen")
 
 
 # --- Recipes --------------------------------------------------------------------------------------

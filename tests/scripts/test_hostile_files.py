@@ -22,21 +22,11 @@ from reward.data.files import DataError
 from reward.model.hub import ModelError
 from reward.model.one_off import audited_temperature
 
-pytest_plugins = ["reward_model_fixtures"]
+pytest_plugins = ["reader_fixtures"]
 
 HOSTILE = sorted(glob.glob(str(SHARED / "cases/hostile/*")))
 PAIR = {"prompt": "Name a red fruit.", "chosen": "A cherry.", "rejected": "A lime."}
 SCORED = {**PAIR, "reward_chosen": 1.0, "reward_rejected": 0.5}
-
-
-@pytest.fixture(scope="module")
-def scorer(saved):
-    return readers.Scorer(str(saved("qwen")), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return prepared("qwen")
 
 
 @pytest.mark.skipif(not HOSTILE, reason="needs ../shared/cases/hostile")
