@@ -27,7 +27,7 @@ from auditing.options import AuditOptions, first_fault
 from reward.data.columns import parse_columns
 from reward.data.shown import LONGEST_MESSAGE, shown
 from reward.data.streams import keep_printing
-from reward.model import TOKEN_BUDGET
+from reward.model.forward_options import add_forward
 from reward.model.hub import why_absent
 from reward.model.last_words import OF_THE_MACHINE, refuse
 
@@ -109,18 +109,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="default: CKPT/audit, with --data or --benchmark CKPT/audit-NAME; for the Hub id "
         "org/model in audits/org--model here; with --scores NAME.jsonl, NAME-audit beside it",
     )
-    parser.add_argument(
-        "--token_budget",
-        type=int,
-        default=TOKEN_BUDGET,
-        help="tokens of one forward: lower it to save memory",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="what the models compute in, if not in the dtype of their files: bfloat16 takes about "
-        "half the time, and moves rewards a little (docs/scoring.md)",
-    )
+    add_forward(parser)
     parser.add_argument(
         "--probed", type=int, default=100, help="how many prompts' completions the probes edit"
     )

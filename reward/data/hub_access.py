@@ -79,7 +79,7 @@ def hub_fault(error: BaseException) -> str | None:
     Returns:
         What follows the repository's name and a colon; None if it is nothing of the Hub.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, HfHubHTTPError):
             return _in_words(cause)
         if isinstance(cause, httpx2.TransportError):
@@ -110,14 +110,14 @@ def refused_by_the_disk(error: BaseException) -> OSError | None:
     Args:
         error: An error. Those behind it count.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in CANNOT_STORE:
             return cause
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those behind it, the last one first."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those behind it, which it was raised from, the last one first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

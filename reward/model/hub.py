@@ -126,13 +126,14 @@ def refuse_damaged_download(name: str, path: str) -> None:
     stored = os.path.realpath(path)
     expected = os.path.basename(stored)
     if len(expected) == 64:
-        hashes = [_file_hash(stored, "sha256")]
+        is_sound = _file_hash(stored, "sha256") == expected
     elif len(expected) == 40:
         git_header = b"blob %d\0" % os.path.getsize(stored)
-        hashes = [_file_hash(stored, "sha1", git_header), _file_hash(stored, "sha1")]
+        is_sound = expected == _file_hash(stored, "sha1", git_header)
+        is_sound = is_sound or expected == _file_hash(stored, "sha1")
     else:
         return
-    if expected not in hashes:
+    if not is_sound:
         raise ModelError(
             f"{name}: {os.path.basename(path)} in the cache is not what the Hub has: it was "
             f"damaged on its way or on the disk. Delete it, and it is fetched again: rm {stored}"

@@ -12,7 +12,7 @@ from reward.data.columns import Columns, parse_columns
 from reward.data.feedback import LABELS, MODES, FeedbackOptions, fault_of
 from reward.data.input_rows import input_fault
 from reward.data.written_rows import is_standard_output, output_fault
-from reward.model import TOKEN_BUDGET
+from reward.model.forward_options import add_forward
 
 OPTIONS_OF_MODES = (
     *("scored", "label_as", "n", "min_reward", "min_gap", "min_margin"),
@@ -47,18 +47,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--revision", default="main", help="of a Hub id")
     add("--trust_remote_code", action="store_true", help="run the model's own Python code")
     add("--chat_template", metavar="FILE", help="render with it instead of the model's own")
-    add(
-        "--token_budget",
-        type=int,
-        default=TOKEN_BUDGET,
-        help="tokens of one forward: lower it to save memory",
-    )
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="what the model computes in, if not in the dtype of its files: bfloat16 takes about "
-        "half the time, and moves rewards a little (docs/scoring.md)",
-    )
+    add_forward(parser)
     add(
         "--endpoint",
         metavar="URL",

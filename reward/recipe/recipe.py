@@ -12,7 +12,7 @@ from typing import Any
 
 from reward.data.files import Source
 from reward.data.secrets import without_secrets
-from reward.data.shown import LONGEST_MESSAGE, shown
+from reward.data.shown import LONGEST_MESSAGE, count, shown
 from reward.recipe.keys import DECIDE_NOTHING, DEFAULTS, ENTRY, GROUPS, KEYS, OWN_KEYS, TRL
 from reward.recipe.yaml_text import to_yaml
 
@@ -24,10 +24,7 @@ class RecipeError(Exception):
 
     def __init__(self, faults: list[str]):
         self.faults = [shown(fault, LONGEST_FAULT) for fault in faults]
-        count = f"{len(faults)} faults"
-        if len(faults) == 1:
-            count = "1 fault"
-        lines = [f"the recipe has {count}"]
+        lines = [f"the recipe has {count(len(faults), 'fault')}"]
         for number, fault in enumerate(self.faults):
             if number and len("\n".join([*lines, fault])) > LONGEST_MESSAGE:
                 lines.append(f"  - and {len(faults) - number} more, once these are mended")

@@ -3,11 +3,10 @@
 words = explanation(error)    # None for an error that nobody foresaw
 """
 
-import errno
-
 import torch
 
-from reward.model.last_words import LOST_WORDS, MEMORY_WORDS
+from reward.data.hub_access import causes
+from reward.model.last_words import FULL, LOST_WORDS, MEMORY_WORDS
 
 OUT_OF_MEMORY = (
     "Out of memory. To use less memory with the same result: lower per_device_train_batch_size and "
@@ -48,13 +47,11 @@ def explanation(error: BaseException) -> str | None:
     Args:
         error: The error. What it was raised from counts as well.
     """
-    cause = error
-    while cause is not None:
+    for cause in causes(error):
         words = _words_of(cause)
         if words is not None:
             first_line = str(cause).strip().split("\n")[0]
             return f"{words}\n({type(cause).__name__}: {first_line})"
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -62,8 +59,8 @@ def _words_of(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _has(text, MEMORY_WORDS):
         return OUT_OF_MEMORY
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full or _has(text, DISK_WORDS):
+    is_full = isinstance(error, OSError) and error.errno in FULL
+    if is_full or _has(text, DISK_WORDS):
         return DISK_FULL
     if _has(text, FROZEN_WORDS):
         return FROZEN_PROCESS
