@@ -89,6 +89,7 @@ if [ -n "$tiny" ]; then
 fi
 if [ "$device" = cpu ]; then
   training+=(--use_cpu true)
+  options+=" --bf16"
 fi
 
 part 60 "Versions" "$PYTHON" - "$device" <<'PYTHON'

@@ -2,19 +2,23 @@
 
     python benchmarks/speed.py --shapes tiny,2-layers --threads 1                  # minutes
     python benchmarks/speed.py --shapes 0.5b --batch_sizes 4 --steps 1 --rounds 2  # half an hour
+    python benchmarks/speed.py --shapes 8-layers --batch_sizes 8 --bf16            # bf16 beside it
     python benchmarks/speed.py --device cuda --shapes 0.5b,1.5b,7b-lora            # bf16
 
 Every variant is the real trainer on the same model: its collator, training_step and a fused AdamW
 step, on batches that stand evenly over an epoch of its own sampler. Variants take turns within a
 round. A ratio is TRL's time over the variant's in a round; printed is the median (lowest to
 highest) of the rounds. First, packed is checked against padded. --output FILE gets all numbers as
-JSON. On a GPU the MFU is printed, by --peak_tflops.
+JSON. With one thread of a CPU the seconds are the process's own, so that other work on the machine
+changes little. The MFU is the time that a matrix product would need for the tokens computed, over
+the time taken: by --peak_tflops on a GPU, by the machine's own matrix product on a CPU.
 
 --pairs is any source that train_rm.py reads (default: HH-RLHF's harmless-base test split). The
 tokenizer is a BPE trained on them, under Qwen2.5's chat template; weights are random.
 """
 
 import argparse
+import copy
 import ctypes
 import gc
 import json
@@ -62,11 +66,14 @@ SIZES = (
 SHAPES = {  # Qwen2.5's, as far as they are real
     "tiny": (256, 1024, 4, 4, 2, SMALL_VOCABULARY),
     "2-layers": (896, 4864, 2, 14, 2, SMALL_VOCABULARY),
+    "8-layers": (896, 4864, 8, 14, 2, SMALL_VOCABULARY),
     "0.5b": (896, 4864, 24, 14, 2, REAL_VOCABULARY),
     "1.5b": (1536, 8960, 28, 12, 2, REAL_VOCABULARY),
     "7b-lora": (3584, 18944, 28, 28, 4, REAL_VOCABULARY),
 }
 TRAINING = ("TRL", "padded", "padded, by length", "packed", "prefix + packed")
+IN_BF16 = ", bf16"  # the end of a variant's name
+BF16 = ("TRL, bf16", "prefix + packed, bf16")
 
 
 # --- The data -------------------------------------------------------------------------------------
@@ -143,8 +150,33 @@ def padded_tokens(texts: list[list[int]]) -> int:
 
 
 class Machine:
-    def __init__(self, device: str):
+    """What measures the work.
+
+    Args:
+        device: `cpu` or `cuda`.
+        peak_tflops: What the GPU can do in bf16; a CPU is measured.
+    """
+
+    def __init__(self, device: str, peak_tflops: float):
         self.device = device
+        self.peak_tflops = peak_tflops
+        # The seconds of several threads would be added up.
+        alone = device == "cpu" and torch.get_num_threads() == 1
+        self.clock = time.process_time if alone else time.perf_counter
+
+    def peak(self, model, dtype: torch.dtype) -> float:
+        """Operations a second of a matrix product of the model's MLP and 2,048 tokens."""
+        if self.device == "cuda":
+            return self.peak_tflops * 1e12
+        config = model.config
+        tokens = torch.randn(2048, config.hidden_size, dtype=dtype)
+        weights = torch.randn(config.hidden_size, config.intermediate_size, dtype=dtype)
+        seconds = []
+        for _ in range(10):
+            start = self.clock()
+            tokens @ weights
+            seconds.append(self.clock() - start)
+        return 2 * tokens.numel() * config.intermediate_size / min(seconds)
 
     def measure(self, work) -> tuple[float, float]:
         """(seconds, MB that memory rose by) of `work()`."""
@@ -154,12 +186,12 @@ class Machine:
             before = torch.cuda.memory_allocated()
         else:
             before = settled_mb()
-        start = time.perf_counter()
+        start = self.clock()
         work()
         if self.device == "cuda":
             torch.cuda.synchronize()
-            return time.perf_counter() - start, (torch.cuda.max_memory_allocated() - before) / 2**20
-        seconds = time.perf_counter() - start
+            return self.clock() - start, (torch.cuda.max_memory_allocated() - before) / 2**20
+        seconds = self.clock() - start
         return seconds, peak_mb() - before
 
 
@@ -201,8 +233,8 @@ def build(shape: str, device: str, liger: bool = False):
     return model
 
 
-def autocast(device: str):
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+def autocast(device: str, in_bf16: bool):
+    return torch.autocast(device, torch.bfloat16, enabled=in_bf16)
 
 
 def stock(model) -> None:
@@ -228,14 +260,14 @@ def make_trainers(
             "activation_checkpointing": False,
             "disable_tqdm": True,
             "seed": 0,
-            "bf16": device == "cuda",
+            "bf16": device == "cuda" or name.endswith(IN_BF16),
             "use_cpu": device == "cpu",
         }
         if name == "padded, by length":
             options["train_sampling_strategy"] = "group_by_length"
         args = RewardConfig(**options)
         stock(model)
-        if name == "TRL":
+        if name.startswith("TRL"):
             rows = data.remove_columns("length")
             trainer = RewardTrainer(
                 model=model, args=args, train_dataset=rows, processing_class=tokenizer
@@ -250,7 +282,7 @@ def make_trainers(
                 options=PairOptions(["all"], prefix_sharing="off"),
             )
             trainer.data_collator.packed = "packed" in name
-            trainer.data_collator.share_prefixes = name == "prefix + packed"
+            trainer.data_collator.share_prefixes = "prefix" in name
         made[name] = trainer, list(trainer.get_train_dataloader())
     return made
 
@@ -305,7 +337,7 @@ def rounds_of(works: dict, rounds: int, machine: Machine) -> dict:
 def train_works(model, made: dict, steps: int, optimizer) -> dict:
     def step(name, trainer, batch):
         def work():
-            if name == "TRL":
+            if name.startswith("TRL"):
                 stock(model)
             elif "packed" in name:
                 enable_packing(without_adapter(model))
@@ -314,7 +346,8 @@ def train_works(model, made: dict, steps: int, optimizer) -> dict:
             pairs = None
             if "order" in batch:
                 pairs = torch.tensor(float(len(batch["order"])))
-            with autocast(trainer.args.device.type):  # in a run accelerate's wrapper sees to it
+            # In a run accelerate's wrapper sees to it.
+            with autocast(trainer.args.device.type, trainer.args.bf16):
                 trainer.training_step(model, batch, pairs)
             optimizer.step()
             optimizer.zero_grad()
@@ -327,10 +360,13 @@ def train_works(model, made: dict, steps: int, optimizer) -> dict:
     }
 
 
-def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, device: str) -> dict:
+def score_works(
+    model, tokenizer, groups: list, batch: int, token_budget: int, device: str, model_in_bf16=None
+) -> dict:
     """The scorer and, as its baseline, an evaluation loop on the same texts; one step each.
 
-    The loop takes `batch` groups of texts at a time, in the order given, padded.
+    The loop takes `batch` groups of texts at a time, in the order given, padded. With
+    `model_in_bf16` it is the scorer's second turn.
     """
 
     def padded_loop():
@@ -343,18 +379,27 @@ def score_works(model, tokenizer, groups: list, batch: int, token_budget: int, d
                 ).to(device)
                 model(**inputs, use_cache=False)
 
-    scorer = Scorer.__new__(Scorer)
-    scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, token_budget
-    scorer.forwards, scorer.tested_length = Forwards(model), sys.maxsize  # no self-test
-    scorer.vocabulary = scorer.forwards.vocabulary
-    scorer.padded_because, scorer.alone_because, scorer.distributed = None, None, False
-
-    def packed():
+    def packed(model):
         enable_packing(without_adapter(model))
-        scorer.rewards_of_ids([text for group in groups for text in group])
+        scorer_of(model, tokenizer, token_budget).rewards_of_ids(
+            [text for group in groups for text in group]
+        )
 
     model.eval()
-    return {"padded batches": [padded_loop], "score.py": [packed]}
+    works = {"padded batches": [padded_loop], "score.py": [lambda: packed(model)]}
+    if model_in_bf16 is not None:
+        works["score.py, bf16"] = [lambda: packed(model_in_bf16)]
+    return works
+
+
+def scorer_of(model, tokenizer, token_budget: int) -> Scorer:
+    """A scorer without a checkpoint, and without its self-test."""
+    scorer = Scorer.__new__(Scorer)
+    scorer.model, scorer.tokenizer, scorer.token_budget = model, tokenizer, token_budget
+    scorer.forwards, scorer.tested_length = Forwards(model), sys.maxsize
+    scorer.vocabulary = scorer.forwards.vocabulary
+    scorer.padded_because, scorer.alone_because, scorer.distributed = None, None, False
+    return scorer
 
 
 # --- Report ---------------------------------------------------------------------------------------
@@ -372,12 +417,13 @@ def check(model, tokenizer, pairs) -> dict:
     """Packed against padded on real pairs: what the head reads, rewards, gradient norms."""
     texts = [pair[side] for pair in pairs[:4] for side in SIDES]
     enable_packing(without_adapter(model))
-    with autocast(model.device.type):
+    in_bf16 = model.device.type == "cuda"
+    with autocast(model.device.type, in_bf16):
         self_tested = self_test(model, texts, 0)
     results = []
     for inputs in (pack(texts), padded(texts, 0)):
         model.train()
-        with autocast(model.device.type):
+        with autocast(model.device.type, in_bf16):
             logits = (
                 model(**send_to_device(inputs, model.device), use_cache=False)
                 .logits.flatten()
@@ -397,23 +443,22 @@ def check(model, tokenizer, pairs) -> dict:
 
 
 def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, found: dict) -> None:
-    cuda = args.device == "cuda"
+    variants = args.variants + BF16 * args.bf16
     print(
         "\n| train, pairs a step | variant | x TRL | x packed | pairs/s | MB "
-        "| tokens over the limit |" + " MFU |" * cuda
+        "| tokens over the limit | MFU |" + " x float32 |" * args.bf16
     )
-    print("|---" * (7 + cuda) + "|")
+    print("|---" * (8 + args.bf16) + "|")
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     for batch_size in map(int, args.batch_sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            made = make_trainers(
-                model, tokenizer, pairs, batch_size, folder, args.device, args.variants
-            )
+            made = make_trainers(model, tokenizer, pairs, batch_size, folder, args.device, variants)
         times = rounds_of(train_works(model, made, args.steps, optimizer), args.rounds, machine)
-        for name in args.variants:
+        for name in variants:
             if name not in times:
-                print(f"| {batch_size} | {name} | out of memory |" + " |" * (4 + cuda), flush=True)
+                empty = " |" * (5 + args.bf16)
+                print(f"| {batch_size} | {name} | out of memory |{empty}", flush=True)
                 continue
             tokens = sum(map(computed_tokens, made[name][1]))
             middle = statistics.median(seconds for seconds, _ in times[name])
@@ -425,12 +470,16 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
                 "megabytes": max(megabytes for _, megabytes in times[name]),
                 "tokens over limit": tokens / unique,
             }
+            in_bf16 = made[name][0].args.bf16
+            operations = operations_of(model, "packed" in name) * tokens / len(pairs)
+            peak = machine.peak(model, torch.bfloat16 if in_bf16 else torch.float32)
+            row["mfu"] = operations * speed / peak
             line = f"| {batch_size} | {name} | {cell(row['x TRL'])} | {cell(row['x packed'])} "
-            line += f"| {speed:.2f} | {row['megabytes']:.0f} | {row['tokens over limit']:.2f} |"
-            if cuda:
-                operations = operations_of(model, "packed" in name) * tokens / len(pairs)
-                row["mfu"] = operations * speed / args.peak_tflops / 1e12
-                line += f" {row['mfu']:.0%} |"
+            line += f"| {speed:.2f} | {row['megabytes']:.0f} | {row['tokens over limit']:.2f} "
+            line += f"| {row['mfu']:.0%} |"
+            if args.bf16:
+                row["x float32"] = ratio(times, name.removesuffix(IN_BF16), name)
+                line += f" {cell(row['x float32'])} |" if name.endswith(IN_BF16) else " |"
             print(line, flush=True)
 
 
@@ -451,9 +500,13 @@ def operations_of(model, packed: bool) -> float:
 
 
 def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) -> None:
+    model_in_bf16 = None
     if args.device == "cuda":
         model.to(torch.bfloat16)  # as such checkpoints are saved
-    print("\n| score | x padded batches | texts/s |\n|---|---|---|")
+    elif args.bf16:
+        model_in_bf16 = copy.deepcopy(model).to(torch.bfloat16)
+    print("\n| score | x padded batches | texts/s |" + " bf16, x float32 |" * args.bf16)
+    print("|---" * (3 + args.bf16) + "|")
     sampled = [
         [p[side] for side in SIDES]
         for p in random.Random(1).sample(pairs, min(args.scored, len(pairs)))
@@ -470,7 +523,9 @@ def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) ->
         random.Random(0).shuffle(groups)
         jobs |= {f"best of {n}, {b} prompt{'s' * (b > 1)} a batch": (groups, b) for b in (1, 4)}
     for name, (groups, batch) in jobs.items():
-        works = score_works(model, tokenizer, groups, batch, args.token_budget, args.device)
+        works = score_works(
+            model, tokenizer, groups, batch, args.token_budget, args.device, model_in_bf16
+        )
         times = rounds_of(works, args.rounds, machine)
         if "score.py" not in times:
             print(f"| {name} | out of memory | |", flush=True)
@@ -480,7 +535,11 @@ def score_table(model, tokenizer, pairs, machine: Machine, args, found: dict) ->
             "x padded": ratio(times, "padded batches", "score.py"),
             "texts a second": sum(map(len, groups)) / seconds,
         }
-        print(f"| {name} | {cell(row['x padded'])} | {row['texts a second']:.1f} |", flush=True)
+        line = f"| {name} | {cell(row['x padded'])} | {row['texts a second']:.1f} |"
+        if args.bf16:
+            row["bf16, x float32"] = ratio(times, "score.py", "score.py, bf16")
+            line += f" {cell(row['bf16, x float32'])} |"
+        print(line, flush=True)
 
 
 def cell(found: dict | None) -> str:
@@ -522,12 +581,17 @@ def main() -> None:
         default=TRAINING,
         help=f"of training: {'/'.join(TRAINING)}",
     )
+    parser.add_argument(
+        "--bf16", action="store_true", help="on a CPU: TRL, ours and score.py in bf16 as well"
+    )
     parser.add_argument("--liger", action="store_true", help="all variants use Liger's kernels")
     parser.add_argument("--only", choices=["train", "score"])
     parser.add_argument("--output", help="JSON file")
     args = parser.parse_args()
+    if args.bf16 and args.device == "cuda":
+        parser.error("--bf16 is for a CPU: on a GPU everything is measured in bf16")
     torch.set_num_threads(args.threads)
-    machine = Machine(args.device)
+    machine = Machine(args.device, args.peak_tflops)
     pairs, tokenizer = encode_pairs(read_texts(args.pairs, args.data_dir))
     if args.max_length:
         pairs = [pair for pair in pairs if pair["length"] <= args.max_length]

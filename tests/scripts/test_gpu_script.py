@@ -79,6 +79,7 @@ def test_every_part_runs_on_a_cpu(tmp_path):
     ]
     assert run.stdout.count("| pass |") == 36
     assert "| 4 | prefix + packed | " in run.stdout
+    assert "| 4 | prefix + packed, bf16 | " in run.stdout
     assert "| best of 4, 4 prompts a batch | " in run.stdout
     assert (tmp_path / "rm-float32" / "audit" / "report.html").exists()
     assert "all parts passed" in (tmp_path / "gpu.log").read_text(encoding="utf-8")
