@@ -25,7 +25,7 @@ from auditing.benchmarks import (
 )
 from auditing.pairs import LONGEST_TEXT, ScoredPair, nan_for_none
 from auditing.style import hedges, markdown
-from reward.data.cells import number_cell
+from reward.data.cells import list_in, number_cell
 from reward.data.columns import columns_in_words
 from reward.data.completion_formats import (
     has_list_of_completions,
@@ -456,8 +456,8 @@ def _texts(row: dict, column: str) -> list[str]:
 
 def _rewards(row: dict, column: str, n: int, what: str) -> list[Reward]:
     """The rewards in a cell that must hold a list of n numbers, one for each of `what`."""
-    values = row.get(column)
-    if not isinstance(values, list):
+    values = list_in(row.get(column))
+    if values is None:
         raise RowError(f"`{column}` holds no list for {n} {what}; one number each is needed")
     if len(values) != n:
         raise RowError(

@@ -3,6 +3,7 @@
 Nothing here quotes what a cell holds: the rows may be private.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -19,10 +20,21 @@ MOST_VOTES = 2**31  # more are no count of raters, and no table can store them
 
 
 def list_cell(row: dict, column: str) -> list:
-    """The list of a cell."""
-    if not isinstance(row[column], list):
+    """The list of a cell, or the one whose JSON it holds, as a cell of CSV does."""
+    values = list_in(row[column])
+    if values is None:
         raise RowError(f"`{column}` is {kind_of(row[column])}; a list is needed")
-    return row[column]
+    return values
+
+
+def list_in(value: object) -> list | None:
+    """The list that a value is, or whose JSON it is; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            value = json_cell(value)
+    if isinstance(value, list):
+        return value
+    return None
 
 
 def json_cell(text: str) -> Any:
@@ -95,8 +107,8 @@ TWO_COUNTS = re.compile(r"\s*\[\s*\d{1,9}\s*,\s*\d{1,9}\s*\]\s*")  # the JSON of
 def votes_cell(row: dict) -> list[int]:
     """The two counts of `votes`: [for the first or chosen, for the second or rejected]."""
     votes = row["votes"]
-    if isinstance(votes, dict):  # {a, b} or {chosen, rejected}, in whatever order the keys come
-        votes = [votes[key] for key in sorted(votes, key=str)]
+    if isinstance(votes, dict):
+        votes = _named_votes(votes)
     if isinstance(votes, str) and TWO_COUNTS.fullmatch(votes):
         votes = json.loads(votes)  # a CSV cell
     is_couple = isinstance(votes, list) and len(votes) == 2
@@ -108,6 +120,22 @@ def votes_cell(row: dict) -> list[int]:
     if sum(votes) == 0:
         raise RowError(f"`votes` sum to 0; at least one vote is needed: {MEND}")
     return votes
+
+
+# The names of the two counts. In the order of the alphabet, the first or chosen side comes first.
+NAMES_OF_VOTES = (["a", "b"], ["chosen", "rejected"], ["0", "1"], ["1", "2"])
+
+
+def _named_votes(votes: dict) -> list | dict:
+    """The counts of {a, b} or {chosen, rejected}, in whatever order the keys come.
+
+    Which count of any other two is for which side, such as {for, against}, is not known.
+    """
+    keys = sorted(votes, key=str)
+    names = [str(key).lower().rpartition("_")[2] for key in keys]
+    if names not in NAMES_OF_VOTES:
+        return votes
+    return [votes[key] for key in keys]
 
 
 def _is_count(value: object) -> bool:

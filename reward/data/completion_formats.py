@@ -6,10 +6,10 @@ read.prompt, read.completions
 
 from dataclasses import dataclass
 
-from reward.data.cells import kind_of, list_cell
+from reward.data.cells import kind_of, list_cell, list_in
 from reward.data.columns import columns_in_words
 from reward.data.formats import FORMATS
-from reward.data.messages import has_speakers, side_of
+from reward.data.messages import side_of, turns_in
 from reward.data.preference_pair import completions_of
 from reward.data.prompts import (
     PROMPT_COLUMNS,
@@ -53,12 +53,12 @@ def holds_completions(row: dict) -> bool:
         return True
     if _completion_column(row) is not None:
         return not isinstance(row.get("output"), list)
-    return any(has_speakers(row.get(column)) for column in CONVERSATION_COLUMNS)
+    return any(turns_in(row.get(column)) for column in CONVERSATION_COLUMNS)
 
 
 def has_list_of_completions(row: dict) -> bool:
     """Whether a row has a list of completions of one prompt, which nobody has ranked."""
-    if not isinstance(row.get("completions"), list) or "chosen" in row:
+    if list_in(row.get("completions")) is None or "chosen" in row:
         return False
     return "ranks" not in row and "ranking" not in row and not are_rated_mappings(row)
 
@@ -106,6 +106,7 @@ def read_completions(row: dict, transcript: str) -> PromptAndCompletions:
         read |= set(found.columns)
     if transcript == "messages" or not _all_texts(prompt, completions):
         prompt, completions = _as_messages(prompt, completions)
+        _need_answers(completions, column)
     unread = _unread(row, read)
     check_nothing_lost(row, unread, [prompt, *completions])
     return PromptAndCompletions(with_system(prompt, system_of(row)), completions, unread)
@@ -143,15 +144,21 @@ def _as_messages(prompt: Side, completions: list[Side]) -> tuple[Messages, list[
     return prompt, completions
 
 
+def _need_answers(completions: list[Messages], column: str) -> None:
+    """Refuse completions of which one does not end with a turn of the assistant."""
+    for completion in completions:
+        if not completion or completion[-1]["role"] != "assistant":
+            raise RowError(
+                f"`{column}` ends with a turn that is not the assistant's, so there is nothing to "
+                "score; its last turn must be the assistant's"
+            )
+
+
 def _last_turn_of_conversation(row: dict) -> PromptAndCompletions:
     """A whole conversation: its last turn is the completion."""
-    column = next(name for name in CONVERSATION_COLUMNS if has_speakers(row.get(name)))
+    column = next(name for name in CONVERSATION_COLUMNS if turns_in(row.get(name)))
     messages = side_of(row[column], f"`{column}`")
-    if messages[-1]["role"] != "assistant":
-        raise RowError(
-            f"`{column}` ends with a turn that is not the assistant's, so there is nothing to "
-            "score; its last turn must be the assistant's"
-        )
+    _need_answers([messages], column)
     unread = _unread(row, {column})
     check_nothing_lost(row, unread, [messages])
     prompt = with_system(messages[:-1], system_of(row))

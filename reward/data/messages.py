@@ -16,8 +16,10 @@ from reward.data.transcripts import Message, Messages, RowError, Side
 ROLES = {
     "human": "user",
     "prompter": "user",
+    "developer": "system",  # OpenAI's newer name for it
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "ai": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "observation": "tool",
@@ -39,8 +41,10 @@ TEMPLATE_KEYS = {
     "thinking",
 }
 
-PYTHON_MESSAGES = re.compile(r"\[\{'(?:role|content|from|value)':")
-JSON_MESSAGES = ("[{", "[ {", "{")  # how the JSON of messages starts
+PYTHON_MESSAGES = re.compile(
+    r"(?s)\s*\[?\s*\{(?=').*?(?<=[{ ])'(?:role|from)': '(?:system|user|assistant|tool|human|gpt)'"
+)
+JSON_START = re.compile(r"\s*[\[{]")  # how the JSON of messages starts
 
 
 def side_of(value: object, name: str) -> Side:
@@ -59,9 +63,9 @@ def side_of(value: object, name: str) -> Side:
                 f"{name} is the Python text of messages, as pandas writes them into a CSV file; "
                 "write their JSON (json.dumps)"
             )
-        if value.startswith(JSON_MESSAGES):
-            return _messages_of_json(value, name) or value
-        return value
+        value = turns_in(value) or value
+        if isinstance(value, str):
+            return value
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list) or not all(map(_is_like_a_message, value)):
@@ -71,9 +75,20 @@ def side_of(value: object, name: str) -> Side:
     return [_message_of(item, name) for item in value]
 
 
-def has_speakers(value: object) -> bool:
-    """Whether a value is a list of one message or more, each with a role or a `from`."""
-    return isinstance(value, list) and bool(value) and all(map(_is_like_a_message, value))
+def turns_in(value: object) -> list[dict]:
+    """The messages of a list, each with a role or a `from`, or those whose JSON a text is.
+
+    Anything else has none. JSON in which no known speaker says anything is an answer that was asked
+    for in JSON, such as [{"name": "Ann", "role": "captain"}].
+    """
+    is_text = isinstance(value, str)
+    if is_text:
+        value = _value_of_json(value)
+    if not isinstance(value, list) or not all(map(_is_like_a_message, value)):
+        return []
+    if is_text and not any(map(_is_said_by_somebody, value)):
+        return []
+    return value
 
 
 def other_keys(side: Side) -> list[str]:
@@ -84,17 +99,26 @@ def other_keys(side: Side) -> list[str]:
     return [key for key in keys if key not in TEMPLATE_KEYS]
 
 
-def _messages_of_json(text: str, name: str) -> Messages | None:
-    """The messages whose JSON a text is; None for any other text."""
+def _value_of_json(text: str) -> object:
+    """The value of a text that is a JSON list or object, an object in a list; None for any other."""
+    if not JSON_START.match(text):
+        return None
     try:
         value = json_cell(text)
     except ValueError:
         return None
     if isinstance(value, dict):
-        value = [value]
-    if not has_speakers(value):
-        return None
-    return [_message_of(item, name) for item in value]
+        return [value]
+    return value
+
+
+def _is_said_by_somebody(message: dict) -> bool:
+    """Whether a message has a known speaker, and a text or the tools that it calls."""
+    speaker = message.get("role")
+    if not isinstance(speaker, str):
+        speaker = message["from"]
+    is_known = _role(speaker) in (*KNOWN_ROLES, FUNCTION_CALL)
+    return is_known and not message.keys().isdisjoint((*TEXT_KEYS, "tool_calls"))
 
 
 def _is_like_a_message(value: object) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 from reward.data.cells import MEND, is_finite_number, kind_of
 from reward.data.messages import side_of
+from reward.data.prompts import words
 from reward.data.transcript_shapes import prompt_messages, reply_of
 from reward.data.transcripts import Messages, RowError, Side, assistant, text_of, user
 
@@ -118,6 +119,8 @@ def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
     for completion in completions:
         if isinstance(completion, str):
             completion = assistant(completion)
+        elif is_whole(completion):
+            completion = _without_prompt(prompt, completion)
         messages.append(completion)
     return messages
 
@@ -125,6 +128,70 @@ def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
 def probability_of_first(votes: list[int]) -> float:
     """The share of the votes that are for the first side."""
     return votes[0] / sum(votes)
+
+
+# --- A conversation that stands in two places -----------------------------------------------------
+
+IN_TWO_PLACES = (
+    "the conversation stands in the prompt and in a side, and the two differ; leave one of them out"
+)
+
+
+def _without_prompt(prompt: Side, completion: Messages) -> Messages:
+    """A completion that is a whole conversation, without the prompt that it repeats.
+
+    Raises:
+        RowError: It holds another conversation than the prompt.
+    """
+    if isinstance(prompt, str):
+        prompt = prompt_messages(prompt)
+    end = end_of_prompt(prompt, completion)
+    if end is not None and is_system(prompt[0]) >= is_system(completion[0]):
+        return completion[end:]
+    need_one_place(prompt, completion)
+    return completion
+
+
+def need_one_place(prompt: Messages, completion: Messages) -> None:
+    """Check that a completion does not ask once more, behind a prompt that waits for an answer.
+
+    Raises:
+        RowError: It begins with another turn than the assistant's, and ends with an answer.
+    """
+    is_conversation = is_whole(completion) and completion[-1]["role"] == "assistant"
+    if is_conversation and prompt and prompt[-1]["role"] == "user":
+        raise RowError(IN_TWO_PLACES)
+
+
+def is_whole(side: Messages) -> bool:
+    """Whether messages begin before the assistant's turn."""
+    return bool(side) and side[0]["role"] not in ("assistant", "tool")
+
+
+def end_of_prompt(prompt: Messages, side: Messages) -> int | None:
+    """Where a side that repeats the prompt goes on after it; None if it does not repeat it.
+
+    A system message may stand in one of the two alone.
+    """
+    turns = [message for message in prompt if not is_system(message)]
+    start = len([message for message in side if is_system(message)])
+    end = start + len(turns)
+    if not turns or len(side) <= end:
+        return None
+    if start and is_system(prompt[0]) and _spoken(prompt[0]) != _spoken(side[0]):
+        return None
+    if [_spoken(message) for message in side[start:end]] != [_spoken(turn) for turn in turns]:
+        return None
+    return end
+
+
+def is_system(message: dict) -> bool:
+    return message["role"] == "system"
+
+
+def _spoken(message: dict) -> tuple[str, str]:
+    """Who said what, to compare two messages."""
+    return message["role"], words(message.get("content") or "")
 
 
 # --- A ranking of several completions -------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from reward.data.cells import kind_of, texts_in
 from reward.data.columns import name_in_words
-from reward.data.messages import has_speakers, side_of
+from reward.data.messages import side_of, turns_in
 from reward.data.transcript_shapes import prompt_messages
 from reward.data.transcripts import Messages, RowError, Side, assistant, user
 
@@ -68,19 +68,35 @@ def find_prompt(row: dict, columns: tuple[str, ...] = PROMPT_COLUMNS) -> FoundPr
         columns: The columns that may hold it, the first one first.
 
     Raises:
-        RowError: A cell is neither text nor messages.
+        RowError: A cell is neither text nor messages, or a conversation ends with an answer.
     """
     for column in columns:
         value = row.get(column)
         if not _holds_something(value):
             continue
-        if column == "context" and len(columns) > 1 and not has_speakers(value):
+        if column == "context" and len(columns) > 1 and not turns_in(value):
             continue
         side = side_of(value, f"`{column}`")
+        _need_no_answer(column, side)
         if column == "instruction":
             return _with_history(row, _instruction(row, side))
         return _with_history(row, FoundPrompt(side, (column,)))
     return None
+
+
+def _need_no_answer(column: str, side: Side) -> None:
+    """Check that a conversation that is a prompt does not end with an answer.
+
+    Raises:
+        RowError: Its last turn is the assistant's. The completions would answer an answer.
+    """
+    if column not in CONVERSATIONS or not isinstance(side, list):
+        return
+    if side[-1]["role"] == "assistant":
+        raise RowError(
+            f"`{column}` ends with a turn of the assistant, beside the completions; its last turn "
+            "must be the user's"
+        )
 
 
 def _holds_something(value: object) -> bool:
@@ -205,10 +221,11 @@ def check_nothing_lost(row: dict, unread: Iterable[str], sides: Iterable[Side]) 
 
 def _texts_of_turns(value: object) -> Iterable[str]:
     """The texts of a cell; of messages, the texts of the turns without the names of speakers."""
-    if has_speakers(value):
+    turns = turns_in(value)
+    if turns:
         value = [
             [text for key, text in message.items() if key not in ("role", "from")]
-            for message in value
+            for message in turns
         ]
     return texts_in(value)
 
@@ -224,7 +241,7 @@ def could_be_prompts(row: dict, read: Iterable[str] = ()) -> list[str]:
     for column, value in row.items():
         if column in read or column in MEDIA:
             continue
-        if has_speakers(value) or _could_be_prompt(str(column), value):
+        if turns_in(value) or _could_be_prompt(str(column), value):
             names.append(str(column))
     return names
 
@@ -255,16 +272,3 @@ def how_to_name(columns: list[str]) -> str:
         f"If the prompt is in {' or '.join(names)}, name it: `columns: {{prompt: {first}}}` in the "
         f"recipe's source, --columns prompt={first} in score.py and audit.py"
     )
-
-
-def conversation_needs_no_answer(column: str, messages: Messages) -> None:
-    """Check that a conversation that is a prompt does not end with the answer.
-
-    Raises:
-        RowError: Its last turn is the assistant's.
-    """
-    if column in CONVERSATIONS and messages and messages[-1]["role"] == "assistant":
-        raise RowError(
-            f"`{column}` ends with a turn of the assistant, beside the completions; its last turn "
-            "must be the user's"
-        )

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from reward.data.cells import kind_of
+from reward.data.cells import kind_of, list_in
 from reward.data.cells import number as finite_number
 from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, WriteError
@@ -230,8 +230,10 @@ def _rewards(row: dict, columns: dict) -> list[float]:
             continue
         if not isinstance(empty, list):
             value = [value]
-        elif not isinstance(value, list):
+        elif list_in(value) is None:
             raise RowError(f"`{newest}` is {kind_of(value)}; a list of numbers is needed")
+        else:
+            value = list_in(value)
         rewards += [_number_or_nan(reward, newest) for reward in value]
     was_scored = all(_newest_name(name, row) in row for name in columns)
     if not was_scored and not _has_error(row):

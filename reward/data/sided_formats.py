@@ -12,15 +12,19 @@ from reward.data.messages import side_of
 from reward.data.preference_pair import (
     Preference,
     PreferencePair,
+    IN_TWO_PLACES,
     compared,
+    end_of_prompt,
+    is_system,
+    is_whole,
     need_few,
     need_little,
+    need_one_place,
     pair_of,
     probability_of_first,
 )
 from reward.data.prompts import (
     FoundPrompt,
-    conversation_needs_no_answer,
     could_be_prompts,
     find_prompt,
     how_to_name,
@@ -123,12 +127,7 @@ def _hold_a_conversation(chosen: Side, rejected: Side) -> bool:
 def _are_whole_messages(chosen: Side, rejected: Side) -> bool:
     if isinstance(chosen, str) or isinstance(rejected, str):
         return False
-    return _is_whole(chosen) and _is_whole(rejected)
-
-
-def _is_whole(side: Messages) -> bool:
-    """Whether messages begin before the assistant's turn."""
-    return bool(side) and side[0]["role"] not in ("assistant", "tool")
+    return is_whole(chosen) and is_whole(rejected)
 
 
 def _need_no_other_text(row: dict) -> None:
@@ -157,12 +156,11 @@ def _message_sides(
         return _last_turns(chosen, rejected)
     prompt = found.side
     if isinstance(prompt, list):
-        conversation_needs_no_answer(found.columns[0], prompt)
         return _after_messages(prompt, chosen, rejected)
-    are_answers = not _is_whole(chosen) and not _is_whole(rejected)
+    are_answers = not is_whole(chosen) and not is_whole(rejected)
     if are_answers or not chosen or not rejected:
         return pair_of(prompt_messages(prompt), chosen, rejected)
-    if not _is_whole(chosen) or not _is_whole(rejected):
+    if not is_whole(chosen) or not is_whole(rejected):
         raise RowError(
             "one of `chosen` and `rejected` is a whole conversation, and the other an answer "
             "alone; both need one form"
@@ -205,48 +203,21 @@ def _last_turns(chosen: Messages, rejected: Messages) -> PreferencePair:
 
 def _after_messages(prompt: Messages, chosen: Messages, rejected: Messages) -> PreferencePair:
     """Two completions of a prompt, all of them messages. The sides may repeat the prompt."""
-    ends = [_end_of_prompt(prompt, side) for side in (chosen, rejected)]
+    ends = [end_of_prompt(prompt, side) for side in (chosen, rejected)]
     if None not in ends:
         chosen_end, rejected_end = ends
         pair = pair_of(chosen[:chosen_end], chosen[chosen_end:], rejected[rejected_end:])
         if chosen[:chosen_end] != rejected[:rejected_end]:
             pair["drop"] = "prompts differ"
-        elif not _is_system(chosen[0]) and _is_system(prompt[0]):
+        elif not is_system(chosen[0]) and is_system(prompt[0]):
             pair["prompt"] = prompt
         return pair
     asked = _first_user_words(prompt)
     if asked and asked in (_first_user_words(chosen), _first_user_words(rejected)):
-        raise RowError(
-            "the conversation stands in the prompt and in a side, and the two differ; leave one "
-            "of them out"
-        )
+        raise RowError(IN_TWO_PLACES)
+    for side in (chosen, rejected):
+        need_one_place(prompt, side)
     return pair_of(prompt, chosen, rejected)
-
-
-def _end_of_prompt(prompt: Messages, side: Messages) -> int | None:
-    """Where a side that repeats the prompt goes on after it; None if it does not repeat it.
-
-    A system message may stand in one of the two alone.
-    """
-    turns = [message for message in prompt if not _is_system(message)]
-    start = len([message for message in side if _is_system(message)])
-    end = start + len(turns)
-    if not turns or len(side) <= end:
-        return None
-    if start and _is_system(prompt[0]) and _spoken(prompt[0]) != _spoken(side[0]):
-        return None
-    if [_spoken(message) for message in side[start:end]] != [_spoken(turn) for turn in turns]:
-        return None
-    return end
-
-
-def _is_system(message: dict) -> bool:
-    return message["role"] == "system"
-
-
-def _spoken(message: dict) -> tuple[str, str]:
-    """Who said what, to compare two messages."""
-    return message["role"], words(message.get("content") or "")
 
 
 def _first_user_words(side: Messages) -> str:
@@ -277,13 +248,12 @@ def _text_sides(
     if not _are_transcripts(chosen, rejected, may_be_text=transcript == "raw"):
         if isinstance(prompt, str):
             return _explicit_texts(prompt, chosen, rejected, transcript)
-        conversation_needs_no_answer(found.columns[0], prompt)
         return pair_of(prompt, assistant(chosen), assistant(rejected))
     sides = [turns_of(chosen), turns_of(rejected)]
     pair = _message_sides(found, *sides)
     if transcript != "raw":
         return pair
-    if isinstance(prompt, list) and None in [_end_of_prompt(prompt, side) for side in sides]:
+    if isinstance(prompt, list) and None in [end_of_prompt(prompt, side) for side in sides]:
         raise RowError(
             f"`{found.columns[0]}` is a list of messages that `chosen` and `rejected` do not begin "
             "with, and `transcript: raw` keeps both sides as they are; leave it out, or read them "

@@ -246,9 +246,10 @@ def reply_of(prompt: str, completions: list[str]) -> list[str]:
     """The texts of the completions of a transcript, without marks and white space around them.
 
     The mark of the assistant's turn may stand at the end of the prompt, or at the start of every
-    completion.
+    completion. A completion may repeat the whole transcript.
     """
-    texts = [completion.strip() for completion in completions]
+    start = prompt.strip()
+    texts = [completion.strip().removeprefix(start).strip() for completion in completions]
     if TURN.match(prompt):
         *_, last = TURN.finditer(prompt)
         if last[1] == "Human" and all(text.startswith("Assistant:") for text in texts):

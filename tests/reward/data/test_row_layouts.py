@@ -1,5 +1,7 @@
 """The layouts in which people publish rows: each gives its literal pair, or is refused in words."""
 
+import json
+
 import pytest
 from row_layouts import COMPLETION_ROWS, PREFERENCE_ROWS, SYSTEM, gpt, human
 
@@ -241,6 +243,25 @@ def test_a_system_message_in_one_of_the_two_places_is_kept():
     assert to_pairs(row)[0]["prompt"] == SYSTEM + FRUIT
 
 
+def test_it_is_read_once_in_rows_of_any_layout():
+    """A reward was of the question twice; only `chosen, rejected` were looked at."""
+    cherry = FRUIT + CHERRY
+    for prompt in ("Name a red fruit.", FRUIT):
+        assert scored({"prompt": prompt, "completion": cherry}) == (FRUIT, [CHERRY])
+        completions = {"prompt": prompt, "completions": [cherry, LIME]}
+        assert scored(completions) == (FRUIT, [CHERRY, LIME])
+        row = {"prompt": prompt, "response_a": FRUIT + LIME, "response_b": cherry, "label": "b"}
+        assert to_pairs(row)[0]["chosen"] == CHERRY
+    transcript = "\n\nHuman: Name a red fruit.\n\nAssistant:"
+    row = {"prompt": transcript, "completion": f"{transcript} A cherry is red."}
+    assert scored(row) == (FRUIT, [CHERRY])
+
+
+def scored(row: dict) -> tuple:
+    to_score = row_to_score(row, "messages")
+    return to_score.prompt, to_score.completions
+
+
 def test_an_answer_that_begins_like_a_short_prompt_is_kept_whole():
     row = {"prompt": "Hi", "chosen": "Hi there!", "rejected": "Hi you!"}
     assert to_pairs(row)[0]["chosen"] == assistant("Hi there!")
@@ -270,6 +291,46 @@ def test_the_json_of_messages_in_a_csv_cell():
     }
     assert to_pairs(row)[0]["chosen"] == CHERRY and to_pairs(row)[0]["prompt"] == FRUIT
     assert to_pairs(row | {"chosen": "[{1}]", "rejected": "b"})[0]["chosen"] == assistant("[{1}]")
+
+
+def test_the_json_of_messages_may_be_indented():
+    row = {"messages": json.dumps(SYSTEM + FRUIT + CHERRY, indent=1)}
+    assert scored(row) == (SYSTEM + FRUIT, [CHERRY])
+    row = {"prompt": json.dumps(FRUIT, indent=1), "completion": json.dumps(CHERRY[0], indent=1)}
+    assert scored(row) == (FRUIT, [CHERRY])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"name": "Ann", "role": "captain"}',
+        '[{"name": "Ann", "role": "user"}, {"name": "Bo", "role": "admin"}]',
+        '{"from": "Monday", "to": "Friday"}',
+    ],
+)
+def test_an_answer_in_json_is_no_message(answer):
+    """Its text was lost to the model: the keys `role` and `from` made it a message."""
+    assert scored({"prompt": "Write JSON.", "completion": answer})[1] == [assistant(answer)]
+    row = {"prompt": "Write JSON.", "chosen": answer, "rejected": "{}"}
+    assert to_pairs(row)[0]["chosen"] == assistant(answer)
+
+
+def test_a_cell_with_the_json_of_completions():
+    row = {"prompt": "Name a red fruit.", "completions": '["A cherry is red.", "A lime is red."]'}
+    assert scored(row) == (FRUIT, [CHERRY, LIME])
+    assert to_pairs(row | {"ranks": "[2, 1]"})[0]["chosen"] == LIME
+
+
+def test_other_names_of_roles():
+    turns = [{"role": "developer", "content": "Be brief and kind."}, *FRUIT]
+    row = {"messages": [*turns, {"role": "ai", "content": "A cherry is red."}]}
+    assert scored(row) == (SYSTEM + FRUIT, [CHERRY])
+
+
+def test_votes_whose_names_say_the_side():
+    row = {"prompt": "p", "response_a": "a", "response_b": "b"}
+    for votes in ({"model_b": 1, "model_a": 3}, {"2": 1, "1": 3}, {"a": 3, "b": 1}, [3, 1]):
+        assert to_pairs(row | {"votes": votes})[0]["votes"] == [3, 1]
 
 
 def test_keys_that_no_template_reads_are_kept_and_said():
@@ -366,6 +427,24 @@ SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
             "`chosen` is the Python text of messages, as pandas writes them",
         ),
         (
+            {"prompt": "p", "chosen": "{'id': 3, 'role': 'assistant', 'content': 'a'}"}
+            | {"rejected": "b"},
+            "`chosen` is the Python text of messages, as pandas writes them",
+        ),
+        (
+            {"prompt": EARLIER + FRUIT, "chosen": FRUIT + CHERRY, "rejected": FRUIT + LIME},
+            "the conversation stands in the prompt and in a side, and the two differ",
+        ),
+        (
+            {"prompt": FRUIT, "chosen": EARLIER + FRUIT + CHERRY}
+            | {"rejected": EARLIER + FRUIT + LIME},
+            "the conversation stands in the prompt and in a side, and the two differ",
+        ),
+        *(
+            (SIDES | {"prompt": "p", "votes": votes}, "`votes` is a mapping; two counts")
+            for votes in ({"for": 3, "against": 1}, {"wins": 3, "losses": 1}, {"a": 3})
+        ),
+        (
             {"conversations": [{"from": "narrator", "value": "a"}], **SIDES},
             "`conversations` has a turn whose `from` is none of human, gpt, system",
         ),
@@ -444,6 +523,15 @@ def test_text_beside_whole_conversations_is_said():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        (
+            {"messages": FRUIT + CHERRY, "response": "A cherry is red."},
+            "`messages` ends with a turn of the assistant, beside the completions",
+        ),
+        (
+            {"prompt": "Is it red?", "completion": FRUIT + CHERRY},
+            "the conversation stands in the prompt and in a side, and the two differ",
+        ),
+        ({"prompt": "p", "completion": FRUIT}, "`completion` ends with a turn that is not the"),
         ({"messages": FRUIT}, "`messages` ends with a turn that is not the assistant's"),
         ({"prompt": "p", "completions": []}, "`completions` is an empty list"),
         ({"completion": "a"}, "`prompt` and `completion` must each be a string or a list"),
