@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -129,7 +130,7 @@ def _standard_input(stdin: BinaryIO) -> Iterator[PlacedRow]:
 def _up_to_first_row(stdin: BinaryIO) -> Iterator[bytes]:
     """The first lines, up to one that is not blank, and of that no more than a row has."""
     while line := stdin.readline(LONGEST_ROW):
-        yield line
+        yield line.removeprefix(BOM_UTF8)
         if not line.isspace():
             return
 

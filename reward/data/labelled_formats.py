@@ -1,5 +1,7 @@
 """Rows with two completions, and a label that says which is better -> pairs."""
 
+import math
+
 from reward.data.cells import MEND, kind_of, list_cell, number_cell, text_cells, votes_cell
 from reward.data.messages import side_of
 from reward.data.preference_pair import Preference, PreferencePair, compared
@@ -7,11 +9,16 @@ from reward.data.prompts import needed_prompt
 from reward.data.transcripts import Messages, RowError, Side, assistant, user
 
 
+TURNS = ("prompt", "response_a", "response_b")  # of human-preference-55k, each a list
+
+
 def two_responses(row: dict, transcript: str) -> list[PreferencePair]:
     """Two responses, and a label or votes.
 
     {"prompt": "2+2?", "response_a": "4", "response_b": "5", "votes": [3, 0]}
     """
+    if all(str(row.get(column)).startswith('["') for column in TURNS):
+        return human_preference_55k(row, transcript)  # with its one-hot columns made into one
     preference = _preference_of(row)
     return [compared(needed_prompt(row), row["response_a"], row["response_b"], preference)]
 
@@ -225,13 +232,26 @@ def _preference_of(row: dict) -> Preference:
         for_a, for_b = votes_cell(row)
         return Preference(for_a - for_b, [for_a, for_b])
     if "winner_model_a" in row:  # human-preference-55k has a column for each outcome
-        if row.get("winner_tie") is not None:
-            number_cell(row, "winner_tie", 0, 1)
-        return Preference(number_cell(row, "winner_model_a") - number_cell(row, "winner_model_b"))
+        return Preference(_strength_of_one_hot(row))
     column = _named_label(row)
     if column is None:
         raise RowError(NO_LABEL)
     return Preference(_strength_of_label(row[column]))
+
+
+def _strength_of_one_hot(row: dict) -> float:
+    """The label of a row with a column for each outcome, of which one holds a 1."""
+    for_a = number_cell(row, "winner_model_a", 0, 1)
+    for_b = number_cell(row, "winner_model_b", 0, 1)
+    tie = max(0, 1 - for_a - for_b)
+    if row.get("winner_tie") is not None:
+        tie = number_cell(row, "winner_tie", 0, 1)
+    if not math.isclose(for_a + for_b + tie, 1):
+        raise RowError(
+            "`winner_model_a`, `winner_model_b` and `winner_tie` do not name one outcome; one of "
+            f"them must be 1, the others 0: {MEND}"
+        )
+    return for_a - for_b
 
 
 def _strength_of_label(label: object) -> int:

@@ -37,6 +37,7 @@ from reward.data.transcript_shapes import (
     is_transcript,
     last_mark_end,
     prompt_messages,
+    refuse_rendered,
     reply_of,
     shape_of,
     turns_of,
@@ -366,6 +367,8 @@ def _ends_with_user(prompt: str, text: str) -> bool:
 
 def _implicit_texts(chosen: str, rejected: str, transcript: str) -> PreferencePair:
     """Two texts without turns: the words at the start that both have are the prompt."""
+    if transcript != "raw":
+        refuse_rendered(chosen)
     cut = shared_words(chosen, rejected)
     prompt = chosen[:cut]
     chosen = chosen[cut:]

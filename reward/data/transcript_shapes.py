@@ -80,6 +80,9 @@ def _words(user_word: str, assistant_word: str, gap: str, alternates: bool = Tru
 ALPACA_START = r"Below is an instruction [^#]*"
 VICUNA_START = r"A chat between [^:]*?"
 
+# What a tokenizer writes before the first turn.
+BOS = r"(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|endoftext\|>)\s*)?"
+
 EMPTY_LINE = r"\n[ \t]*\n"
 LINE_BREAK = r"\n"
 
@@ -104,13 +107,13 @@ SHAPES = (
         end=re.compile(r"</s>\s*\Z"),
     ),
     Shape(  # ChatML: Qwen and others
-        start=re.compile(r"\s*<\|im_start\|>(?:system|user)\n"),
-        mark=re.compile(r"<\|im_start\|>(system|user|assistant|tool)(?:\n|\Z)"),
+        start=re.compile(rf"\s*{BOS}<\|im_start\|>(?:system|user)(?:\n|<\|im_sep\|>)"),
+        mark=re.compile(rf"{BOS}<\|im_start\|>(system|user|assistant|tool)(?:\n|<\|im_sep\|>|\Z)"),
         end=re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>)\s*\Z"),
     ),
     Shape(  # Zephyr, Phi, TinyLlama, OpenAssistant
-        start=re.compile(r"\s*<\|(?:system|user|prompter)\|>"),
-        mark=re.compile(r"<\|(system|user|prompter|assistant)\|>"),
+        start=re.compile(rf"\s*{BOS}<\|(?:system|user|prompter)\|>"),
+        mark=re.compile(rf"{BOS}<\|(system|user|prompter|assistant)\|>"),
         end=re.compile(r"(?:</s>|<\|end\|>|<\|endoftext\|>)\s*\Z"),
     ),
     Shape(  # Llama 3
@@ -146,6 +149,13 @@ UNKNOWN_START = re.compile(
     r"(?i)\s*[<\[*#|｜ ]{0,6}(?:human|user|customer|prompter|system|inst)[>\]*|｜ ]{0,6}[:>|｜\]]"
 )
 
+# What a template renders whose shape is none of the above: it begins with a control token, and one
+# of its turns is the assistant's.
+RENDERED = re.compile(
+    r"(?is)\s*(?:<s>|<bos>|<bos_token>|\[gmask\]<sop>)?\s*"
+    r"(?:<[|｜][\w▁]+[|｜]>.*[>|｜]\s*(?:assistant|chatbot)|\[system_prompt\])"
+)
+
 LLAMA2_SYSTEM = re.compile(r"(?s)\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)")
 
 
@@ -172,12 +182,14 @@ def turns_of(text: str) -> Messages | None:
     The mark of a reply that is still to come is an empty turn of the assistant.
 
     Raises:
-        RowError: The text begins like a transcript, but its turns do not alternate.
+        RowError: The text begins like a transcript, but its turns do not alternate, or it is of no
+            shape that is known.
     """
     if TURN.match(text):
         return parse_transcript(text)
     shape = shape_of(text)
     if shape is None:
+        refuse_rendered(text)
         return None
     before, *speakers_and_texts = shape.mark.split(text)
     messages = []
@@ -199,6 +211,15 @@ def turns_of(text: str) -> Messages | None:
             "content)"
         )
     return messages
+
+
+def refuse_rendered(text: str) -> None:
+    """Refuse a conversation that a chat template rendered in a shape that is not known."""
+    if RENDERED.match(text):
+        raise RowError(
+            "a text begins like a conversation that a chat template has rendered, but no shape "
+            "that is read here fits it; give the turns as messages (role, content)"
+        )
 
 
 def _with_llama2_system(messages: Messages) -> Messages:

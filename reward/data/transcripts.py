@@ -36,10 +36,13 @@ def assistant(text: str) -> Messages:
     return [{"role": "assistant", "content": text}]
 
 
+THOUGHTS = ("reasoning_content", "thinking")  # the keys of what a message thinks before its content
+
+
 def text_of(side: Side) -> str:
     """The words of a prompt or completion, for hashes, lengths and reports.
 
-    The tools that a message calls, and what it calls them with, are words too.
+    What a message thinks, the tools that it calls, and what it calls them with, are words too.
     """
     if isinstance(side, str):
         return side
@@ -47,11 +50,11 @@ def text_of(side: Side) -> str:
 
 
 def _words_of_message(message: Message) -> str:
-    text = _content(message)
+    parts = [message[key] for key in THOUGHTS if isinstance(message.get(key), str)]
+    parts.append(_content(message))
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
-        return text
-    parts = [text]
+        calls = []
     for call in calls:
         if isinstance(call, dict):
             parts.append(json.dumps(call.get("function", call), ensure_ascii=False, default=str))

@@ -7,7 +7,7 @@ from row_layouts import COMPLETION_ROWS, PREFERENCE_ROWS, SYSTEM, gpt, human
 
 from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs, unread_columns
 from reward.data.rows_to_score import row_to_score
-from reward.data.transcripts import assistant, user
+from reward.data.transcripts import assistant, text_of, user
 
 FRUIT = user("Name a red fruit.")
 CHERRY = assistant("A cherry is red.")
@@ -165,6 +165,16 @@ SHAPES = {
         "<|im_start|>user\nName a red fruit.<|im_end|>\n<|im_start|>assistant\n",
         FRUIT,
     ),
+    "ChatML behind a first token": (
+        "<|begin_of_text|><|im_start|>system\nBe brief and kind.<|im_end|>\n"
+        "<|im_start|>user\nName a red fruit.<|im_end|>\n<|im_start|>assistant\n",
+        SYSTEM + FRUIT,
+    ),
+    "ChatML of Phi-4": (
+        "<|im_start|>user<|im_sep|>Name a red fruit.<|im_end|><|im_start|>assistant<|im_sep|>",
+        FRUIT,
+    ),
+    "OLMo 2": ("<|endoftext|><|user|>\nName a red fruit.\n<|assistant|>\n", FRUIT),
     "Llama 3": (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nName a red fruit.<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
@@ -191,6 +201,29 @@ def test_transcripts_in_the_sides_or_in_the_prompt(name):
     assert raw["prompt"].strip() == start.strip() and raw["chosen"].strip() == "A cherry is red."
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "<｜begin▁of▁sentence｜><｜User｜>Name a red fruit.<｜Assistant｜>",
+        "<|start|>user<|message|>Name a red fruit.<|end|><|start|>assistant",
+        "<|begin_of_text|><|header_start|>user<|header_end|>\n\nName a red fruit.<|eot|>"
+        "<|header_start|>assistant<|header_end|>\n\n",
+        "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Name a red fruit.<|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+        "[gMASK]<sop><|user|>\nName a red fruit.<|assistant|>\n",
+    ],
+)
+def test_a_conversation_that_an_unknown_template_rendered_is_refused(start):
+    """Its control tokens were read as text of the user."""
+    sides = {"chosen": f"{start}A cherry is red.", "rejected": f"{start}A lime is red."}
+    for row in (sides, {"prompt": start, **SIDES}):
+        with pytest.raises(RowError, match="a chat template has rendered, but no shape"):
+            to_pairs(row)
+    with pytest.raises(RowError, match="a chat template has rendered, but no shape"):
+        scored({"prompt": start, "completion": "A cherry is red."})
+    assert to_pairs({"prompt": start, **SIDES}, "raw")[0]["prompt"] == start
+
+
 def test_end_tokens_of_a_rendered_reply_are_no_part_of_it():
     row = {"prompt": "[INST] Name a red fruit. [/INST]", "chosen": "A cherry is red. </s>"}
     assert to_pairs(row | {"rejected": "A lime is red.</s>"})[0]["chosen"] == CHERRY
@@ -198,7 +231,7 @@ def test_end_tokens_of_a_rendered_reply_are_no_part_of_it():
 
 @pytest.mark.parametrize(
     "text",
-    ["User: only a mark", "H: hydrogen", "Human rights: why?", "See [INST] Hi [/INST]", "<s>Hi"],
+    ["<|endoftext|> is which token?", "User: only a mark", "H: hydrogen", "Human rights: why?", "See [INST] Hi [/INST]", "<s>Hi"],
 )
 def test_a_text_with_the_looks_of_a_mark_is_no_transcript(text):
     row = {"prompt": text, "chosen": "A cherry is red.", "rejected": "A lime is red."}
@@ -327,6 +360,24 @@ def test_other_names_of_roles():
     assert scored(row) == (SYSTEM + FRUIT, [CHERRY])
 
 
+def test_human_preference_55k_with_one_column_for_its_winner():
+    """Its cells were read as texts, brackets and quotes too."""
+    row = PREFERENCE_ROWS["human-preference-55k"]
+    row = {column: row[column] for column in ("prompt", "response_a", "response_b")}
+    (pair,) = to_pairs(row | {"winner": "model_b"})
+    assert (pair["prompt"], pair["chosen"]) == (user("Name a fruit."), assistant("A lime."))
+
+
+def test_what_a_message_thinks_tells_pairs_apart():
+    """The second of two such pairs was dropped as a duplicate, and thoughts alone as no answer."""
+    thinks = [{"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}]
+    assert text_of(thinks) == "2 and 2\n4"
+    row = {"prompt": "2+2?", "chosen": thinks, "rejected": assistant("4")}
+    assert to_pairs(row)[0]["drop"] == ""
+    thinks[0]["content"] = ""
+    assert to_pairs(row)[0]["drop"] == ""
+
+
 def test_votes_whose_names_say_the_side():
     row = {"prompt": "p", "response_a": "a", "response_b": "b"}
     for votes in ({"model_b": 1, "model_a": 3}, {"2": 1, "1": 3}, {"a": 3, "b": 1}, [3, 1]):
@@ -439,6 +490,14 @@ SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
             {"prompt": FRUIT, "chosen": EARLIER + FRUIT + CHERRY}
             | {"rejected": EARLIER + FRUIT + LIME},
             "the conversation stands in the prompt and in a side, and the two differ",
+        ),
+        *(
+            (
+                PREFERENCE_ROWS["human-preference-55k"]
+                | {"winner_model_a": a, "winner_model_b": b, "winner_tie": tie},
+                "`winner_model_a`, `winner_model_b` and `winner_tie` do not name one outcome",
+            )
+            for a, b, tie in ((0, 0, 0), (1, 1, 0), (1, 0, 1), (1, 1, None))
         ),
         *(
             (SIDES | {"prompt": "p", "votes": votes}, "`votes` is a mapping; two counts")
