@@ -76,8 +76,18 @@ def describe_source(source: Source) -> str:
 
 def to_json(value: Any) -> str:
     """The JSON of a value: dates and decimals as text, a lone surrogate as U+FFFD."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = json.dumps(value, ensure_ascii=False, default=_without_type)
     return LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _without_type(value: Any) -> str | dict:
+    """A value that JSON has no type for. Bytes that are no text must not be read as one."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"bytes": value.hex()}
 
 
 def storable(value: Any) -> Any:
@@ -129,8 +139,12 @@ def local_files(source: Source, split: str | None) -> list[str] | None:
     Returns:
         The paths in order; an empty list if the source has no such split; None if the source is
         a data set of the Hub.
+
+    Raises:
+        DataError: The split is a part of a split, or a file of it is missing.
     """
     path = os.path.expanduser(source["path"])
+    _refuse_slice(source, split)
     if source.get("data_files") and path in FILE_BUILDERS:
         return _listed_files(source, split)
     if is_one_table(path):
@@ -146,6 +160,21 @@ def local_files(source: Source, split: str | None) -> list[str] | None:
     if split and split in saved_splits(folder):
         return _files_of_table(os.path.join(folder, split))
     return _files_in_folder(glob.escape(folder), split)
+
+
+SLICE = re.compile(r"\[-?\d*%?:?-?\d*%?\]")  # of datasets, as in train[:10%]
+
+
+def _refuse_slice(source: Source, split: str | None) -> None:
+    """Refuse a part of a split of local files, of which all rows would be read."""
+    if split is None or not SLICE.search(split) or _is_path(split):
+        return
+    path = os.path.expanduser(source["path"])
+    if path in FILE_BUILDERS or os.path.exists(path):
+        raise DataError(
+            f"{source['path']}: the split {split} is a part of the rows, which only data sets of "
+            "the Hub have; write these rows into a file of their own, and name that"
+        )
 
 
 def is_one_table(path: str) -> bool:
@@ -208,4 +237,22 @@ def _files_in_folder(folder: str, split: str | None) -> list[str]:
     paths = []
     for pattern in patterns:
         paths += sorted(glob.glob(os.path.join(folder, pattern)))
-    return list(dict.fromkeys(paths))
+    paths = list(dict.fromkeys(paths))
+    _need_all_shards(paths)
+    return paths
+
+
+SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)")  # train-00000-of-00002.parquet
+
+
+def _need_all_shards(paths: list[str]) -> None:
+    """Refuse a split of which a file is missing, such as one whose download was broken off."""
+    shards = [match for match in map(SHARD.match, paths) if match]
+    for shard in shards:
+        found = {other[2] for other in shards if other.group(1, 3) == shard.group(1, 3)}
+        count = int(shard[3])
+        if len(found) < count:
+            raise DataError(
+                f"{shard[1]}-*-of-{shard[3]}: {len(found)} of {count:,} files are here, so rows of "
+                "the split would be missing; fetch the others, or name the files (data_files)"
+            )

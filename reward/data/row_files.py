@@ -5,6 +5,7 @@ certain counts more than its suffix. A row that is malformed does not end the fi
 UnreadableRow stands in its place. Imports no torch.
 """
 
+import contextlib
 import csv
 import itertools
 import json
@@ -484,7 +485,7 @@ def _rows_of_arrow_file(path: str, meter: ReadingMeter) -> Iterator[dict]:
 
 
 def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict]:
-    """The rows of pyarrow's record batches. Decimals become numbers."""
+    """The rows of pyarrow's record batches. Decimals become numbers, and bytes that are text, text."""
     import pyarrow
 
     for batch in batches:
@@ -496,5 +497,8 @@ def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict]:
         for i, field in enumerate(table.schema):
             if pyarrow.types.is_decimal(field.type):
                 table = table.set_column(i, field.name, table[i].cast(pyarrow.float64()))
+            elif pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type):
+                with contextlib.suppress(pyarrow.ArrowInvalid):  # an image, or some other bytes
+                    table = table.set_column(i, field.name, table[i].cast(pyarrow.large_string()))
         for start in range(0, len(table), ROWS_AT_ONCE):
             yield from table.slice(start, ROWS_AT_ONCE).to_pylist()

@@ -222,10 +222,18 @@ def _write_csv(blocks: Iterator[list[dict]], columns: _Columns, sink: TextIO, ki
     if kind == ".tsv":
         separator = "\t"
     writer = csv.writer(sink, delimiter=separator, lineterminator="\n")
+    # csv quotes a cell with a line feed, and not one with a carriage return, which ends a row too.
+    quoting_writer = csv.writer(
+        sink, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL
+    )
     writer.writerow(columns.types)
     for block in blocks:
         for row in block:
-            writer.writerow([_as_text(row.get(name)) for name in columns.types])
+            cells = [_as_text(row.get(name)) for name in columns.types]
+            if any("\r" in cell for cell in cells if cell):
+                quoting_writer.writerow(cells)
+            else:
+                writer.writerow(cells)
 
 
 def _as_text(value: Any) -> str | None:

@@ -18,6 +18,8 @@ from pyarrow import parquet
 from reward.data.bad_rows import MOST_REASONS, OTHER_REASONS, UnreadableRow, one_of_few
 from reward.data.files import DataError, local_files, storable
 from reward.data.row_files import read_rows
+from reward.data.rows_to_score import row_to_score
+from reward.data.transcripts import RowError
 
 ROW = {"prompt": "¿Té?", "completion": "Sí,\nclaro; a\tb"}
 OTHER = {"prompt": "hi", "completion": "no"}
@@ -277,6 +279,22 @@ def test_decimals_dates_and_nested_lists_of_parquet(read):
         },
         {"margin": None, "date": None, "chosen": [], "score": None},
     ]
+
+
+def test_texts_that_parquet_holds_as_bytes(read):
+    """score.py scored "b'hi'"; bytes that are no text are no text of a row either."""
+    columns = {
+        "prompt": pyarrow.array(["¿Té?".encode(), None], pyarrow.binary()),
+        "completion": pyarrow.array([b"hi", b"\xff\xd8"], pyarrow.large_binary()),
+        "parts": [[b"hi"], []],
+    }
+    table = pyarrow.table(columns)
+    ((_, first),) = read("a.parquet", parquet_bytes(table.slice(0, 1)))
+    ((_, second),) = read("b.parquet", parquet_bytes(table.slice(1)))
+    assert storable(first) == {"prompt": "¿Té?", "completion": "hi", "parts": ["hi"]}
+    assert storable(second)["completion"] == {"bytes": "ffd8"}
+    with pytest.raises(RowError, match="`completion` is a list; a string or a list of messages"):
+        row_to_score(storable(second) | {"prompt": "p"}, "messages")
 
 
 def test_folders_that_datasets_saved(tmp_path):

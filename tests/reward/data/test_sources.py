@@ -24,7 +24,7 @@ from preferences import (
 from support import REPO, write_rows
 
 from reward.data import sources
-from reward.data.files import DataError
+from reward.data.files import DataError, local_files
 from reward.data.row_files import read_rows
 from reward.data.sources import CODE
 from reward.data.splits import load_preferences, load_test_split
@@ -73,6 +73,26 @@ def test_folder_with_splits(tmp_path, name):
         assert texts(splits["train"]) == EXPECTED and texts(splits["test"]) == [
             ("held out", "yes", "no")
         ]
+
+
+def test_a_folder_that_lacks_a_file_of_a_split_is_refused(tmp_path):
+    """The rows that were there were all."""
+    for index in (0, 2):
+        write_any(tmp_path / f"train-0000{index}-of-00003.jsonl", ROWS)
+    with pytest.raises(DataError, match="train-\\*-of-00003: 2 of 3 files are here"):
+        local_files(source(tmp_path), "train")
+    write_any(tmp_path / "train-00001-of-00003.jsonl", ROWS)
+    assert len(local_files(source(tmp_path), "train")) == 3
+
+
+@pytest.mark.parametrize("split", ["train[:10]", "train[90%:]", "train[:5%]+train[-5%:]"])
+def test_a_part_of_a_split_of_local_files_is_refused(tmp_path, split):
+    """All rows were read."""
+    path = write_rows(tmp_path / "train.jsonl", ROWS)
+    files = source("json", split=split, data_files=str(path))
+    for data in (source(path, split=split), source(tmp_path, split=split), files):
+        with pytest.raises(DataError, match="is a part of the rows, which only data sets of the"):
+            local_files(data, split)
 
 
 def test_data_files(tmp_path):

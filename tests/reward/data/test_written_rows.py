@@ -74,6 +74,14 @@ def test_csv(tmp_path, name, separator):
     ]
 
 
+def test_a_carriage_return_in_csv_ends_no_row(tmp_path):
+    """One row became three, of which one could be read."""
+    rows = [{"prompt": "a\rb", "completion": "c\r"}, {"prompt": "d", "completion": "e"}]
+    for name in ("a.csv", "a.tsv.gz"):
+        write_rows(iter(rows), str(tmp_path / name))
+        assert [placed.row for placed in read_rows(str(tmp_path / name))] == rows
+
+
 def test_standard_output(capsys):
     for output in (None, "-"):
         write_rows(iter(ROWS[2:]), output)
