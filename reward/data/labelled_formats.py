@@ -8,7 +8,6 @@ from reward.data.preference_pair import Preference, PreferencePair, compared
 from reward.data.prompts import needed_prompt
 from reward.data.transcripts import Messages, RowError, Side, assistant, user
 
-
 TURNS = ("prompt", "response_a", "response_b")  # of human-preference-55k, each a list
 
 

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from reward.data.cells import json_cell, kind_of
-from reward.data.transcripts import Message, Messages, RowError, Side
+from reward.data.transcripts import Message, RowError, Side
 
 # The names of speakers -> roles. A role that is not listed is kept as it is.
 ROLES = {
@@ -100,7 +100,7 @@ def other_keys(side: Side) -> list[str]:
 
 
 def _value_of_json(text: str) -> object:
-    """The value of a text that is a JSON list or object, an object in a list; None for any other."""
+    """The list that a text has in JSON, or its object in a list; None for any other text."""
     if not JSON_START.match(text):
         return None
     try:

@@ -15,7 +15,7 @@ from reward.data.cells import kind_of, texts_in
 from reward.data.columns import name_in_words
 from reward.data.messages import side_of, turns_in
 from reward.data.transcript_shapes import prompt_messages
-from reward.data.transcripts import Messages, RowError, Side, assistant, user
+from reward.data.transcripts import RowError, Side, assistant, user
 
 # The columns that may hold the prompt. The first one that holds something is read.
 PROMPT_COLUMNS = (

@@ -485,7 +485,7 @@ def _rows_of_arrow_file(path: str, meter: ReadingMeter) -> Iterator[dict]:
 
 
 def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict]:
-    """The rows of pyarrow's record batches. Decimals become numbers, and bytes that are text, text."""
+    """The rows of pyarrow's record batches. Decimals become numbers, and bytes text if they can."""
     import pyarrow
 
     for batch in batches:

@@ -10,9 +10,9 @@ import math
 from reward.data.cells import kind_of, number_cell, votes_cell
 from reward.data.messages import side_of
 from reward.data.preference_pair import (
+    IN_TWO_PLACES,
     Preference,
     PreferencePair,
-    IN_TWO_PLACES,
     compared,
     end_of_prompt,
     is_system,

@@ -70,7 +70,7 @@ def test_stop_names_the_first_bad_row(tmp_path, streaming):
 def test_a_file_of_which_no_row_can_be_read_is_an_error(tmp_path, streaming):
     """Then the file is at fault, and not a row; the others of its split do not hide it."""
     data = write_train(tmp_path, CUT, NO_FORMAT) | {"streaming": streaming}
-    write_rows(tmp_path / "train-00001-of-00002.jsonl", [row(1)])
+    write_rows(tmp_path / "train-00000-of-00001.jsonl", [row(1)])
     message = fault([data], on_bad_row="skip")
     assert message == f"{tmp_path}/train.jsonl:1: no valid JSON at column 20"
 

@@ -231,7 +231,14 @@ def test_end_tokens_of_a_rendered_reply_are_no_part_of_it():
 
 @pytest.mark.parametrize(
     "text",
-    ["<|endoftext|> is which token?", "User: only a mark", "H: hydrogen", "Human rights: why?", "See [INST] Hi [/INST]", "<s>Hi"],
+    [
+        "<|endoftext|> is which token?",
+        "User: only a mark",
+        "H: hydrogen",
+        "Human rights: why?",
+        "See [INST] Hi [/INST]",
+        "<s>Hi",
+    ],
 )
 def test_a_text_with_the_looks_of_a_mark_is_no_transcript(text):
     row = {"prompt": text, "chosen": "A cherry is red.", "rejected": "A lime is red."}
