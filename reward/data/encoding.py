@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from jinja2 import Environment, TemplateError, TemplateSyntaxError
 
+from reward.data.columns import name_in_words
 from reward.data.control_tokens import ControlTokens, read_control_tokens
 from reward.data.time_limit import OutOfTime, time_limit
 from reward.data.transcripts import Messages, Side
@@ -464,6 +465,8 @@ def _render_messages(
             "take hours; no template needs it: write the number itself, or name another template "
             "as chat_template_path."
         )
+    for conversation in conversations:
+        _refuse_left_out(tokenizer, conversation, tools)
     try:
         with time_limit(RENDER_SECONDS):
             if not tools and all(_is_plain(conversation) for conversation in conversations):
@@ -489,6 +492,64 @@ def _render_messages(
             f"the chat template refuses this conversation: {words}",
             reason=f"refused by the chat template: {words}",
         ) from None
+
+
+ALWAYS_RENDERED = {"user", "assistant"}  # the roles that every template writes
+
+
+def _refuse_left_out(
+    tokenizer: PreTrainedTokenizerBase, conversation: Messages, tools: list[dict] | None
+) -> None:
+    """Refuse a conversation of which the chat template would leave out a message in silence.
+
+    Phi-3's template passes over the results of tools, and Qwen's over roles that it does not know.
+    """
+    roles = tuple(message.get("role") for message in conversation)
+    if ALWAYS_RENDERED.issuperset(roles):
+        return
+    if _is_plain(conversation):
+        left_out = _roles_left_out(tokenizer, tokenizer.get_chat_template(), roles)
+    else:
+        left_out = _left_out(tokenizer, conversation, tools)
+    for number in left_out:
+        if conversation[number].get("content"):
+            words = f"leaves out messages of the role `{name_in_words(roles[number])}`"
+            raise RefusedText(
+                f"the chat template {words}, so a part of the conversation would be lost: give "
+                "them a role that it writes, or name another template as chat_template_path",
+                reason=f"refused by the chat template: it {words}",
+            )
+
+
+@lru_cache(maxsize=512)
+def _roles_left_out(
+    tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str, ...]
+) -> list[int]:
+    """`_left_out` for messages with a role and a content alone."""
+    return _left_out(tokenizer, [{"role": role, "content": "a"} for role in roles], tools=None)
+
+
+def _left_out(
+    tokenizer: PreTrainedTokenizerBase, conversation: Messages, tools: list[dict] | None
+) -> list[int]:
+    """The places of messages, not of the user and the assistant, that the template leaves out.
+
+    Their contents are exchanged for marks, which are looked for in the text. Where the template
+    refuses the marks, none are known.
+    """
+    marks = {}
+    marked = []
+    for number, message in enumerate(conversation):
+        if message.get("role") not in ALWAYS_RENDERED:
+            marks[number] = f"text {number}."
+            message = {**message, "content": marks[number]}
+        marked.append(message)
+    try:
+        with time_limit(RENDER_SECONDS):
+            text = tokenizer.apply_chat_template(marked, tools=tools or None, tokenize=False)
+    except (OutOfTime, *RENDERING_ERRORS):
+        return []
+    return [number for number, mark in marks.items() if mark not in text]
 
 
 @lru_cache(maxsize=8)
