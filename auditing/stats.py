@@ -19,6 +19,7 @@ Z_POWER = NORMAL.inv_cdf(0.80)  # 80% power, Cohen's convention (Statistical Pow
 NEARLY_ZERO = 1e-12  # of a total: what is left of it without a part that was all of it
 RESAMPLES = 2000
 CHUNK = 4_000_000  # cells of a bootstrap table that are in memory at once
+FEWEST_PROMPTS = 5  # fewer of them do not show how far prompts differ
 
 
 class Estimate(NamedTuple):
@@ -152,9 +153,9 @@ def share_interval(credit: np.ndarray, prompts: np.ndarray | None = None) -> Est
     """The mean of values in [0, 1], with its interval; None for no values.
 
     The interval is Wilson's if the values are independent and all of them are 0 or 1; otherwise it
-    is the bootstrap's. If all values are equal, the bootstrap's interval would have no width, so
-    Wilson's is taken with the number of prompts as n. That is on the safe side, because values in
-    [0, 1] of a given mean vary most if they are zeros and ones.
+    is the bootstrap's. With fewer than five prompts that is far too narrow, and it has no width if
+    all prompts have the same mean. Wilson's is then taken with the number of prompts as n. That is
+    on the safe side, because values in [0, 1] of a given mean vary most if they are zeros and ones.
 
     Args:
         credit: (n,) values in [0, 1].
@@ -168,14 +169,16 @@ def share_interval(credit: np.ndarray, prompts: np.ndarray | None = None) -> Est
         groups = len(np.unique(prompts))
     if groups == 1:  # All values have the same prompt, so there is nothing to cluster by.
         groups = n
-    if credit.min() == credit.max():
-        mean = float(credit[0])
-        return Estimate(mean, *wilson_interval(mean * groups, groups))
-    if groups < n:
-        return cluster_bootstrap_mean(credit, prompts)
-    if np.isin(credit, (0.0, 1.0)).all():
-        return Estimate(float(credit.mean()), *wilson_interval(int(credit.sum()), n))
-    return bootstrap_mean(credit)
+    mean = float(credit.mean())
+    if groups == n and np.isin(credit, (0.0, 1.0)).all():
+        return Estimate(mean, *wilson_interval(int(credit.sum()), n))
+    if groups >= FEWEST_PROMPTS:
+        if groups == n:
+            prompts = np.arange(n)
+        estimate = cluster_bootstrap_mean(credit, prompts)
+        if estimate.low < estimate.high:
+            return estimate
+    return Estimate(mean, *wilson_interval(mean * groups, groups))
 
 
 def mean_interval(values: np.ndarray) -> Estimate | None:
@@ -210,7 +213,7 @@ def paired_interval(differences: np.ndarray) -> Estimate:
     return Estimate(mean, low, high)
 
 
-FEW_PROMPTS = "prompts repeat, and there are fewer than five of them"
+FEW_PROMPTS = "fewer than five prompts, so nothing shows how far prompts differ"
 
 
 def numbered_groups(groups: np.ndarray) -> np.ndarray | None:
@@ -227,7 +230,7 @@ def numbered_groups(groups: np.ndarray) -> np.ndarray | None:
     count = int(group.max(initial=-1)) + 1
     if count == len(groups) or count == 1:
         return np.arange(len(groups))
-    if count < 5:
+    if count < FEWEST_PROMPTS:
         return None
     return group
 
@@ -314,7 +317,7 @@ def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray) -> Estimate
 # --- Tests, and two models on the same pairs ------------------------------------------------------
 
 
-def two_sided_p(estimate: Estimate, null: float = 0.0) -> float:
+def two_sided_p(estimate: Estimate, null: float = 0.0, df: float | None = None) -> float:
     """The p-value that belongs to an interval; below .05 exactly if `null` lies outside of it.
 
     P(|Z| > z |value - null| / (distance from the value to the bound on the null's side)). If the
@@ -323,6 +326,8 @@ def two_sided_p(estimate: Estimate, null: float = 0.0) -> float:
     Args:
         estimate: The number with its 95% interval.
         null: The number under the hypothesis of no effect.
+        df: The degrees of freedom of Student's t, which then takes the place of Z: one less than
+            there are prompts, if prompts are few. None for Z.
     """
     distance = abs(estimate.value - null)
     if distance == 0:
@@ -333,6 +338,8 @@ def two_sided_p(estimate: Estimate, null: float = 0.0) -> float:
         half = estimate.high - estimate.value
     if half == 0:
         return 0.0
+    if df is not None:
+        return 2 * float(special.stdtr(df, -t_quantile(df) * distance / half))
     return math.erfc(Z_95 * distance / half / math.sqrt(2))
 
 
@@ -352,9 +359,7 @@ def difference_of_proportions(a: Estimate, b: Estimate) -> tuple[Estimate, float
     return estimate, two_sided_p(estimate)
 
 
-def paired_bootstrap_difference(
-    credit_a: np.ndarray, credit_b: np.ndarray, groups: np.ndarray | None = None
-) -> Estimate | None:
+def paired_bootstrap_difference(credit_a: np.ndarray, credit_b: np.ndarray) -> Estimate | None:
     """mean(credit_a - credit_b) on the same pairs. Efron and Tibshirani (1993), chapter 8.
 
     If the difference is the same on every pair, the bootstrap's interval would have no width, and
@@ -363,8 +368,6 @@ def paired_bootstrap_difference(
     Args:
         credit_a: (n,) how much each pair counts as right for one model (pair_credit).
         credit_b: (n,) the same for the other model.
-        groups: (n,) the prompt of each pair; pairs of one prompt are drawn together. None if no
-            prompt repeats.
 
     Returns:
         None for no pairs.
@@ -374,9 +377,7 @@ def paired_bootstrap_difference(
         return None
     if differences.min() == differences.max():
         return paired_interval(differences)
-    if groups is None:
-        return bootstrap_mean(differences)
-    return cluster_bootstrap_mean(differences, groups)
+    return bootstrap_mean(differences)
 
 
 def mcnemar_exact(credit_a: np.ndarray, credit_b: np.ndarray) -> tuple[int, int, float]:
@@ -402,6 +403,14 @@ def mcnemar_exact(credit_a: np.ndarray, credit_b: np.ndarray) -> tuple[int, int,
 def chi2_sf(x: float, df: float) -> float:
     """P(X > x), where X is chi-square with df degrees of freedom."""
     return float(special.chdtrc(df, x))
+
+
+def indices_of_largest(values: np.ndarray, k: int) -> np.ndarray:
+    """The indices of the k largest values, and of those that equal the k-th; the largest first."""
+    order = np.argsort(-values, kind="stable")
+    if k == 0:
+        return order[:0]
+    return order[: int(np.sum(values >= values[order[k - 1]]))]
 
 
 # --- Correlations ---------------------------------------------------------------------------------

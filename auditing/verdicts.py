@@ -172,10 +172,9 @@ def with_verdict(finding: Finding, verdict: str, threshold: str) -> Check:
 def is_clear(estimate: Estimate, limits: Limits) -> bool:
     """Whether the whole interval is on the good side of the first limit."""
     limit = limits.first
-    if estimate.value == 0 and limit == 0:  # Even one would be too many, and there is none.
-        return True
     if limits.side == "above":
-        return estimate.high <= limit
+        # With a limit of 0 even one is too many. There is none, whatever the interval says.
+        return estimate.high <= limit or estimate.value == limit == 0
     if limits.side == "below":
         return estimate.low >= limit
     return max(-estimate.low, estimate.high) <= limit

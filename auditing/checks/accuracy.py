@@ -126,9 +126,15 @@ def compare_with_rules(pairs: Pairs, estimate: Estimate) -> RuleComparison:
 
 
 def mean_difference(differences: np.ndarray, prompts: np.ndarray) -> Estimate | None:
-    """The mean of differences of credits, with an interval that holds where prompts repeat."""
+    """The mean of differences in [-1, 1], with an interval that holds where prompts repeat.
+
+    None if prompts repeat and there are fewer than five.
+    """
     estimate = stats.paired_interval(differences)
-    return stats.widened(estimate, differences - differences.mean(), prompts)
+    estimate = stats.widened(estimate, differences - differences.mean(), prompts)
+    if estimate is None:
+        return None
+    return Estimate(estimate.value, max(-1.0, estimate.low), min(1.0, estimate.high))
 
 
 def p_of_less(estimate: Estimate, null: float) -> float:

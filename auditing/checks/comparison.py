@@ -4,14 +4,14 @@ checks = compare_checks({"rm-a": ours, "rm-b": theirs})
 ranking = rank_models({"rm-a": ours, "rm-b": theirs})
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from auditing import stats
-from auditing.checks.accuracy import NO_PAIR, accuracy
+from auditing.checks.accuracy import NO_PAIR, accuracy, mean_difference
 from auditing.pairs import Pairs
 from auditing.result import ModelCouple, RankedModel, Ranking
 from auditing.stats import Estimate
@@ -80,11 +80,13 @@ def compare_check(
         return judge(finding)
     our_credit = stats.pair_credit(ours.margins)
     their_credit = stats.pair_credit(theirs.margins)
-    difference, p = paired_difference(our_credit, their_credit, ours.prompt)
+    difference = paired_difference(our_credit, their_credit, ours.prompt)
+    if difference is None:
+        return judge(replace(finding, unmeasured=stats.FEW_PROMPTS))
     outcome = "worse"
-    if p > SIGNIFICANCE:
+    if difference.p > SIGNIFICANCE:
         outcome = "no difference was seen"
-    elif difference.value > 0:
+    elif difference.estimate.value > 0:
         outcome = "better"
     only_ours = int(np.sum(our_credit > their_credit))
     only_theirs = int(np.sum(our_credit < their_credit))
@@ -94,31 +96,63 @@ def compare_check(
     note = (
         f"against {name}: {outcome}; "
         f"{short(our_credit.mean())} and {short(their_credit.mean())}, "
-        f"right alone {only_ours:,} and {only_theirs:,}, {test} p = {p:.2g}"
+        f"right alone {only_ours:,} and {only_theirs:,}, {test} p = {difference.p:.2g}"
     )
-    differing = float(np.mean(our_credit != their_credit))
-    detectable = stats.detectable_mcnemar(len(ours), differing)
-    return judge(replace(finding, estimate=difference, p=p, note=note, detectable=detectable))
+    return judge(
+        replace(
+            finding,
+            estimate=difference.estimate,
+            p=difference.p,
+            note=note,
+            detectable=difference.detectable,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The difference in accuracy between two models on the same pairs."""
+
+    estimate: Estimate
+    p: float  # under the hypothesis of no difference
+    detectable: float | None  # the smallest difference that these pairs show with 80% power
 
 
 def paired_difference(
     our_credit: np.ndarray, their_credit: np.ndarray, prompts: np.ndarray
-) -> tuple[Estimate, float]:
+) -> PairedDifference | None:
     """The difference in accuracy on the same pairs, with its p-value.
 
-    McNemar's test needs independent pairs; where prompts repeat, p comes from the bootstrap over
-    prompts.
+    McNemar's test needs independent pairs; where prompts repeat, p comes from the interval over
+    prompts (mean_difference). A bootstrap of few prompts that are alike by chance would be far too
+    sure.
 
     Args:
         our_credit: (n,) how much each pair counts as right for our model, at least one.
         their_credit: (n,) the same for the other model.
         prompts: (n,) the prompt of each pair.
+
+    Returns:
+        None if prompts repeat and there are fewer than five.
     """
-    difference = stats.paired_bootstrap_difference(our_credit, their_credit, prompts)
     if prompts_repeat(prompts):
-        return difference, stats.two_sided_p(difference)
+        estimate = mean_difference(our_credit - their_credit, prompts)
+        if estimate is None:
+            return None
+        p = stats.two_sided_p(estimate, df=independent(prompts) - 1)
+        return PairedDifference(estimate, p, stats.detectable_mean(estimate, largest=1))
+    estimate = stats.paired_bootstrap_difference(our_credit, their_credit)
     _, _, p = stats.mcnemar_exact(our_credit, their_credit)
-    return difference, p
+    differing = float(np.mean(our_credit != their_credit))
+    return PairedDifference(estimate, p, stats.detectable_mcnemar(len(prompts), differing))
+
+
+def independent(prompts: np.ndarray) -> int:
+    """How many observations are independent: the prompts, or the pairs if all have the same one."""
+    different = len(np.unique(prompts))
+    if different == 1:
+        return len(prompts)
+    return different
 
 
 def prompts_repeat(prompts: np.ndarray) -> bool:
@@ -169,17 +203,20 @@ def couple_of(a: str, b: str, scored: dict[str, Pairs]) -> ModelCouple:
         better, worse = b, a
         credit, other_credit = other_credit, credit
     prompts = scored[better].prompt
-    difference, p = paired_difference(credit, other_credit, prompts)
+    difference = paired_difference(credit, other_credit, prompts)
+    if difference is None:  # Few prompts leave every difference possible.
+        value = float(np.mean(credit - other_credit))
+        difference = PairedDifference(Estimate(value, -1.0, 1.0), p=1.0, detectable=None)
     return ModelCouple(
         better=better,
         worse=worse,
-        difference=difference.value,
-        low=difference.low,
-        high=difference.high,
-        p=p,
+        difference=difference.estimate.value,
+        low=difference.estimate.low,
+        high=difference.estimate.high,
+        p=difference.p,
         differs=False,
         disagree=float(np.mean(np.abs(credit - other_credit))),
-        detectable=stats.detectable_mcnemar(len(credit), float(np.mean(credit != other_credit))),
+        detectable=difference.detectable,
     )
 
 

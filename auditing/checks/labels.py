@@ -9,6 +9,7 @@ tell which.
 """
 
 import hashlib
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -157,13 +158,14 @@ def unordered_hash(texts: PairTexts) -> bytes:
 def confident_error_check(finite: Pairs) -> Check:
     """Check how often the model is wrong on the pairs that it is surest of.
 
-    These are the tenth of all pairs with the largest |margin|.
+    These are the tenth of all pairs with the largest |margin|, and those with the same one as the
+    last of them.
 
     Args:
         finite: The pairs whose two rewards are finite.
     """
-    by_confidence = np.argsort(-np.abs(finite.margins), kind="stable")
-    surest = by_confidence[: len(finite) // 10]
+    n = len(finite)
+    surest = stats.indices_of_largest(np.abs(finite.margins), n // 10)
     wrong = stats.pair_credit(-finite.margins[surest])
     finding = Finding(
         "confident errors",
@@ -174,6 +176,9 @@ def confident_error_check(finite: Pairs) -> Check:
         "mislabelled or misjudged, read them",
         unmeasured="fewer than ten pairs",
     )
+    if n >= 10 and len(surest) == n:
+        why = "the model is as sure of every pair as of any other"
+        finding = replace(finding, estimate=None, unmeasured=why)
     return judge(finding)
 
 

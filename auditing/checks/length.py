@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import expit
 
 from auditing import stats
-from auditing.checks.accuracy import accuracy
+from auditing.checks.accuracy import accuracy, mean_difference
 from auditing.pairs import Pairs
 from auditing.result import LengthClass
 from auditing.stats import FEW_PROMPTS, Estimate, equal_mass, pair_credit
@@ -137,10 +137,9 @@ def length_excess(
         return None
     for_longer = pair_credit(margins[unequal] * longer)
     differences = for_longer - pair_credit(longer)  # in {-1, -.5, 0, .5, 1}
-    estimate = stats.paired_interval(differences)
     if prompts is None:
-        return estimate
-    return stats.widened(estimate, differences - differences.mean(), prompts[unequal])
+        return stats.paired_interval(differences)
+    return mean_difference(differences, prompts[unequal])
 
 
 def excess_check(name: str, feature: np.ndarray, finite: Pairs, more: str, less: str) -> Check:

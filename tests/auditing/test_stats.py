@@ -104,6 +104,29 @@ def test_mean_interval():
     assert ours.mean_interval(values[:4]) is None
 
 
+def test_few_prompts_are_few_observations():
+    """The bootstrap over fewer than five prompts covers 52 to 90%; prompts are then the trials."""
+    credit, prompts = np.tile([1.0, 1.0, 1.0, 0.0], 4), np.repeat(np.arange(4), 4)
+    wilson = stats.binomtest(3, 4).proportion_ci(method="wilson")
+    assert ours.share_interval(credit, prompts) == pytest.approx((0.75, wilson.low, wilson.high))
+    # Each of 20 prompts has one pair right and one wrong: the bootstrap's interval has no width.
+    wilson = stats.binomtest(10, 20).proportion_ci(method="wilson")
+    assert ours.share_interval(np.tile([1.0, 0.0], 20), np.repeat(np.arange(20), 2)) == (
+        pytest.approx((0.5, wilson.low, wilson.high))
+    )
+    # Independent pairs, one of them a tie.
+    assert ours.share_interval(np.array([1.0, 1.0, 0.5])).low < 0.35
+
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        rates = rng.beta(7, 3, 3)  # of three prompts
+        credit = (rng.random((3, 12)) < rates[:, None]).astype(float).ravel()
+        estimate = ours.share_interval(credit, np.repeat(np.arange(3), 12))
+        covered += estimate.low <= 0.7 <= estimate.high
+    assert covered > 190
+
+
 def test_intervals_are_widened_where_prompts_repeat():
     """Nine values of one prompt that are all equal tell as much as one."""
     one = np.random.default_rng(0).normal(size=50)
@@ -129,6 +152,10 @@ def test_two_sided_p():
     )
     assert ours.two_sided_p(Estimate(0.0, -1.0, 1.0)) == 1.0
     assert ours.two_sided_p(Estimate(0.2, 0.2, 0.2)) == 0.0
+    seven = np.array([0.1, 0.3, 0.2, 0.4, 0.1, 0.2, 0.3])  # one number a prompt
+    assert ours.two_sided_p(ours.mean_interval(seven), df=6) == pytest.approx(
+        stats.ttest_1samp(seven, 0).pvalue
+    )
 
 
 def test_difference_of_proportions_is_newcombes():
@@ -190,13 +217,15 @@ def test_paired_bootstrap_difference():
     assert (estimate.low, estimate.high) == pytest.approx(
         (estimate.value - normal, estimate.value + normal), abs=0.01
     )
-    grouped = ours.paired_bootstrap_difference(
-        np.repeat(a, 4), np.repeat(b, 4), np.repeat(np.arange(400), 4)
-    )
-    assert grouped == pytest.approx(estimate, abs=0.01)  # copies of a pair are no news
     same = ours.paired_bootstrap_difference(a, a)
     assert same.value == 0 and -0.01 < same.low < 0 < same.high < 0.01
     assert ours.paired_bootstrap_difference(a[:0], a[:0]) is None
+
+
+def test_the_largest_do_not_depend_on_the_order_of_equal_values():
+    assert ours.indices_of_largest(np.array([1.0, 3.0, 2.0, 3.0]), 1).tolist() == [1, 3]
+    assert ours.indices_of_largest(np.array([1.0, 3.0, 2.0]), 2).tolist() == [1, 2]
+    assert ours.indices_of_largest(np.array([1.0]), 0).tolist() == []
 
 
 @pytest.mark.parametrize("df", [1, 2, 2.5, 7, 100, 10_000])
@@ -417,7 +446,7 @@ def everything(margins, lengths, rewards, subsets, prompts, votes):
         "controlled": length_controlled_accuracy(margins, dl),
         "by length": list(accuracy_by_length(margins, *lengths, prompts).values()),
         "curve": [astuple(point) for point in accuracy_curve(margins, dl)],
-        "difference": ours.paired_bootstrap_difference(credit, credit[::-1], prompts),
+        "difference": ours.paired_bootstrap_difference(credit, credit[::-1]),
         "mcnemar": ours.mcnemar_exact(credit, credit[::-1]),
         "spearman": ours.spearman_interval(rewards[0], lengths[0], prompts),
         "within": ours.within_groups_spearman(rewards[0], lengths[0], prompts),

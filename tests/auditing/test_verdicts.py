@@ -42,6 +42,9 @@ def test_sides():
     # Any is too many: none passes, however wide the interval.
     none_allowed = Limits(side="above", source="ours", fail=0.0)
     assert judge(finding(0.0, 0.0, 0.9), none_allowed).verdict == "pass"
+    # A difference that is 0 on these few pairs proves nothing.
+    not_below = Limits(side="below", source="ours", warn=0.0)
+    assert judge(finding(0.0, -0.9, 0.9), not_below).verdict == "not measurable"
 
 
 def test_what_was_not_measured_says_why():

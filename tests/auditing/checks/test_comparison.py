@@ -6,6 +6,8 @@ from statsmodels.stats.multitest import multipletests
 
 from auditing.checks.comparison import compare_checks, holm, rank_models, short_names
 from auditing.pairs import Pairs
+from auditing.stats import FEW_PROMPTS
+from auditing.verdicts import control_false_discoveries
 
 N = 400
 
@@ -83,6 +85,23 @@ def test_repeated_prompts_are_drawn_together():
     models = {"a": scored(first(0.6), prompts=40), "b": scored(better, prompts=40)}
     (couple,) = rank_models(models).couples
     assert couple.p > 0.01  # McNemar's test would give 2e-05.
+
+
+def test_few_prompts_show_no_difference():
+    """b is right on one pair more of every prompt: a bootstrap of equal numbers has no width."""
+    for prompts in (3, 6):
+        one_a_prompt = (np.arange(N) < prompts).astype(float)
+        models = {"a": scored(np.zeros(N), prompts), "b": scored(one_a_prompt, prompts)}
+        (couple,) = rank_models(models).couples
+        assert (couple.differs, couple.low < 0) == (False, True)
+        (check,) = control_false_discoveries(compare_checks(models))
+        assert check.verdict == "not measurable"
+    # Three prompts have no p-value, and leave every difference possible.
+    models = {"a": scored(np.zeros(N), 3), "b": scored(np.ones(N), 3)}
+    (couple,) = rank_models(models).couples
+    assert (couple.p, couple.low, couple.high, couple.detectable) == (1.0, -1.0, 1.0, None)
+    (check,) = compare_checks(models)
+    assert check.note == FEW_PROMPTS
 
 
 def test_checks_carry_the_name_of_the_other_model_if_there_are_several():

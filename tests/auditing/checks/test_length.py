@@ -39,6 +39,15 @@ def test_length_excess_by_hand():
     assert never_differ.value == 0 and never_differ.low < 0 < never_differ.high
 
 
+def test_a_difference_of_shares_stays_within_one():
+    """With five prompts that differ the widened interval would end at 1.05."""
+    prompts = np.array([0] * 4 + [1, 1, 2, 2, 3, 3, 4, 4])
+    margins = np.append(-np.ones(11), 1.0)
+    chosen_is_longer = np.ones(12)
+    estimate = length_excess(margins, -chosen_is_longer, prompts)
+    assert estimate == (11 / 12, pytest.approx(0.312, abs=1e-3), 1.0)
+
+
 def test_length_excess_covers_95_percent():
     rng = np.random.default_rng(2)
     hits = 0
