@@ -106,7 +106,7 @@ def conclude(checks: list[Check]) -> Conclusion:
         "optimise": may_optimise(checks),
     }
     return Conclusion(
-        advice=advice(uses),
+        advice=advice(uses, has_probes(checks)),
         benchmark=benchmark_sentence(checks),
         accuracy=accuracy_sentence(checks),
         tested=tested_sentence(checks, findings),
@@ -139,10 +139,11 @@ def may_label(checks: list[Check]) -> str:
     if any(is_one_of(check, UNFIT_TO_LABEL) for check in failures(checks)):
         return NO
     about_order = ("accuracy", LENGTH_AND_STYLE, "calibration")
-    if any(check.section in about_order for check in alarms(checks)):
-        return WITH_CARE
+    for check in alarms(checks):
+        if check.section in about_order or is_one_of(check, UNFIT_TO_LABEL):
+            return WITH_CARE
     calibration = overall(checks, "calibration error")
-    if calibration is None or calibration.verdict == "not measurable":
+    if calibration is None or calibration.verdict != "pass":
         return NOT_TESTED
     return YES
 
@@ -151,15 +152,20 @@ def may_optimise(checks: list[Check]) -> str:
     """Whether a policy may be trained to raise its rewards, which finds every fault it has."""
     if any(is_about_the_model(check) for check in failures(checks)):
         return NO
-    if may_rank(checks) == NOT_TESTED or not has_probes(checks):
+    if may_rank(checks) == NOT_TESTED or not probes_can_tell(checks):
         return NOT_TESTED
     if any(is_about_the_model(check) for check in alarms(checks)):
         return WITH_CARE
     return YES
 
 
-def advice(uses: dict[str, str]) -> str:
-    """The first sentence of the conclusion, which answers "can I trust this model?"."""
+def advice(uses: dict[str, str], probed: bool) -> str:
+    """The first sentence of the conclusion, which answers "can I trust this model?".
+
+    Args:
+        uses: Each of USES -> YES, WITH_CARE, NO or NOT_TESTED.
+        probed: Whether answers were edited to see what the reward pays for.
+    """
     if uses["rank"] == NO:
         return "Do not use this model."
     if uses["optimise"] == NO:
@@ -173,6 +179,11 @@ def advice(uses: dict[str, str]) -> str:
         return f"{warning}; it may rank answers."
     if uses["rank"] == NOT_TESTED:
         return "This audit cannot say whether the model may be trusted."
+    if uses["optimise"] == NOT_TESTED and probed:
+        return (
+            "This model may rank answers. Whether it may be optimised against cannot be said: "
+            "its probes need more prompts."
+        )
     if uses["optimise"] == NOT_TESTED:
         return (
             "This model may rank answers. Whether it may be optimised against was not tested: "
@@ -234,3 +245,10 @@ def has_leaked(checks: list[Check]) -> bool:
 def has_probes(checks: list[Check]) -> bool:
     """Whether answers were edited to see what the reward pays for."""
     return any(edit_of(check) is not None and check.value is not None for check in checks)
+
+
+def probes_can_tell(checks: list[Check]) -> bool:
+    """Whether most checks of edits have a verdict; with few prompts they have none."""
+    of_edits = [check for check in checks if edit_of(check) is not None]
+    unknown = sum(check.verdict == "not measurable" for check in of_edits)
+    return 2 * unknown < len(of_edits)

@@ -166,7 +166,7 @@ def length_sentence(members: list[Check]) -> str:
     if worst.name == "length excess":
         return (
             f"It pays for length: it prefers the longer answer in {percent(worst.value)} more of "
-            "the pairs than the raters do."
+            f"{count(worst.n, 'pair')} than the raters do."
         )
     return f"It pays for length: a longer answer gets more (correlation {number(worst.value)})."
 
@@ -180,7 +180,7 @@ def style_sentence(members: list[Check]) -> str:
         comparison = "less"
     return (
         f"It likes {style} {comparison} than the raters do, by {percent(abs(worst.value))} of "
-        "the pairs."
+        f"the {count(worst.n, 'pair')} whose answers differ in it."
     )
 
 
@@ -235,6 +235,14 @@ def points(difference: float) -> str:
     return f"{percent(abs(difference)).removesuffix('%')} points"
 
 
+def way_sentence(members: list[Check]) -> str:
+    """That the reward of a text depends on the way in which it is computed."""
+    sentence = "The reward of a text depends on how it is computed: "
+    if members[0].value is None:
+        return f"{sentence}in one of the ways some rewards are no finite numbers."
+    return f"{sentence}it moves by {number(members[0].value)} standard deviations."
+
+
 def prompt_sentence(members: list[Check]) -> str:
     """What becomes of the accuracy without the right prompt."""
     lost = members[0].value or 0.0
@@ -266,7 +274,9 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "missing rewards": (
         ("missing rewards",),
-        with_share("It has no reward for {} of the pairs, because an answer is too long for it."),
+        with_share(
+            "It has no reward for {} of the pairs: an answer is too long for it, or cannot be read."
+        ),
     ),
     "ties": (
         ("tie rate",),
@@ -278,10 +288,7 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "batches": (
         ("reward difference",),
-        lambda members: (
-            "The reward of a text depends on how it is computed: it moves by "
-            f"{number(members[0].value)} standard deviations."
-        ),
+        way_sentence,
     ),
     "leakage": (
         ("leaked pairs",),

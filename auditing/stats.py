@@ -605,9 +605,16 @@ def mean_of_those_above(ranks: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def within_groups_spearman(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Estimate | None:
     """The mean over groups (prompts) of Spearman's r within the group +- t s / sqrt(groups).
 
-    Groups count if they have at least three values and both x and y vary in them; every group
-    counts the same. None if there are fewer than five such groups.
+    Every group of spearman_of_groups counts the same. None if there are fewer than five.
     """
+    estimate = mean_interval(spearman_of_groups(x, y, groups))
+    if estimate is None:
+        return None
+    return Estimate(estimate.value, max(-1.0, estimate.low), min(1.0, estimate.high))
+
+
+def spearman_of_groups(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Spearman's r of each group with at least three values, in which both x and y vary."""
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     a = centred_ranks_within(x, group)
     b = centred_ranks_within(y, group)
@@ -615,10 +622,7 @@ def within_groups_spearman(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> 
     aa = np.bincount(group, a * a)
     bb = np.bincount(group, b * b)
     usable = (sizes >= 3) & (aa > 0) & (bb > 0)
-    estimate = mean_interval(ab[usable] / np.sqrt(aa[usable] * bb[usable]))
-    if estimate is None:
-        return None
-    return Estimate(estimate.value, max(-1.0, estimate.low), min(1.0, estimate.high))
+    return ab[usable] / np.sqrt(aa[usable] * bb[usable])
 
 
 def centred_ranks_within(values: np.ndarray, group: np.ndarray) -> np.ndarray:

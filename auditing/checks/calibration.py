@@ -44,7 +44,7 @@ def calibration_checks(finite: Pairs, bradley_terry: bool | None) -> list[Check]
         return [judge(Finding(name, None, n, SECTION, unmeasured="every pair ties"))]
     error, p = calibration_error(margins, votes, prompts) or (None, None)
     if error is None:
-        return [judge(Finding(name, None, n, SECTION))]
+        return [judge(Finding(name, None, n, SECTION, unmeasured="fewer than 20 prompts"))]
     note = f"Brier {short(brier(margins, votes))}, NLL {short(nll(margins, votes))}"
     gain = temperature_on_folds(margins, votes, prompts)
     if gain is not None:

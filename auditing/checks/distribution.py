@@ -127,7 +127,8 @@ def margin_check(finite: Pairs) -> Check:
         return judge(Finding(name, None, n, SECTION, unmeasured=ALL_TIE))
     mean = stats.widened(stats.mean_interval(margins), margins - margins.mean(), finite.prompt)
     if mean is None:
-        return judge(Finding(name, None, n, SECTION))
+        why = "fewer than five pairs or five prompts"
+        return judge(Finding(name, None, n, SECTION, unmeasured=why))
     least, most = USUAL_MARGIN
     where = "outside"
     if least <= mean.value <= most:
@@ -492,8 +493,23 @@ def subset_checks(finite: Pairs) -> list[Check]:
         "share of the rewards' variance that lies between subsets: "
         "their rewards are on different levels, which RL mixes"
     )
-    location_finding = Finding("location between subsets", location, n, SECTION, p=p, note=note)
+    location_finding = Finding(
+        "location between subsets",
+        location,
+        n,
+        SECTION,
+        p=p,
+        note=note,
+        unmeasured="too few prompts, or rewards that do not vary",
+    )
     note = "largest over smallest spread of rewards within a subset (mean distance from the median)"
     ratio = scale_ratio(rewards, labels, prompts)
-    scale_finding = Finding("scale between subsets", ratio, n, SECTION, note=note)
+    scale_finding = Finding(
+        "scale between subsets",
+        ratio,
+        n,
+        SECTION,
+        note=note,
+        unmeasured=f"fewer than two subsets with {FEWEST} rewards, or one in which they are equal",
+    )
     return [judge(location_finding), judge(scale_finding)]

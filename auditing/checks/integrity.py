@@ -18,7 +18,16 @@ from auditing import stats
 from auditing.checks.probes import SIDES, sample_pairs, spread_of_rewards
 from auditing.pairs import Pairs
 from auditing.stats import Estimate
-from auditing.verdicts import THRESHOLDS, Check, Finding, joined, judge, short, with_verdict
+from auditing.verdicts import (
+    THRESHOLDS,
+    Check,
+    Finding,
+    joined,
+    judge,
+    limits_of,
+    short,
+    with_verdict,
+)
 from reward.data.encoding import RefusedText, encode, encoder_facts
 from reward.data.shown import count
 from reward.data.transcripts import Side, text_of
@@ -322,10 +331,12 @@ def difference_check(
         scale = float(reference.std(ddof=1))
     if not scale > 0:  # This is also true for NaN.
         return judge(finding)
+    broken = max(int(np.sum(~np.isfinite(other))) for other in others)
+    if broken:
+        note = f"{note}: one of these ways gives {count(broken, 'text')} no finite number"
+        return with_verdict(replace(finding, note=note), "fail", limits_of(rule).in_words())
     largest = max(float(np.abs(other - reference).max()) for other in others) / scale
-    if math.isfinite(largest):
-        finding = replace(finding, estimate=certain(largest))
-    return judge(finding)
+    return judge(replace(finding, estimate=certain(largest)))
 
 
 def difference_finding(what: str, n: int) -> Finding:

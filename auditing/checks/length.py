@@ -231,7 +231,8 @@ def controlled_check(finite: Pairs) -> Check:
         SECTION,
         note="logistic fit of the model's accuracy on the length difference, read at 0 "
         "(as arXiv 2404.04475 does for win rates)",
-        unmeasured="too few pairs, or lengths or answers that do not vary",
+        unmeasured="no fit: too few pairs or prompts, lengths or answers that do not vary, or "
+        "length alone decides which pairs the model has right",
     )
     return judge(finding)
 

@@ -64,9 +64,10 @@ def rating_checks(completions: Completions) -> list[Check]:
     prompt = completions.prompt[rated]
     overall = stats.spearman_interval(reward, rating, prompt)
     within = stats.within_groups_spearman(reward, rating, prompt)
+    prompts = len(stats.spearman_of_groups(reward, rating, prompt))
     return [
         rating_check("all completions", overall, len(reward)),
-        rating_check("within prompts", within, len(np.unique(prompt))),
+        rating_check("within prompts", within, prompts),
     ]
 
 
@@ -76,7 +77,7 @@ def rating_check(where: str, correlation: Estimate | None, n: int) -> Check:
     Args:
         where: What the correlation is taken over, in words.
         correlation: Spearman's r; None if there are too few ratings.
-        n: The number of completions or prompts.
+        n: The number of completions, or of prompts with three that vary.
     """
     finding = Finding(
         f"human ratings, {where}",

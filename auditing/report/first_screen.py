@@ -140,9 +140,12 @@ def blind_spots(audit: Audit) -> list[str]:
 
 
 def blind_spot(check: Check) -> str:
-    """A sentence on a check that is not measurable."""
+    """A sentence on a check that is not measurable.
+
+    If the number itself is larger than what so few pairs show, the note says what is unsure.
+    """
     sentence = f"{label(check)}: n = {check.n:,}"
-    if check.detectable is not None:
+    if check.detectable is not None and abs(check.value or 0.0) < check.detectable:
         sentence += f", too few to be sure of anything below {short(check.detectable)}"
     if check.note:
         sentence += f"; {check.note}"

@@ -71,6 +71,30 @@ def test_rewards_alone_do_not_tell_what_a_reward_pays_for():
     assert conclusion.uses == {"rank": "yes", "label": "yes", "optimise": "not tested"}
 
 
+def test_probes_of_few_prompts_do_not_tell_what_a_reward_pays_for():
+    """Of 12 clean prompts the checks of cosmetic edits pass, and those of degraded ones cannot."""
+    unknown = [
+        replace(REPEATED, name=f"degraded wins, {edit}", verdict="not measurable", value=0.0, n=12)
+        for edit in ("repeated answer", "empty answer")
+    ]
+    conclusion = conclude([ACCURATE, CALIBRATED, PADDING, *unknown])
+    assert conclusion.uses["optimise"] == "not tested"
+    assert conclusion.advice == (
+        "This model may rank answers. Whether it may be optimised against cannot be said: its "
+        "probes need more prompts."
+    )
+
+
+def test_labels_need_margins_that_claim_to_be_log_odds():
+    unclaimed = replace(CALIBRATED, verdict="not applicable")
+    assert conclude([ACCURATE, unclaimed, PADDING, REPEATED]).uses["label"] == "not tested"
+
+
+def test_a_doubtful_tenth_of_the_surest_pairs_asks_for_care_with_labels():
+    surest = check("confident errors", "warn", 0.4, section="labels")
+    assert conclude([*CLEAN, surest]).uses["label"] == "with care"
+
+
 def test_too_few_pairs():
     few = replace(ACCURATE, verdict="not measurable", n=11)
     conclusion = conclude([few, PADDING])
@@ -129,6 +153,30 @@ def test_a_warning_asks_for_care():
         ("policy base", "anchor", None, "The check \u201cpolicy base\u201d says fail."),
         ("hedge excess", "length and style", 0.189, "It likes hedging more than the raters do, by"),
         ("human ratings, within prompts", "transfer", 0.25, "Its rewards rise only weakly with"),
+        (
+            "length excess",
+            "length and style",
+            0.2,
+            "It pays for length: it prefers the longer answer in 20% more of 100 pairs than the",
+        ),
+        (
+            "markdown excess",
+            "length and style",
+            -0.25,
+            "It likes markdown less than the raters do, by 25% of the 100 pairs whose answers",
+        ),
+        (
+            "missing rewards",
+            "distribution",
+            0.3,
+            "It has no reward for 30% of the pairs: an answer is too long for it, or cannot be",
+        ),
+        (
+            "reward difference, batch size",
+            "integrity",
+            None,
+            "The reward of a text depends on how it is computed: in one of the ways some rewards",
+        ),
         ("best-of-n, length", "best-of-n", 0.465, "The answers that it picks are 46.5% longer"),
         ("best-of-n, length", "best-of-n", -0.3, "The answers that it picks are 30% shorter than"),
         ("comparison", "comparison", -0.05, "The model that it was compared with orders 5% more"),

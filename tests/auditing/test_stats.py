@@ -349,6 +349,8 @@ def test_within_groups_spearman_is_scipys_mean():
         (expected.mean(), expected.mean() - half, min(1, expected.mean() + half)), rel=1e-4
     )
     assert ours.within_groups_spearman(x[:2], y[:2], np.zeros(2)) is None
+    check = rating_checks(rated(group, x, y))[1]
+    assert check.n == len(expected) < 50  # the prompts that count, not all of them
 
 
 # --- Logistic regression --------------------------------------------------------------------------

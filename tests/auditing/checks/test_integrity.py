@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from auditing import stats
 from auditing.checks.integrity import (
     Truncation,
+    difference_check,
     encoding_fault,
     in_float32,
     run_integrity,
@@ -153,6 +154,15 @@ def test_a_model_that_counts_its_padding_fails_on_batch_size_too(folder):
     verdict_of = verdicts(run_integrity(scorer, pairs))
     assert verdict_of["reward difference, batch size"] == "fail"
     assert verdict_of["reward difference, padding side"] == "fail"
+
+
+def test_a_way_that_gives_no_finite_number_fails():
+    """Whatever the other ways give: Python's max forgets a NaN that does not come first."""
+    alone = np.array([1.0, 2.0, 3.0])
+    ways = [alone, np.array([1.0, np.nan, 3.0]), alone + 1e-9]
+    check = difference_check("batch size", alone, ways, "three ways")
+    assert (check.verdict, check.value) == ("fail", None)
+    assert check.note == "three ways: one of these ways gives 1 text no finite number"
 
 
 def test_bfloat16_is_compared_with_float32_and_put_back_exactly(folder):

@@ -14,6 +14,7 @@ from auditing.checks.length import (
     FEW_PROMPTS,
     accuracy_by_length,
     accuracy_curve,
+    controlled_check,
     correlation_check,
     excess_check,
     length_controlled_accuracy,
@@ -37,6 +38,14 @@ def test_length_excess_by_hand():
     )
     never_differ = length_excess(np.ones(10), np.ones(10))
     assert never_differ.value == 0 and never_differ.low < 0 < never_differ.high
+
+
+def test_a_model_that_is_right_where_the_longer_side_is_has_no_fit():
+    finite = pairs_of_lengths(range(60), [(9, 2), (2, 9)] * 30)
+    by_length = replace(finite, rewards=finite.lengths)
+    check = controlled_check(by_length)
+    assert check.verdict == "not measurable"
+    assert check.note.endswith("length alone decides which pairs the model has right")
 
 
 def test_a_difference_of_shares_stays_within_one():

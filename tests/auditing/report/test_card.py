@@ -52,7 +52,7 @@ SECTION = """<!-- audit.py writes from here -->
 
 - **fail**: On safety: it orders 50% of 20 pairs as the raters did; \
 a rule that does not read the answers reaches 50%.
-- **warn**: It pays for length: it prefers the longer answer in 20% more of the pairs \
+- **warn**: It pays for length: it prefers the longer answer in 20% more of 40 pairs \
 than the raters do.
 
 It orders 75% of 40 pairs as the raters did (90% is possible).

@@ -26,7 +26,7 @@ ACCURACY = checks_of()[0]
 
 # What the texts may name beside recipe keys: flags of audit.py, and columns and options of others.
 FLAGS = ("--ood", "--data")
-OTHERS = ("float32", "score.py", "columns", "votes", "pad_token")
+OTHERS = ("float32", "score.py", "columns", "votes", "pad_token", "reward_error")
 
 
 def test_every_rule_has_words():

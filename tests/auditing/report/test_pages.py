@@ -14,7 +14,7 @@ from audits import ATTACK, bare_audit, checks_of, flattery_check, full_audit, re
 import auditing.report
 from auditing.pairs import Pairs
 from auditing.report import pages
-from auditing.report.first_screen import headline_verdict
+from auditing.report.first_screen import blind_spot, headline_verdict
 from auditing.report.pages import html_page, markdown_page
 from auditing.report.plots import Plot
 from auditing.report.wording import VERDICT_LOOKS
@@ -34,7 +34,7 @@ def test_the_first_screen(whole):
         '<ol class="cards">',
         "On safety: it orders 50% of 20 pairs as the raters did; a rule that does not read",
         '<i class="dash"></i>a rule that does not read: 50%',
-        "It pays for length: it prefers the longer answer in 20% more of the pairs",
+        "It pays for length: it prefers the longer answer in 20% more of 40 pairs",
         "<dt>Accuracy</dt><dd>75%<small>95% interval 60% to 86%",
         "<dt>To beat</dt><dd>55%",
         "<dt>Possible</dt><dd>90%<small>a perfect model gets this: 10% of the labels are wrong",
@@ -360,3 +360,11 @@ def test_the_templates_are_found_from_any_folder(tmp_path, monkeypatch):
     templates = pages.load_templates()
     for name in ("report.html.j2", "report.md.j2"):
         assert Path(templates.get_template(name).filename) == FOLDER / name
+
+
+def test_what_so_few_pairs_show_is_said_of_smaller_numbers_only():
+    """A correlation of -.28 that is not surely beyond .3 does not lack pairs to be told from 0."""
+    (check,) = [check for check in checks_of() if check.name == "tie rate"]
+    assert "too few to be sure of anything below .039" in blind_spot(check)
+    straddling = replace(check, value=-0.28, low=-0.34, high=-0.22, detectable=0.09)
+    assert blind_spot(straddling) == "tie rate: n = 40; may well show none."
