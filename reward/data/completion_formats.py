@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reward.data.cells import kind_of, list_cell, list_in
 from reward.data.columns import columns_in_words
 from reward.data.formats import FORMATS
-from reward.data.messages import side_of, turns_in
+from reward.data.messages import other_keys, side_of, turns_in
 from reward.data.preference_pair import completions_of
 from reward.data.prompts import (
     PROMPT_COLUMNS,
@@ -170,4 +170,19 @@ def _unread(row: dict, read: set[str]) -> list[str]:
     system = next((column for column in SYSTEM_COLUMNS if row.get(column)), None)
     known = read | {"tools", system}
     held = [name for name, value in row.items() if value is not None and value != ""]
-    return [str(name) for name in held if name not in known]
+    names = [str(name) for name in held if name not in known]
+    for column in sorted(read):
+        names += [f"{column}[].{key}" for key in _other_keys(row.get(column), column)]
+    return names
+
+
+def _other_keys(value: object, column: str) -> list[str]:
+    """The keys of messages in a cell that no chat template is known to read."""
+    cells = [value]
+    if column == "completions" and isinstance(value, list):
+        cells = value
+    keys = {}
+    for cell in cells:
+        if isinstance(cell, list | dict):
+            keys |= dict.fromkeys(other_keys(side_of(cell, f"`{column}`")))
+    return list(keys)

@@ -24,6 +24,7 @@ ROLES = {
     "model": "assistant",
     "observation": "tool",
     "function_response": "tool",
+    "function": "tool",  # OpenAI's older name for it
 }
 KNOWN_ROLES = ("system", "user", "assistant", "tool")
 FUNCTION_CALL = "function_call"  # sharegpt: the value is the JSON of the functions to call
@@ -140,6 +141,9 @@ def _message_of(item: dict, name: str) -> Message:
     _move_text(message, name)
     if message["role"] == FUNCTION_CALL:
         _make_tool_calls(message, name)
+    elif isinstance(message.get(FUNCTION_CALL), dict) and "tool_calls" not in message:
+        call = message.pop(FUNCTION_CALL)  # OpenAI's older form
+        message["tool_calls"] = [{"type": "function", "function": call}]
     calls = message.get("tool_calls", [])
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise RowError(f"{name} has `tool_calls` that are no list of mappings")
@@ -188,6 +192,10 @@ def _move_text(message: dict[str, Any], name: str) -> None:
     message.update({"role": role, "content": content, **others})
 
 
+TEXT_PARTS = ("text", "input_text", "output_text")  # the types of parts that are text
+PART_KEYS = ("type", "text", "cache_control")  # the last one is for a server alone
+
+
 def _text_of_parts(parts: list, name: str) -> str:
     """The text of a content that is a list of parts, joined as chat templates do.
 
@@ -199,8 +207,8 @@ def _text_of_parts(parts: list, name: str) -> str:
             raise RowError(
                 f"{name} is a list; a string or a list of messages (role, content) is needed"
             )
-        more = [key for key, value in part.items() if value and key not in ("type", "text")]
-        if part["type"] != "text" or not isinstance(part.get("text"), str) or more:
+        more = [key for key, value in part.items() if value and key not in PART_KEYS]
+        if part["type"] not in TEXT_PARTS or not isinstance(part.get("text"), str) or more:
             raise RowError(
                 f"{name} has a content with a part that is no plain text, such as an image; only "
                 "text is read: leave the row out"

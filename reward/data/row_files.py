@@ -341,23 +341,33 @@ def _of_usual_size(value: Any) -> Any:
 
 
 def _without_a_list_inside(rows: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The same rows. Raises DataError for `{"data": [...]}`, whose rows lie in a list inside."""
-    first = next(rows, None)
-    if first is None:
-        return
-    place, row = first
-    named_values = []
-    if isinstance(row, dict):
-        named_values = row.items()
-    for name, value in named_values:
-        if name in LISTS_OF_ROWS and isinstance(value, list) and value:
-            raise DataError(
-                f"{place}: an object whose rows lie in its list `{name}`; a list of rows, or one "
-                f"row a line, is needed. Write that list to a file of its own: "
-                f"jq -c '.{name}[]' FILE > rows.jsonl"
-            )
-    yield first
+    """The same rows. Raises DataError for `{"data": [...]}` alone, whose rows lie in its list."""
+    first_rows = list(itertools.islice(rows, 1))
+    for place, row in first_rows:
+        name = _list_of_rows(row)
+        if name is None:
+            continue
+        first_rows += itertools.islice(rows, 1)
+        if len(first_rows) > 1:
+            break  # it is one row of several
+        raise DataError(
+            f"{place}: an object whose rows lie in its list `{name}`; a list of rows, or one row a "
+            "line, is needed. Write that list to a file of its own: "
+            f"jq -c '.{name}[]' FILE > rows.jsonl"
+        )
+    yield from first_rows
     yield from rows
+
+
+def _list_of_rows(row: Any) -> str | None:
+    """The name of the list in an object that may be the rows of the file; None if it has none."""
+    if not isinstance(row, dict):
+        return None
+    for name in LISTS_OF_ROWS:
+        values = row.get(name)
+        if isinstance(values, list) and values and isinstance(values[0], dict):
+            return name
+    return None
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -371,28 +381,74 @@ def _csv_rows(path: str, suffix: str, meter: ReadingMeter) -> Iterator[tuple[str
         separator = _separator(first_line, suffix)
         # A header with a space after each separator has it between the cells as well.
         spaced = 0 < first_line.count(separator) == first_line.count(separator + " ")
-        lines = itertools.chain([first_line], file_lines)
+        lines = _CountedQuotes(itertools.chain([first_line], file_lines))
         reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=spaced)
         columns: list[str] | None = None
         while True:
             line_number = reader.line_num + 1
+            lines.quotes = 0
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                if "field limit" in str(error):  # where the next row starts is not certain
-                    raise DataError(f"{path}:{line_number}: {TOO_LONG}") from None
+                place = _lines(path, line_number, reader.line_num)
                 if columns is None or "unexpected end" in str(error):
                     raise DataError(
                         f"{path}:{line_number}: a quote that opens here is never closed"
                     ) from None
-                yield f"{path}:{line_number}", UnreadableRow("no valid CSV: a quote inside a cell")
+                yield place, _row_with_a_quote(place, error, lines.quotes)
                 continue
             if cells is None:
                 return
             if columns is None:
                 columns = _csv_header(path, cells)
             elif cells:  # an empty line is no row
-                yield f"{path}:{line_number}", _csv_row(columns, cells)
+                row = _csv_row(columns, cells)
+                if isinstance(row, UnreadableRow):
+                    yield _lines(path, line_number, reader.line_num), row
+                else:
+                    yield f"{path}:{line_number}", row
+
+
+def _lines(path: str, first: int, last: int) -> str:
+    """The place of a bad row, with all its lines: a quote may have taken other rows along."""
+    if first == last:
+        return f"{path}:{first}"
+    return f"{path}:{first}-{last}"
+
+
+class _CountedQuotes:
+    """Lines, and how many quotes the last of them have."""
+
+    def __init__(self, lines: Iterator[str]):
+        self.lines = lines
+        self.quotes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.lines:
+            self.quotes += line.count('"')
+            yield line
+
+
+def _row_with_a_quote(place: str, error: csv.Error, quotes: int) -> UnreadableRow:
+    """What stands in the place of a row that is no valid CSV.
+
+    Args:
+        place: The file and the row's first line.
+        error: What csv says.
+        quotes: How many quotes the lines have that were read of the row.
+
+    Raises:
+        DataError: Where the next row starts is not certain: the lines that follow may be the rest
+            of a cell, and would be read as rows.
+    """
+    if "field limit" in str(error):
+        raise DataError(f"{place}: {TOO_LONG}") from None
+    if quotes % 2:
+        raise DataError(
+            f"{place}: a quote inside a cell, and where the cell ends is not certain; write quotes "
+            'inside of cells twice ("a ""word"""; Spark: .option("escape", "\\"")), or write JSONL'
+        ) from None
+    return UnreadableRow("no valid CSV: a quote inside a cell")
 
 
 def _separator(header: str, suffix: str) -> str:

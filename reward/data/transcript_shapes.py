@@ -111,6 +111,12 @@ SHAPES = (
         mark=re.compile(rf"{BOS}<\|im_start\|>(system|user|assistant|tool)(?:\n|<\|im_sep\|>|\Z)"),
         end=re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>)\s*\Z"),
     ),
+    Shape(  # ChatML and Gemma's, decoded without their control tokens
+        start=re.compile(
+            r"(?s)\s*(?>system\n.*?\nuser\n|user\n).*\n(?:assistant|model)[ \t]*(?:\n|\Z)"
+        ),
+        mark=re.compile(r"(?:\A\s*|\n)(system|user|assistant|model)[ \t]*(?:\n|\Z)"),
+    ),
     Shape(  # Zephyr, Phi, TinyLlama, OpenAssistant
         start=re.compile(rf"\s*{BOS}<\|(?:system|user|prompter)\|>"),
         mark=re.compile(rf"{BOS}<\|(system|user|prompter|assistant)\|>"),
@@ -141,7 +147,7 @@ SHAPES = (
 # What any of them begins with, so that most texts are looked at once.
 ANY_START = re.compile(
     r"\s*(?:System:|Human:|User:|H:|### |Below is an instruction|A chat between|USER:|<\||<s>"
-    r"|<bos>|<start_of_turn>|\[INST\])"
+    r"|<bos>|<start_of_turn>|\[INST\]|(?:system|user)\n)"
 )
 
 # What a transcript of yet another shape begins with: a speaker between signs, as in `**User:**`.

@@ -38,6 +38,7 @@ class EncodedRow:
 
     place: str  # the file and the line, for messages
     row: dict  # the row to write, without its rewards
+    read: dict  # the row as it was read, with our names
     ids: list[TokenIds | None] = field(default_factory=list)  # of each completion with its prompt
     prompt_cut: bool = False  # whether the prompt lost its start
     fault: Fault | None = None  # why a reward is missing
@@ -57,15 +58,16 @@ def encode_row_to_score(scorer: Scorer, placed: PlacedRow, named: NamedColumns) 
     """
     place, row = placed
     if isinstance(row, UnreadableRow):
-        return EncodedRow(place, {}, fault=Fault(str(row), row.reason))
+        return EncodedRow(place, {}, {}, fault=Fault(str(row), row.reason))
     try:
         to_score = row_to_score(named.of(row), scorer.manifest.get("transcript", "messages"))
     except RowError as error:
-        return EncodedRow(place, row, fault=Fault(str(error), UnreadableRow(str(error)).reason))
+        fault = Fault(str(error), UnreadableRow(str(error)).reason)
+        return EncodedRow(place, row, row, fault=fault)
     written = to_score.row
     if named.columns.names:
         written = written | row
-    encoded_row = EncodedRow(place, written, ids=[None] * len(to_score.completions))
+    encoded_row = EncodedRow(place, written, to_score.row, ids=[None] * len(to_score.completions))
     encoded_row.unread = to_score.unread + named.replaced(row)
     if to_score.prompt is None:
         encoded_row.fault = Fault(PROMPTS_DIFFER, PROMPTS_DIFFER, is_bad_row=False)
@@ -102,8 +104,8 @@ def add_rewards(encoded: EncodedRow, rewards: list[float | None], limit: int | N
             encoded.fault = Fault(too_long, too_long, is_bad_row=False)
         finite.append(reward)
     if finite:
-        encoded.new_columns = reward_columns(encoded.row, finite)
-    elif "chosen" in encoded.row and "rejected" in encoded.row:
+        encoded.new_columns = reward_columns(encoded.read, finite)
+    elif "chosen" in encoded.read and "rejected" in encoded.read:
         encoded.new_columns = {"reward_chosen": None, "reward_rejected": None, "margin": None}
     else:
         encoded.new_columns = {"reward": None}

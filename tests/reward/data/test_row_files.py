@@ -238,6 +238,30 @@ def test_a_malformed_row_of_a_csv_file(read):
     ]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_rows_with_a_list_inside_are_rows(read, name):
+    """The file was said to hold its rows in the list of the first one."""
+    texts = [{"prompt": "p", "samples": ["a", "b"]}]
+    assert [row for _, row in read(name, jsonl(texts))] == texts
+    shots = [{"prompt": "p", "examples": [{"in": 1}]}, {"prompt": "q", "examples": []}]
+    assert [row for _, row in read(name, jsonl(shots))] == shots
+    refusal = read(name, jsonl(shots[:1]))
+    assert refusal.startswith(":1: an object whose rows lie in its list `examples`")
+
+
+def test_quotes_that_are_not_doubled_in_a_csv_file(read):
+    """The rest of a cell was read as a row: its last line as the prompt, and the next cells."""
+    text = b'prompt,completion\n"He said \\"hi\\", ok\nSecond line","b"\nhi,no\n'
+    refusal = read("a.csv", text)
+    assert refusal.startswith(":2: a quote inside a cell, and where the cell ends is not certain")
+    one_line = b'prompt,completion\n"He said \\"hi\\"","b"\nhi,no\n'
+    assert [place for place, _ in read("b.csv", one_line)] == [":2", ":3"]
+    tabs = b'prompt\tcompletion\nx\t"He said\nd\te\ng"\th\nhi\tno\n'
+    bad, good = read("c.tsv", tabs)
+    assert bad == (":2-4", UnreadableRow("2 columns are needed", "; found 3"))
+    assert good == (":5", OTHER)
+
+
 def test_a_csv_header_with_spaces(read):
     """A cell keeps its leading space, unless the header has one after every separator too."""
     assert read("a.csv", b" prompt ,completion\nhi, no\n") == [

@@ -170,6 +170,10 @@ SHAPES = {
         "<|im_start|>user\nName a red fruit.<|im_end|>\n<|im_start|>assistant\n",
         SYSTEM + FRUIT,
     ),
+    "ChatML without its control tokens": (
+        "system\nBe brief and kind.\nuser\nName a red fruit.\nassistant\n",
+        SYSTEM + FRUIT,
+    ),
     "ChatML of Phi-4": (
         "<|im_start|>user<|im_sep|>Name a red fruit.<|im_end|><|im_start|>assistant<|im_sep|>",
         FRUIT,
@@ -233,6 +237,7 @@ def test_end_tokens_of_a_rendered_reply_are_no_part_of_it():
     "text",
     [
         "<|endoftext|> is which token?",
+        "user\nHi",
         "User: only a mark",
         "H: hydrogen",
         "Human rights: why?",
@@ -359,6 +364,24 @@ def test_a_cell_with_the_json_of_completions():
     row = {"prompt": "Name a red fruit.", "completions": '["A cherry is red.", "A lime is red."]'}
     assert scored(row) == (FRUIT, [CHERRY, LIME])
     assert to_pairs(row | {"ranks": "[2, 1]"})[0]["chosen"] == LIME
+
+
+def test_openais_older_function_calls():
+    """The call was passed over, and the key named nowhere."""
+    function = {"name": "add", "arguments": "{}"}
+    turns = [{"role": "assistant", "content": None, "function_call": function}]
+    turns += [{"role": "function", "name": "add", "content": "7", "weight": 0}]
+    to_score = row_to_score({"messages": FRUIT + turns + CHERRY}, "messages")
+    call, result = to_score.prompt[1:]
+    assert call["tool_calls"] == [{"type": "function", "function": function}]
+    assert (result["role"], to_score.unread) == ("tool", ["messages[].weight"])
+
+
+def test_parts_of_openais_responses():
+    turn = {"role": "user", "content": [{"type": "input_text", "text": "Name a red fruit."}]}
+    answer = {"type": "output_text", "text": "A cherry is red.", "annotations": []}
+    row = {"messages": [turn, {"role": "assistant", "content": [answer]}]}
+    assert scored(row) == (FRUIT, [CHERRY])
 
 
 def test_other_names_of_roles():

@@ -193,6 +193,14 @@ def test_columns_of_other_names(scored):
         scored([row], columns={"chosen": "goood", "rejected": "bad", "prompt": "ask"})
 
 
+def test_a_column_of_the_file_under_the_name_of_one_that_is_read(scored):
+    """The rewards of two completions were called reward_chosen and reward_rejected."""
+    row = {"prompt": "tea?", "samples": ["yes", "no"], "completions": 2}
+    (out,), _ = scored([row], columns={"completions": "samples"})
+    assert {name: out[name] for name in row} == row
+    assert len(out["rewards"]) == 2 and "reward_chosen" not in out
+
+
 def test_completions_in_every_layout_get_the_same_reward(scored):
     (plain,), error = scored([{"prompt": "tea?", "completion": "yes"}])
     assert "columns not read" not in error
