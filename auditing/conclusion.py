@@ -43,8 +43,10 @@ UNUSABLE = (
     "labels swapped",
     "accuracy",
     "accuracy, macro",
-    "accuracy, human labels",
 )
+
+# A failure of one of these means that the accuracy is not that of answers in general.
+UNREPRESENTATIVE = ("leaked pairs", "missing rewards")
 
 # A failure of one of these lets a model rank, but makes labels that others would learn from.
 UNFIT_TO_LABEL = (
@@ -124,7 +126,9 @@ def may_rank(checks: list[Check]) -> str:
     if any(check.name in UNUSABLE and check.subset is None for check in failed):
         return NO
     accuracy = overall(checks, "accuracy")
-    if accuracy is None or accuracy.verdict != "pass" or has_leaked(checks):
+    if accuracy is None or accuracy.verdict != "pass":
+        return NOT_TESTED
+    if any(is_one_of(check, UNREPRESENTATIVE) for check in failed):
         return NOT_TESTED
     if any(check.section in ("accuracy", LENGTH_AND_STYLE) for check in failed):
         return WITH_CARE
@@ -234,12 +238,6 @@ def tested_sentence(checks: list[Check], findings: list[StatedFinding]) -> str:
 def is_about_the_model(check: Check) -> bool:
     """Whether an alarm speaks against the model, and not against the audited pairs."""
     return not is_one_of(check, ABOUT_THE_PAIRS)
-
-
-def has_leaked(checks: list[Check]) -> bool:
-    """Whether so many audited pairs were trained on that the accuracy says little."""
-    leaked = overall(checks, "leaked pairs")
-    return leaked is not None and leaked.verdict == "fail"
 
 
 def has_probes(checks: list[Check]) -> bool:

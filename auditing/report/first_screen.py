@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditing.benchmarks import numbers_among
-from auditing.findings import is_alarm, overall, percent
+from auditing.conclusion import UNFIT_TO_LABEL, UNUSABLE
+from auditing.findings import is_alarm, is_one_of, overall, percent
 from auditing.report.wording import (
     SURENESS,
     VERDICT_LOOKS,
@@ -60,7 +61,7 @@ def use_badges(audit: Audit) -> list[UseBadge]:
 # --- The first screen: sections -------------------------------------------------------------------
 
 # The checks that a section is judged by; after a comma, whatever follows. Subsets and side checks
-# are counted beside the badge, and do not colour it.
+# are counted beside the badge, and colour it only if the conclusion says "no" because of them.
 HEADLINES = {
     "accuracy": ("accuracy", "accuracy, human labels"),
     "distribution": ("non-finite rewards", "tie rate", "mean margin"),
@@ -96,7 +97,7 @@ def section_badges(checks: list[Check]) -> list[SectionBadge]:
 
 
 def headline_verdict(section: str, members: list[Check]) -> str:
-    """The verdict of a section's headline checks.
+    """The verdict of a section's headline checks, and of those for which a use is refused.
 
     It is their worst alarm, or else "pass" if one of them passed. A section without a headline
     check is judged by all its checks over all pairs, and one that has none of these by all checks.
@@ -109,6 +110,9 @@ def headline_verdict(section: str, members: list[Check]) -> str:
 
 def is_headline(check: Check, section: str) -> bool:
     """Whether a check is one that its section is judged by."""
+    refuses_a_use = check.name in UNUSABLE or is_one_of(check, UNFIT_TO_LABEL)
+    if check.verdict == "fail" and refuses_a_use:
+        return True
     for name in HEADLINES.get(section, ()):
         if check.name == name or (name.endswith(",") and check.name.startswith(name)):
             return True

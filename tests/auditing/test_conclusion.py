@@ -108,8 +108,26 @@ def test_leaked_pairs_make_the_accuracy_worthless():
     conclusion = conclude([*CLEAN, leaked])
     assert conclusion.uses["rank"] == "not tested"
     assert conclusion.findings[0].sentence == (
-        "7.4% of the audited pairs are in its training data: its accuracy says little."
+        "7.4% of the audited pairs, or their prompts, are in its training data: its accuracy says "
+        "little."
     )
+
+
+def test_the_accuracy_of_those_that_it_can_read_is_not_that_of_all():
+    missing = check("missing rewards", "fail", 0.6, section="distribution")
+    conclusion = conclude([*CLEAN, missing])
+    assert set(conclusion.uses.values()) == {"not tested"}
+    assert conclusion.advice == "This audit cannot say whether the model may be trusted."
+
+
+def test_a_model_below_published_ones_still_orders_answers():
+    low = check("accuracy, human labels", "fail", 0.62, 6000)
+    conclusion = conclude([*CLEAN, low])
+    assert conclusion.text.startswith(
+        "Do not optimise against this model; rank answers with it only with care. It orders 62% of "
+        "6,000 pairs as the raters did; published models reach 65 to 75% on human labels."
+    )
+    assert conclusion.uses == {"rank": "with care", "label": "with care", "optimise": "no"}
 
 
 def test_a_warning_asks_for_care():

@@ -88,6 +88,9 @@ def test_a_section_is_judged_by_its_headline_checks(whole):
     [
         ("accuracy", [("accuracy", "pass"), ("train-test gap", "not measurable")], "pass"),
         ("accuracy", [("accuracy", "pass"), ("accuracy, human labels", "fail")], "fail"),
+        # The conclusion would say "Do not use this model" beside a green badge.
+        ("accuracy", [("accuracy", "pass"), ("accuracy, macro", "fail")], "fail"),
+        ("probes", [("degraded wins, x", "pass"), ("prompt dependence, y", "fail")], "fail"),
         ("leakage", [("leaked pairs", "fail"), ("accuracy, clean pairs", "pass")], "fail"),
         (
             "probes",
