@@ -88,7 +88,8 @@ VERDICT_LOOKS = {
         "?",
         "#A5D2EE",
         "Neither an alarm nor a pass: there is too little data to tell. \u201cDetectable\u201d is "
-        "the smallest effect that so much data shows four times in five.",
+        "the smallest effect that so much data tells four times in five from none, and for the "
+        "wins and flips of an edit from the limit.",
     ),
     "pass": VerdictLook(
         "\u2713", "#7CCFB2", "The whole interval is on the good side of the first limit."
