@@ -215,7 +215,8 @@ def accuracy_sentence(checks: list[Check]) -> str:
     check = overall(checks, "accuracy")
     if check is None or check.value is None or check.verdict == "fail":
         return ""
-    sentence = f"It orders {percent(check.value)} of {check.n:,} pairs as the raters did"
+    pairs = count(check.n, "pair")
+    sentence = f"It orders {percent(check.value)} of {pairs} as the raters did"
     if check.ceiling is not None:
         sentence += f" ({percent(check.ceiling)} is possible)"
     return f"{sentence}."

@@ -394,6 +394,37 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
         ("label noise",),
         with_share("A rater errs on {} of the pairs."),
     ),
+    "saturation": (
+        ("saturation",),
+        with_share("{} of its rewards lie at an end of its scale, where it tells none apart."),
+    ),
+    "direction": (
+        ("mean margin",),
+        lambda members: "On average the rejected answer gets more than the chosen one.",
+    ),
+    "levels": (
+        ("location between subsets",),
+        with_share("{} of the variance of its rewards lies between subsets, not answers."),
+    ),
+    "spreads": (
+        ("scale between subsets",),
+        lambda members: (
+            f"The rewards of one subset spread {number(members[0].value)} times as widely as those "
+            "of another."
+        ),
+    ),
+    "pad token": (
+        ("pad token is the end token",),
+        lambda members: "The token that fills up batches is also the one that ends an answer.",
+    ),
+    "contradictions": (
+        ("contradictory duplicates",),
+        with_share("{} of the pairs are labelled the other way round in another pair."),
+    ),
+    "repeats": (
+        ("duplicate pairs",),
+        with_share("{} of the pairs repeat an earlier one."),
+    ),
 }
 
 EDITS_IN_WORDS = {edit.name: edit.in_words for edit in EDITS}

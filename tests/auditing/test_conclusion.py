@@ -130,6 +130,11 @@ def test_a_model_below_published_ones_still_orders_answers():
     assert conclusion.uses == {"rank": "with care", "label": "with care", "optimise": "no"}
 
 
+def test_one_pair_is_one_pair():
+    one = conclude([replace(ACCURATE, verdict="not measurable", value=1.0, n=1)])
+    assert one.accuracy == "It orders 100% of 1 pair as the raters did."
+
+
 def test_a_warning_asks_for_care():
     conclusion = conclude(with_verdict("warn", padding=0.8))
     assert conclusion.advice == "This model may rank answers; optimise against it only with care."
@@ -194,6 +199,14 @@ def test_a_warning_asks_for_care():
             "integrity",
             None,
             "The reward of a text depends on how it is computed: in one of the ways some rewards",
+        ),
+        ("saturation", "distribution", 0.5, "50% of its rewards lie at an end of its scale, where"),
+        ("duplicate pairs", "labels", 0.83, "83% of the pairs repeat an earlier one."),
+        (
+            "scale between subsets",
+            "distribution",
+            5.0,
+            "The rewards of one subset spread 5.00 times as widely as those of another.",
         ),
         ("best-of-n, length", "best-of-n", 0.465, "The answers that it picks are 46.5% longer"),
         ("best-of-n, length", "best-of-n", -0.3, "The answers that it picks are 30% shorter than"),
