@@ -500,25 +500,38 @@ ALWAYS_RENDERED = {"user", "assistant"}  # the roles that every template writes
 def _refuse_left_out(
     tokenizer: PreTrainedTokenizerBase, conversation: Messages, tools: list[dict] | None
 ) -> None:
-    """Refuse a conversation of which the chat template would leave out a message in silence.
+    """Refuse a conversation of which the chat template would leave out a text in silence.
 
-    Phi-3's template passes over the results of tools, and Qwen's over roles that it does not know.
+    Phi-3's template passes over the results of tools, Qwen's over roles that it does not know, and
+    Llama 3.1's over what a message says beside the tools that it calls.
     """
-    roles = tuple(message.get("role") for message in conversation)
-    if ALWAYS_RENDERED.issuperset(roles):
+    if not any(map(_may_be_left_out, conversation)):
         return
     if _is_plain(conversation):
+        roles = tuple(message["role"] for message in conversation)
         left_out = _roles_left_out(tokenizer, tokenizer.get_chat_template(), roles)
     else:
         left_out = _left_out(tokenizer, conversation, tools)
     for number in left_out:
-        if conversation[number].get("content"):
-            words = f"leaves out messages of the role `{name_in_words(roles[number])}`"
-            raise RefusedText(
-                f"the chat template {words}, so a part of the conversation would be lost: give "
-                "them a role that it writes, or name another template as chat_template_path",
-                reason=f"refused by the chat template: it {words}",
-            )
+        message = conversation[number]
+        if not _may_be_left_out(message):
+            continue  # it has no text
+        words = "leaves out what a message says beside its tool calls"
+        mend = "leave that text out"
+        if message.get("role") not in ALWAYS_RENDERED:
+            words = f"leaves out messages of the role `{name_in_words(message.get('role'))}`"
+            mend = "give them a role that it writes"
+        raise RefusedText(
+            f"the chat template {words}, so a part of the conversation would be lost: {mend}, or "
+            "name another template as chat_template_path",
+            reason=f"refused by the chat template: it {words}",
+        )
+
+
+def _may_be_left_out(message: dict) -> bool:
+    """Whether a message has a text that not every template writes."""
+    is_unusual = message.get("role") not in ALWAYS_RENDERED or message.get("tool_calls")
+    return bool(is_unusual and message.get("content"))
 
 
 @lru_cache(maxsize=512)
@@ -532,7 +545,7 @@ def _roles_left_out(
 def _left_out(
     tokenizer: PreTrainedTokenizerBase, conversation: Messages, tools: list[dict] | None
 ) -> list[int]:
-    """The places of messages, not of the user and the assistant, that the template leaves out.
+    """The places of the messages whose text the template leaves out, of those where it may.
 
     Their contents are exchanged for marks, which are looked for in the text. Where the template
     refuses the marks, none are known.
@@ -540,7 +553,7 @@ def _left_out(
     marks = {}
     marked = []
     for number, message in enumerate(conversation):
-        if message.get("role") not in ALWAYS_RENDERED:
+        if _may_be_left_out(message):
             marks[number] = f"text {number}."
             message = {**message, "content": marks[number]}
         marked.append(message)

@@ -145,6 +145,8 @@ def _message_of(item: dict, name: str) -> Message:
         call = message.pop(FUNCTION_CALL)  # OpenAI's older form
         message["tool_calls"] = [{"type": "function", "function": call}]
     calls = message.get("tool_calls", [])
+    if calls == []:  # DeepSeek's template would write calls, and not the content
+        message.pop("tool_calls", None)
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise RowError(f"{name} has `tool_calls` that are no list of mappings")
     return message

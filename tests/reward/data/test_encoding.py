@@ -766,6 +766,11 @@ def test_a_message_that_the_template_leaves_out_in_silence_is_refused(tokenizers
         render(phi3, result, assistant("Seven."))
     result[-1]["content"] = ""
     render(phi3, result, assistant("Seven."))
+    # A text beside a call: Qwen writes both.
+    says = [{"role": "assistant", "content": "I add them.", "tool_calls": [call]}]
+    assert "I add them." in render(tokenizers("real:qwen3"), user("3+4?"), says)
+    with pytest.raises(RefusedText, match="leaves out what a message says beside its tool calls"):
+        render(tokenizers("real:llama3_1"), user("3+4?"), says)
 
 
 def test_a_template_that_is_no_jinja_is_a_fault_of_the_checkpoint():

@@ -377,6 +377,12 @@ def test_openais_older_function_calls():
     assert (result["role"], to_score.unread) == ("tool", ["messages[].weight"])
 
 
+def test_an_empty_list_of_calls_is_no_call():
+    """DeepSeek's template wrote calls, and left out the content; Llama 3.1's refused the row."""
+    answer = [{"role": "assistant", "content": "A cherry is red.", "tool_calls": []}]
+    assert scored({"messages": FRUIT + answer}) == (FRUIT, [CHERRY])
+
+
 def test_parts_of_openais_responses():
     turn = {"role": "user", "content": [{"type": "input_text", "text": "Name a red fruit."}]}
     answer = {"type": "output_text", "text": "A cherry is red.", "annotations": []}
