@@ -405,12 +405,14 @@ def chi2_sf(x: float, df: float) -> float:
     return float(special.chdtrc(df, x))
 
 
-def indices_of_largest(values: np.ndarray, k: int) -> np.ndarray:
-    """The indices of the k largest values, and of those that equal the k-th; the largest first."""
-    order = np.argsort(-values, kind="stable")
-    if k == 0:
-        return order[:0]
-    return order[: int(np.sum(values >= values[order[k - 1]]))]
+def indices_of_largest(values: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
+    """The indices of the k largest values, the largest first.
+
+    Equal values come in a random order. In the order of the file those of its first subset would
+    come first.
+    """
+    chance = np.random.default_rng(seed).random(len(values))
+    return np.lexsort((chance, -values))[:k]
 
 
 # --- Correlations ---------------------------------------------------------------------------------

@@ -158,14 +158,14 @@ def unordered_hash(texts: PairTexts) -> bytes:
 def confident_error_check(finite: Pairs) -> Check:
     """Check how often the model is wrong on the pairs that it is surest of.
 
-    These are the tenth of all pairs with the largest |margin|, and those with the same one as the
-    last of them.
+    These are the tenth of all pairs with the largest |margin|.
 
     Args:
         finite: The pairs whose two rewards are finite.
     """
     n = len(finite)
-    surest = stats.indices_of_largest(np.abs(finite.margins), n // 10)
+    sureness = np.abs(finite.margins)
+    surest = stats.indices_of_largest(sureness, n // 10)
     wrong = stats.pair_credit(-finite.margins[surest])
     finding = Finding(
         "confident errors",
@@ -176,7 +176,7 @@ def confident_error_check(finite: Pairs) -> Check:
         "mislabelled or misjudged, read them",
         unmeasured="fewer than ten pairs",
     )
-    if n >= 10 and len(surest) == n:
+    if n >= 10 and np.ptp(sureness) == 0:
         why = "the model is as sure of every pair as of any other"
         finding = replace(finding, estimate=None, unmeasured=why)
     return judge(finding)
