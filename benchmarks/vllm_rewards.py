@@ -1,7 +1,8 @@
-"""Score lists of token ids with vLLM, as benchmarks/peer_vllm.py asks for; runs in vLLM's Python.
+"""Score token ids with vLLM, in its own Python, as benchmarks/peer_vllm.py asks for.
 
-It takes a checkpoint's folder, and `--eager` for no torch.compile. For each line that comes in, a JSON list of texts' token ids, a line of JSON goes out: the process's
-own CPU seconds, and the rewards.
+It takes a checkpoint's folder, and `--eager` for no torch.compile. For each line that comes in, a
+JSON list of texts' token ids, a line of JSON goes out: the process's own CPU seconds, and the
+rewards.
 """
 
 import json
