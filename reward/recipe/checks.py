@@ -60,7 +60,8 @@ def _check_model(recipe: Recipe) -> Iterator[Fault]:
             "no model; add `model_name_or_path: Qwen/Qwen2.5-0.5B-Instruct`, or a folder",
         )
     elif is_local(model) and not os.path.isdir(model):
-        yield Fault(("model_name_or_path",), f"found no model folder {model}; {_absent(model)}")
+        mend = _absent(model, "Qwen/Qwen2.5-0.5B-Instruct")
+        yield Fault(("model_name_or_path",), f"found no model folder {model}; {mend}")
     template = recipe["chat_template_path"] or ""
     is_file_path = template and (is_local(template) or template.endswith(".jinja"))
     if is_file_path and not os.path.exists(template):
@@ -70,12 +71,17 @@ def _check_model(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def _absent(path: str) -> str:
-    """What to do about a local path that does not exist."""
+def _absent(path: str, hub_id: str) -> str:
+    """What to do about a local path that does not exist.
+
+    Args:
+        path: The path.
+        hub_id: An example of what may be given instead.
+    """
     if Path(path).parts[:2] == ("data", "quickstart"):
         script = as_seen_from_here(REPOSITORY / "data" / "quickstart" / "make.py")
         return f"make it first: `python {script}`"
-    return "give a path that exists from here, or a Hub id such as `Qwen/Qwen2.5-0.5B-Instruct`"
+    return f"give a path that exists from here, or a Hub id such as `{hub_id}`"
 
 
 def _check_quantization(recipe: Recipe) -> Iterator[Fault]:
@@ -214,7 +220,7 @@ def _check_source(source: Source, test_fraction: float | None) -> Iterator[str]:
     path = source["path"]
     folder = Path(path, source["data_dir"] or "")
     if is_local(path) and not folder.exists():
-        yield f"found no file or folder {folder}; {_absent(path)}"
+        yield f"found no file or folder {folder}; {_absent(path, 'Anthropic/hh-rlhf')}"
         return
     if is_local(path) and source["data_files"]:
         yield "data_files has no effect beside a local path; write `path: json` (or csv, parquet)"

@@ -65,6 +65,7 @@ def parse_command_line(argv: list[str]) -> Recipe:
         draft.faults += file.faults
         has_keys = file.value is not None
         _add_sound_keys(file, draft, folders_of(recipe.path))
+        _leave_out_replaced_data(recipe, overrides)
     _add_sound_keys(YamlText(CLI, overrides), draft, folders_of(None))
     if has_keys:  # a file that cannot be read is one fault; the checks would add more
         _check(draft)
@@ -104,6 +105,16 @@ def _check(draft: Draft) -> None:
 
 
 # --- The command line ---------------------------------------------------------------------------
+
+
+def _leave_out_replaced_data(recipe: Recipe, overrides: dict[str, object]) -> None:
+    """Take the file's data out of the recipe if the command line names other data.
+
+    `dataset_name` and `datasets` are two ways to name the data, so one replaces the other.
+    """
+    for given, replaced in (("dataset_name", "datasets"), ("datasets", "dataset_name")):
+        if given in overrides and replaced not in overrides:
+            recipe.values.pop(replaced, None)
 
 
 def _read_words(argv: list[str], draft: Draft) -> dict[str, object]:
@@ -211,6 +222,8 @@ def _help() -> str:
         "DatasetMixtureConfig",
         "  `trl reward --help` lists them, each with what it means and its default",
         "",
+        "your own pairs instead of the recipe's: "
+        "--dataset_name pairs.jsonl --test_fraction 0.1 --output_dir my-rm",
         "a relative path is looked for in the current folder, beside the recipe, and in this "
         "repository",
     ]

@@ -149,7 +149,9 @@ def test_is_local(value, local):
 def test_local_sources():
     text = DATA + "dataset_name: pairs\n"
     hint = "add `test_fraction: 0.1`, which splits by first user turn"
-    assert "found no file or folder pairs.jsonl" in faults(DATA + "dataset_name: pairs.jsonl\n")[0]
+    (fault,) = faults(DATA + "dataset_name: pairs.jsonl\n")
+    assert "found no file or folder pairs.jsonl" in fault
+    assert "a Hub id such as `Anthropic/hh-rlhf`" in fault
     assert (
         "data/quickstart/make.py`" in faults(DATA.replace("org/model", "data/quickstart/none"))[0]
     )

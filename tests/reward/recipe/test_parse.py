@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipe_texts import SOUND, faults, parse
+from recipe_texts import DATA, SOUND, faults, parse
 
 from reward.recipe.keys import OWN
 from reward.recipe.parse import parse_command_line
@@ -108,6 +108,17 @@ def test_command_line():
     )
     assert recipe["lora_target_modules"] == ["q_proj", "v_proj"]
     assert recipe["model_init_kwargs"] == {"use_kernels": True}
+
+
+def test_data_of_the_command_line_replaces_the_files():
+    two = DATA + "datasets: [{path: org/a}, {path: org/b}]\n"
+    recipe = parse(two, "--dataset_name", "org/mine")
+    assert [source["path"] for source in recipe.data_sources()] == ["org/mine"]
+    recipe.save("saved.yaml")
+    saved = Path("saved.yaml").read_text()
+    assert "dataset_name: org/mine" in saved and "org/a" not in saved
+    recipe = parse(SOUND, "--datasets", "[{path: org/a}, {path: org/b}]")
+    assert [source["path"] for source in recipe.data_sources()] == ["org/a", "org/b"]
 
 
 @pytest.mark.parametrize(
