@@ -48,7 +48,7 @@ def workplace(tmp_path_factory):
 
 
 def my_recipe() -> str:
-    """The copy of a recipe that the README asks for, with the keys that it asks for."""
+    """A recipe of a user's own, on a file of their own, which the pages call my.yaml."""
     text = (REPO / "recipes/qwen-0.5b.yaml").read_text(encoding="utf-8")
     text = re.sub(r"^datasets:.*\n(?:  - .*\n)+", "", text, flags=re.M)
     text = re.sub(r"^output_dir:.*\n", "", text, flags=re.M)
