@@ -266,6 +266,8 @@ def _parsed_rows(path: str, named: NamedColumns, on_bad_row: str, notes: _Notes)
             continue
         if first_error is None:
             first_error = DataError(f"{place}: {score_row}")
+        if score_row.ends_file:
+            raise DataError(f"{place}: {score_row}")
         if on_bad_row == "stop":
             raise first_error
         notes.add_bad_row(score_row, place)
@@ -283,7 +285,7 @@ def _score_row(row: dict | UnreadableRow, named: NamedColumns) -> ScoreRow | Unr
     except RowError as error:
         if isinstance(row.get("reward_error"), str):
             return UnreadableRow(f"score.py could not read it either: {row['reward_error']}")
-        return UnreadableRow(str(error))
+        return UnreadableRow.of(error)
 
 
 def _of_one_format(format_name: str, rows: PlacedScoreRows) -> PlacedScoreRows:

@@ -115,6 +115,8 @@ def adversarial_pairs(path: str, on_bad_row: str = "skip") -> AdversarialPairs:
         pairs = pairs_of_row(row)
         if isinstance(pairs, UnreadableRow):
             first_error = first_error or DataError(f"{place}: {pairs}")
+            if pairs.ends_file:
+                raise DataError(f"{place}: {pairs}")
             if on_bad_row == "stop":
                 raise first_error
             adversarial.left_out[one_of_few(pairs.reason, adversarial.left_out)] += 1
@@ -145,4 +147,4 @@ def pairs_of_row(row: dict | UnreadableRow) -> list[PreferencePair] | Unreadable
     try:
         return to_pairs(row)
     except RowError as error:
-        return UnreadableRow(str(error))
+        return UnreadableRow.of(error)

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from reward.data.transcripts import FileError, RowError
+
 # How the reason to drop a row begins if the row is bad by itself. The fault follows.
 UNREADABLE = "cannot be read: "
 REFUSED = "refused by"  # the chat template, or the model's vocabulary
@@ -29,6 +31,12 @@ class UnreadableRow:
 
     problem: str  # the same words for every row with this fault, such as `no valid JSON`
     detail: str = ""  # what belongs to this row alone, such as ` at column 23`
+    ends_file: bool = False  # whether other rows of its file would be misread, so that none is used
+
+    @classmethod
+    def of(cls, error: RowError) -> "UnreadableRow":
+        """What stands in the place of a row with this fault."""
+        return cls(str(error), ends_file=isinstance(error, FileError))
 
     def __str__(self) -> str:
         return self.problem + self.detail

@@ -531,7 +531,10 @@ def _refuse_left_out(
 def _may_be_left_out(message: dict) -> bool:
     """Whether a message has a text that not every template writes."""
     is_unusual = message.get("role") not in ALWAYS_RENDERED or message.get("tool_calls")
-    return bool(is_unusual and message.get("content"))
+    content = message.get("content")
+    if isinstance(content, str):
+        content = content.strip()
+    return bool(is_unusual and content)
 
 
 @lru_cache(maxsize=512)

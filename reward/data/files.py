@@ -242,12 +242,13 @@ def _files_in_folder(folder: str, split: str | None) -> list[str]:
     return paths
 
 
-SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)")  # train-00000-of-00002.parquet
+# train-00000-of-00002.parquet; folders may have such names too.
+SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)[^/]*")
 
 
 def _need_all_shards(paths: list[str]) -> None:
     """Refuse a split of which a file is missing, such as one whose download was broken off."""
-    shards = [match for match in map(SHARD.match, paths) if match]
+    shards = [match for match in map(SHARD.fullmatch, paths) if match]
     for shard in shards:
         found = {other[2] for other in shards if other.group(1, 3) == shard.group(1, 3)}
         count = int(shard[3])

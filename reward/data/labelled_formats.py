@@ -2,11 +2,19 @@
 
 import math
 
-from reward.data.cells import MEND, kind_of, list_cell, number_cell, text_cells, votes_cell
+from reward.data.cells import (
+    MEND,
+    is_finite_number,
+    kind_of,
+    list_cell,
+    number_cell,
+    text_cells,
+    votes_cell,
+)
 from reward.data.messages import side_of
 from reward.data.preference_pair import Preference, PreferencePair, compared
 from reward.data.prompts import needed_prompt
-from reward.data.transcripts import Messages, RowError, Side, assistant, user
+from reward.data.transcripts import FileError, Messages, RowError, Side, assistant, user
 
 TURNS = ("prompt", "response_a", "response_b")  # of human-preference-55k, each a list
 
@@ -38,7 +46,13 @@ def llmbar(row: dict, transcript: str) -> list[PreferencePair]:
     {"instruction": "Add.", "input": "2 2", "output_1": "4", "output_2": "5", "preference": 1}
     """
     (column,) = number_read(row)
-    better = number_cell(row, column, 1, 2)
+    better = number_cell(row, column)
+    if better == 0:
+        raise FileError(
+            f"`{column}` is 0; it must be 1 or 2, the better output. A 0 shows that 1 may be the "
+            "second one in this file, so none of its rows is read: write 1 and 2 (or leave the "
+            "rows with 0 out, if they are ties)"
+        )
     if better not in (1, 2):
         raise RowError(f"`{column}` is neither 1 nor 2, the better output: {MEND}")
     preference = Preference(strength=3 - 2 * better)
@@ -201,6 +215,10 @@ NO_LABEL = (
     "no label: `label` (or `winner`) must be a, b or tie (or 0 for response_a, 1 for response_b, "
     ".5 for a tie), or `votes` must be [votes for a, votes for b]"
 )
+OTHER_NUMBER = (
+    "Another number shows that 0 and 1 may mean something else in this file, so none of its rows "
+    "is read: write a, b and tie"
+)
 NAMED_LABELS = ("winner", "label", "preference")  # the first one that a row has is read
 ONE_HOT_LABELS = ("winner_model_a", "winner_model_b", "winner_tie")
 
@@ -257,6 +275,10 @@ def _strength_of_label(label: object) -> int:
     """1 if a label says that the first completion is better, -1 for the second, 0 for a tie.
 
     A label that is a number is the index of the better completion; .5 is a tie.
+
+    Raises:
+        RowError: It says something else.
+        FileError: It is another number, so that 1 may be the first one: 1 and 2, 1 and -1.
     """
     if isinstance(label, str):
         try:
@@ -269,6 +291,8 @@ def _strength_of_label(label: object) -> int:
         return -1
     if label == 0.5:
         return 0
+    if is_finite_number(label):
+        raise FileError(f"{NO_LABEL}. {OTHER_NUMBER}")
     raise RowError(NO_LABEL)
 
 

@@ -34,6 +34,7 @@ TOO_LITTLE = "raters agree less than"  # the least agreement follows
 
 # Notes on pairs that are kept.
 AGAINST = "votes or chosen_probability against the chosen side"
+RATED_AGAINST = "ratings against the chosen side"
 TIE = "tie (chosen_probability .5)"
 
 UNREAD = "columns not read"  # their names follow
@@ -126,13 +127,17 @@ class Ledger:
             reason = f"{UNREAD}: {names_in_words(names)}"
             self.add(split, "noted", reason, by_columns.total())
 
-    def note_doubtful_labels(self, split: str, probability: np.ndarray) -> None:
-        """Count ties, and pairs whose raters prefer the rejected side.
+    def note_doubtful_labels(
+        self, split: str, probability: np.ndarray, rating_margin: np.ndarray
+    ) -> None:
+        """Count ties, and pairs whose raters or ratings prefer the rejected side.
 
         Args:
             split: The name of the split.
             probability: The chosen probability of each pair that is kept; NaN if it has none.
+            rating_margin: The rating of its chosen side minus that of its rejected side; likewise.
         """
+        self.add(split, "noted", RATED_AGAINST, (rating_margin < 0).sum())
         self.add(split, "noted", TIE, (probability == 0.5).sum())
         self.add(split, "noted", AGAINST, (probability < 0.5).sum())
 

@@ -43,7 +43,8 @@ TEMPLATE_KEYS = {
 }
 
 PYTHON_MESSAGES = re.compile(
-    r"(?s)\s*\[?\s*\{(?=').*?(?<=[{ ])'(?:role|from)': '(?:system|user|assistant|tool|human|gpt)'"
+    r"(?s)\s*\[?\s*\{(?=')(?=.*'(?:content|value)': )"
+    r".*?(?<=[{ ])'(?:role|from)': '(?:system|user|assistant|tool|human|gpt)'"
 )
 JSON_START = re.compile(r"\s*[\[{]")  # how the JSON of messages starts
 

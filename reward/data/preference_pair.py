@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 from reward.data.cells import MEND, is_finite_number, kind_of
 from reward.data.messages import side_of
 from reward.data.prompts import words
-from reward.data.transcript_shapes import prompt_messages, reply_of
+from reward.data.transcript_shapes import is_transcript, prompt_messages, reply_of, turns_of
 from reward.data.transcripts import Messages, RowError, Side, assistant, text_of, user
 
 SIDES = ("chosen", "rejected")
@@ -118,8 +118,8 @@ def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
     messages = []
     for completion in completions:
         if isinstance(completion, str):
-            completion = assistant(completion)
-        elif is_whole(completion):
+            completion = _turns_that_repeat(prompt, completion) or assistant(completion)
+        if is_whole(completion):
             completion = _without_prompt(prompt, completion)
         messages.append(completion)
     return messages
@@ -150,6 +150,24 @@ def _without_prompt(prompt: Side, completion: Messages) -> Messages:
         return completion[end:]
     need_one_place(prompt, completion)
     return completion
+
+
+def _turns_that_repeat(prompt: Side, text: str) -> Messages | None:
+    """The turns of a transcript that repeats the prompt; None for any other text.
+
+    A text that begins like a transcript may well be the answer itself: a dialogue.
+    """
+    if not is_transcript(text):
+        return None
+    if isinstance(prompt, str):
+        prompt = user(prompt)
+    try:
+        turns = turns_of(text)
+    except RowError:
+        return None
+    if end_of_prompt(prompt, turns) is None:
+        return None
+    return turns
 
 
 def need_one_place(prompt: Messages, completion: Messages) -> None:

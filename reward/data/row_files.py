@@ -55,6 +55,9 @@ CSV_TEXTS = re.compile(
 )
 
 
+ClassNames = dict[str, list[str]]  # the names of the classes of a column, by its name
+
+
 class PlacedRow(NamedTuple):
     """A row of a file."""
 
@@ -541,7 +544,10 @@ def _rows_of_arrow_file(path: str, meter: ReadingMeter) -> Iterator[dict]:
 
 
 def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict]:
-    """The rows of pyarrow's record batches. Decimals become numbers, and bytes text if they can."""
+    """The rows of pyarrow's record batches.
+
+    Decimals become numbers, bytes text if they can, and the numbers of classes their names.
+    """
     import pyarrow
 
     for batch in batches:
@@ -556,5 +562,38 @@ def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict]:
             elif pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type):
                 with contextlib.suppress(pyarrow.ArrowInvalid):  # an image, or some other bytes
                     table = table.set_column(i, field.name, table[i].cast(pyarrow.large_string()))
+        class_names = _class_names(batch.schema.metadata or {})
         for start in range(0, len(table), ROWS_AT_ONCE):
-            yield from table.slice(start, ROWS_AT_ONCE).to_pylist()
+            for row in table.slice(start, ROWS_AT_ONCE).to_pylist():
+                yield with_class_names(row, class_names)
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> ClassNames:
+    """The names of the classes (ClassLabel) that datasets writes into the schema of a table."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        labels = [
+            (column, feature["names"])
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}
+    return dict(labels)
+
+
+def with_class_names(row: dict, class_names: ClassNames) -> dict:
+    """The row with the names of its classes, of which datasets stores the numbers.
+
+    Which number stands for which side, only the names tell. -1 is no class.
+    """
+    named = {}
+    for column, names in class_names.items():
+        number = row.get(column)
+        if isinstance(number, int):
+            named[column] = None
+            if 0 <= number < len(names):
+                named[column] = names[number]
+    if not named:
+        return row
+    return row | named

@@ -8,6 +8,7 @@ The conversation may stand in a prompt, in both sides, or in both places; it is 
 import math
 
 from reward.data.cells import kind_of, number_cell, votes_cell
+from reward.data.columns import name_in_words
 from reward.data.messages import side_of
 from reward.data.preference_pair import (
     IN_TWO_PLACES,
@@ -29,6 +30,7 @@ from reward.data.prompts import (
     find_prompt,
     how_to_name,
     needed_prompt,
+    with_system,
     words,
 )
 from reward.data.transcript_shapes import (
@@ -82,6 +84,7 @@ def chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
     chosen = side_of(row["chosen"], "`chosen`")
     rejected = side_of(row["rejected"], "`rejected`")
     _need_one_form(chosen, rejected)
+    _need_no_names(row)
     found = find_prompt(row)
     if found is None and not _hold_a_conversation(chosen, rejected):
         _need_no_other_text(row)
@@ -116,6 +119,35 @@ def _need_one_form(chosen: Side, rejected: Side) -> None:
             f"`chosen` is {kind_of(chosen)} and `rejected` is {kind_of(rejected)}; "
             "both sides need one form"
         )
+
+
+LONGEST_NAME = 40  # characters
+
+
+def _need_no_names(row: dict) -> None:
+    """Refuse sides that name the columns with their texts: {"response_a": "4", "chosen": "a"}."""
+    named = [_column_named(row, side) for side in SIDE_COLUMNS]
+    if None not in named and named[0] != named[1]:
+        columns = " and ".join(f"`{name_in_words(column)}`" for column in named)
+        raise RowError(
+            f"`chosen` and `rejected` name the columns {columns} instead of holding their texts; "
+            "write the texts into them. If the names are the answers, `columns: [prompt, chosen, "
+            "rejected]` reads these three alone"
+        )
+
+
+def _column_named(row: dict, side: str) -> str | None:
+    """The column with a text whose name is the text of a side, or ends with it after a `_`."""
+    text = row[side]
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST_NAME or len(row) <= 3:
+        return None
+    name = text.lower()
+    end = "_" + name.rpartition("_")[2]
+    for column, value in row.items():
+        is_text = isinstance(value, str | list) and column not in SIDE_COLUMNS
+        if is_text and (str(column).lower() == name or str(column).lower().endswith(end)):
+            return column
+    return None
 
 
 def _hold_a_conversation(chosen: Side, rejected: Side) -> bool:
@@ -204,6 +236,9 @@ def _last_turns(chosen: Messages, rejected: Messages) -> PreferencePair:
 
 def _after_messages(prompt: Messages, chosen: Messages, rejected: Messages) -> PreferencePair:
     """Two completions of a prompt, all of them messages. The sides may repeat the prompt."""
+    if [message["role"] for message in prompt] == ["system"] and is_whole(chosen):
+        system = prompt[0].get("content") or ""
+        return _last_turns(with_system(chosen, system), with_system(rejected, system))
     ends = [end_of_prompt(prompt, side) for side in (chosen, rejected)]
     if None not in ends:
         chosen_end, rejected_end = ends
@@ -432,6 +467,11 @@ def lists_of_sides(row: dict, transcript: str) -> list[PreferencePair]:
     """
     need_few(max(len(row["chosen"]), len(row["rejected"])))
     prompt = needed_prompt(row)
+    if all(_has_text(row[side], prompt) for side in SIDE_COLUMNS):
+        raise RowError(
+            "`chosen` and `rejected` are lists that hold the prompt, so they seem to be "
+            "conversations; give their turns as messages (role, content)"
+        )
     need_little(prompt, row["chosen"], repeated=len(row["rejected"]))
     need_little(prompt, row["rejected"], repeated=len(row["chosen"]))
     return [
@@ -439,6 +479,12 @@ def lists_of_sides(row: dict, transcript: str) -> list[PreferencePair]:
         for chosen in row["chosen"]
         for rejected in row["rejected"]
     ]
+
+
+def _has_text(texts: list[str], side: Side) -> bool:
+    """Whether one of the texts says what a prompt says."""
+    asked = words(text_of(side))
+    return bool(asked) and any(words(text) == asked for text in texts)
 
 
 # --- Labels ---------------------------------------------------------------------------------------

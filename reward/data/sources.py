@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
@@ -25,7 +25,7 @@ from reward.data.formats import (
 )
 from reward.data.hashing import text_key
 from reward.data.hub_access import hub_fault, storage_fault, use_cache_if_unreachable
-from reward.data.row_files import PlacedRow, read_rows
+from reward.data.row_files import PlacedRow, read_rows, with_class_names
 from reward.data.transcripts import RowError, first_user_turn, text_of
 
 
@@ -107,7 +107,8 @@ class SplitReader:
         A row that cannot be read is one of them; its column `drop` says why.
 
         Raises:
-            DataError: No row of a file can be read; or one cannot, under `on_bad_row="stop"`.
+            DataError: No row of a file can be read, or one shows that others would be misread, or
+                one cannot be read under `on_bad_row="stop"`.
         """
         named = NamedColumns(self.columns)
         if self.files is None:
@@ -119,9 +120,14 @@ class SplitReader:
 
     def hub_rows(self) -> Iterator[PlacedRow]:
         """The rows of a Hub data set. Raises DataError if the Hub fails in a stream."""
+        class_names = {
+            column: feature.names
+            for column, feature in (self.dataset.features or {}).items()
+            if isinstance(feature, ClassLabel)
+        }
         try:
             for index, row in enumerate(self.dataset):
-                yield PlacedRow(f"{self.label} row {index}", row)
+                yield PlacedRow(f"{self.label} row {index}", with_class_names(row, class_names))
         except FAULTS_OF_A_HUB_DATASET as error:
             raise DataError(f"{self.label}: {_why_not_loaded(error)}") from error
 
@@ -136,6 +142,8 @@ class SplitReader:
                 continue
             if first_error is None:
                 first_error = DataError(f"{_place_of(group)}: {pairs}")
+            if pairs.ends_file:
+                raise DataError(f"{_place_of(group)}: {pairs}")
             if self.on_bad_row == "stop":
                 raise first_error
             for placed in group:
@@ -152,7 +160,7 @@ class SplitReader:
         try:
             pairs = _pairs_of(rows, self.transcript)
         except RowError as error:
-            return UnreadableRow(str(error))
+            return UnreadableRow.of(error)
         unread = ", ".join(name_in_words(name) for name in unread_columns(first))
         return [_table_row(pair, group[0].place, self.subset, unread) for pair in pairs]
 

@@ -199,7 +199,7 @@ def _join_test_tables(test_tables: list[_TestTable]) -> tuple[Dataset, Ledger]:
     ledger.add_read("test", drop)
     ledger.add_places("test", first_places(table, drop))
     ledger.note_unread("test", table["unread"])
-    ledger.note_doubtful_labels("test", probability[is_kept])
+    ledger.note_doubtful_labels("test", probability[is_kept], _rating_margin(table)[is_kept])
     test = table.select(np.flatnonzero(is_kept))
     pair_key = test.with_format("numpy")["pair_key"][:]
     ledger.add("test", "noted", f"{DUPLICATE} (kept)", len(pair_key) - len(np.unique(pair_key)))
@@ -219,6 +219,7 @@ class _TrainPairs:
     pair_key: np.ndarray  # (n,) int64
     swap_key: np.ndarray  # (n,) int64
     chosen_probability: np.ndarray  # (n,) float64; NaN if a row does not say it
+    rating_margin: np.ndarray  # (n,) float64; NaN if a row has no ratings
     is_used: np.ndarray  # (n,) bool; False for a pair that is in neither train nor validation
     drop: np.ndarray  # (n,) of str: the first reason to drop the pair; "" if there is none
     unread: np.ndarray  # (n,) of str: the columns of its row that were not read, with commas
@@ -236,6 +237,7 @@ def _read_train_pairs(sources: list[Source], transcript: str, on_bad_row: str) -
         pair_key=columns["pair_key"][:],
         swap_key=columns["swap_key"][:],
         chosen_probability=_chosen_probability(table),
+        rating_margin=_rating_margin(table),
         is_used=np.ones(len(table), dtype=bool),
         drop=_drop_column(table),
         unread=np.array(table["unread"][:], dtype=object),
@@ -259,6 +261,12 @@ def _chosen_probability(table: Dataset) -> np.ndarray:
     It is float64, because in float32 7 votes of 10 are less than .7.
     """
     return table.with_format("numpy", dtype=float)["chosen_probability"][:]
+
+
+def _rating_margin(table: Dataset) -> np.ndarray:
+    """The rating of every chosen side minus that of the rejected one, (n,); NaN without ratings."""
+    columns = table.with_format("numpy", dtype=float)
+    return columns["rating_chosen"][:] - columns["rating_rejected"][:]
 
 
 def _mark(drop: np.ndarray, mask: np.ndarray, reason: str) -> None:
@@ -363,4 +371,6 @@ def _count_split(
     ledger.note_unread(name, pairs.unread[is_member])
     ledger.add(name, "noted", CONTRADICTORY, (is_contradictory & is_member).sum())
     is_kept = is_member & (pairs.drop == "")
-    ledger.note_doubtful_labels(name, pairs.chosen_probability[is_kept])
+    ledger.note_doubtful_labels(
+        name, pairs.chosen_probability[is_kept], pairs.rating_margin[is_kept]
+    )

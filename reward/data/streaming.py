@@ -119,8 +119,7 @@ class StreamedTrain:
         self.ledger.add_places("train", {drop: row["where"]})
         self.ledger.note_unread("train", [row["unread"]])
         if not drop:
-            probability = np.array(row["chosen_probability"], dtype=float)
-            self.ledger.note_doubtful_labels("train", probability)
+            _note_doubtful_labels(self.ledger, "train", [row])
 
 
 def streamed_splits(
@@ -171,7 +170,14 @@ def streamed_splits(
         ledger.note_unread("validation", [pair.row["unread"] for pair in held_out])
         kept = [pair.row for pair in held_out if not pair.drop]
         validation = Dataset.from_list(kept, features=FEATURES)
-        probability = np.array(validation["chosen_probability"][:], dtype=float)
-        ledger.note_doubtful_labels("validation", probability)
+        _note_doubtful_labels(ledger, "validation", kept)
         splits["validation"] = validation
     return splits
+
+
+def _note_doubtful_labels(ledger: Ledger, split: str, rows: list[dict]) -> None:
+    """Count the rows whose labels prefer no side, or the rejected one."""
+    columns = ("chosen_probability", "rating_chosen", "rating_rejected")
+    labels = {name: np.array([row[name] for row in rows], dtype=float) for name in columns}
+    rating_margin = labels["rating_chosen"] - labels["rating_rejected"]
+    ledger.note_doubtful_labels(split, labels["chosen_probability"], rating_margin)

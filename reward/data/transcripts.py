@@ -17,6 +17,10 @@ class RowError(ValueError):
     """A row that cannot be read. The message names columns and types, never content."""
 
 
+class FileError(RowError):
+    """A row that shows that rows of its file which seem to be right would be misread."""
+
+
 TURN = re.compile(r"\n\n(Human|Assistant):")  # how a turn starts in HH-RLHF's transcripts
 
 # How a turn starts in HelpSteer2's prompts of several turns. The first turn carries no mark.

@@ -30,6 +30,7 @@ class Fault:
     sentence: str  # what the row says in `reward_error`
     reason: str  # under which rows are counted
     is_bad_row: bool = True  # False for a row that is well-formed, but has nothing to score
+    ends_file: bool = False  # whether other rows of the file would be misread
 
 
 @dataclass
@@ -62,7 +63,8 @@ def encode_row_to_score(scorer: Scorer, placed: PlacedRow, named: NamedColumns) 
     try:
         to_score = row_to_score(named.of(row), scorer.manifest.get("transcript", "messages"))
     except RowError as error:
-        fault = Fault(str(error), UnreadableRow(str(error)).reason)
+        unreadable = UnreadableRow.of(error)
+        fault = Fault(str(error), unreadable.reason, ends_file=unreadable.ends_file)
         return EncodedRow(place, row, row, fault=fault)
     written = to_score.row
     if named.columns.names:

@@ -337,11 +337,16 @@ def _score_share(
 
 
 def _first_fault(rows: list[EncodedRow], on_bad_row: str) -> str | None:
-    """The place of the first bad row and why it is one, under `stop`; otherwise None."""
-    if on_bad_row == "stop":
-        for encoded in rows:
-            if encoded.fault is not None and encoded.fault.is_bad_row:
-                return f"{encoded.place}: {encoded.fault.sentence}"
+    """The place of the first row that ends the run, and why it does; None if there is none.
+
+    A bad row does under `stop`; one that shows that others would be misread, always.
+    """
+    for encoded in rows:
+        fault = encoded.fault
+        if fault is None:
+            continue
+        if fault.ends_file or (fault.is_bad_row and on_bad_row == "stop"):
+            return f"{encoded.place}: {fault.sentence}"
     return None
 
 

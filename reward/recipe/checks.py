@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from reward.data.columns import fault_of_our_name
-from reward.data.files import Source, is_local, local_files
+from reward.data.files import FILE_BUILDERS, Source, is_local, local_files
 from reward.data.one_writer import LOCK
 from reward.data.secrets import holds_secret
 from reward.data.shown import shown
@@ -224,6 +224,9 @@ def _check_source(source: Source, test_fraction: float | None) -> Iterator[str]:
         return
     if is_local(path) and source["data_files"]:
         yield "data_files has no effect beside a local path; write `path: json` (or csv, parquet)"
+        return
+    if source["name"] and (is_local(path) or path in FILE_BUILDERS):
+        yield "name has no effect beside local files; `data_dir` names a folder inside of `path`"
         return
     train_files = local_files(source, source["split"])
     test_files = local_files(source, source["test_split"])

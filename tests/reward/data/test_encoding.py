@@ -771,6 +771,8 @@ def test_a_message_that_the_template_leaves_out_in_silence_is_refused(tokenizers
     assert "I add them." in render(tokenizers("real:qwen3"), user("3+4?"), says)
     with pytest.raises(RefusedText, match="leaves out what a message says beside its tool calls"):
         render(tokenizers("real:llama3_1"), user("3+4?"), says)
+    says[0]["content"] = "\n"  # no words are lost
+    assert "add_two" in render(tokenizers("real:llama3_1"), user("3+4?"), says)
 
 
 def test_a_template_that_is_no_jinja_is_a_fault_of_the_checkpoint():

@@ -846,7 +846,7 @@ def test_judgebench(label, chosen):
 def test_llmbar(label, chosen):
     row = {"input": "I", "output_1": "one", "output_2": "two", "label": label}
     assert to_pairs(row) == [pair("I", chosen, {"one": "two", "two": "one"}[chosen])]
-    assert refused({**row, "label": 0}) == "`label` is outside [1, 2]" + MEND
+    assert refused({**row, "label": 3}) == "`label` is neither 1 nor 2, the better output" + MEND
     assert (
         refused({**row, "label": 1.5, "input": SECRET})
         == "`label` is neither 1 nor 2, the better output" + MEND

@@ -301,6 +301,27 @@ def test_it_is_read_once_in_rows_of_any_layout():
     row = {"prompt": transcript, "completion": f"{transcript} A cherry is red."}
     assert scored(row) == (FRUIT, [CHERRY])
 
+    # A transcript behind a prompt that is none; a dialogue that was asked for is an answer.
+    lines = "User: Name a red fruit.\nAssistant: A cherry is red."
+    assert scored({"prompt": "Name a red fruit.", "completion": lines}) == (FRUIT, [CHERRY])
+    row = {"prompt": FRUIT, "response_a": lines, "response_b": "A lime is red.", "label": "a"}
+    assert to_pairs(row)[0]["chosen"] == CHERRY
+    dialogue = {"prompt": "Write a dialogue.", "completion": lines}
+    assert scored(dialogue)[1] == [assistant(lines)]
+
+
+def test_a_prompt_that_is_a_system_message_alone():
+    """Pairs of two questions were kept, and all rows with one system text were in one split."""
+    row = {"prompt": SYSTEM, "chosen": FRUIT + CHERRY, "rejected": FRUIT + LIME}
+    expected = {"prompt": SYSTEM + FRUIT, "chosen": CHERRY, "rejected": LIME}
+    assert to_pairs(row) == [expected | {"drop": "", "subset": None}]
+    row["chosen"] = SYSTEM + row["chosen"]
+    assert to_pairs(row)[0]["prompt"] == SYSTEM + FRUIT
+    row["rejected"] = user("Name a green fruit.") + LIME
+    assert to_pairs(row)[0]["drop"] == "prompts differ"
+    row = {"prompt": SYSTEM, "chosen": CHERRY, "rejected": LIME}
+    assert to_pairs(row)[0]["prompt"] == SYSTEM
+
 
 def scored(row: dict) -> tuple:
     to_score = row_to_score(row, "messages")
@@ -351,6 +372,7 @@ def test_the_json_of_messages_may_be_indented():
         '{"name": "Ann", "role": "captain"}',
         '[{"name": "Ann", "role": "user"}, {"name": "Bo", "role": "admin"}]',
         '{"from": "Monday", "to": "Friday"}',
+        "{'id': 3, 'role': 'user'} is its row.",
     ],
 )
 def test_an_answer_in_json_is_no_message(answer):
@@ -538,6 +560,23 @@ SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
         *(
             (SIDES | {"prompt": "p", "votes": votes}, "`votes` is a mapping; two counts")
             for votes in ({"for": 3, "against": 1}, {"wins": 3, "losses": 1}, {"a": 3})
+        ),
+        *(
+            (
+                {"prompt": "p", left: "A cherry.", right: "A lime."}
+                | {"chosen": chosen, "rejected": rejected},
+                f"`chosen` and `rejected` name the columns `{left}` and `{right}` instead of",
+            )
+            for left, right, chosen, rejected in (
+                ("response_a", "response_b", "a", "b"),
+                ("response_A", "response_B", "model_a", "model_b"),
+                ("output_1", "output_2", "1", "2"),
+                ("llama", "gpt-4", "llama", "gpt-4"),
+            )
+        ),
+        (
+            {"prompt": "2+2?", "chosen": ["2+2?", "4"], "rejected": ["2+2? ", "5"]},
+            "`chosen` and `rejected` are lists that hold the prompt, so they seem to be",
         ),
         (
             {"conversations": [{"from": "narrator", "value": "a"}], **SIDES},

@@ -6,9 +6,10 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 from preferences import (
     EXPECTED,
     ROWS,
@@ -83,6 +84,61 @@ def test_a_folder_that_lacks_a_file_of_a_split_is_refused(tmp_path):
         local_files(source(tmp_path), "train")
     write_any(tmp_path / "train-00001-of-00003.jsonl", ROWS)
     assert len(local_files(source(tmp_path), "train")) == 3
+
+
+def test_a_folder_may_be_called_like_a_file_of_a_split(tmp_path):
+    """`part-1-of-3/train.jsonl` was refused, as if two more such folders were missing."""
+    data = folder(tmp_path / "part-1-of-3", ROWS)
+    assert local_files(data, "train") == [str(tmp_path / "part-1-of-3" / "train.jsonl")]
+
+
+def reader_of_classes(tmp_path, kind: str) -> sources.SplitReader:
+    """A reader of two rows whose winner and source datasets stores as numbers of classes."""
+    winner = ClassLabel(names=["tie", "model_a", "model_b"])
+    rows = [
+        {"prompt": "p", "response_a": "A", "response_b": "B", "winner": label, "source": 1}
+        for label in ("model_a", "model_b")
+    ]
+    features = Features(
+        dict.fromkeys(("prompt", "response_a", "response_b"), Value("string"))
+        | {"winner": winner, "source": ClassLabel(names=["web", "book"])}
+    )
+    table = Dataset.from_list(rows, features=features)
+    if kind == "saved":
+        table.save_to_disk(tmp_path / "train")
+        return sources.split_reader(source(tmp_path / "train"), "train", "messages", "stop")
+    table.to_parquet(tmp_path / "train.parquet")
+    reader = sources.split_reader(source(tmp_path), "train", "messages", "stop")
+    if kind == "parquet":
+        return reader
+    if kind == "stream":
+        table = table.to_iterable_dataset()
+    return replace(reader, files=None, dataset=table)  # as from the Hub
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved", "hub", "stream"])
+def test_numbers_of_classes_are_their_names(tmp_path, kind):
+    """Class 1, `model_a`, was read as the index of the second response, and the subset was lost."""
+    pairs = list(reader_of_classes(tmp_path, kind).pairs())
+    assert [json.loads(pair["chosen"])[0]["content"] for pair in pairs] == ["A", "B"]
+    assert [(pair["subset"], pair["unread"]) for pair in pairs] == [("book", "")] * 2
+
+
+@pytest.mark.parametrize(
+    "columns, labels",
+    [
+        (("response_a", "response_b"), (1, 1, 2)),  # counted from 1
+        (("response_a", "response_b"), (1, -1)),
+        (("output_1", "output_2"), (1, 0)),  # counted from 0
+    ],
+)
+def test_a_label_that_shows_that_others_are_misread_ends_the_file(tmp_path, columns, labels):
+    """The row was dropped, and each 1 stood for the other side."""
+    rows = [{"prompt": "p", columns[0]: "A", columns[1]: "B", "label": label} for label in labels]
+    data = folder(tmp_path, rows)
+    said = fault([data], validation_fraction=0, on_bad_row="skip")
+    assert said.startswith(f"{tmp_path}/train.jsonl:{len(rows)}: ")
+    assert "so none of its rows is read: write " in said
 
 
 @pytest.mark.parametrize("split", ["train[:10]", "train[90%:]", "train[:5%]+train[-5%:]"])

@@ -21,6 +21,7 @@ from support import write_rows
 from trl import DatasetMixtureConfig, get_dataset
 from trl.scripts.utils import DatasetConfig
 
+from reward.data.ledger import TIE
 from reward.data.splits import load_preferences, load_test_split
 from reward.data.tokens import (
     EncodingOptions,
@@ -195,6 +196,19 @@ def test_votes_against_the_chosen_side_are_noted_in_every_split(tmp_path):
         > 0
     )
     assert counts["test"]["noted"] == {AGAINST: 1}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_ratings_against_the_chosen_side_are_noted(tmp_path, streaming):
+    """Nothing said that score_chosen and score_rejected contradict the sides."""
+    train = [row(n, score_chosen=n, score_rejected=2) for n in range(4)]
+    test = [row("z", rating_chosen=1, rating_rejected=1.5)]
+    data = folder(tmp_path, train, test, streaming=streaming)
+    splits, ledger = load_preferences([data], validation_fraction=0)
+    assert len(list(splits["train"])) == 4
+    noted = {name: counts["noted"] for name, counts in ledger.as_dict().items()}
+    against = "ratings against the chosen side"
+    assert noted["train"] == {against: 2, TIE: 1} and noted["test"] == {against: 1}
 
 
 AGREE = [[3, 1], [1, 3], [2, 1], [7, 3], [1, 1], [1, 0]]  # .75, .75 (against), .67, .7, .5, 1

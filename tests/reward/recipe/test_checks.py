@@ -173,6 +173,8 @@ def test_local_sources():
         "data_files has no effect"
         in faults(DATA + "datasets: [{path: pairs, data_files: a.jsonl}]\n")[0]
     )
+    (fault,) = faults(DATA + "datasets: [{path: pairs, name: helpful}]\n")  # it was passed over
+    assert "name has no effect beside local files" in fault
     assert (
         "found no file or folder pairs/x"
         in faults(DATA + "datasets: [{path: pairs, data_dir: x}]\n")[0]
