@@ -222,11 +222,9 @@ def _check_source(source: Source, test_fraction: float | None) -> Iterator[str]:
     if is_local(path) and not folder.exists():
         yield f"found no file or folder {folder}; {_absent(path, 'Anthropic/hh-rlhf')}"
         return
-    if is_local(path) and source["data_files"]:
-        yield "data_files has no effect beside a local path; write `path: json` (or csv, parquet)"
-        return
-    if source["name"] and (is_local(path) or path in FILE_BUILDERS):
-        yield "name has no effect beside local files; `data_dir` names a folder inside of `path`"
+    no_effect = _key_without_effect(source)
+    if no_effect is not None:
+        yield no_effect
         return
     train_files = local_files(source, source["split"])
     test_files = local_files(source, source["test_split"])
@@ -243,6 +241,16 @@ def _check_source(source: Source, test_fraction: float | None) -> Iterator[str]:
         if fault is not None:
             hint = "add `test_fraction: 0.1`, which splits by first user turn"
             yield f"{fault}; the audit needs rows never trained on: {hint}"
+
+
+def _key_without_effect(source: Source) -> str | None:
+    """The key of local files that nobody reads, and what to write; None if there is none."""
+    path = source["path"]
+    if is_local(path) and source["data_files"]:
+        return "data_files has no effect beside a local path; write `path: json` (or csv, parquet)"
+    if source["name"] and (is_local(path) or path in FILE_BUILDERS):
+        return "name has no effect beside local files; `data_dir` names a folder inside of `path`"
+    return None
 
 
 def _test_split_fault(source: Source, folder: Path, test_files: list[str] | None) -> str | None:
