@@ -93,7 +93,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         help="another checkpoint, or a file of its scores on the same pairs; repeat for a ranking",
     )
     parser.add_argument(
-        "--completions", help="scored completions, several a prompt (+ gold, rating): best-of-n"
+        "--completions",
+        help="scored completions, several a prompt, with `gold` or `rating` where known: how good "
+        "is the best of n?",
     )
     parser.add_argument("--adversarial", help="your own hard pairs, instead of the bundled ones")
     parser.add_argument(
@@ -111,10 +113,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     add_forward(parser)
     parser.add_argument(
-        "--probed", type=int, default=100, help="how many prompts' completions the probes edit"
+        "--probed", type=int, default=100, help="of how many prompts the answers are edited (100)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="leave out probes, leakage and train accuracy"
+        "--quick",
+        action="store_true",
+        help="leave out probes, hard pairs, leakage and the accuracy on training pairs",
     )
     parser.add_argument(
         "--fail-on", choices=["warn", "fail"], help="exit 1 if a verdict is at least this bad"
@@ -122,12 +126,14 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="print every check, not only the alarms"
     )
-    parser.add_argument("--revision", default="main", help="of a Hub id")
+    parser.add_argument(
+        "--revision", default="main", help="commit, branch or tag of a Hub id (main)"
+    )
     parser.add_argument(
         "--trust_remote_code", action="store_true", help="run the model's own Python code"
     )
     parser.add_argument(
-        "--chat_template", metavar="FILE", help="render with it instead of the model's own"
+        "--chat_template", metavar="FILE", help="chat template to use in place of the model's own"
     )
 
 
@@ -154,7 +160,7 @@ def add_options_of_pairs(parser: argparse.ArgumentParser) -> None:
         help="names of your columns in --data or --scores: prompt=my_question,chosen=good,...; "
         "used for a file of --compare that has them, not for --ood, --completions, --adversarial",
     )
-    parser.add_argument("--split", default="test", help="split of --data and --ood")
+    parser.add_argument("--split", default="test", help="split of --data and --ood (test)")
     parser.add_argument(
         "--ood",
         help="other pairs, to see how far the accuracy carries; with --scores, a file of scores",

@@ -11,7 +11,7 @@ def add_forward(parser: argparse.ArgumentParser) -> None:
         "--token_budget",
         type=int,
         default=TOKEN_BUDGET,
-        help="tokens of one forward: lower it to save memory",
+        help=f"tokens that are computed at once ({TOKEN_BUDGET}): lower it to save memory",
     )
     parser.add_argument(
         "--dtype",

@@ -44,9 +44,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the model, and how it computes."""
     add = parser.add_argument
     add("--ckpt", help="folder or Hub id of a reward model")
-    add("--revision", default="main", help="of a Hub id")
+    add("--revision", default="main", help="commit, branch or tag of a Hub id (main)")
     add("--trust_remote_code", action="store_true", help="run the model's own Python code")
-    add("--chat_template", metavar="FILE", help="render with it instead of the model's own")
+    add("--chat_template", metavar="FILE", help="chat template to use in place of the model's own")
     add_forward(parser)
     add(
         "--endpoint",
@@ -79,7 +79,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         help="a row that cannot be read or scored has no reward (skip), or ends the run (stop)",
     )
     add("--prompt", help="one prompt, with one or more --completion")
-    add("--completion", action="append", default=[], help="repeat to compare")
+    add(
+        "--completion", action="append", default=[], help="an answer to --prompt; repeat to compare"
+    )
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -112,8 +114,8 @@ def add_modes(parser: argparse.ArgumentParser) -> None:
         "--as",
         dest="label_as",
         choices=LABELS,
-        help="of --mode label: the best and the worst of a prompt (DPO), completions with a true "
-        "or false label (KTO), completions with their reward",
+        help="of --mode label; pairs: a prompt's best and worst (DPO); binary: completions with a "
+        "true or false label (KTO); scalar: completions with their reward",
     )
     add("--scored", metavar="FILE", help="rows that were scored before, instead of --input; or -")
     add("--n", type=int, help="completions of a prompt that are kept (rank: all, reject: 1)")
@@ -175,12 +177,12 @@ def first_fault(args: argparse.Namespace) -> str | None:
 def fault_of_task(args: argparse.Namespace) -> str | None:
     """What is wrong with what the options ask for together; None if nothing is."""
     if args.ckpt is None and (args.scored is None or args.calibrated or args.normalized):
-        return "--ckpt DIR is needed: a reward model"
+        return "--ckpt MODEL is needed: a folder or Hub id of a reward model"
     tasks = [args.prompt, args.input, args.convert, args.scored]
     if tasks.count(None) != len(tasks) - 1 or bool(args.completion) != (args.prompt is not None):
         return (
             "give --input FILE, or --prompt TEXT with one or more --completion TEXT, "
-            "or --convert DIR"
+            "or --convert DIR, or --scored FILE with --mode"
         )
     return None
 

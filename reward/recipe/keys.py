@@ -125,14 +125,14 @@ OWN_KEYS = [
         types=("float",),
         default=0.1,
         range=Range(ge=0, lt=1, example=0.1),
-        help="share of the train rows to select on, never trained on",
+        help="share of the train rows set aside to choose the best checkpoint",
     ),
     OwnKey(
         "test_fraction",
         types=("float", "null"),
         default=None,
         range=Range(gt=0, lt=1, example=0.1),
-        help="share to hold out where a source has no test split",
+        help="share set aside for the audit where a source has no test split",
     ),
     OwnKey(
         "on_bad_row",
@@ -394,14 +394,14 @@ TRACKERS = {
 # --- The flags of the command, and what a recipe may not hold -----------------------------------
 
 FLAGS = {
-    "recipe": "FILE, the recipe, or the name of one in recipes/, such as qwen-0.5b",
+    "recipe": "FILE, or the name of one in recipes/, such as qwen-0.5b",
     "merge": "also write merged/, the adapter merged into its base",
     "check_data": "read and encode the data, print the ledger, train nothing",
-    "plan": "[FILE], parameters, tokens, steps, memory a GPU under that accelerate config; "
+    "plan": "[FILE]: also print parameters, tokens, steps and memory under that accelerate config; "
     "train nothing",
-    "overwrite": "use an output_dir that is not empty",
-    "resume": "auto or DIR, go on from the newest valid checkpoint or from DIR",
-    "push": "NAME, upload the verified checkpoint to this repository of the Hub",
+    "overwrite": "train anew where output_dir holds an earlier run",
+    "resume": "auto or DIR: go on from the newest checkpoint that is whole, or from DIR",
+    "push": "NAME: upload the verified checkpoint to this repository of the Hub",
     "list_recipes": "print the recipes in recipes/, what each is and needs",
 }
 

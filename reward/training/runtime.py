@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from reward.data.shown import shown
+from reward.data.shown import count, shown
 from reward.model.cpu import NO_BF16, cpu_has_bf16
 
 BAD_INPUT = 2
@@ -63,7 +63,7 @@ def choose_precision(settings: dict, quantized: bool) -> Machine:
     is_cpu = accelerator is None or settings.get("use_cpu", False)
     if is_cpu:
         settings["use_cpu"] = True
-        device = f"CPU, {torch.get_num_threads()} threads"
+        device = f"CPU, {count(torch.get_num_threads(), 'thread')}"
         chosen = cpu_precision(asked, quantized)
     elif accelerator.type == "cuda":
         device = torch.cuda.get_device_name()

@@ -147,7 +147,7 @@ def test_figures_of_the_checkpoint(saved, tmp_path):
         ("--ckpt rm --prompt a --completion b --mode rank", "--mode rank needs --input FILE"),
         ("--ckpt rm --input {file} --mode rank", "name --output FILE, or pipe the scored rows on"),
         ("--scored no.jsonl --mode rank", "--scored no.jsonl: no such file"),
-        ("--scored {file} --mode pairs --calibrated", "--ckpt DIR is needed"),
+        ("--scored {file} --mode pairs --calibrated", "--ckpt MODEL is needed"),
         ("--scored {file} --mode rank --resume", "--resume belongs to --input FILE"),
         ("--scored {file} --mode label", "--mode label needs --as pairs|binary|scalar"),
     ],

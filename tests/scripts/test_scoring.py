@@ -531,7 +531,8 @@ def test_the_one_off_form(trained, scorer, run):
 
 
 ONE_OF_THREE = (
-    "give --input FILE, or --prompt TEXT with one or more --completion TEXT, or --convert DIR"
+    "give --input FILE, or --prompt TEXT with one or more --completion TEXT, "
+    "or --convert DIR, or --scored FILE with --mode"
 )
 
 

@@ -138,7 +138,7 @@ def test_data_of_the_command_line_replaces_the_files():
             "command line: found `--run_name 7`; needed is text or null, not an integer: ",
         ),
         (["--seed"], "command line: --seed lacks its value: write `--seed VALUE`"),
-        (["--resume"], "command line: --resume lacks its value, auto or DIR, go on from"),
+        (["--resume"], "command line: --resume lacks its value, auto or DIR: go on from"),
         (
             ["--merge=true"],
             "command line: found `--merge=true`; --merge takes no value: write `--merge`",
@@ -165,7 +165,7 @@ def test_empty_command_line_and_help(capsys):
         RecipeError, match="write `python train_rm.py --recipe recipes/quickstart.yaml`"
     ):
         parse_command_line([])
-    with pytest.raises(RecipeError, match="command line: --recipe lacks its value, FILE, the"):
+    with pytest.raises(RecipeError, match="command line: --recipe lacks its value, FILE, or"):
         parse_command_line(["--recipe"])
     with pytest.raises(SystemExit) as caught:
         parse_command_line(["--help"])

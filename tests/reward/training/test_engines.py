@@ -230,7 +230,7 @@ def test_it_gives_what_one_process_gives(config, method, engine_run, one_process
         ] * 2
 
     # What is printed is printed once, although two processes ran.
-    assert "machine: CPU, 1 threads; " in printed and ", 2 processes\n" in printed
+    assert "machine: CPU, 1 thread; " in printed and ", 2 processes\n" in printed
     times_by_start = {
         "machine: ": 1,
         "data:$": 1,
