@@ -26,6 +26,7 @@ from reward.checkpoint.manifest import read_manifest, seal
 from reward.data.encoding import PROBE, choose_pad_token, encode
 from reward.data.files import WriteError
 from reward.data.shown import shown
+from reward.model.forwards import pair_token_types
 from reward.model.heads import head_of, rewards_from_logits
 from reward.model.load import load_reward_model
 
@@ -78,6 +79,9 @@ def convert(
     layer = keep_one_label(model)
     if layer.bias is not None and not stock_head_has_bias(model):
         dropped_bias = layer.bias.item()
+    # With a template the copy would be read without the token types that its tokenizer makes.
+    if loaded.is_pair_layout and pair_token_types(tokenizer, model) is not None:
+        tokenizer.chat_template = None
     new_pad_token = None
     if loaded.reads_last_token:
         new_pad_token = set_pad_token(model, tokenizer)

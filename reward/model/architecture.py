@@ -202,6 +202,18 @@ def _refuse_own_class(parts: CheckpointParts, trust_remote_code: bool) -> None:
         )
 
 
+def said_of_own_code(parts: CheckpointParts, trust_remote_code: bool) -> list[str]:
+    """Return the sentence about a checkpoint's classifier that a stock class stands in for."""
+    auto_map = parts.config.get("auto_map")
+    if trust_remote_code or not isinstance(auto_map, dict) or CLASSIFIER not in auto_map:
+        return []
+    return [
+        f"{parts.base} has code of its own for this model ({auto_map[CLASSIFIER]}), which is not "
+        "run: transformers' class is used, whose rewards may be others. --trust_remote_code runs "
+        "the Python code of the checkpoint: read it first"
+    ]
+
+
 def _refuse_unknown_type(name: str, config: dict) -> None:
     """Raise ModelError for a config.json whose model_type transformers does not have."""
     model_type = config.get("model_type")

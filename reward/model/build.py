@@ -9,6 +9,7 @@ import os
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from reward.data.encoding import prepare_tokenizer
-from reward.model.architecture import read_config
+from reward.model.architecture import CLASSIFIER, own_class, read_config
 from reward.model.checkpoint_tokenizer import tokenizer_of
 from reward.model.classifier import LoadedClassifier, keep_unpacked, load_classifier
 from reward.model.heads import (
@@ -30,6 +31,7 @@ from reward.model.heads import (
 from reward.model.hub import (
     ModelError,
     checkpoint_file,
+    checkpoint_object,
     refuse_damaged_download,
     require_model,
 )
@@ -79,7 +81,7 @@ def build_reward_model(
         ModelError: A trained head would be lost, the body is incomplete, or the checkpoint is no
             model that can be trained on.
     """
-    _refuse_unsuitable_files(name, revision, head_init)
+    _refuse_unsuitable_files(name, revision, head_init, trust_remote_code)
     labels = {"linear": 1, "two_logit": 2}[head]
     config = read_config(name, revision, trust_remote_code)
     if hasattr(config, "pad_token_id"):
@@ -123,7 +125,9 @@ def _sound_weights(name: str, revision: str) -> SavedWeights:
     return weights
 
 
-def _refuse_unsuitable_files(name: str, revision: str, head_init: str | None) -> None:
+def _refuse_unsuitable_files(
+    name: str, revision: str, head_init: str | None, trust_remote_code: bool
+) -> None:
     """Raise ModelError for an adapter, what is no model, a lost value head, and damaged files."""
     refuse_other_files(name, own_manifest(name, revision), revision)
     if checkpoint_file(name, "adapter_config.json", revision) is not None:
@@ -138,6 +142,20 @@ def _refuse_unsuitable_files(name: str, revision: str, head_init: str | None) ->
         raise ModelError(
             f"{name} holds a trained value head ({' or '.join(VALUE_HEAD_FILES)}), which would be "
             f"replaced by a random one. {NEW_HEAD_MEND}"
+        )
+    _refuse_own_class(name, revision, trust_remote_code)
+
+
+def _refuse_own_class(name: str, revision: str, trust_remote_code: bool) -> None:
+    """Raise ModelError for a class of the checkpoint's own that a stock one would replace."""
+    config = checkpoint_object(name, "config.json", revision)
+    own = own_class(config)
+    if own is None or config.get("model_type") not in CONFIG_MAPPING:
+        return
+    if own.auto_class != CLASSIFIER or not trust_remote_code:
+        raise ModelError(
+            f"{name} is a model of its own class, {own.described}: what its code computes, and its "
+            f"head, would be lost. {NEW_HEAD_MEND}"
         )
 
 

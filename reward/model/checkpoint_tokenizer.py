@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+import transformers
+from tokenizers import Tokenizer
+from transformers import (
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from reward.data.cells import is_finite_number, kind_of
 from reward.data.encoding import prepare_tokenizer
@@ -10,9 +17,18 @@ from reward.data.files import DataError
 from reward.model.heads import is_encoder
 from reward.model.hub import ModelError, checkpoint_file
 from reward.model.parts import TOKENIZER_FILES, CheckpointParts, has_tokenizer
+from reward.model.saved_head import is_openrlhf
 
 # These are vocabularies of other packages, which transformers converts to a fast tokenizer.
 TO_CONVERT = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+
+# What OpenRLHF does to a rendered conversation (RewardDataset): it cuts the newlines at the end,
+# and adds the end token where the text does not end in it. A template may be saved with this.
+OPENRLHF_START = "{%- set whole_text -%}{{ '' }}"
+OPENRLHF_END = (
+    "{{ '' }}{%- endset -%}{%- set whole_text = whole_text.rstrip('\\n') -%}{{ whole_text }}"
+    "{%- if not whole_text.endswith(eos_token) -%}{{ ' ' ~ eos_token }}{%- endif -%}"
+)
 
 
 @dataclass
@@ -21,6 +37,7 @@ class CheckpointTokenizer:
 
     tokenizer: PreTrainedTokenizerBase
     template_origin: str  # in words: which chat template it is, and where it comes from
+    pad_token_id: int | None  # as it was saved; a template of ours brings another pad token
     template_is_ours: bool = False  # whether the checkpoint has none
     notes: list[str] = field(default_factory=list)  # sentences for the user
 
@@ -50,19 +67,26 @@ def load_tokenizer(
         name, revision = parts.base, parts.base_revision
         notes.append(f"the adapter has no tokenizer: that of its base {name} is used")
     tokenizer = tokenizer_of(name, revision, trust_remote_code)
+    pad = tokenizer.pad_token_id
+    if not parts.manifest:
+        notes += _said_of_other_ids(name, revision, tokenizer)
     if template_file is not None:
         tokenizer.chat_template = _read(template_file)
         origin = f"the file {template_file} (--chat_template)"
-        return CheckpointTokenizer(tokenizer, origin, notes=notes)
+        return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
 
     template = tokenizer.chat_template
     if isinstance(template, dict):
         tokenizer.chat_template = _default_of(name, template)
         origin = f"the checkpoint's own, `default` of {', '.join(sorted(template))}"
         notes.append(f"chat template: {origin}")
-        return CheckpointTokenizer(tokenizer, origin, notes=notes)
+        return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
     if template:
-        return CheckpointTokenizer(tokenizer, "the checkpoint's own", notes=notes)
+        origin = "the checkpoint's own"
+        if is_openrlhf(parts) and tokenizer.eos_token:
+            tokenizer.chat_template = OPENRLHF_START + template + OPENRLHF_END
+            origin += f", cut and ended with {tokenizer.eos_token} as OpenRLHF does"
+        return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
 
     prepare_tokenizer(tokenizer, is_encoder(config), config.get_text_config().vocab_size)
     if is_encoder(config):
@@ -75,7 +99,7 @@ def load_tokenizer(
         f"chat template: {origin}; if the model was trained with another one, name its file: "
         "--chat_template FILE"
     )
-    return CheckpointTokenizer(tokenizer, origin, template_is_ours=True, notes=notes)
+    return CheckpointTokenizer(tokenizer, origin, pad, template_is_ours=True, notes=notes)
 
 
 def tokenizer_of(
@@ -112,6 +136,52 @@ def tokenizer_of(
             f"{kind_of(tokenizer.model_max_length)}; a number of tokens is needed"
         )
     return tokenizer
+
+
+def pad_at_training(
+    parts: CheckpointParts, tokenizer: CheckpointTokenizer, config_pad: int | None
+) -> int | None:
+    """Return the pad id that a stock head was trained with, which decides which token it reads.
+
+    It is the config's, but an adapter's config is its base's. In batches transformers trains no
+    such model without a pad id, so where the base names none, or the adapter is ours, the
+    training had set it, to that of the tokenizer beside the adapter (trl.RewardTrainer).
+
+    Args:
+        parts: The checkpoint.
+        tokenizer: Its tokenizer.
+        config_pad: The pad id of the config.
+    """
+    if parts.is_adapter and parts.has_tokenizer and (parts.manifest or config_pad is None):
+        return tokenizer.pad_token_id
+    return config_pad
+
+
+def _said_of_other_ids(name: str, revision: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the sentence about a tokenizer.json that gives other ids than the class made of it.
+
+    transformers 5 builds some classes (LlamaTokenizer) anew and takes the vocabulary alone from
+    the file; version 4 read all of it.
+    """
+    path = checkpoint_file(name, "tokenizer.json", revision)
+    if path is None or not tokenizer.is_fast or type(tokenizer) is PreTrainedTokenizerFast:
+        return []
+    try:
+        file = Tokenizer.from_file(path)
+        file.no_truncation()
+        control = {token.content for token in file.get_added_tokens_decoder().values()}
+        between = [token for token in tokenizer.all_special_tokens if token in control]
+        text = "What is 12 and 30?\n".join(["", *between, " Forty-two."])
+        ids = file.encode(text, add_special_tokens=False).ids
+    except Exception:  # the package tokenizers raises nothing more specific
+        return []
+    if ids == tokenizer(text, add_special_tokens=False)["input_ids"]:
+        return []
+    return [
+        f"its tokenizer.json gives other token ids than the {type(tokenizer).__name__} that "
+        f"transformers {transformers.__version__} makes of it and that is used here; transformers "
+        "4 read the file, so that rewards may differ from its maker's"
+    ]
 
 
 def _why_not_loaded(name: str, revision: str, error: Exception) -> str:

@@ -15,7 +15,7 @@ from reward.data.shown import shown
 from reward.model import TOKEN_BUDGET
 from reward.model.architecture import read_config
 from reward.model.batches import TokenIds, read_index
-from reward.model.checkpoint_tokenizer import load_tokenizer
+from reward.model.checkpoint_tokenizer import load_tokenizer, pad_at_training
 from reward.model.heads import is_encoder
 from reward.model.parts import parts_without_weights
 from reward.model.processes import processes
@@ -71,7 +71,8 @@ class EndpointScorer(TextEncoder):
         self.token_budget = TOKEN_BUDGET
         self.read_pad = None
         if not is_encoder(config):
-            self.read_pad = getattr(text_config, "pad_token_id", None)
+            config_pad = getattr(text_config, "pad_token_id", None)
+            self.read_pad = pad_at_training(parts, loaded, config_pad)
         self.count, self.between_0_and_1 = 0, True  # of rewards so far
         self.server = Server(url, self.text_of)
         self.server.connect(self.as_sent(encode(self.tokenizer, PROBE[:1], PROBE[1:])))

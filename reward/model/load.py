@@ -19,8 +19,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reward.model.architecture import read_classifier_config, refuse_more_than_a_head
-from reward.model.checkpoint_tokenizer import load_tokenizer
+from reward.model.architecture import (
+    read_classifier_config,
+    refuse_more_than_a_head,
+    said_of_own_code,
+)
+from reward.model.checkpoint_tokenizer import CheckpointTokenizer, load_tokenizer, pad_at_training
 from reward.model.classifier import keep_unpacked, load_classifier
 from reward.model.cpu import NO_BF16, cpu_has_bf16
 from reward.model.heads import Float32Head, is_encoder, is_head_key
@@ -103,7 +107,8 @@ def load_reward_model(
         if quantization is not None and not quantized:
             model = model.dequantize()
         model = with_adapter(model, parts, adapter_config)
-    _set_place_of_the_reward(parts, head, model, tokenizer)
+    notes = said_of_own_code(parts, trust_remote_code) + head.notes + checkpoint_tokenizer.notes
+    notes += _set_place_of_the_reward(parts, head, model, checkpoint_tokenizer)
     _compute_head_in_float32(model)
     # bitsandbytes has put a quantized model where it belongs.
     if not quantized or quantization is None:
@@ -115,7 +120,7 @@ def load_reward_model(
         template_origin=checkpoint_tokenizer.template_origin,
         is_pair_layout=no_template and is_encoder(config) and not parts.manifest,
         reads_last_token=head.reads_last_token,
-        notes=head.notes + checkpoint_tokenizer.notes,
+        notes=notes,
     )
 
 
@@ -142,8 +147,8 @@ def _set_place_of_the_reward(
     parts: CheckpointParts,
     head: SavedHead,
     model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
+    tokenizer: CheckpointTokenizer,
+) -> list[str]:
     """Set the config's pad id where the files that the config comes from do not decide.
 
     Args:
@@ -151,14 +156,23 @@ def _set_place_of_the_reward(
         head: Its head.
         model: The loaded model; its config is changed.
         tokenizer: The checkpoint's tokenizer.
+
+    Returns:
+        A sentence, where the base by itself would read another token.
     """
     config = model.config.get_text_config()
     if head.reads_last_token:
         config.pad_token_id = None
-    elif parts.is_adapter and parts.manifest:
-        # Our adapter was trained with the pad token that is saved beside it. The config is its
-        # base's.
-        config.pad_token_id = tokenizer.pad_token_id
+        return []
+    base_pad = config.pad_token_id
+    config.pad_token_id = pad_at_training(parts, tokenizer, base_pad)
+    eos = tokenizer.tokenizer.eos_token_id
+    if config.pad_token_id == base_pad or config.pad_token_id != eos or parts.manifest:
+        return []
+    return [
+        f"the base {parts.base} names no pad token: the head passes over that of the adapter's "
+        f"tokenizer, {tokenizer.tokenizer.eos_token}, at the end of a text, as in its training"
+    ]
 
 
 # --- How the body is loaded -----------------------------------------------------------------------

@@ -104,7 +104,7 @@ def parts_without_weights(name: str, revision: str) -> CheckpointParts:
     """Read what a checkpoint says of its model, and download none of its weights.
 
     Raises:
-        ModelError: There is no config.json.
+        ModelError: There is no config.json, or the base of an adapter is an adapter, too.
     """
     revision = resolved_revision(name, revision) or revision
     base, base_revision = name, revision
@@ -114,6 +114,10 @@ def parts_without_weights(name: str, revision: str) -> CheckpointParts:
         base, base_revision = _base_of_adapter(name, adapter_config)
         adapter_type = str(adapter_config.get("peft_type"))
     try:
+        if adapter_config is not None and checkpoint_file(
+            base, "adapter_config.json", base_revision
+        ):
+            raise ModelError("The base is an adapter itself; merge that one first")
         require_model(base, base_revision)
         base_revision = resolved_revision(base, base_revision) or base_revision
     except ModelError as error:
@@ -171,10 +175,6 @@ def _base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:
     if is_path and not os.path.isdir(base):
         raise ModelError(
             f"{name} is an adapter over the base model {base}, and there is no such folder. {mend}"
-        )
-    if os.path.isdir(base) and os.path.isfile(os.path.join(base, "adapter_config.json")):
-        raise ModelError(
-            f"{name} is an adapter over {base}, which is an adapter itself; merge that one first"
         )
     return base, adapter_config.get("revision") or "main"
 

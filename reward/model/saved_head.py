@@ -16,10 +16,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from reward.model.architecture import architecture_of
 from reward.model.classifier import LoadedClassifier
-from reward.model.heads import HEAD_NAMES, head_of, is_head_key
+from reward.model.heads import HEAD_NAMES, SCORED_ONLY_HEAD_NAMES, head_of, is_head_key
 from reward.model.hub import ModelError
 from reward.model.parts import VALUE_HEAD_BIAS, VALUE_HEAD_WEIGHT, CheckpointParts
 from reward.model.weights import SavedWeights
+
+# transformers' own names of heads that give one reward for a text.
+STOCK_HEAD_NAMES = (*HEAD_NAMES[:2], *SCORED_ONLY_HEAD_NAMES)
 
 NAMED_TENSORS = 8  # how many tensors an error names
 
@@ -97,7 +100,7 @@ def _head_in_adapter(parts: CheckpointParts) -> SavedHead | None:
     # A head of several layers (RoBERTa's) ends in the one with the fewest rows.
     labels = min(rows)
     _check_labels(parts.name, labels)
-    return SavedHead(labels, in_adapter=True)
+    return SavedHead(labels, in_adapter=True, notes=_said_of_two(parts, labels))
 
 
 def _head_in_body(parts: CheckpointParts) -> SavedHead | None:
@@ -114,7 +117,7 @@ def _head_in_body(parts: CheckpointParts) -> SavedHead | None:
 
     stock, rows = [], []
     for key, shape in weights.shapes.items():
-        if key.split(".")[0] in HEAD_NAMES[:2] and shape:
+        if key.split(".")[0] in STOCK_HEAD_NAMES and shape:
             stock.append(key)
             rows.append(shape[0])
     if len(found) > 1 or (found and stock):
@@ -132,9 +135,7 @@ def _head_in_body(parts: CheckpointParts) -> SavedHead | None:
             f"rows; correct num_labels and id2label in config.json"
         )
     _check_labels(name, labels)
-    return SavedHead(
-        labels, reads_last_token=_is_openrlhf(parts), notes=_said_of_two(parts, labels)
-    )
+    return SavedHead(labels, reads_last_token=is_openrlhf(parts), notes=_said_of_two(parts, labels))
 
 
 def _value_head(name: str, weights: SavedWeights, weight_key: str, bias_key: str) -> SavedHead:
@@ -178,15 +179,24 @@ def _config_labels(parts: CheckpointParts) -> int | None:
 
 
 def _said_of_two(parts: CheckpointParts, labels: int) -> list[str]:
-    """Return the sentence about a two-label model that train_rm.py has not made."""
+    """Return the sentence about a two-label model that train_rm.py has not made.
+
+    Raises:
+        ModelError: Its labels have the names of the sides, in the other order.
+    """
     if labels != 2 or parts.manifest:
         return []
     names = parts.config.get("id2label") or {}
     which = names.get("1", "LABEL_1")
+    if names.get("0") == "chosen" or which == "rejected":
+        raise ModelError(
+            f"{parts.name}: of two labels the reward is the logit of label 1, which config.json "
+            f"calls {which}; save it with the two rows of its head, and the labels, swapped"
+        )
     return [f"the model has two labels: the reward is the logit of label 1 ({which})"]
 
 
-def _is_openrlhf(parts: CheckpointParts) -> bool:
+def is_openrlhf(parts: CheckpointParts) -> bool:
     """Return whether OpenRLHF saved a model, which it reads at the last token, whatever it is."""
     keys = set(OPENRLHF_KEYS[:2])
     return architecture_of(parts.config) == "RewardModel" or bool(keys & parts.config.keys())
@@ -332,7 +342,7 @@ def _normalize(
             saved[key] = float(parts.config[key])
         elif key in tensors:
             saved[key] = parts.weights.read(key).float().item()
-    if not _is_openrlhf(parts) or len(saved) < 2:
+    if not is_openrlhf(parts) or len(saved) < 2:
         return set()
     mean, std = saved["mean"], saved["std"]
     if not parts.config.get("normalize_reward"):

@@ -1,6 +1,7 @@
 """Adapters as people have them: read as their maker meant, or refused in one true sentence."""
 
 import json
+import shutil
 
 import peft
 import pytest
@@ -17,12 +18,15 @@ from checkpoint_folders import (
     to_bin,
     with_random_weights,
 )
+from hub import serve
 from huggingface_hub import constants
+from rewards_server import serve_rewards
 from safetensors.torch import load_file, save_file
 from standins import make_tokenizer
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from reward.model.build import build_reward_model
+from reward.model.endpoint import EndpointScorer
 from reward.model.hub import ModelError
 from reward.model.load import load_reward_model
 from reward.model.parts import parts_of
@@ -78,8 +82,53 @@ def test_a_base_that_is_not_there_is_named(base, sentence, plain, folders):
 def test_an_adapter_over_an_adapter_is_refused(plain, folders):
     folder = folders.copy(plain[0])
     edit_json(folder / CONFIG, base_model_name_or_path=str(plain[0]))
-    with pytest.raises(ModelError, match="which is an adapter itself; merge that one first"):
+    with pytest.raises(ModelError, match="The base is an adapter itself; merge that one first"):
         load_reward_model(str(folder))
+
+
+def test_an_adapter_over_an_adapter_of_the_hub_is_refused(plain, folders, monkeypatch):
+    hub = folders.new()
+    shutil.copytree(plain[0], hub / "models" / "org" / "lora")
+    folder = folders.copy(plain[0])
+    edit_json(folder / CONFIG, base_model_name_or_path="org/lora")
+    with serve(hub) as url:
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folders.new()))
+        with pytest.raises(ModelError, match="over the base model org/lora. The base is an adap"):
+            load_reward_model(str(folder))
+
+
+# --- Which token is read --------------------------------------------------------------------------
+
+
+def test_the_pad_token_of_the_training_decides_which_token_is_read(folders, capsys):
+    """TRL sets the config's pad id to the tokenizer's, which pads with the end token if need be.
+
+    The adapter is saved without that config.
+    """
+    base = folders.copy(folders.language_model)
+    edit_json(base / "config.json", pad_token_id=None)
+    model = adapter(folders.classifier(base))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    folder = folders.save(model, with_tokenizer=False)
+    at_the_end = stock_rewards(model, tokenizer)
+    model.config.pad_token_id = tokenizer.eos_token_id
+    expected = stock_rewards(model, tokenizer)
+    assert expected != pytest.approx(at_the_end, abs=0.1)
+    assert our_rewards(folder) == pytest.approx(at_the_end, abs=1e-5)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+    assert "passes over that of the adapter's tokenizer, <|eot_id|>" in capsys.readouterr().err
+    tokenizer.chat_template = None  # then a template of ours brings another pad token
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink()
+    assert load_reward_model(str(folder)).model.config.pad_token_id == tokenizer.eos_token_id
+    with serve_rewards(folders.reward_model) as server:
+        assert EndpointScorer(str(folder), server.url).read_pad == tokenizer.eos_token_id
 
 
 # --- Heads ----------------------------------------------------------------------------------------
@@ -104,10 +153,11 @@ def test_lora_on_the_head_is_read_over_a_trained_head_alone(folders):
         load_reward_model(str(folder))
 
 
-def test_two_labels_are_read_and_three_are_refused(folders):
+def test_two_labels_are_read_and_three_are_refused(folders, capsys):
     model = adapter(folders.classifier(labels=2), r=1)
     expected = stock_rewards(model, folders.tokenizer)
     assert our_rewards(folders.save(model)) == pytest.approx(expected, abs=1e-5)
+    assert "the reward is the logit of label 1 (LABEL_1)" in capsys.readouterr().err
     folder = folders.save(adapter(folders.classifier(labels=3)))
     with pytest.raises(ModelError, match="3 labels; a reward model has one"):
         load_reward_model(str(folder))

@@ -1,5 +1,7 @@
 """Building a reward model keeps a trained head, loses none in silence, freezes what it should."""
 
+import json
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -59,6 +61,21 @@ def test_a_trained_head_of_another_name_is_refused_unless_a_new_one_is_asked_for
     model.save_pretrained(tmp_path)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"v_head\.weight.*head_init: normal"):
+        build_reward_model(str(tmp_path))
+    build_reward_model(str(tmp_path), head_init="normal")
+
+
+def test_a_class_of_its_own_is_not_replaced_by_a_stock_one_unless_a_new_head_is_asked_for(
+    saved, tmp_path
+):
+    """ArmoRM's config says llama; its regression_layer and gating would be lost."""
+    model = AutoModelForSequenceClassification.from_pretrained(saved("qwen"))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architectures"] = ["ToyWithGating"]
+    config["auto_map"] = {"AutoModelForSequenceClassification": "modeling_toy.ToyWithGating"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="its own class, ToyWithGating .*head_init: normal"):
         build_reward_model(str(tmp_path))
     build_reward_model(str(tmp_path), head_init="normal")
 

@@ -8,6 +8,7 @@ import torch
 from checkpoint_folders import (
     WEIGHTS,
     add_tensors,
+    conversations,
     edit_json,
     edit_tensors,
     make_folders,
@@ -18,7 +19,10 @@ from checkpoint_folders import (
     with_random_weights,
 )
 from standins import WORDS
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import BPE
 from transformers import AutoModelForSequenceClassification, ViTConfig
+from zoo_models import make_zoo_model
 
 from reward.checkpoint.convert import convert
 from reward.model.build import build_reward_model
@@ -64,6 +68,26 @@ def test_which_of_two_labels_is_the_reward_is_said(folders, capsys):
     assert "the reward is the logit of label 1 (POSITIVE)" in capsys.readouterr().err
 
 
+def test_labels_with_the_names_of_the_other_sides_are_refused(folders):
+    model = with_random_weights(folders.classifier(labels=2))
+    model.config.id2label = {0: "chosen", 1: "rejected"}
+    with pytest.raises(ModelError, match=r"label 1, which config.json calls rejected"):
+        load_reward_model(str(folders.save(model)))
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_the_labels_of_an_encoder_decoder_come_from_its_tensor(labels, folders):
+    """Two labels are transformers' default, which it does not write into config.json."""
+    folder = make_zoo_model(folders.new(), "t5", folders.tokenizer, num_labels=labels)
+    if labels == 3:
+        with pytest.raises(ModelError, match="3 labels; a reward model has one"):
+            load_reward_model(str(folder))
+        return
+    stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    expected = stock_rewards(stock, folders.tokenizer)
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("pad", ["separate", "end"])
 @pytest.mark.parametrize("head", ["value_head", "score", "my_head"])
 def test_openrlhf_reads_the_last_token(head, pad, folders):
@@ -77,6 +101,27 @@ def test_openrlhf_reads_the_last_token(head, pad, folders):
         keys["pad_token_id"] = folders.tokenizer.eos_token_id
     edit_json(folder / "config.json", drop=LABELS, **keys)
     assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [("{{ '\\n' }}", "<|eot_id|>"), ("{{ 'so\\n\\n' }}", "<|eot_id|>so <|eot_id|>")],
+)
+def test_openrlhf_ends_texts_in_the_end_token(more, end, folders):
+    """Qwen's template ends in a newline, which OpenRLHF cuts; it adds an end token that lacks."""
+    folder = folders.copy(folders.reward_model)
+    edit_json(folder / "config.json", architectures=["RewardModel"])
+    template = folders.tokenizer.chat_template.rstrip()
+    (folder / "chat_template.jinja").write_text(template + more)
+    scorer = Scorer(str(folder))
+    prompt, answer = conversations()[0][:1], conversations()[0][1:]
+    text = folders.tokenizer.apply_chat_template(prompt + answer, tokenize=False)
+    ids = folders.tokenizer(text.removesuffix("<|eot_id|>") + end, add_special_tokens=False)
+    assert scorer.encode(prompt, [answer]).ids == [ids["input_ids"]]
+    assert "as OpenRLHF does" in scorer.loaded.template_origin
+    plain = folders.new()
+    convert(str(folder), plain)
+    assert Scorer(str(plain)).encode(prompt, [answer]).ids == [ids["input_ids"]]
 
 
 @pytest.mark.parametrize("place", ["config", "buffers"])
@@ -438,6 +483,15 @@ def own_class(folders, name: str, auto_class: str):
 
 
 CLASSIFIER = "AutoModelForSequenceClassification"
+SAME_NAME = """
+import transformers
+
+class LlamaForSequenceClassification(transformers.LlamaForSequenceClassification):
+    def forward(self, *inputs, **options):
+        output = super().forward(*inputs, **options)
+        output.logits = -output.logits
+        return output
+"""
 
 
 def test_an_own_class_needs_trust_and_gives_its_rewards_with_it(folders):
@@ -477,6 +531,52 @@ def test_an_own_class_of_a_known_model_type_is_not_read_as_stock(folders):
     edit_json(folder / "config.json", model_type="llama")
     with pytest.raises(ModelError, match="is a model of its own class, ToyWithGating"):
         load_reward_model(str(folder))
+
+
+def test_own_code_that_a_stock_class_stands_in_for_is_said(folders):
+    """A class of the checkpoint's own has the name of transformers' one, and turns the sign."""
+    folder = folders.copy(folders.reward_model)
+    reference = "modeling_own.LlamaForSequenceClassification"
+    edit_json(folder / "config.json", auto_map={CLASSIFIER: reference})
+    (folder / "modeling_own.py").write_text(SAME_NAME)
+    assert f"code of its own for this model ({reference}), which is not run" in "".join(
+        load_reward_model(str(folder)).notes
+    )
+    trusted = load_reward_model(str(folder), trust_remote_code=True)
+    assert trusted.notes == [] and type(trusted.model).__module__.startswith("transformers_modules")
+
+
+# --- Tokenizers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_tokenizer_that_transformers_builds_otherwise_is_said(legacy, folders):
+    """Llama 2's file puts a space before every piece of a text; transformers 5 may not."""
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "▁",
+        *"Whatis12nd30?Forywu-.",
+        *(f"<0x{i:02X}>" for i in range(256)),
+    ]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    made = Tokenizer(BPE(vocabulary, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    folder = folders.copy(folders.reward_model)
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = load_reward_model(str(folder))
+    text = "<s>What?</s>"
+    is_same = loaded.tokenizer(text, add_special_tokens=False)["input_ids"] == made.encode(text).ids
+    assert is_same == legacy
+    said = "other token ids than the LlamaTokenizer that transformers"
+    assert any(said in note for note in loaded.notes) != legacy
 
 
 # --- Chat templates -------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from transformers import (
 )
 from zoo_models import make_zoo_model
 
+from reward.checkpoint.convert import convert
 from reward.data.transcripts import assistant, user
 from reward.model.scorer import Scorer
 
@@ -71,6 +72,14 @@ def test_pairs_are_read_as_the_tokenizer_makes_them(name, make, has_types, tmp_p
     assert in_batches == pytest.approx(expected, abs=1e-4)
     alone = scorer.rewards([(user(PAIRS[0][0]), assistant(PAIRS[0][1]))])
     assert alone == pytest.approx(expected[:1], abs=1e-4)
+
+
+def test_a_conversion_keeps_the_token_types(tmp_path):
+    folder = make_zoo_model(tmp_path / "theirs", "bert", bert_tokenizer())
+    texts = [(user(question), assistant(answer)) for question, answer in PAIRS]
+    expected = Scorer(str(folder)).rewards(texts)
+    convert(str(folder), tmp_path / "plain")
+    assert Scorer(str(tmp_path / "plain")).rewards(texts) == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_encoder_of_ours_was_trained_without_token_types(saved):
