@@ -358,6 +358,9 @@ def make_tokenizer(texts: Iterable[str]):
 def make_model(path: Path, train_rows: list[dict], seed: int = SEED) -> None:
     """Write the folder of a tiny Qwen2 with seeded random weights, and of its tokenizer."""
     import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns if it has to find out
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = make_tokenizer(row[side] for row in train_rows for side in ("chosen", "rejected"))
