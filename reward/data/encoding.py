@@ -18,13 +18,21 @@ from array import array
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from jinja2 import Environment, TemplateError, TemplateSyntaxError
 
 from reward.data.columns import name_in_words
 from reward.data.control_tokens import ControlTokens, read_control_tokens
 from reward.data.time_limit import OutOfTime, time_limit
+from reward.data.tool_calls import (
+    ARGUMENTS,
+    PROBE_CALL,
+    functions_called,
+    has_arguments_as_text,
+    with_functions,
+    with_mappings,
+)
 from reward.data.transcripts import Messages, Side
 
 if TYPE_CHECKING:  # only for the annotations: the import takes seconds
@@ -36,6 +44,11 @@ if TYPE_CHECKING:  # only for the annotations: the import takes seconds
 # TEXT_START, the base model's own template, and WRAPPER_TAIL. A checkpoint is known by the hash of
 # its template. `rm_text` marks a template of ours.
 TEXT_START = "{%- set rm_text -%}{{ '' }}"
+
+# It stands before TEXT_START if the base model's template reads the arguments of tool calls as
+# mappings, and if the model was trained so. Templates of earlier commits lack it: there, arguments
+# that are text stay text.
+MAPPINGS_MARK = "{#- rm_calls: arguments are mappings -#}"
 
 # A prompt for generation is left as the base model's template renders it. Of a whole conversation
 # the trailing whitespace is cut (templates end in a newline), and the end token is added where the
@@ -335,7 +348,10 @@ def _wrap(tokenizer: PreTrainedTokenizerBase, template: str, embedding_size: int
 
     # The pad token comes before the list of control tokens, because it is one of them.
     tokenizer.pad_token = choose_pad_token(tokenizer, end_id, embedding_size)
-    head = control_tokens(tokenizer).template_head() + TEXT_START
+    head = control_tokens(tokenizer).template_head()
+    if _wants_mappings(tokenizer, template):
+        head += MAPPINGS_MARK
+    head += TEXT_START
     tail = WRAPPER_TAIL.replace("END_TOKEN", added_end)
     tokenizer.chat_template = head + template + tail
 
@@ -465,6 +481,7 @@ def _render_messages(
             "take hours; no template needs it: write the number itself, or name another template "
             "as chat_template_path."
         )
+    conversations = [_as_template_reads(tokenizer, one) for one in conversations]
     for conversation in conversations:
         _refuse_left_out(tokenizer, conversation, tools)
     try:
@@ -494,31 +511,76 @@ def _render_messages(
         ) from None
 
 
+def _as_template_reads(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> Messages:
+    """The conversation with the arguments of its tool calls as the template reads them."""
+    if not has_arguments_as_text(conversation):
+        return conversation
+    if not _wants_mappings(tokenizer, tokenizer.get_chat_template()):
+        return conversation
+    return with_mappings(conversation)
+
+
+@lru_cache(maxsize=32)
+def _wants_mappings(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Whether arguments of tool calls that are text must become mappings for a template."""
+    if "rm_text" in template:
+        return MAPPINGS_MARK in template
+    with_text = _rendered_or_none(tokenizer, PROBE_CALL, tools=None)
+    if with_text is not None and ARGUMENTS in with_text:
+        return False
+    with_mapping = _rendered_or_none(tokenizer, with_mappings(PROBE_CALL), tools=None)
+    return with_mapping is not None and with_mapping != with_text
+
+
+def _rendered_or_none(
+    tokenizer: PreTrainedTokenizerBase, conversation: Messages, tools: list[dict] | None
+) -> str | None:
+    """The text that the chat template gives; None if it refuses the conversation."""
+    try:
+        with time_limit(RENDER_SECONDS):
+            return tokenizer.apply_chat_template(conversation, tools=tools or None, tokenize=False)
+    except (OutOfTime, *RENDERING_ERRORS):
+        return None
+
+
+# --- What a template leaves out -------------------------------------------------------------------
+
 ALWAYS_RENDERED = {"user", "assistant"}  # the roles that every template writes
+
+
+class Part(NamedTuple):
+    """A part of a conversation that not every template writes."""
+
+    message: int  # which message it is of
+    is_call: bool = False  # whether it is a tool that the message calls, or else its text
 
 
 def _refuse_left_out(
     tokenizer: PreTrainedTokenizerBase, conversation: Messages, tools: list[dict] | None
 ) -> None:
-    """Refuse a conversation of which the chat template would leave out a text in silence.
+    """Refuse a conversation of which the chat template would leave out a part in silence.
 
-    Phi-3's template passes over the results of tools, Qwen's over roles that it does not know, and
-    Llama 3.1's over what a message says beside the tools that it calls.
+    Phi-3's template passes over tool calls and their results, Qwen's over roles that it does not
+    know, and Llama 3.1's over what a message says beside the tools that it calls.
     """
-    if not any(map(_may_be_left_out, conversation)):
+    if not any(_may_lose_text(one) or functions_called(one) for one in conversation):
         return
     if _is_plain(conversation):
         roles = tuple(message["role"] for message in conversation)
         left_out = _roles_left_out(tokenizer, tokenizer.get_chat_template(), roles)
     else:
         left_out = _left_out(tokenizer, conversation, tools)
-    for number in left_out:
-        message = conversation[number]
-        if not _may_be_left_out(message):
+    for part in left_out:
+        message = conversation[part.message]
+        if part.is_call:
+            words = "leaves out the tools that a message calls"
+            mend = "write the calls into its text"
+        elif not _may_lose_text(message):
             continue  # it has no text
-        words = "leaves out what a message says beside its tool calls"
-        mend = "leave that text out"
-        if message.get("role") not in ALWAYS_RENDERED:
+        elif message.get("role") in ALWAYS_RENDERED:
+            words = "leaves out what a message says beside its tool calls"
+            mend = "leave that text out"
+        else:
             words = f"leaves out messages of the role `{name_in_words(message.get('role'))}`"
             mend = "give them a role that it writes"
         raise RefusedText(
@@ -528,7 +590,7 @@ def _refuse_left_out(
         )
 
 
-def _may_be_left_out(message: dict) -> bool:
+def _may_lose_text(message: dict) -> bool:
     """Whether a message has a text that not every template writes."""
     is_unusual = message.get("role") not in ALWAYS_RENDERED or message.get("tool_calls")
     content = message.get("content")
@@ -540,32 +602,36 @@ def _may_be_left_out(message: dict) -> bool:
 @lru_cache(maxsize=512)
 def _roles_left_out(
     tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str, ...]
-) -> list[int]:
+) -> list[Part]:
     """`_left_out` for messages with a role and a content alone."""
     return _left_out(tokenizer, [{"role": role, "content": "a"} for role in roles], tools=None)
 
 
 def _left_out(
     tokenizer: PreTrainedTokenizerBase, conversation: Messages, tools: list[dict] | None
-) -> list[int]:
-    """The places of the messages whose text the template leaves out, of those where it may.
+) -> list[Part]:
+    """The parts that the template leaves out, of those where it may.
 
-    Their contents are exchanged for marks, which are looked for in the text. Where the template
-    refuses the marks, none are known.
+    Texts and the names of functions are exchanged for marks, which are looked for in the text.
+    Where the template refuses the marks, none are known.
     """
-    marks = {}
+    marks: dict[str, Part] = {}
     marked = []
     for number, message in enumerate(conversation):
-        if _may_be_left_out(message):
-            marks[number] = f"text {number}."
-            message = {**message, "content": marks[number]}
-        marked.append(message)
-    try:
-        with time_limit(RENDER_SECONDS):
-            text = tokenizer.apply_chat_template(marked, tools=tools or None, tokenize=False)
-    except (OutOfTime, *RENDERING_ERRORS):
+        if _may_lose_text(message):
+            mark = f"text {number}."
+            marks[mark] = Part(number)
+            message = {**message, "content": mark}
+        functions = []
+        for count, function in enumerate(functions_called(message)):
+            mark = f"call_{number}_{count}_"
+            marks[mark] = Part(number, is_call=True)
+            functions.append({**function, "name": mark})
+        marked.append(with_functions(message, functions))
+    text = _rendered_or_none(tokenizer, marked, tools)
+    if text is None:
         return []
-    return [number for number, mark in marks.items() if mark not in text]
+    return [part for mark, part in marks.items() if mark not in text]
 
 
 @lru_cache(maxsize=8)

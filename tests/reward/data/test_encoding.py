@@ -3,10 +3,12 @@
 For stand-ins of every kind and for the real chat templates that TRL carries.
 """
 
+import json
 import random
 import re
 
 import pytest
+from earlier_template import earlier_template
 from standins import KINDS, TEMPLATES, WORDS, load_tokenizer, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AddedToken, ByT5Tokenizer, PreTrainedTokenizerFast
@@ -762,6 +764,7 @@ def test_a_message_that_the_template_leaves_out_in_silence_is_refused(tokenizers
     phi3 = make_tokenizer("qwen")
     phi3.chat_template = (TEMPLATES / "phi3.jinja").read_text(encoding="utf-8")
     prepare_tokenizer(phi3, False)
+    result[1] = {"role": "assistant", "content": "add_two(3, 4)"}
     with pytest.raises(RefusedText, match="leaves out messages of the role `tool`"):
         render(phi3, result, assistant("Seven."))
     result[-1]["content"] = ""
@@ -773,6 +776,60 @@ def test_a_message_that_the_template_leaves_out_in_silence_is_refused(tokenizers
         render(tokenizers("real:llama3_1"), user("3+4?"), says)
     says[0]["content"] = "\n"  # no words are lost
     assert "add_two" in render(tokenizers("real:llama3_1"), user("3+4?"), says)
+
+
+def test_tool_calls_that_the_template_leaves_out_are_refused(tokenizers):
+    """The reward was of a turn without words."""
+    says = [{"role": "assistant", "content": "I add.", "tool_calls": [call("add_two", {"a": 1})]}]
+    with pytest.raises(RefusedText, match="leaves out the tools that a message calls") as caught:
+        render(tokenizers("llama3"), user("3+4?"), says)
+    words = "refused by the chat template: it leaves out the tools that a message calls"
+    assert caught.value.reason == words
+    assert "add_two" in render(tokenizers("real:qwen3"), user("3+4?"), says)
+
+
+def with_template(name: str):
+    tokenizer = make_tokenizer("qwen")
+    tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "name, written",
+    [
+        ("qwen2_5", '{"name": "f", "arguments": {"city": "Rome", "days": 3}}'),
+        ("qwen3", '{"name": "f", "arguments": {"city": "Rome", "days": 3}}'),
+        ("qwen3_6", "<parameter=city>\nRome\n</parameter>"),
+        ("deepseekv3", '{"city": "Rome", "days": 3}'),
+    ],
+)
+def test_arguments_of_tool_calls_that_are_text(name, written):
+    """OpenAI's form: Qwen2.5 wrote its JSON as a text in JSON, and Qwen3.5 refused the row."""
+    arguments = {"city": "Rome", "days": 3}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [call("f", json.dumps(arguments))]}
+    ]
+    foreign, ours = with_template(name), with_template(name)
+    prepare_tokenizer(ours, False)
+    for tokenizer in (foreign, ours):
+        text = render(tokenizer, user("Is it warm?"), messages)
+        assert written in text and "\\" not in text
+        if name != "deepseekv3":  # which reads text alone
+            as_mapping = [{**messages[0], "tool_calls": [call("f", arguments)]}]
+            assert render(tokenizer, user("Is it warm?"), as_mapping) == text
+    assert json.loads(messages[0]["tool_calls"][0]["function"]["arguments"]) == arguments
+
+
+def test_arguments_that_are_text_stay_text_in_earlier_checkpoints():
+    """Their ids do not move: Qwen2.5's template wrote such arguments as a text in JSON."""
+    tokenizer = with_template("qwen2_5")
+    prepare_tokenizer(tokenizer, False)
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call("f", '{"a": 1}')]}]
+    tokenizer.chat_template = earlier_template(tokenizer)
+    assert '"arguments": "{\\"a\\": 1}"' in render(tokenizer, user("Hi"), messages)
+    for no_mapping in ("{", "[1]", ""):
+        messages[0]["tool_calls"] = [call("f", no_mapping)]
+        render(with_template("qwen2_5"), user("Hi"), messages)
 
 
 def test_a_template_that_is_no_jinja_is_a_fault_of_the_checkpoint():
