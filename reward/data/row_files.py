@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, AnyStr, NamedTuple, TextIO
 
+from reward.data.arrow_values import Feature, decoded, encoded_columns
 from reward.data.bad_rows import UnreadableRow
 from reward.data.cells import texts_in
 from reward.data.files import COMPRESSED_SUFFIXES, DataError, saved_dataset_files, saved_splits
@@ -53,9 +54,6 @@ CSV_TEXTS = re.compile(
     r"prompt|chosen|rejected|completion|response(_?[abAB012])?|answer_[01]|output_[12]"
     r"|human_ref_[AB]"
 )
-
-
-ClassNames = dict[str, list[str]]  # the names of the classes of a column, by its name
 
 
 class PlacedRow(NamedTuple):
@@ -543,10 +541,10 @@ def _rows_of_arrow_file(path: str, meter: ReadingMeter) -> Iterator[dict]:
         yield from _rows_of_batches(path, batches)
 
 
-def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict]:
+def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict | UnreadableRow]:
     """The rows of pyarrow's record batches.
 
-    Decimals become numbers, bytes text if they can, and the numbers of classes their names.
+    Decimals become numbers, bytes text if they can, and what datasets has encoded what it means.
     """
     import pyarrow
 
@@ -562,38 +560,17 @@ def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict]:
             elif pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type):
                 with contextlib.suppress(pyarrow.ArrowInvalid):  # an image, or some other bytes
                     table = table.set_column(i, field.name, table[i].cast(pyarrow.large_string()))
-        class_names = _class_names(batch.schema.metadata or {})
+        columns = encoded_columns(batch.schema.metadata)
         for start in range(0, len(table), ROWS_AT_ONCE):
             for row in table.slice(start, ROWS_AT_ONCE).to_pylist():
-                yield with_class_names(row, class_names)
+                yield _decoded_row(row, columns)
 
 
-def _class_names(metadata: dict[bytes, bytes]) -> ClassNames:
-    """The names of the classes (ClassLabel) that datasets writes into the schema of a table."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        labels = [
-            (column, feature["names"])
-            for column, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        ]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return {}
-    return dict(labels)
-
-
-def with_class_names(row: dict, class_names: ClassNames) -> dict:
-    """The row with the names of its classes, of which datasets stores the numbers.
-
-    Which number stands for which side, only the names tell. -1 is no class.
-    """
-    named = {}
-    for column, names in class_names.items():
-        number = row.get(column)
-        if isinstance(number, int):
-            named[column] = None
-            if 0 <= number < len(names):
-                named[column] = names[number]
-    if not named:
-        return row
-    return row | named
+def _decoded_row(row: dict, columns: dict[str, Feature]) -> dict | UnreadableRow:
+    """A row with the values that datasets means in these columns."""
+    for column, feature in columns.items():
+        try:
+            row[column] = decoded(row[column], feature)
+        except ValueError:
+            return UnreadableRow("a value that datasets stores as JSON is no valid JSON")
+    return row

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value, load_dataset
+from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
+from reward.data.arrow_values import decoded, encoded_features
 from reward.data.bad_rows import UnreadableRow
 from reward.data.cells import tools_cell
 from reward.data.columns import Columns, NamedColumns, name_in_words
@@ -25,7 +26,7 @@ from reward.data.formats import (
 )
 from reward.data.hashing import text_key
 from reward.data.hub_access import hub_fault, storage_fault, use_cache_if_unreachable
-from reward.data.row_files import PlacedRow, read_rows, with_class_names
+from reward.data.row_files import PlacedRow, read_rows
 from reward.data.transcripts import RowError, first_user_turn, text_of
 
 
@@ -120,14 +121,13 @@ class SplitReader:
 
     def hub_rows(self) -> Iterator[PlacedRow]:
         """The rows of a Hub data set. Raises DataError if the Hub fails in a stream."""
-        class_names = {
-            column: feature.names
-            for column, feature in (self.dataset.features or {}).items()
-            if isinstance(feature, ClassLabel)
-        }
+        features = {}  # datasets itself reads its JSON, and leaves the numbers of classes
+        if self.dataset.features is not None:
+            features = encoded_features(self.dataset.features.to_dict())
         try:
             for index, row in enumerate(self.dataset):
-                yield PlacedRow(f"{self.label} row {index}", with_class_names(row, class_names))
+                row = decoded(row, features, kinds=("ClassLabel",))
+                yield PlacedRow(f"{self.label} row {index}", row)
         except FAULTS_OF_A_HUB_DATASET as error:
             raise DataError(f"{self.label}: {_why_not_loaded(error)}") from error
 

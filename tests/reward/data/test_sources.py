@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Json, List, Value
 from preferences import (
     EXPECTED,
     ROWS,
@@ -29,6 +29,7 @@ from reward.data.files import DataError, local_files
 from reward.data.row_files import read_rows
 from reward.data.sources import CODE
 from reward.data.splits import load_preferences, load_test_split
+from reward.data.transcripts import user
 
 pytestmark = pytest.mark.usefixtures("arrow_cache")
 
@@ -122,6 +123,25 @@ def test_numbers_of_classes_are_their_names(tmp_path, kind):
     pairs = list(reader_of_classes(tmp_path, kind).pairs())
     assert [json.loads(pair["chosen"])[0]["content"] for pair in pairs] == ["A", "B"]
     assert [(pair["subset"], pair["unread"]) for pair in pairs] == [("book", "")] * 2
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_messages_that_datasets_stores_as_json(tmp_path, kind):
+    """Each message of `chosen` was a completion of its own, and the schema of a tool was a text."""
+    schemas = [{"city": {"type": "string"}}, {"days": {"type": "integer", "minimum": 1}}]
+    tools = [{"function": {"name": "f", "parameters": {"properties": one}}} for one in schemas]
+    # The messages differ in their keys, and the schemas in theirs, so that datasets stores JSON.
+    turns = user("Hi") + [{"role": "assistant", "content": "Yo", "name": "bot"}]
+    rows = [{"prompt": "Hi", "chosen": turns, "rejected": "No", "tools": [tool]} for tool in tools]
+    table = Dataset.from_list(rows, on_mixed_types="use_json")
+    assert table.features["chosen"] == List(Json())
+    path = tmp_path / "train.parquet"
+    if kind == "parquet":
+        table.to_parquet(path)
+    else:
+        table.save_to_disk(path)
+    read = [placed.row for placed in read_rows(str(path))]
+    assert read == rows
 
 
 @pytest.mark.parametrize(
@@ -445,6 +465,7 @@ MEASURE = """
 import sys, threading, time
 import datasets
 from reward.data.splits import load_preferences, load_test_split
+from reward.data.transcripts import user
 
 def anonymous():
     with open("/proc/self/status") as file:
