@@ -1,6 +1,6 @@
 """Measure what the audit's statistics hold: coverage of its intervals, and false alarms.
 
-    python benchmarks/audit_statistics.py   # both tables, as docs/audit.md has them
+    python benchmarks/audit_statistics.py   # both tables, as docs/audit-statistics.md has them
     python benchmarks/audit_statistics.py --part coverage --kinds lognormal tied --repeats 500
     python benchmarks/audit_statistics.py --part alarms --repeats 1000
 

@@ -7,7 +7,6 @@ the tokenizer and the config of the checkpoint are read, never its weights.
 import sys
 from collections.abc import Callable, Sequence
 
-from tqdm import tqdm
 from transformers import PretrainedConfig
 
 from reward.data.encoding import PROBE, RefusedText, encode
@@ -137,17 +136,17 @@ class EndpointScorer(TextEncoder):
             if text is not None:
                 places.setdefault(tuple(text), []).append(i)
         quiet = progress is None or len(places) < FEW_TEXTS
-        bar = tqdm(total=len(places), desc=progress, disable=quiet, unit="text")
+        progress_bar = bar(len(places), progress, "text", quiet)
         rewards: list[float | None] = [None] * len(ids)
         answers = self.server.rewards([self.as_sent(text) for text in places])
         for text, reward in zip(places, answers, strict=True):
             self._look_for_sigmoid(reward)
             for i in places[text]:
                 rewards[i] = reward
-            bar.update()
+            progress_bar.update()
             if after_batch is not None:
                 after_batch(len(places[text]))
-        bar.close()
+        progress_bar.close()
         return rewards
 
     def _look_for_sigmoid(self, reward: float) -> None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 
 from accelerate.utils import gather_object
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from reward.data.encoding import RefusedText, encode
@@ -26,6 +25,7 @@ from reward.model.packed_attention import (
 )
 from reward.model.parts import own_manifest
 from reward.model.processes import processes
+from reward.model.scoring_progress import bar
 from reward.model.text_encoder import TextEncoder, longest_input
 
 FEW_BATCHES = 8  # fewer than these need no progress bar
@@ -133,11 +133,15 @@ class Scorer(TextEncoder):
             index, count = processes().process_index, processes().num_processes
         quiet = progress is None or len(batches) < FEW_BATCHES or index > 0
         computed = []  # (index of a text, reward)
-        for batch in tqdm(batches[index::count], desc=progress, disable=quiet, unit="batch"):
+        own_batches = batches[index::count]
+        progress_bar = bar(len(own_batches), progress, "batch", quiet)
+        for batch in own_batches:
             rewards = self._forward([texts[i] for i in batch], way)
             computed += zip(batch, rewards, strict=True)
+            progress_bar.update()
             if after_batch is not None:
                 after_batch(sum(len(places[texts[i]]) for i in batch))
+        progress_bar.close()
         if count > 1:
             computed = gather_object(computed)
         all_rewards: list[float | None] = [None] * len(ids)

@@ -20,6 +20,21 @@ def leave_out_bars() -> None:
         sys.modules["datasets"].disable_progress_bars()
 
 
+def bar(total: int, what: str | None, unit: str, quiet: bool) -> tqdm:
+    """A bar for a part of the work, such as a check's texts; in a file it is written once a minute.
+
+    Args:
+        total: How many there are.
+        what: What is done, in a word or two.
+        unit: What is counted.
+        quiet: Whether to show nothing.
+    """
+    seconds = BETWEEN_LINES
+    if sys.stderr.isatty():
+        seconds = 0.1
+    return tqdm(total=total, desc=what, unit=unit, disable=quiet, mininterval=seconds)
+
+
 class ScoringProgress:
     """Shows on stderr how many rows are done, how fast it goes, and how long it will take.
 
