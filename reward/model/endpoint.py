@@ -18,6 +18,7 @@ from reward.model.checkpoint_tokenizer import load_tokenizer, pad_at_training
 from reward.model.heads import is_encoder
 from reward.model.parts import parts_without_weights
 from reward.model.processes import processes
+from reward.model.scoring_progress import bar
 from reward.model.server import EndpointError, Server
 from reward.model.text_encoder import TextEncoder, longest_input
 
