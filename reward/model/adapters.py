@@ -10,6 +10,7 @@ from reward.model.hub import ModelError
 from reward.model.parts import CheckpointParts
 
 PREFIX = "base_model.model."  # of an adapter's tensors
+OTHER_TASKS = ("TOKEN_CLS", "QUESTION_ANS")  # PEFT's names; a head of these gives no reward
 
 
 def resize_embeddings(model: PreTrainedModel, parts: CheckpointParts) -> None:
@@ -53,6 +54,11 @@ def read_adapter_config(parts: CheckpointParts) -> PeftConfig:
         raise ModelError(
             f"{parts.name} is an adapter of the kind {parts.adapter_type}, which puts vectors in "
             "front of the text; LoRA and other kinds that change layers are read"
+        )
+    if config.task_type in OTHER_TASKS:
+        raise ModelError(
+            f"{parts.name} is an adapter with the task_type {config.task_type}, whose head does "
+            "not give one reward for a whole text; SEQ_CLS with one label is needed"
         )
     if config.task_type != "SEQ_CLS":
         # A language model's adapter (LLaMA-Factory's) asks for methods that this model lacks.

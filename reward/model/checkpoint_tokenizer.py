@@ -80,11 +80,12 @@ def load_tokenizer(
         tokenizer.chat_template = _default_of(name, template)
         origin = f"the checkpoint's own, `default` of {', '.join(sorted(template))}"
         notes.append(f"chat template: {origin}")
-        return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
-    if template:
+    else:
         origin = "the checkpoint's own"
-        if is_openrlhf(parts) and tokenizer.eos_token:
-            tokenizer.chat_template = OPENRLHF_START + template + OPENRLHF_END
+    if template:
+        theirs = is_openrlhf(parts) and not parts.is_adapter and not parts.manifest
+        if theirs and tokenizer.eos_token:
+            tokenizer.chat_template = OPENRLHF_START + tokenizer.chat_template + OPENRLHF_END
             origin += f", cut and ended with {tokenizer.eos_token} as OpenRLHF does"
         return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
 
@@ -141,7 +142,7 @@ def tokenizer_of(
 def pad_at_training(
     parts: CheckpointParts, tokenizer: CheckpointTokenizer, config_pad: int | None
 ) -> int | None:
-    """Return the pad id that a stock head was trained with, which decides which token it reads.
+    """Return the pad id that a head was trained with, which decides which token it reads.
 
     It is the config's, but an adapter's config is its base's. In batches transformers trains no
     such model without a pad id, so where the base names none, or the adapter is ours, the
@@ -152,6 +153,8 @@ def pad_at_training(
         tokenizer: Its tokenizer.
         config_pad: The pad id of the config.
     """
+    if is_openrlhf(parts) and not parts.is_adapter:
+        return None  # it reads the last token, whatever it is
     if parts.is_adapter and parts.has_tokenizer and (parts.manifest or config_pad is None):
         return tokenizer.pad_token_id
     return config_pad

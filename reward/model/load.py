@@ -104,7 +104,7 @@ def load_reward_model(
         from reward.model.adapters import resize_embeddings, with_adapter
 
         resize_embeddings(model, parts)
-        if quantization is not None and not quantized:
+        if getattr(model, "is_quantized", False) and not quantized:
             model = model.dequantize()
         model = with_adapter(model, parts, adapter_config)
     notes = said_of_own_code(parts, trust_remote_code) + head.notes + checkpoint_tokenizer.notes

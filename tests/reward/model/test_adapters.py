@@ -23,8 +23,17 @@ from huggingface_hub import constants
 from rewards_server import serve_rewards
 from safetensors.torch import load_file, save_file
 from standins import make_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BitsAndBytesConfig,
+)
 
+from reward.checkpoint.convert import convert
 from reward.model.build import build_reward_model
 from reward.model.endpoint import EndpointScorer
 from reward.model.hub import ModelError
@@ -237,6 +246,17 @@ def test_embeddings_that_were_resized(options, saving, folders):
     assert our_rewards(folder) == pytest.approx(stock_rewards(model, tokenizer), abs=1e-5)
 
 
+def test_an_adapter_over_openrlhfs_model_is_not_openrlhfs(folders):
+    base = folders.copy(folders.reward_model)
+    edit_json(base / "config.json", architectures=["RewardModel"], normalize_reward=False)
+    model = adapter(folders.classifier(base))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template += "{{ 'so' }}"
+    folder = folders.save(model, with_tokenizer=False)
+    tokenizer.save_pretrained(folder)
+    assert our_rewards(folder) == pytest.approx(stock_rewards(model, tokenizer), abs=1e-5)
+
+
 # --- Other kinds, and what does not fit -----------------------------------------------------------
 
 KINDS = {
@@ -257,6 +277,30 @@ def test_other_kinds_that_change_layers(kind, folders):
     model = with_random_weights(model, seed=1)
     expected = stock_rewards(model, folders.tokenizer)
     assert our_rewards(folders.save(model)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_adapter_for_another_task_is_refused(folders):
+    """A process reward model has two labels, too, but for each step."""
+    model = AutoModelForTokenClassification.from_pretrained(folders.language_model, num_labels=2)
+    folder = folders.save(adapter(model, task_type="TOKEN_CLS"))
+    with pytest.raises(ModelError, match="with the task_type TOKEN_CLS, whose head does not give"):
+        load_reward_model(str(folder))
+
+
+def test_an_adapter_over_a_base_in_4_bits_is_merged_into_what_they_stand_for(folders):
+    """The base's own config says how it was quantized, as that of unsloth's models does."""
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    base = folders.save(
+        AutoModelForSequenceClassification.from_pretrained(
+            folders.reward_model, quantization_config=four_bit, dtype=torch.float32
+        )
+    )
+    folder = folders.save(adapter(folders.classifier(base)))
+    merged = folders.new()
+    convert(str(folder), merged)
+    tensors = load_file(merged / "model.safetensors")
+    assert tensors["model.layers.0.self_attn.q_proj.weight"].shape == (32, 32)
+    assert our_rewards(merged) == pytest.approx(our_rewards(folder), abs=1e-3)
 
 
 def test_vectors_in_front_of_the_text_are_refused(folders):

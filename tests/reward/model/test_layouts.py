@@ -18,6 +18,7 @@ from checkpoint_folders import (
     to_bin,
     with_random_weights,
 )
+from rewards_server import serve_rewards
 from standins import WORDS
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
@@ -26,6 +27,7 @@ from zoo_models import make_zoo_model
 
 from reward.checkpoint.convert import convert
 from reward.model.build import build_reward_model
+from reward.model.endpoint import EndpointScorer
 from reward.model.hub import ModelError
 from reward.model.load import load_reward_model
 from reward.model.scorer import Scorer
@@ -101,6 +103,8 @@ def test_openrlhf_reads_the_last_token(head, pad, folders):
         keys["pad_token_id"] = folders.tokenizer.eos_token_id
     edit_json(folder / "config.json", drop=LABELS, **keys)
     assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+    with serve_rewards(folders.reward_model) as server:
+        assert EndpointScorer(str(folder), server.url).read_pad is None
 
 
 @pytest.mark.parametrize(
