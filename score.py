@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def score_completions(args: argparse.Namespace) -> None:
     """Score the input or the one prompt that the command line names."""
-    from reward.model.one_off import audited_temperature, print_one_off
+    from reward.model.one_off import print_one_off
 
     if args.endpoint is None:
         scorer = loaded_scorer(args)
@@ -109,8 +109,20 @@ def score_completions(args: argparse.Namespace) -> None:
     if args.input is not None:
         score_input(scorer, args)
     else:
-        temperature = audited_temperature(args.ckpt, args.revision)
+        temperature = temperature_of(scorer, args)
         print_one_off(scorer, args.prompt, args.completion, temperature, args.tokens)
+
+
+def temperature_of(scorer: "Scorer | EndpointScorer", args: argparse.Namespace) -> float | None:
+    """What divides margins so that sigmoid(margin) is a probability; None if that claims none."""
+    from reward.model.one_off import audited_temperature
+    from reward.training.losses import LOSSES
+
+    recipe = scorer.manifest.get("recipe", {})
+    loss = LOSSES.get(str(recipe.get("loss_type")))
+    if loss is not None and not loss.margin_is_log_odds:
+        return None
+    return audited_temperature(args.ckpt, args.revision)
 
 
 def loaded_scorer(args: argparse.Namespace) -> "Scorer":
@@ -225,6 +237,7 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
         chat_template=args.chat_template,
+        verify=args.verify,
     )
     print(f"saved {args.convert}: one label, rewards moved by at most {done.moved:.1e}")
     if done.new_pad_token:

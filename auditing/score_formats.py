@@ -360,7 +360,7 @@ def _scored_completions(row: dict) -> tuple[ScoredCompletion, ...]:
     """Completions of one prompt with their rewards, and perhaps a gold reward and a human's rating.
 
     {"prompt": "2+2?", "completion": "4", "reward": 2, "gold": 1.5, "rating": 4}
-    {"prompt": "2+2?", "completions": ["4", "5"], "rewards": [2, -1]}
+    {"prompt": "2+2?", "completions": ["4", "5"], "rewards": [2, -1], "gold": [1.5, -0.5]}
     """
     if isinstance(row.get("prompt"), int | float):
         raise RowError("`prompt` must be a string or a list of messages (role, content)")
@@ -369,16 +369,16 @@ def _scored_completions(row: dict) -> tuple[ScoredCompletion, ...]:
         _need(row, "prompt", "completion")
     read = read_completions(row, "raw")
     prompt = hash(text_of(read.prompt))
+    n = len(read.completions)
+    rewards = "reward"
     if has_list_of_completions(row):
-        n = len(read.completions)
-        rewards = _rewards(row, "rewards", n, "completions")
-    else:
-        rewards = [_reward(row, "reward")]
+        rewards = "rewards"
     rating = "rating"
     if "rating" not in row:
         rating = "helpfulness"  # HelpSteer2's main table
+    numbers = [_of_each_completion(row, column, n) for column in (rewards, "gold", rating)]
     scored = []
-    for completion, reward in zip(read.completions, rewards, strict=True):
+    for completion, reward, gold, rated in zip(read.completions, *numbers, strict=True):
         text = text_of(completion)
         start = text[:LONGEST_TEXT]
         scored.append(
@@ -388,11 +388,20 @@ def _scored_completions(row: dict) -> tuple[ScoredCompletion, ...]:
                 length=len(text),
                 hedges=hedges(start),
                 markdown=markdown(start),
-                gold=nan_for_none(_reward(row, "gold")),
-                rating=nan_for_none(_reward(row, rating)),
+                gold=nan_for_none(gold),
+                rating=nan_for_none(rated),
             )
         )
     return tuple(scored)
+
+
+def _of_each_completion(row: dict, column: str, n: int) -> list[Reward]:
+    """A number for each of the n completions of a row: a list has one for each in its order."""
+    if not has_list_of_completions(row):
+        return [_reward(row, column)]
+    if row.get(column) is None and column != "rewards":
+        return [None] * n
+    return _rewards(row, column, n, "completions")
 
 
 # --- Pairs and their rewards ----------------------------------------------------------------------

@@ -49,6 +49,7 @@ def convert(
     revision: str = "main",
     trust_remote_code: bool = False,
     chat_template: str | None = None,
+    verify: bool = False,
 ) -> Converted:
     """Write a stock one-label checkpoint that gives the rewards of `source`.
 
@@ -59,6 +60,7 @@ def convert(
         revision: The branch, tag or commit of a Hub id.
         trust_remote_code: Whether the model's own Python code may run.
         chat_template: A file with the chat template to save, instead of the source's.
+        verify: Whether the source's weights are compared with their hashes first.
     """
     # Not into 4-bit layers: they cannot hold the sum of a base and its adapter.
     loaded = load_reward_model(
@@ -67,6 +69,7 @@ def convert(
         revision=revision,
         trust_remote_code=trust_remote_code,
         chat_template=chat_template,
+        verify=verify,
     )
     model, tokenizer = loaded.model, loaded.tokenizer
     for note in loaded.notes:

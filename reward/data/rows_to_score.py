@@ -7,6 +7,7 @@ auditing.score_formats reads the columns that are written here.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reward.data.cells import tools_cell
@@ -172,18 +173,47 @@ def reward_columns(row: dict, rewards: list[float | None]) -> dict:
 
 
 NEW = "new_"  # how a column is called whose own name is taken: new_reward, then new_reward_2
+HIGHER_NUMBER = re.compile("[2-9]|[1-9][0-9]{1,3}")
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """The name itself, or another one that is not taken, so that no column is overwritten."""
-    candidate = name
-    count = 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{NEW}{name}"
-        if count > 1:
-            candidate += f"_{count}"
-    return candidate
+    """The name itself, or the next one of new_name, new_name_2, ..., so that none is overwritten.
+
+    It comes behind all that are taken, so that the newest column is the one with the last name.
+    """
+    taken_numbers = _numbers_of_names(name, taken)
+    if not taken_numbers:
+        return name
+    return _numbered(name, max(taken_numbers) + 1)
+
+
+def newest_name(name: str, columns: Iterable[str]) -> str:
+    """The last of the names that `free_name` gave, among the columns; the name itself if none."""
+    return _numbered(name, max(_numbers_of_names(name, columns), default=0))
+
+
+def _numbered(name: str, number: int) -> str:
+    """Number 0 is the name itself, 1 is new_name, and 2 is new_name_2."""
+    if number == 0:
+        return name
+    if number == 1:
+        return f"{NEW}{name}"
+    return f"{NEW}{name}_{number}"
+
+
+def _numbers_of_names(name: str, columns: Iterable[str]) -> list[int]:
+    """The numbers of the columns that are called as `_numbered` calls them."""
+    numbers = []
+    first_new = f"{NEW}{name}"
+    for column in columns:
+        number = column.removeprefix(f"{first_new}_")
+        if column == name:
+            numbers.append(0)
+        elif column == first_new:
+            numbers.append(1)
+        elif number != column and HIGHER_NUMBER.fullmatch(number):
+            numbers.append(int(number))
+    return numbers
 
 
 def newest_columns(row: dict) -> dict:

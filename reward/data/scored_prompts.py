@@ -23,7 +23,12 @@ from reward.data.cells import kind_of, list_in
 from reward.data.cells import number as finite_number
 from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, WriteError
-from reward.data.rows_to_score import free_name, is_finished_text, reward_columns, row_to_score
+from reward.data.rows_to_score import (
+    is_finished_text,
+    newest_name,
+    reward_columns,
+    row_to_score,
+)
 from reward.data.shown import count
 from reward.data.transcripts import RowError, Side
 
@@ -165,7 +170,7 @@ class ScoredByPrompt:
         rewards = _rewards(named, columns)
         if len(rewards) != len(to_score.completions):
             raise NotScored(f"{len(rewards)} rewards, {len(to_score.completions)} completions")
-        ours = {_newest_name(name, named) for name in (*columns, REWARD_ERROR)}
+        ours = {newest_name(name, named) for name in (*columns, REWARD_ERROR)}
         names = [*to_score.unread, "subset"]
         others = {name: named[name] for name in names if name in named and name not in ours}
         completions = []
@@ -224,7 +229,7 @@ def _rewards(row: dict, columns: dict) -> list[float]:
     """
     rewards = []
     for name, empty in columns.items():
-        newest = _newest_name(name, row)
+        newest = newest_name(name, row)
         value = row.get(newest, empty)
         if name == "margin":
             continue
@@ -235,7 +240,7 @@ def _rewards(row: dict, columns: dict) -> list[float]:
         else:
             value = list_in(value)
         rewards += [_number_or_nan(reward, newest) for reward in value]
-    was_scored = all(_newest_name(name, row) in row for name in columns)
+    was_scored = all(newest_name(name, row) in row for name in columns)
     if not was_scored and not _has_error(row):
         raise NotScored(f"the row has no `{next(iter(columns))}`; score the file first")
     return rewards
@@ -250,19 +255,6 @@ def _number_or_nan(reward: object, name: str) -> float:
 def _has_error(row: dict) -> bool:
     """Whether the row says why it has no reward."""
     return REWARD_ERROR in row or f"new_{REWARD_ERROR}" in row
-
-
-def _newest_name(name: str, row: dict) -> str:
-    """The name of the column that was added last: `reward`, or `new_reward` where that is there."""
-    newest = name
-    taken = set()
-    while newest in row:
-        taken.add(newest)
-        following = free_name(name, taken)
-        if following not in row:
-            break
-        newest = following
-    return newest
 
 
 def _hash(*values: object) -> bytes:

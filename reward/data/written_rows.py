@@ -129,6 +129,8 @@ class _Columns:
 
     types: dict[str, "pyarrow.DataType"] = field(default_factory=dict)
     of_several_kinds: set[str] = field(default_factory=set)  # no one type holds their values
+    # Whose type was widened, so that it may not hold each of their values: a float not each integer
+    widened: set[str] = field(default_factory=set)
 
     def add(self, rows: list[dict]) -> None:
         """Take in the columns of more rows."""
@@ -143,14 +145,27 @@ class _Columns:
             return
         try:
             kind = pyarrow.array(values).type
-            if name in self.types:
+            if name in self.types and kind != self.types[name]:
                 kind = _common_type(self.types[name], kind)
+                self.widened.add(name)
         except (pyarrow.ArrowException, OverflowError):
             kind = None
         if kind is None or _has_empty_struct(kind):
             self.of_several_kinds.add(name)
             kind = pyarrow.string()
         self.types[name] = kind
+
+    def check_widened(self, blocks: Iterator[list[dict]]) -> None:
+        """Try the types that were widened on all rows; a column that one does not hold is text."""
+        import pyarrow
+
+        for block in blocks:
+            for name in self.widened - self.of_several_kinds:
+                try:
+                    pyarrow.array([row.get(name) for row in block], self.types[name])
+                except (pyarrow.ArrowException, OverflowError):
+                    self.of_several_kinds.add(name)
+                    self.types[name] = pyarrow.string()
 
 
 def _common_type(one: "pyarrow.DataType", other: "pyarrow.DataType") -> "pyarrow.DataType":
@@ -182,6 +197,8 @@ def _write_table(rows: Iterable[dict], path: str, output: str) -> None:
             for block in _blocks(rows):
                 columns.add(block)
                 sink.writelines(map(json_line, block))
+        if _kind_of(output) == ".parquet" and columns.widened:
+            columns.check_widened(_blocks(rows_of_lines(stored)))
         blocks = _blocks(rows_of_lines(stored))
         if _kind_of(output) == ".parquet":
             _write_parquet(blocks, columns, path)

@@ -34,7 +34,7 @@ def print_one_off(
     scorer: Scorer,
     prompt: str,
     completions: list[str],
-    temperature: float = 1.0,
+    temperature: float | None = 1.0,
     tokens: bool = False,
 ) -> None:
     """Print completions with their rewards, the best one first, and which one beats which.
@@ -46,7 +46,7 @@ def print_one_off(
             prints.
         prompt: The user's turn.
         completions: The assistant's turns that are compared. They are called A, B, C in this order.
-        temperature: T, the audit's temperature or 1.
+        temperature: T, the audit's temperature or 1; None where margins are no log-odds.
         tokens: Whether to print the reward after each token, which shows where it comes from.
     """
     turns = user(prompt)
@@ -68,7 +68,10 @@ def print_one_off(
         print(line)
     if encoded.prompt_cut:
         print(f"(the start of the prompt was cut, to fit {scorer.limit} tokens)")
-    print_chances(ranked, temperature)
+    if temperature is not None:
+        print_chances(ranked, temperature)
+    elif len(ranked) > 1:
+        print("(no chances to win: the loss that this model was trained with claims none)")
     if not tokens:
         return
     if encoded.prompt_cut:

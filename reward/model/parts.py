@@ -33,6 +33,7 @@ KINDS_OF_MANIFEST = {
     "quantization": dict | None,
     "encoder": dict,
     "files": dict,
+    "recipe": dict,
 }
 
 VALUE_HEAD_WEIGHT = "v_head.summary.weight"  # of a TRL or LLaMA-Factory value head

@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from reward.data.columns import Columns, NamedColumns
 from reward.data.files import DataError, WriteError
 from reward.data.input_rows import STANDARD_INPUT, InputRows, input_rows
+from reward.data.rows_to_score import newest_name
 from reward.data.secrets import hide_secrets
 from reward.data.shown import LONGEST_MESSAGE, shown
 from reward.data.written_rows import is_standard_output, print_rows, write_rows
@@ -383,8 +384,9 @@ def say_what_was_done(scorer: Scorer, summary: ScoringSummary) -> None:
         return
     for name, new_name in summary.names_of_new_columns().items():
         if new_name != name:
+            older = newest_name(name, summary.columns)
             print(
-                f"the file has a column `{name}`; the model's is called `{new_name}`",
+                f"the file has a column `{older}`; the model's is called `{new_name}`",
                 file=sys.stderr,
             )
     closing_line = summary.closing_line(scorer.limit)

@@ -12,6 +12,7 @@ from reward.data.columns import Columns, parse_columns
 from reward.data.feedback import LABELS, MODES, FeedbackOptions, fault_of
 from reward.data.input_rows import input_fault
 from reward.data.written_rows import is_standard_output, output_fault
+from reward.model import TOKEN_BUDGET
 from reward.model.forward_options import add_forward
 
 OPTIONS_OF_MODES = (
@@ -157,12 +158,27 @@ def fault_of_mode(args: argparse.Namespace) -> str | None:
             f"rows on: score.py --input ... | score.py --scored - --mode {args.mode}"
         )
     if args.scored is not None:
-        if args.endpoint is not None:
-            return "--scored reads rewards that are there already; leave out --endpoint"
+        unread = unread_beside_scored(args)
+        if unread is not None:
+            return f"--scored reads rewards that are there already; leave out --{unread}"
         fault = input_fault(args.scored, None)
         if fault is not None:
             return f"--scored {args.scored}: {fault}"
     return fault_of(feedback_options(args))
+
+
+def unread_beside_scored(args: argparse.Namespace) -> str | None:
+    """The first option that says how rewards are computed; None if there is none."""
+    for name in ("endpoint", "verify", "dtype", "chat_template", "trust_remote_code"):
+        if getattr(args, name):
+            return name
+    if args.token_budget != TOKEN_BUDGET:
+        return "token_budget"
+    if args.on_bad_row != "skip":
+        return "on_bad_row"
+    if args.ckpt is not None and not args.calibrated and not args.normalized:
+        return "ckpt, which --calibrated and --normalized need"
+    return None
 
 
 def first_fault(args: argparse.Namespace) -> str | None:
@@ -198,6 +214,8 @@ def fault_of_input(args: argparse.Namespace) -> str | None:
     for option in options:
         if getattr(args, option):
             return f"--{option} belongs to --input FILE; give both"
+    if args.on_bad_row != "skip":
+        return "--on_bad_row belongs to --input FILE; give both"
     return None
 
 

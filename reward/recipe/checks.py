@@ -16,7 +16,7 @@ from reward.data.files import FILE_BUILDERS, Source, is_local, local_files
 from reward.data.one_writer import LOCK
 from reward.data.secrets import holds_secret
 from reward.data.shown import shown
-from reward.recipe.keys import TRACKERS, TRL
+from reward.recipe.keys import OWN, TRACKERS, TRL
 from reward.recipe.paths import REPOSITORY, as_seen_from_here
 from reward.recipe.recipe import Recipe
 from reward.recipe.yaml_text import to_yaml
@@ -37,6 +37,7 @@ class Fault:
 def check_recipe(recipe: Recipe) -> Iterator[Fault]:
     """Find every fault of the recipe that its single keys do not show."""
     yield from _check_model(recipe)
+    yield from _check_without_effect(recipe)
     yield from _check_quantization(recipe)
     yield from _check_model_keys(recipe)
     yield from _check_data(recipe)
@@ -47,6 +48,57 @@ def check_recipe(recipe: Recipe) -> Iterator[Fault]:
     yield from _check_early_stopping(recipe)
     yield from _check_output(recipe)
     yield from _check_flags(recipe)
+
+
+# --- Keys that do nothing here ------------------------------------------------------------------
+
+WHAT_EVALUATES = "every evaluation counts the metrics of all pairs; delete it"
+WHAT_UPLOADS = "nothing is uploaded by a recipe; write `--push you/name` on the command line"
+# Keys of transformers and TRL that this trainer does not read, or that break it -> what to do.
+WITHOUT_EFFECT = {
+    "do_train": "every run trains, except with --plan and --check-data; delete it",
+    "do_eval": "evaluations are asked for by `eval_strategy: steps`",
+    "do_predict": "`python audit.py` reads the test pairs; delete it",
+    "prediction_loss_only": WHAT_EVALUATES,
+    "include_for_metrics": WHAT_EVALUATES,
+    "batch_eval_metrics": WHAT_EVALUATES,
+    "eval_do_concat_batches": WHAT_EVALUATES,
+    "bf16_full_eval": "it would round the trained weights before they are saved; delete it",
+    "fp16_full_eval": "it would round the trained weights before they are saved; delete it",
+    "label_names": "the labels of a pair have their names in the data; delete it",
+    "logging_nan_inf_filter": "a loss that is not finite stops the run; delete it",
+    "ignore_bias_buffers": "TRL reads it for DPO alone; delete it",
+    "hub_model_id": WHAT_UPLOADS,
+    "hub_strategy": WHAT_UPLOADS,
+    "hub_always_push": WHAT_UPLOADS,
+    "hub_revision": WHAT_UPLOADS,
+}
+# How keys begin that do nothing without another one -> that one, and the line that sets it.
+NEED_ANOTHER = {
+    (
+        *("lora_r", "lora_alpha", "lora_dropout", "lora_target_", "lora_modules_"),
+        *("use_rslora", "use_dora"),
+    ): ("use_peft", "use_peft: true"),
+    ("bnb_4bit_", "use_bnb_"): ("load_in_4bit", "load_in_4bit: true"),
+    ("eval_steps",): ("eval_strategy", "eval_strategy: steps"),
+}
+
+
+def _check_without_effect(recipe: Recipe) -> Iterator[Fault]:
+    """Find keys that are accepted by TRL and would be passed over in silence.
+
+    A key whose other one is set, to whatever value, is no fault: `--use_peft false` may stand
+    beside a recipe for LoRA.
+    """
+    for key, mend in WITHOUT_EFFECT.items():
+        if key in recipe.values:
+            yield Fault((key,), f"{key} has no place here: {mend}")
+    for beginnings, (needed, line) in NEED_ANOTHER.items():
+        if needed in recipe.values:
+            continue
+        for key in sorted(recipe.values):
+            if key.startswith(beginnings):
+                yield Fault((key, needed), f"{key} does nothing without `{line}`; add that line")
 
 
 # --- The model ----------------------------------------------------------------------------------
@@ -293,6 +345,9 @@ def _check_objective(recipe: Recipe) -> Iterator[Fault]:
             ("label_smoothing", "loss_type"),
             "rating_mse has no labels to smooth; delete label_smoothing",
         )
+    for key in ("soft_labels", "strength_as"):
+        if recipe[key] != OWN[key].default and loss_type == "rating_mse":
+            yield Fault((key, "loss_type"), f"rating_mse reads ratings alone; delete {key}")
     if recipe["mismatched_prompts"] and loss_type == "rating_mse":
         yield Fault(
             ("mismatched_prompts", "loss_type"),
@@ -341,8 +396,20 @@ def _check_trackers(recipe: Recipe) -> Iterator[Fault]:
             )
 
 
+# What PairTrainer.pair_metrics measures, besides the accuracy of each subset.
+METRICS = ("accuracy", "loss", "margin", "n", "reward_mean", "reward_std", "tie_rate")
+
+
 def _check_best_checkpoint(recipe: Recipe) -> Iterator[Fault]:
-    """Check that every save has an evaluation; `load_best_model_at_end` fails without one."""
+    """Check that the metric exists, and that every save of `load_best_model_at_end` has one."""
+    metric = (recipe["metric_for_best_model"] or "loss").removeprefix("eval_")
+    if metric not in METRICS and not metric.startswith("accuracy_"):
+        nearest = (difflib.get_close_matches(metric, METRICS, n=1) or ["accuracy"])[0]
+        yield Fault(
+            ("metric_for_best_model",),
+            f"found {metric}, which no evaluation measures; needed is one of {', '.join(METRICS)}, "
+            f"or accuracy_NAME of a subset: `metric_for_best_model: {nearest}`",
+        )
     if not recipe["load_best_model_at_end"]:
         return
     evaluates, saves = recipe["eval_strategy"], recipe["save_strategy"]

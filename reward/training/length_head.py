@@ -4,17 +4,22 @@ Training fits r + b * tokens to the raters, and saves r. What the raters' liking
 is then in b, and not in the rewards r. This is ODIN (Chen et al. 2024, arXiv 2402.07319) with a
 head of one number.
 
-b is the coefficient of the length difference in a logistic regression of the labels, with the
-margin d as an offset. It is fitted as training goes, after each step over the pairs of the step:
+b is the coefficient of the length difference in a regression of the labels, with the margin d as an
+offset. It makes the same loss L small as the model does. It is fitted as training goes, after each
+step over the pairs of the step:
 
     x = tokens(chosen) - tokens(rejected)
     z = d + b x
-    H = .95 H + sum(w sigmoid(z) sigmoid(-z) x^2)
-    b = b + sum(w (p - sigmoid(z)) x) / H
+    H = .95 H + sum(w L''(z) x^2)
+    b = b - sum(w L'(z) x) / H
 
-where w is the weight of a pair, and p its chosen probability. b is no parameter of the model, so no
-engine has to know of it.
+where w is the weight of a pair. For Bradley-Terry this is a logistic regression: L'(z) =
+sigmoid(z) - p, where p is the chosen probability, and L''(z) = sigmoid(z) sigmoid(-z). With another
+L than the model's the two would pull against each other, and b would grow without end. b is no
+parameter of the model, so no engine has to know of it.
 """
+
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
@@ -43,19 +48,26 @@ class LengthHead(TrainerCallback, ExportableState):
         self.curvature = 0.0
         self._sums = torch.zeros(2, dtype=torch.float64)  # slope and curvature of this step
 
-    def add(self, rewards: torch.Tensor, inputs: MicroBatch) -> None:
+    def add(
+        self,
+        rewards: torch.Tensor,
+        inputs: MicroBatch,
+        loss_of_margin: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
         """Add the pairs of a micro-batch to the sums of the step.
 
         Args:
             rewards: Rewards of the chosen and of the rejected side, (pairs, 2).
             inputs: The micro-batch.
+            loss_of_margin: L, from the margins (pairs,) to the losses (pairs,).
         """
-        p = inputs["chosen_probability"]
         x = inputs["length_difference"]
-        won = torch.sigmoid(rewards[:, 0] - rewards[:, 1] + self.coefficient * x)
-        slope = (p - won) * x
-        curvature = won * (1 - won) * x * x
-        sums = (torch.stack([slope, curvature]) * inputs["weight"]).sum(1)
+        with torch.enable_grad():
+            z = (rewards[:, 0] - rewards[:, 1] + self.coefficient * x).requires_grad_()
+            loss = loss_of_margin(z).sum()
+            (slope,) = torch.autograd.grad(loss, z, create_graph=True)
+            (curvature,) = torch.autograd.grad(slope.sum(), z)
+        sums = (torch.stack([-slope.detach() * x, curvature * x * x]) * inputs["weight"]).sum(1)
         self._sums += sums.cpu().double()
 
     def on_step_end(
@@ -73,6 +85,10 @@ class LengthHead(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
         """Go on from a checkpoint."""
+        self.restore(state)
+
+    def restore(self, state: TrainerState) -> None:
+        """Take the coefficient that a checkpoint's state holds, if it holds one."""
         saved = state.stateful_callbacks.get("LengthHead")
         if saved:
             self.coefficient = saved["attributes"]["coefficient"]

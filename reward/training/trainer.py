@@ -35,6 +35,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 from trl import RewardConfig, RewardTrainer
@@ -330,11 +331,7 @@ class PairTrainer(RewardTrainer):
             The losses, (pairs,).
         """
         chosen, rejected = rewards_from_logits(logits).unbind(1)
-        loss_labels = {name: labels[name] for name in self.objective.labels}
-        if "chosen_probability" in loss_labels:
-            loss_labels["chosen_probability"] = smooth(
-                loss_labels["chosen_probability"], self.options.label_smoothing
-            )
+        loss_labels = self._loss_labels(labels)
         if self.objective.takes_log_odds and logits.shape[-1] == 2:
             log_odds = logits[..., 1] - logits[..., 0]  # (pairs, 2)
             loss = self.loss_function(*log_odds.unbind(1), **loss_labels)
@@ -346,6 +343,24 @@ class PairTrainer(RewardTrainer):
         if self.args.center_rewards_coefficient is not None:
             loss = loss + self.args.center_rewards_coefficient * centering(chosen, rejected)
         return loss
+
+    def _loss_labels(self, labels: MicroBatch | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the labels that the loss takes, each (pairs,), with smoothed probabilities."""
+        loss_labels = {name: labels[name] for name in self.objective.labels}
+        if "chosen_probability" in loss_labels:
+            loss_labels["chosen_probability"] = smooth(
+                loss_labels["chosen_probability"], self.options.label_smoothing
+            )
+        return loss_labels
+
+    def _add_to_length_head(self, rewards: torch.Tensor, inputs: MicroBatch) -> None:
+        """Let the length head see a micro-batch, whose rewards are (pairs, 2)."""
+        labels = self._loss_labels(inputs)
+
+        def loss_of_margin(margin: torch.Tensor) -> torch.Tensor:
+            return self.loss_function(margin, torch.zeros_like(margin), **labels)
+
+        self.length_head.add(rewards, inputs, loss_of_margin)
 
     def micro_batches(self, batch: CollatedBatch) -> list[MicroBatch]:
         """Cut the batch into micro-batches, the same number on every process.
@@ -473,7 +488,7 @@ class PairTrainer(RewardTrainer):
             rewards = rewards_from_logits(logits.detach())
             self._add_to_window(rewards, inputs)
             if self.length_head:
-                self.length_head.add(rewards, inputs)
+                self._add_to_length_head(rewards, inputs)
         weight = inputs["weight"]
         if num_items_in_batch is None:
             return (loss * weight).sum() / weight.sum()
@@ -522,12 +537,22 @@ class PairTrainer(RewardTrainer):
     def _load_best_model(self) -> None:
         with dtypes_kept(self.model):
             super()._load_best_model()
+        if self.length_head:  # the loss of the best model counts its own length term
+            best = Path(self.state.best_model_checkpoint, TRAINER_STATE_NAME)
+            self.length_head.restore(TrainerState.load_from_json(str(best)))
 
     def _get_train_sampler(self, *args) -> torch.utils.data.Sampler | None:
         sampler = super()._get_train_sampler(*args)
         if isinstance(sampler, LengthGroupedSampler):
             return OrderByLength(sampler, self.args.seed)
         return sampler
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler:
+        """Evaluate pairs in their order: the rewards are read by their place.
+
+        transformers orders them by length under `group_by_length`.
+        """
+        return torch.utils.data.SequentialSampler(eval_dataset)
 
     def _run_epoch(self, **options) -> None:
         """Train an epoch, but none if the run has all its steps already, or has stopped early.

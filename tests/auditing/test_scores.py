@@ -214,6 +214,9 @@ def test_completions(read):
     assert completions.reward[[0, 2]].tolist() == [2, -1.5] and np.isnan(completions.reward[1])
     assert completions.gold.tolist() == [0.5, 0.25, 1]
     assert completions.rating[0] == 4 and np.isnan(completions.rating[1:]).all()
+    listed = {"prompt": "p", "completions": ["a", "b"], "rewards": [1, 2], "gold": [0.5, -1]}
+    completions = read([listed | {"rating": [None, 4]}]).completions
+    assert completions.gold.tolist() == [0.5, -1] and completions.rating[1] == 4
     bare = read([{"prompt": "p", "response": "a", "reward": 1}]).completions
     assert bare.gold is None and bare.rating is None
 
@@ -595,6 +598,10 @@ def test_benchmarks_that_score_py_scored_are_right_by_construction(read):
         (
             {"prompt": 3, "completion": SECRET, "reward": 1},
             "`prompt` must be a string or a list of messages",
+        ),
+        (
+            {"prompt": "p", "completions": [SECRET, "b"], "rewards": [1, 2], "gold": 0.5},
+            "`gold` holds no list for 2 completions",
         ),
         ({"completion": SECRET, "reward": 1}, "`prompt` missing; needed are prompt, completion"),
     ],

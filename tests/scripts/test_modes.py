@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ import score
 from reward.data.transcripts import assistant, user
 from reward.data.written_rows import rows_of_lines
 from reward.model.hub import ModelError
+from reward.model.one_off import print_one_off
 from reward.model.reward_units import reward_units
+from reward.model.scorer import Scorer
 
 pytest_plugins = ["reward_model_fixtures"]
 torch.set_num_threads(1)
@@ -149,6 +152,10 @@ def test_figures_of_the_checkpoint(saved, tmp_path):
         ("--scored no.jsonl --mode rank", "--scored no.jsonl: no such file"),
         ("--scored {file} --mode pairs --calibrated", "--ckpt MODEL is needed"),
         ("--scored {file} --mode rank --resume", "--resume belongs to --input FILE"),
+        ("--scored {file} --mode rank --on_bad_row stop", "leave out --on_bad_row"),
+        ("--scored {file} --mode rank --dtype bfloat16", "there already; leave out --dtype"),
+        ("--scored {file} --mode rank --ckpt rm", "leave out --ckpt, which --calibrated and"),
+        ("--ckpt rm --convert new --on_bad_row stop", "--on_bad_row belongs to --input FILE"),
         ("--scored {file} --mode label", "--mode label needs --as pairs|binary|scalar"),
     ],
 )
@@ -157,6 +164,21 @@ def test_options_that_do_not_fit_together(arguments, fault, scored, monkeypatch,
         exit_of(score, monkeypatch, capsys, *arguments.format(file=scored).split())
     assert exit_status.value.code == 2
     assert fault in capsys.readouterr().err
+
+
+def test_chances_are_printed_where_the_loss_claims_them(saved, capsys):
+    """sigmoid(margin) of rewards that were trained to be probabilities is no probability."""
+    scorer = Scorer(str(saved("qwen")))
+    args = Namespace(ckpt=str(saved("qwen")), revision="main")
+    said = {}
+    for loss_type in ("bradley_terry", "mse"):
+        scorer.manifest = {"recipe": {"loss_type": loss_type}}
+        temperature = score.temperature_of(scorer, args)
+        print_one_off(scorer, "tea?", ["yes", "no"], temperature)
+        said[loss_type] = capsys.readouterr().out.splitlines()[2:]
+    assert [line[:2] for line in said["bradley_terry"]] == ["P("]
+    no_chances = "(no chances to win: the loss that this model was trained with claims none)"
+    assert said["mse"] == [no_chances]
 
 
 def test_rows_from_a_pipe(scored):

@@ -13,6 +13,7 @@ from reward.data.feedback import (
     fault_of,
 )
 from reward.data.files import DataError
+from reward.data.rows_to_score import free_name
 from reward.data.transcripts import assistant, user
 
 
@@ -209,6 +210,19 @@ def test_the_newest_reward_counts_and_no_column_is_overwritten():
             **{"new_reward": 1.0, "new_rank": 2},
         },
     ]
+
+
+def test_the_reward_of_an_earlier_model_is_not_taken_for_the_newest():
+    """Somebody has deleted `reward` of a file that was scored twice, and scored it once more."""
+    assert free_name("reward", {"new_reward"}) == "new_reward_2"
+    assert free_name("reward", {"reward", "new_reward_2", "new_reward_x"}) == "new_reward_3"
+    assert free_name("reward", {"new_reward_chosen", "rewards"}) == "reward"
+    rows = [
+        {"prompt": "p", "completion": "a", "new_reward": 9.0, "new_reward_2": 1.0},
+        {"prompt": "p", "completion": "b", "new_reward": 0.0, "new_reward_2": 2.0},
+    ]
+    best, _ = made(rows, mode="rank", n=1)
+    assert best[0]["completion"] == "b" and best[0]["new_reward_2"] == 2.0
 
 
 def test_renamed_columns():

@@ -51,6 +51,18 @@ def test_values_of_several_kinds_are_text_in_parquet(tmp_path, capsys):
     assert capsys.readouterr().err == said
 
 
+def test_an_integer_that_no_float_holds_is_text_in_parquet(tmp_path, capsys):
+    """The id of a row, with floats in another block, and the same inside of an object."""
+    large = 2**53 + 1
+    for first, last in ((large, 0.5), (0.5, large), ({"id": large}, {"id": 0.5})):
+        write_rows(iter([{"n": first}] * 1000 + [{"n": last}]), str(tmp_path / "a.parquet"))
+        column = parquet.read_table(tmp_path / "a.parquet").column("n").to_pylist()
+        assert (column[0], column[-1]) == (json.dumps(first), json.dumps(last))
+        assert "since a column of Parquet has one: n\n" in capsys.readouterr().err
+    write_rows(iter([{"n": 1}] * 1000 + [{"n": 0.5}]), str(tmp_path / "a.parquet"))
+    assert parquet.read_table(tmp_path / "a.parquet").column("n").to_pylist()[-2:] == [1.0, 0.5]
+
+
 def test_a_column_that_comes_late(tmp_path):
     """Behind the block whose types are found first."""
     rows = [{"a": None}] * 2500 + [{"a": 1, "b": "x"}]

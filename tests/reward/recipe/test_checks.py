@@ -58,7 +58,27 @@ KEYS_TOGETHER = [  # a line, and a part of its one fault
     (EVALUATES + "save_steps: 0.1", "is no multiple of eval_steps"),
     ("eval_strategy: steps\nvalidation_fraction: 0", "write `validation_fraction: 0.1`"),
     ("early_stopping_patience: 2\neval_strategy: steps", "`load_best_model_at_end: true`"),
+    (
+        "metric_for_best_model: eval_acuracy",
+        "found acuracy, which no evaluation measures; needed is one of accuracy, loss, margin, n, "
+        "reward_mean, reward_std, tie_rate, or accuracy_NAME of a subset: "
+        "`metric_for_best_model: accuracy`",
+    ),
+    ("lora_r: 8", "lora_r does nothing without `use_peft: true`; add that line"),
+    ("use_bnb_nested_quant: true", "does nothing without `load_in_4bit: true`"),
+    ("eval_steps: 50", "eval_steps does nothing without `eval_strategy: steps`"),
+    ("bf16_full_eval: true", "it would round the trained weights before they are saved"),
+    ("include_for_metrics: [inputs]", "every evaluation counts the metrics of all pairs"),
+    ("do_eval: true", "evaluations are asked for by `eval_strategy: steps`"),
+    ("hub_model_id: you/rm", "write `--push you/name` on the command line"),
+    ("loss_type: rating_mse\nsoft_labels: false", "reads ratings alone; delete soft_labels"),
 ]
+
+
+def test_keys_that_wait_for_another_one_may_stand_beside_its_false():
+    lines = "use_peft: false\nlora_r: 8\neval_strategy: 'no'\neval_steps: 50\n"
+    assert parse(SOUND + lines)["lora_r"] == 8
+    assert parse(SOUND + "metric_for_best_model: accuracy_harmless\n")
 
 
 @pytest.mark.parametrize(

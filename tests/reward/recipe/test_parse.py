@@ -101,6 +101,7 @@ def test_command_line():
     assert recipe.path is None and recipe["dataset_name"] == "c/d"
     recipe = parse(
         SOUND,
+        "--use_peft",
         "--lora_target_modules",
         "[q_proj, v_proj]",
         "--model_init_kwargs",

@@ -88,7 +88,7 @@ def test_one_fault(line, part):
         ("num_train_epochs: 2", 2),
         ("learning_rate: 1E-05", 0.00001),
         ("max_steps: 10_000", 10000),
-        ("lora_target_modules: all-linear", ["all-linear"]),
+        ("use_peft: true\nlora_target_modules: all-linear", ["all-linear"]),
         ("lr_scheduler_kwargs: {min_lr: 1e-6}", {"min_lr": 0.000001}),
         ("run_name: 2024-01-01", "2024-01-01"),
         ("head_init: null", None),

@@ -12,10 +12,14 @@ from standins import hh_rows
 from support import write_rows
 
 from reward.training.length_head import LengthHead
+from reward.training.losses import bradley_terry
 
 
-def batch(x, p):
-    return {"chosen_probability": p, "length_difference": x, "weight": torch.ones(len(x))}
+def add(head: LengthHead, margins, x, p) -> None:
+    """Let the head see pairs with these margins, length differences and chosen probabilities."""
+    rewards = torch.stack([margins, torch.zeros(len(x))], 1)
+    batch = {"length_difference": x, "weight": torch.ones(len(x))}
+    head.add(rewards, batch, lambda z: bradley_terry(z, torch.zeros(len(z)), None, p))
 
 
 def test_it_finds_the_coefficient_of_a_logistic_regression_beside_the_margin():
@@ -25,7 +29,7 @@ def test_it_finds_the_coefficient_of_a_logistic_regression_beside_the_margin():
     for _ in range(300):
         d, x = torch.randn(32), torch.randint(-20, 21, (32,)).float()
         p = (torch.rand(32) < torch.sigmoid(d + 0.1 * x)).float()
-        head.add(torch.stack([d, torch.zeros(32)], 1), batch(x, p))
+        add(head, d, x, p)
         head.on_step_end(None, None, None)
     assert head.coefficient == pytest.approx(0.1, abs=0.02)
 
@@ -36,14 +40,14 @@ def test_one_step_literal():
     The slope is .5 x 10 and the curvature .25 x 100, so that the coefficient is 5 / 25.
     """
     head = LengthHead(Accelerator(cpu=True))
-    head.add(torch.zeros(1, 2), batch(torch.tensor([10.0]), torch.ones(1)))
+    add(head, torch.zeros(1), torch.tensor([10.0]), torch.ones(1))
     head.on_step_end(None, None, None)
     assert head.coefficient == pytest.approx(0.2) and head.curvature == pytest.approx(25.0)
 
 
 def test_pairs_of_equal_lengths_say_nothing():
     head = LengthHead(Accelerator(cpu=True))
-    head.add(torch.randn(4, 2), batch(torch.zeros(4), torch.ones(4)))
+    add(head, torch.randn(4), torch.zeros(4), torch.ones(4))
     head.on_step_end(None, None, None)
     assert head.coefficient == 0.0
 

@@ -428,6 +428,64 @@ def test_group_by_length_is_the_same_each_time_and_resumes_to_the_bit(make_train
         assert torch.equal(mine, other)
 
 
+def test_group_by_length_evaluates_in_the_order_of_the_pairs(make_trainer):
+    """Trackers, and the golden rewards of sharded engines, find a pair's rewards by its place."""
+    data = pairs(24, seed=3)
+    options = {"per_device_eval_batch_size": 4, "prefix_sharing": "off"}
+    trainer = make_trainer(pairs(8), data, train_sampling_strategy="group_by_length", **options)
+    trainer.evaluate()
+    one_by_one = logits_of(trainer.model, data)
+    torch.testing.assert_close(trainer.evaluated_rewards, one_by_one[..., 0], atol=1e-5, rtol=0)
+    predicted = torch.as_tensor(trainer.predict(data).predictions)
+    torch.testing.assert_close(predicted, one_by_one, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "margin"),
+    [
+        # Of chosen sides that always win, .1 of the labels are taken to be wrong: log(.9 / .1).
+        ({"label_smoothing": 0.1}, math.log(9)),
+        # .9 sigmoid(t - z) = .1 sigmoid(z + t), solved for z with t = .5.
+        ({"label_smoothing": 0.1, "loss_type": "rao_kupper"}, 2.62757),
+    ],
+)
+def test_the_length_head_rests_where_the_loss_is_least(make_trainer, options, margin):
+    """All rewards are 0 and stay so; each chosen side is 10 tokens longer, and wins."""
+    rows = [{"chosen_ids": [5 + i] * 12 + [END], "rejected_ids": [7, 9, END]} for i in range(4)]
+    data = Dataset.from_list([row | {"subset_id": 0, "length": 13} for row in rows])
+    trainer = make_trainer(
+        data,
+        head={"head_init": "zero"},
+        learning_rate=0.0,
+        max_steps=80,
+        length_head=True,
+        **options,
+    )
+    trainer.train()
+    assert 10 * trainer.length_head.coefficient == pytest.approx(margin, abs=0.02)
+
+
+def test_the_loss_of_the_best_model_counts_its_own_length_term(make_trainer):
+    """Trained on pairs whose longer side wins, and evaluated on the same the other way round."""
+    data = pairs(32, seed=3)
+    longer_first = []
+    for row in data:
+        sides = sorted((row["chosen_ids"], row["rejected_ids"]), key=len)
+        longer_first.append(row | {"chosen_ids": sides[1], "rejected_ids": sides[0]})
+    every_third = {"eval_strategy": "steps", "eval_steps": 3, "save_steps": 3}
+    trainer = make_trainer(
+        Dataset.from_list(longer_first),
+        data,
+        max_steps=9,
+        length_head=True,
+        load_best_model_at_end=True,
+        **every_third | {"save_strategy": "steps"},
+    )
+    trainer.train()
+    assert trainer.state.best_global_step < 9  # else this shows nothing
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, abs=1e-6)
+
+
 def test_nothing_is_filtered_and_no_card_is_written(make_trainer, tmp_path):
     trainer = make_trainer(pairs(9), max_steps=1, save_strategy="steps", save_steps=1)
     assert len(trainer.train_dataset) == 9
