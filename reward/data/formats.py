@@ -158,6 +158,7 @@ def to_pairs(row: dict, transcript: str = "messages") -> list[PreferencePair]:
         RowError: The columns belong to no format that is read here, a value is malformed, or a part
             of the conversation would be passed over.
     """
+    row = _without_named_sides(row)
     layout = format_of(row)
     pairs = layout.pairs(row, transcript)
     if len(row) > len(layout.columns):
@@ -244,6 +245,17 @@ def named_for_scoring(row: dict) -> set[str]:
     return set()
 
 
+def _without_named_sides(row: dict) -> dict:
+    """A row that score.py wrote, without the sides that it has named.
+
+    The format's own columns say more: whether the raters tie, and how strong a preference is.
+    """
+    if "reward_chosen" not in row or "reward_rejected" not in row:
+        return row
+    added = named_for_scoring(row)
+    return {column: value for column, value in row.items() if column not in added}
+
+
 # --- What of a row is read ------------------------------------------------------------------------
 
 
@@ -257,6 +269,7 @@ def unread_columns(row: dict) -> list[str]:
     """
     if len(row) == 2 and CHOSEN_AND_REJECTED.fits(row) and isinstance(row["chosen"], str):
         return []  # HH-RLHF: the common case is the fast one
+    row = _without_named_sides(row)
     if is_rating(row):
         read = {"prompt", "response", "helpfulness", *_common_columns(row)}
         return _unread_cells(row, read)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from reward.data.columns import Columns, parse_columns
 from reward.data.feedback import LABELS, MODES, FeedbackOptions, fault_of
-from reward.data.input_rows import input_fault
-from reward.data.written_rows import is_standard_output, output_fault
+from reward.data.input_rows import STANDARD_INPUT, input_fault
+from reward.data.written_rows import STANDARD_OUTPUT, is_standard_output, output_fault
 from reward.model import TOKEN_BUDGET
 from reward.model.forward_options import add_forward
 
@@ -183,7 +183,8 @@ def unread_beside_scored(args: argparse.Namespace) -> str | None:
 
 def first_fault(args: argparse.Namespace) -> str | None:
     """The first thing that is wrong with the command line; None if nothing is."""
-    for find_fault in (fault_of_task, fault_of_mode, fault_of_input, fault_of_others):
+    faults = (fault_of_task, fault_of_mode, fault_of_input, fault_of_others, fault_of_output)
+    for find_fault in faults:
         fault = find_fault(args)
         if fault is not None:
             return fault
@@ -231,14 +232,28 @@ def fault_of_others(args: argparse.Namespace) -> str | None:
         return f"--convert {args.convert}: it exists already; name a new folder"
     if args.chat_template and not Path(args.chat_template).is_file():
         return f"--chat_template {args.chat_template}: no such file"
-    if args.resume and is_standard_output(args.output):
-        return "--resume goes on with a file; name it with --output FILE"
-    fault = output_fault(args.output)
-    if fault is not None:
-        return f"--output {args.output}: {fault}"
     if args.token_budget < 1:
         return f"--token_budget {args.token_budget}: at least 1 is needed"
     return None
+
+
+def fault_of_output(args: argparse.Namespace) -> str | None:
+    """What is wrong with the file that is written; None if nothing is."""
+    if args.resume and is_standard_output(args.output):
+        return "--resume goes on with a file; name it with --output FILE"
+    fault = output_fault(args.output)
+    if fault is None and is_what_is_read(args):
+        fault = "the file that is read, and it would be overwritten; name another one"
+    if fault is not None:
+        return f"--output {args.output}: {fault}"
+    return None
+
+
+def is_what_is_read(args: argparse.Namespace) -> bool:
+    """Whether the output is the file that --input or --scored names."""
+    source = Path(args.input or args.scored or STANDARD_INPUT)
+    output = Path(args.output or STANDARD_OUTPUT)
+    return source.exists() and output.exists() and source.samefile(output)
 
 
 def feedback_options(args: argparse.Namespace) -> FeedbackOptions:

@@ -156,6 +156,8 @@ def test_figures_of_the_checkpoint(saved, tmp_path):
         ("--scored {file} --mode rank --dtype bfloat16", "there already; leave out --dtype"),
         ("--scored {file} --mode rank --ckpt rm", "leave out --ckpt, which --calibrated and"),
         ("--ckpt rm --convert new --on_bad_row stop", "--on_bad_row belongs to --input FILE"),
+        ("--scored {file} --mode rank --output {file}", "the file that is read, and it would be"),
+        ("--ckpt rm --input {file} --output {file}", "the file that is read, and it would be"),
         ("--scored {file} --mode label", "--mode label needs --as pairs|binary|scalar"),
     ],
 )

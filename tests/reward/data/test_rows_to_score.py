@@ -3,7 +3,7 @@
 import pytest
 
 from auditing.score_formats import parse_score_row
-from reward.data.formats import RowError, to_pairs
+from reward.data.formats import RowError, to_pairs, unread_columns
 from reward.data.rows_to_score import (
     free_name,
     newest_columns,
@@ -70,6 +70,25 @@ def test_a_format_that_names_no_side_gets_them():
     unnamed = {"question": "p", "response_A": "a", "response_B": "b", "label": "A>B"}
     sides = {"prompt": user("p"), "chosen": assistant("a"), "rejected": assistant("b")}
     assert row_to_score(unnamed, "messages").row == unnamed | sides
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "tie"},
+        {"question": "p", "response_A": "a", "response_B": "b", "label": "A=B"},
+        {"context": "p", "response1": "a", "response2": "b", "overall_preference": -2},
+        {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "model_b"},
+    ],
+)
+def test_a_scored_row_is_trained_on_as_its_raters_labelled_it(row):
+    """A tie is no preference for the first side, and a strength stays one."""
+    to_score = row_to_score(row, "messages")
+    scored = to_score.row | reward_columns(to_score.row, [1.0, 2.0])
+    assert "chosen" in scored and to_pairs(scored) == to_pairs(row)
+    assert unread_columns(scored) == ["reward_chosen", "reward_rejected", "margin"]
+    again = row_to_score(scored, "messages")
+    assert again.completions == to_score.completions and again.row == scored
 
 
 def test_the_margin_of_raters_is_no_difference_of_rewards():
