@@ -593,7 +593,7 @@ def test_benchmarks_that_score_py_scored_are_right_by_construction(read):
             "`judgments[0].judgment.scores` is missing; two",
         ),
         ({**JUDGE, "judgments": []}, "`judgments[0].judgment.scores` is missing"),
-        ({**LLM, "label": 3}, "`label` is outside [1, 2]"),
+        ({**LLM, "label": 3}, "`label` is neither 1 nor 2, the better output"),
         ({"prompt": "p", "completion": SECRET, "reward": "high"}, "`reward` is no number"),
         (
             {"prompt": 3, "completion": SECRET, "reward": 1},
