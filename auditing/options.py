@@ -18,6 +18,9 @@ NEED_A_MODEL = (
     "quick",
     "dtype",
     "chat_template",
+    "split",
+    "revision",
+    "trust_remote_code",
 )
 
 
@@ -115,7 +118,7 @@ def combination_fault(options: AuditOptions) -> str | None:
         return "give one of --ckpt MODEL and --scores FILE"
     if options.scores:
         for name in NEED_A_MODEL:
-            if getattr(options, name):
+            if getattr(options, name) != getattr(AuditOptions, name):  # a class holds defaults
                 return f"--{name} needs the model: give --ckpt, not --scores"
     if options.benchmark:
         if options.benchmark not in BENCHMARKS:

@@ -291,6 +291,7 @@ def test_bradley_terry_has_calibration_judged_from_scores(run, tmp_path):
         ((), "give one of --ckpt MODEL and --scores FILE"),
         (("--ckpt", "a", "--scores", "b"), "give one of --ckpt MODEL and --scores FILE"),
         (("--scores", "a", "--policy", "b"), "--policy needs the model"),
+        (("--scores", "a", "--split", "train"), "--split needs the model"),
         (("--scores", "a", "--probed", "0"), "--probed 0: at least 1 is needed"),
     ],
 )
