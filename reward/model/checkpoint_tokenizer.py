@@ -172,6 +172,7 @@ def _said_of_other_ids(name: str, revision: str, tokenizer: PreTrainedTokenizerB
     try:
         file = Tokenizer.from_file(path)
         file.no_truncation()
+        file.no_padding()
         control = {token.content for token in file.get_added_tokens_decoder().values()}
         between = [token for token in tokenizer.all_special_tokens if token in control]
         text = "What is 12 and 30?\n".join(["", *between, " Forty-two."])

@@ -71,6 +71,8 @@ def find_head(parts: CheckpointParts) -> SavedHead:
         ModelError: It has more than two labels or another shape, or an adapter comes without one.
     """
     if parts.value_head is not None:
+        if not parts.is_adapter:
+            _refuse_second_head(parts)
         return _value_head(parts.name, parts.value_head, VALUE_HEAD_WEIGHT, VALUE_HEAD_BIAS)
     if parts.is_adapter:
         head = _head_in_adapter(parts)
@@ -84,6 +86,17 @@ def find_head(parts: CheckpointParts) -> SavedHead:
         _check_labels(parts.name, labels)
         return SavedHead(labels)
     return head
+
+
+def _refuse_second_head(parts: CheckpointParts) -> None:
+    """Raise ModelError for a model with a stock head beside a value head in a file of its own."""
+    stock = [key for key in parts.weights.shapes if key.split(".")[0] in STOCK_HEAD_NAMES]
+    if stock:
+        raise ModelError(
+            f"{parts.name} holds more than one head, of which one is the reward's: "
+            f"{parts.weights.described(stock[:NAMED_TENSORS])}, and a value head in a file of its "
+            "own; remove the one that is not meant"
+        )
 
 
 def _head_in_adapter(parts: CheckpointParts) -> SavedHead | None:

@@ -19,6 +19,7 @@ from checkpoint_folders import (
     with_random_weights,
 )
 from rewards_server import serve_rewards
+from safetensors.torch import save_file
 from standins import WORDS
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
@@ -68,6 +69,13 @@ def test_which_of_two_labels_is_the_reward_is_said(folders, capsys):
     expected = stock_rewards(model, folders.tokenizer)
     assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
     assert "the reward is the logit of label 1 (POSITIVE)" in capsys.readouterr().err
+
+
+def test_a_value_head_in_its_own_file_beside_a_stock_head_is_refused(folders):
+    folder = folders.copy(folders.reward_model)
+    save_file({"v_head.summary.weight": torch.ones(1, 32)}, folder / "value_head.safetensors")
+    with pytest.raises(ModelError, match="more than one head, .*value head in a file of its own"):
+        load_reward_model(str(folder))
 
 
 def test_labels_with_the_names_of_the_other_sides_are_refused(folders):
@@ -570,12 +578,15 @@ def test_a_tokenizer_that_transformers_builds_otherwise_is_said(legacy, folders)
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
     made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    made.enable_truncation(16)  # as in the files of sentence-transformers
+    made.enable_padding(length=512)
     folder = folders.copy(folders.reward_model)
     made.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy}
     settings |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     loaded = load_reward_model(str(folder))
+    made.no_padding()
     text = "<s>What?</s>"
     is_same = loaded.tokenizer(text, add_special_tokens=False)["input_ids"] == made.encode(text).ids
     assert is_same == legacy
