@@ -62,6 +62,7 @@ class Manifest:
     versions: dict[str, str]  # package -> version
     device: str  # such as "CPU, 2 threads, 1 process(es)"
     precision: str  # such as "bf16 autocast"
+    processes: int | None = None  # of the run
     base_files: str | None = None  # a hash of a base folder's files; a Hub id has its revision
     recipe: dict | None = None  # the values that decide the trained weights
     paths_from: str | None = None  # where relative paths start, as seen from the checkpoint

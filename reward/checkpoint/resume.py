@@ -151,6 +151,7 @@ SAME = (
     "max_length",
     "encoder",
     "precision",
+    "processes",
     "fingerprints",
     "versions",
     "recipe",

@@ -16,7 +16,7 @@ from reward.data.files import FILE_BUILDERS, Source, is_local, local_files
 from reward.data.one_writer import LOCK
 from reward.data.secrets import holds_secret
 from reward.data.shown import shown
-from reward.recipe.keys import OWN, TRACKERS, TRL
+from reward.recipe.keys import KEYS, OWN, TRACKERS, TRL
 from reward.recipe.paths import REPOSITORY, as_seen_from_here
 from reward.recipe.recipe import Recipe
 from reward.recipe.yaml_text import to_yaml
@@ -66,7 +66,6 @@ WITHOUT_EFFECT = {
     "bf16_full_eval": "it would round the trained weights before they are saved; delete it",
     "fp16_full_eval": "it would round the trained weights before they are saved; delete it",
     "label_names": "the labels of a pair have their names in the data; delete it",
-    "logging_nan_inf_filter": "a loss that is not finite stops the run; delete it",
     "ignore_bias_buffers": "TRL reads it for DPO alone; delete it",
     "hub_model_id": WHAT_UPLOADS,
     "hub_strategy": WHAT_UPLOADS,
@@ -87,18 +86,31 @@ NEED_ANOTHER = {
 def _check_without_effect(recipe: Recipe) -> Iterator[Fault]:
     """Find keys that are accepted by TRL and would be passed over in silence.
 
-    A key whose other one is set, to whatever value, is no fault: `--use_peft false` may stand
-    beside a recipe for LoRA.
+    A key that says what holds anyway is no fault, for TRL's examples write out defaults. Nor is a
+    key whose other one is set, to whatever value: `--use_peft false` may stand beside a recipe for
+    LoRA.
     """
     for key, mend in WITHOUT_EFFECT.items():
-        if key in recipe.values:
+        if key in recipe.values and not _holds_anyway(recipe, key):
             yield Fault((key,), f"{key} has no place here: {mend}")
     for beginnings, (needed, line) in NEED_ANOTHER.items():
         if needed in recipe.values:
             continue
         for key in sorted(recipe.values):
-            if key.startswith(beginnings):
-                yield Fault((key, needed), f"{key} does nothing without `{line}`; add that line")
+            if key.startswith(beginnings) and recipe[key] is not None:
+                yield Fault(
+                    (key, needed),
+                    f"{key} does nothing without `{line}`; add that line, or delete {key}",
+                )
+
+
+def _holds_anyway(recipe: Recipe, key: str) -> bool:
+    """Whether the value of a key of WITHOUT_EFFECT is what every run does."""
+    if key == "do_train":
+        return recipe[key]
+    if key == "do_eval":
+        return recipe[key] == (recipe["eval_strategy"] != "no")
+    return recipe[key] == KEYS[key].default
 
 
 # --- The model ----------------------------------------------------------------------------------
@@ -259,6 +271,11 @@ def _check_streaming(recipe: Recipe) -> Iterator[Fault]:
             ("mismatched_prompts",),
             "a stream cannot be searched for other prompts; "
             "delete mismatched_prompts, or streaming",
+        )
+    if recipe["dataloader_num_workers"]:
+        yield Fault(
+            ("dataloader_num_workers",),
+            "a stream is read by the process that counts its rows; delete dataloader_num_workers",
         )
     if recipe["max_steps"] < 1:
         yield Fault(

@@ -285,7 +285,8 @@ def _sound_keys(
             path, prefix = f"{entry}.{name}", f"{entry}: "
         place = source.place_of(path)
         draft.recipe.places[path] = place
-        if name in REFUSED and not entry:
+        says_default = name in keys and value == keys[name].default
+        if name in REFUSED and not entry and not says_default:
             fault = f"`{name}` is refused: {REFUSED[name]}"
         elif name not in keys:
             fault = unknown_key(name, keys, place)

@@ -170,8 +170,9 @@ class Steps:
 
 def count_steps(rows: int, args: RewardConfig, processes: int) -> Steps:
     """Count optimizer steps as transformers' Trainer does; `rows` are those of an epoch."""
-    batches = math.ceil(rows / args.per_device_train_batch_size)
-    epoch = math.ceil(math.ceil(batches / processes) / args.gradient_accumulation_steps)
+    rounded = math.floor if args.dataloader_drop_last else math.ceil
+    batches = rounded(rows / args.per_device_train_batch_size)
+    epoch = math.ceil(rounded(batches / processes) / args.gradient_accumulation_steps)
     if args.max_steps > 0:
         return Steps(epoch, args.max_steps)
     return Steps(epoch, math.ceil(epoch * args.num_train_epochs))

@@ -630,6 +630,7 @@ def start_manifest(
         versions=versions(),
         device=f"{machine.device}, {settings.state.num_processes} process(es)",
         precision=machine.precision,
+        processes=settings.state.num_processes,
         base_files=base_files,
         recipe=recipe.deciding_values(),
         paths_from=os.path.relpath(os.getcwd(), settings.output_dir),

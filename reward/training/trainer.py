@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from accelerate import DistributedType
 from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -451,6 +452,8 @@ class PairTrainer(RewardTrainer):
             return
         if not isinstance(self.train_dataset, Dataset):
             return
+        if self.args.train_sampling_strategy == "batch_rebalance":
+            return  # it deals out the last pairs, and repeats none while each process gets one
         parts = batch_samples[-1]["micro_batches"]
         batch_size = 1 + max(int(part["example"].max()) for part in parts)
         # Not the remainder of gradient_state, which an epoch that was resumed lacks.
@@ -546,6 +549,18 @@ class PairTrainer(RewardTrainer):
         if isinstance(sampler, LengthGroupedSampler):
             return OrderByLength(sampler, self.args.seed)
         return sampler
+
+    def _get_dataloader(self, *args, is_training: bool = False, **options) -> DataLoader:
+        """Return the batches of a table, and leave out no pair of an evaluation.
+
+        Under `dataloader_drop_last` transformers does, and among them may be golden pairs.
+        """
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **options)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> torch.utils.data.Sampler:
         """Evaluate pairs in their order: the rewards are read by their place.

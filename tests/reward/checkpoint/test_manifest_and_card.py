@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from reward.checkpoint.card import model_card
-from reward.checkpoint.manifest import Manifest
+from reward.checkpoint.manifest import Manifest, seal
+from reward.checkpoint.resume import differences_of_runs
 
 MANIFEST = Manifest(
     base_model="Qwen/Qwen2.5-0.5B-Instruct",
@@ -59,3 +60,13 @@ def test_a_manifest_writes_what_is_known_in_the_order_of_its_fields():
     assert list(keys)[:3] == ["format_version", "base_model", "base_revision"]
     assert list(keys)[-4:] == ["validation", "train_seconds", "date", "verified"]
     assert keys["max_length"] is None and "step" not in keys and "steps" not in keys
+
+
+def test_a_run_with_more_processes_is_another_run(tmp_path):
+    """Its steps see other pairs, and its schedule has another length."""
+    seal(tmp_path, replace(MANIFEST, processes=8).as_dict())
+    assert differences_of_runs(tmp_path, replace(MANIFEST, processes=8)) == []
+    other = replace(MANIFEST, processes=4)
+    assert differences_of_runs(tmp_path, other) == ["processes: 8 there, 4 here"]
+    seal(tmp_path, MANIFEST.as_dict())  # of an earlier version
+    assert differences_of_runs(tmp_path, other) == []

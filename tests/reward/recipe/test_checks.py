@@ -64,12 +64,18 @@ KEYS_TOGETHER = [  # a line, and a part of its one fault
         "reward_mean, reward_std, tie_rate, or accuracy_NAME of a subset: "
         "`metric_for_best_model: accuracy`",
     ),
-    ("lora_r: 8", "lora_r does nothing without `use_peft: true`; add that line"),
+    ("lora_r: 8", "lora_r does nothing without `use_peft: true`; add that line, or delete lora_r"),
     ("use_bnb_nested_quant: true", "does nothing without `load_in_4bit: true`"),
     ("eval_steps: 50", "eval_steps does nothing without `eval_strategy: steps`"),
     ("bf16_full_eval: true", "it would round the trained weights before they are saved"),
     ("include_for_metrics: [inputs]", "every evaluation counts the metrics of all pairs"),
     ("do_eval: true", "evaluations are asked for by `eval_strategy: steps`"),
+    ("do_train: false", "every run trains, except with --plan and --check-data"),
+    (EVALUATES + "do_eval: false", "evaluations are asked for by `eval_strategy: steps`"),
+    (
+        "dataset_streaming: true\nmax_steps: 9\ndataloader_num_workers: 2",
+        "a stream is read by the process that counts its rows; delete dataloader_num_workers",
+    ),
     ("hub_model_id: you/rm", "write `--push you/name` on the command line"),
     ("loss_type: rating_mse\nsoft_labels: false", "reads ratings alone; delete soft_labels"),
 ]
@@ -79,6 +85,19 @@ def test_keys_that_wait_for_another_one_may_stand_beside_its_false():
     lines = "use_peft: false\nlora_r: 8\neval_strategy: 'no'\neval_steps: 50\n"
     assert parse(SOUND + lines)["lora_r"] == 8
     assert parse(SOUND + "metric_for_best_model: accuracy_harmless\n")
+
+
+def test_keys_that_say_what_holds_anyway_are_no_fault():
+    """TRL's examples and dumps of its settings write out defaults."""
+    lines = (
+        "do_train: true\ndo_eval: false\ndo_predict: false\npush_to_hub: false\n"
+        "hub_model_id: null\nhub_strategy: every_save\nlogging_nan_inf_filter: true\n"
+        "prediction_loss_only: false\nbf16_full_eval: false\ninclude_for_metrics: []\n"
+        "label_names: null\neval_steps: null\nlora_modules_to_save: null\npad_token: null\n"
+        "resume_from_checkpoint: null\nlabel_smoothing_factor: 0.0\n"
+    )
+    assert parse(SOUND + lines)["push_to_hub"] is False
+    assert parse(SOUND + EVALUATES + "do_eval: true\n")["do_eval"] is True
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from packed_models import (
     one_by_one,
@@ -18,6 +19,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
 )
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trl import RewardConfig, RewardTrainer
 
 from reward.model import packed_attention
@@ -83,6 +85,12 @@ def make_trainer(standin, tmp_path):
         )
 
     return make
+
+
+class EndOfEpoch:
+    """What accelerate reads of a DataLoader at its last batch."""
+
+    end_of_dataloader = True
 
 
 def step_gradient(trainer, rows: Dataset) -> torch.Tensor:
@@ -215,6 +223,35 @@ def test_token_budget_in_evaluation_keeps_the_order_of_pairs(make_trainer):
     torch.testing.assert_close(
         torch.tensor(cut.predictions), torch.tensor(whole.predictions), atol=1e-5, rtol=0
     )
+
+
+def test_dataloader_drop_last_drops_pairs_of_training_alone(make_trainer):
+    """11 pairs in batches of 4: the last three, among them golden ones, are no less evaluated."""
+    trainer = make_trainer(tree_pairs(11), dataloader_drop_last=True, per_device_eval_batch_size=4)
+    assert trainer.evaluate(tree_pairs(11))["eval_n"] == 11
+    assert len(trainer.predict(tree_pairs(3)).predictions) == 3
+    assert len(trainer.get_train_dataloader()) == 1  # of 8 pairs
+
+
+def test_batch_rebalance_deals_out_the_last_pairs_once(make_trainer, monkeypatch):
+    """11 pairs, 8 a step of two processes: the three that are left are all new."""
+    rows = tree_pairs(11)
+    trainer = make_trainer(
+        rows, per_device_train_batch_size=4, train_sampling_strategy="batch_rebalance"
+    )
+    monkeypatch.setitem(AcceleratorState._shared_state, "num_processes", 2)
+    sampler = BatchRebalanceSampler(rows["length"], 8, dp_size=2, grad_accum=1, drop_last=False)
+    loader, weights = EndOfEpoch(), []
+    trainer.accelerator.gradient_state._add_dataloader(loader)
+    for sampler.rank in (0, 1):
+        *_, last = sampler
+        batch = trainer.data_collator([rows[i] for i in last])
+        monkeypatch.setitem(AcceleratorState._shared_state, "process_index", sampler.rank)
+        assert trainer.accelerator.process_index == sampler.rank
+        trainer._drop_repeats([batch])
+        weights += batch["micro_batches"][0]["weight"].tolist()
+    trainer.accelerator.gradient_state._remove_dataloader(loader)
+    assert weights == [1.0, 1.0, 1.0]
 
 
 # --- What is printed, counted and saved -----------------------------------------------------------

@@ -89,11 +89,17 @@ def test_steps_are_the_trainers():
         gradient_accumulation_steps=2,
         num_train_epochs=2,
         max_steps=-1,
+        dataloader_drop_last=False,
     )
     assert count_steps(167, args, 2) == Steps(epoch=3, run=6)
     assert count_steps(167, args, 1) == Steps(epoch=6, run=12)
     args.num_train_epochs, args.max_steps = 0.5, 4
     assert count_steps(167, args, 2) == Steps(epoch=3, run=4)
+    # 10 whole batches: 5 for each of 2 processes, 3 for each of 3, in 2 steps each.
+    args.dataloader_drop_last, args.num_train_epochs, args.max_steps = True, 1, -1
+    assert count_steps(167, args, 2) == Steps(epoch=3, run=3)
+    assert count_steps(167, args, 3) == Steps(epoch=2, run=2)
+    assert count_steps(129, args, 1) == Steps(epoch=4, run=4)
 
 
 def pairs(n: int) -> Dataset:
