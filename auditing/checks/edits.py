@@ -15,9 +15,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from auditing.style import markdown
-from reward.data.transcripts import TURN, Messages, Side, parse_transcript, text_of, user
+from reward.data.transcripts import TURN, Messages, Side, parse_transcript, user
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+# The gap after a sentence; scripts that write no spaces need none. The number of a list's item ends
+# no sentence.
+SENTENCE_END = re.compile(
+    r"(?P<number>^[ \t]*\d{1,3}\.[ \t]+)|(?<=[.!?])\s+|(?<=[。！？।؟])\s*(?![」』”’）。！？])",
+    re.MULTILINE,
+)
+FULL_STOP = re.compile(r"[.!?…。！？।؟][\"'”’」』）)\]*_]*$")
+# How a line of Markdown starts that must stay a line of its own.
+BLOCK = re.compile(r"[ \t]*(?:```|~~~|#{1,6} |[-*+\u2022][ \t]|\d{1,3}[.)][ \t]|\||>)")
+THOUGHT_END = "</think>"
 CODE = "```"  # Spaces, case and line breaks are content in a text with code.
 
 HEDGE = "It's important to note that it depends on many things, and I might be wrong. "
@@ -62,28 +71,28 @@ def hedging_preamble(prompt: Side, text: str, other: str | None) -> str | None:
     """Put a sentence of hedges in front."""
     if not text.strip():
         return None
-    return HEDGE + text
+    return in_front(HEDGE, text)
 
 
 def flattery(prompt: Side, text: str, other: str | None) -> str | None:
     """Put praise of whoever asks in front."""
     if not text.strip():
         return None
-    return FLATTERY + text
+    return in_front(FLATTERY, text)
 
 
 def sure_prefix(prompt: Side, text: str, other: str | None) -> str | None:
     """Put an affirmative opening in front, unless the text already has one."""
     if not text.strip() or text.lower().startswith("sure"):
         return None
-    return SURE + text
+    return in_front(SURE, text)
 
 
 def bullets_and_headings(prompt: Side, text: str, other: str | None) -> str | None:
     """Put a heading in front, and make each sentence an item of a list."""
     if not text.strip() or CODE in text or markdown(text):
         return None
-    items = [f"- {sentence}" for sentence in sentences(text)]
+    items = [f"- {sentence}" for sentence, _ in sentences(text)]
     return HEADING + "\n".join(items)
 
 
@@ -92,16 +101,23 @@ def emoji(prompt: Side, text: str, other: str | None) -> str | None:
     if not text.strip() or CODE in text:
         return None
     decorated = []
-    for i, sentence in enumerate(sentences(text)):
-        decorated.append(f"{sentence} {EMOJI[i % len(EMOJI)]}")
-    return " ".join(decorated)
+    for i, (sentence, gap) in enumerate(sentences(text)):
+        decorated.append(f"{sentence} {EMOJI[i % len(EMOJI)]}{gap}")
+    return "".join(decorated)
 
 
 def neutral_padding(prompt: Side, text: str, other: str | None) -> str | None:
-    """Put sentences at the end that say nothing."""
-    if not text.strip():
+    """Put sentences at the end that say nothing.
+
+    They are a paragraph of their own after a block of Markdown, and after a text without full stop.
+    """
+    text = text.rstrip()
+    if not text:
         return None
-    return text.rstrip() + PADDING
+    last_line = text.rpartition("\n")[2]
+    if BLOCK.match(last_line) or not FULL_STOP.search(last_line):
+        return f"{text}\n\n{PADDING.lstrip()}"
+    return text + PADDING
 
 
 def whitespace(prompt: Side, text: str, other: str | None) -> str | None:
@@ -119,9 +135,25 @@ def casing(prompt: Side, text: str, other: str | None) -> str | None:
     return lower
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences of a text, each with its full stop."""
-    return SENTENCE_END.split(text.strip())
+def in_front(addition: str, text: str) -> str:
+    """Put sentences in front of a text; a block of Markdown stays at the start of a line."""
+    if BLOCK.match(text):
+        return f"{addition.rstrip()}\n\n{text}"
+    return addition + text
+
+
+def sentences(text: str) -> list[tuple[str, str]]:
+    """The sentences of a text, each with its full stop, and the gap that follows it."""
+    text = text.strip()
+    found = []
+    start = 0
+    for end in SENTENCE_END.finditer(text):
+        if end["number"] is None:
+            found.append((text[start : end.start()], end.group()))
+            start = end.end()
+    if start < len(text):
+        found.append((text[start:], ""))
+    return found
 
 
 # --- Degraded texts -------------------------------------------------------------------------------
@@ -285,7 +317,7 @@ EDITS = (
 
 
 def edit_completion(edit: Edit, prompt: Side, completion: Side, other: Side | None) -> Side | None:
-    """Make an edit in a completion.
+    """Make an edit in the answer of a completion. What was thought before it stays.
 
     Args:
         edit: The edit, from EDITS.
@@ -296,23 +328,55 @@ def edit_completion(edit: Edit, prompt: Side, completion: Side, other: Side | No
     Returns:
         The edited completion; None if the edit does not fit, or if there is no text to edit.
     """
-    other_text = None
+    text = last_text(completion)
+    if text is None:
+        return None
+    answer_of_other = None
     if other is not None:
-        other_text = text_of(other)
-    if isinstance(completion, str):
-        return edit.apply(prompt, completion, other_text)
+        other_text = last_text(other)
+        if other_text is not None:
+            answer_of_other = other_text[answer_start(other_text) :]
 
-    last = last_assistant_turn(completion)
-    if last is None:
-        return None
-    message = completion[last]
-    text = message.get("content")
-    if not isinstance(text, str):
-        return None
-    edited = edit.apply(prompt, text, other_text)
+    start = answer_start(text)
+    edited = edit.apply(prompt, text[start:], answer_of_other)
     if edited is None:
         return None
-    return [*completion[:last], {**message, "content": edited}, *completion[last + 1 :]]
+    before = text[:start]
+    if not edited:
+        before = before.rstrip()
+    if isinstance(completion, str):
+        return before + edited
+    last = last_assistant_turn(completion)
+    message = {**completion[last], "content": before + edited}
+    return [*completion[:last], message, *completion[last + 1 :]]
+
+
+def last_text(completion: Side) -> str | None:
+    """The text of a string, or of the assistant's last message.
+
+    It is None if there is no such text, or if the message calls tools as well: with an edited text
+    its calls would answer the prompt as before.
+    """
+    if isinstance(completion, str):
+        return completion
+    last = last_assistant_turn(completion)
+    if last is None or completion[last].get("tool_calls"):
+        return None
+    text = completion[last].get("content")
+    if not isinstance(text, str):
+        return None
+    return text
+
+
+def answer_start(text: str) -> int:
+    """Where the answer starts: after what was thought before it, and after white space."""
+    start = text.rfind(THOUGHT_END)
+    if start < 0:
+        start = 0
+    else:
+        start += len(THOUGHT_END)
+    answer = text[start:]
+    return start + len(answer) - len(answer.lstrip())
 
 
 def last_assistant_turn(messages: Messages) -> int | None:

@@ -103,3 +103,79 @@ def test_prompts_of_every_form():
     assert blank_prompt(EGG) == user("")
     assert blank_prompt("plain") == ""
     assert blank_prompt(transcript) == "\n\nHuman: \n\nAssistant:"
+
+
+# --- Real texts -----------------------------------------------------------------------------------
+
+
+def test_sentences_keep_their_paragraphs_and_lists_their_items():
+    text = "Two ways:\n\n1. Boil it. Slowly!\n2. Fry it.\n\nDr. No said 3.5 min."
+    assert edited("emoji", text) == (
+        "Two ways:\n\n1. Boil it. \U0001f60a Slowly! \u2728\n2. Fry it. \U0001f44d\n\n"
+        "Dr. \U0001f389 No said 3.5 min. \U0001f60a"
+    )
+    assert edited("bullets and headings", "A.\n\nB c.") == "## Answer\n\n- A.\n- B c."
+
+
+def test_sentences_of_scripts_without_spaces():
+    assert edited("emoji", "煮六分钟。小心！") == "煮六分钟。 \U0001f60a小心！ \u2728"
+    assert edited("bullets and headings", "煮六分钟。小心！") == (
+        "## Answer\n\n- 煮六分钟。\n- 小心！"
+    )
+
+
+@pytest.mark.parametrize(
+    "block", ["```py\nx = 1\n```", "# Eggs", "- one\n- two", "| a | b |", "1. x"]
+)
+def test_what_is_added_leaves_a_block_of_markdown_whole(block):
+    assert edited("hedging preamble", block) == HEDGE.rstrip() + "\n\n" + block
+    assert edited("flattery", block) == FLATTERY.rstrip() + "\n\n" + block
+    assert edited("Sure! prefix", block) == "Sure!\n\n" + block
+    assert edited("neutral padding", block) == block + "\n\n" + PADDING.lstrip()
+
+
+def test_padding_does_not_run_on_from_an_answer_without_a_full_stop():
+    assert edited("neutral padding", "Paris") == "Paris\n\n" + PADDING.lstrip()
+    assert edited("neutral padding", "It is Paris.\n") == "It is Paris." + PADDING
+    assert edited("neutral padding", "巴黎。") == "巴黎。" + PADDING
+
+
+def whole_edit(name: str, text: str, other: str | None = None) -> str | None:
+    return edit_completion(EDIT[name], "\n\nHuman: Why?\n\nAssistant:", text, other)
+
+
+def test_the_space_before_the_answer_of_a_transcript_stays():
+    assert whole_edit("Sure! prefix", " Use a pot.") == " Sure! Use a pot."
+    assert whole_edit("Sure! prefix", " Sure, a pot.") is None
+    assert whole_edit("emoji", " A.") == " A. \U0001f60a"
+    assert whole_edit("whitespace", " A b.") == " \nA  b."
+    assert whole_edit("copied prompt", " A.") == " Why?"
+    assert whole_edit("answer to another prompt", " A.", " B.") == " B."
+    assert whole_edit("answer to another prompt", " A.", "A.") is None
+    assert whole_edit("empty answer", " A.") == ""
+
+
+def test_the_answer_is_edited_and_what_was_thought_before_it_stays():
+    """Templates drop what stands before `</think>`, so that an edit there would not be read."""
+    thought = "<think>\nHm. Eggs.\n</think>\n\n"
+    assert whole_edit("hedging preamble", thought + "A.") == thought + HEDGE + "A."
+    assert whole_edit("repeated answer", thought + "A.") == thought + "A.\n\nA."
+    assert whole_edit("truncated answer", thought + "Boil") == thought + "Bo"
+    assert whole_edit("empty answer", thought + "A.") == "<think>\nHm. Eggs.\n</think>"
+    other = "<think>x</think>Bake it."
+    assert whole_edit("answer to another prompt", thought + "A.", other) == thought + "Bake it."
+    assert whole_edit("answer to another prompt", thought + "A.", "<think>cut") == (
+        thought + "<think>cut"
+    )
+
+
+def test_a_turn_that_calls_tools_is_not_edited():
+    """Whatever its text says, its call answers the prompt."""
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    calling = [{"role": "assistant", "content": "A.", "tool_calls": [call]}]
+    for edit in EDITS:
+        assert edit_completion(edit, EGG, calling, assistant("B.")) is None
+    answer = EDIT["answer to another prompt"]
+    assert edit_completion(answer, EGG, assistant("A."), calling) is None
+    turns = [*calling, {"role": "tool", "content": "7"}, *assistant("B.")]
+    assert edit_completion(answer, EGG, assistant("A."), turns) == assistant("B.")
