@@ -14,8 +14,10 @@ from auditing.pairs import LONGEST_TEXT, Pairs, PairTexts, nan_for_none
 from auditing.result import ProbeExample, ProbeResult
 from auditing.stats import Estimate
 from auditing.verdicts import THRESHOLDS, Check, Finding, joined, judge, short
+from reward.data.encoding import RefusedText
 from reward.data.shown import count
 from reward.data.transcripts import Side
+from reward.model.batches import TokenIds
 from reward.model.scorer import Scorer
 
 SECTION = "probes"
@@ -34,7 +36,7 @@ def run_probes(
     """Probe the model with edits of real completions, and with other prompts.
 
     Args:
-        scorer: The model; only its `rewards` is used, once for all texts.
+        scorer: The model; only its `encode`, and once its `rewards_of_ids`, are used.
         pairs: The audited pairs, from which a sample is taken.
         limit: The largest number of prompts in the sample, with one pair each.
         seed: The seed that decides which pairs are in the sample.
@@ -121,7 +123,7 @@ def score_versions(scorer: Scorer, sample: list[PairTexts]) -> dict[str, Version
         Each version by its name: ORIGINAL, BLANKED, SHUFFLED and the names of the edits.
     """
     readings = all_readings(sample)
-    rewards = scorer.rewards([(reading.prompt, reading.completion) for reading in readings])
+    rewards = scorer.rewards_of_ids(encode_readings(scorer, readings))
 
     versions = {}
     for name in (ORIGINAL, BLANKED, SHUFFLED, *(edit.name for edit in EDITS)):
@@ -134,6 +136,40 @@ def score_versions(scorer: Scorer, sample: list[PairTexts]) -> dict[str, Version
         if reading.side == "chosen":
             version.chosen[reading.pair] = reading.completion
     return versions
+
+
+def encode_readings(scorer: Scorer, readings: list[Reading]) -> list[TokenIds | None]:
+    """Encode readings, so that an edited text differs from its original by the edit alone.
+
+    Where a prompt must be cut, all completions that are compared keep the same part of it.
+
+    Returns:
+        The token ids of each reading; None if it is too long or cannot be encoded.
+    """
+    groups: dict[tuple[int, str], list[int]] = {}  # what has one prompt -> places in `readings`
+    for place, reading in enumerate(readings):
+        version = ORIGINAL
+        if reading.version in (BLANKED, SHUFFLED):
+            version = reading.version
+        groups.setdefault((reading.pair, version), []).append(place)
+
+    ids: list[TokenIds | None] = [None] * len(readings)
+    for places in groups.values():
+        prompt = readings[places[0]].prompt
+        completions = [readings[place].completion for place in places]
+        for place, encoded in zip(places, encode_alike(scorer, prompt, completions), strict=True):
+            ids[place] = encoded
+    return ids
+
+
+def encode_alike(scorer: Scorer, prompt: Side, completions: list[Side]) -> list[TokenIds | None]:
+    """Encode completions of one prompt together; each by itself if one cannot be encoded."""
+    try:
+        return scorer.encode(prompt, completions).ids
+    except RefusedText:
+        if len(completions) == 1:
+            return [None]
+        return [encode_alike(scorer, prompt, [completion])[0] for completion in completions]
 
 
 def all_readings(sample: list[PairTexts]) -> list[Reading]:

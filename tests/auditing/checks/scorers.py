@@ -1,11 +1,22 @@
-"""A stand-in for reward.model.scorer.Scorer that several tests of this folder use."""
+"""Stand-ins for reward.model.scorer.Scorer that several tests of this folder use."""
 
 from collections.abc import Callable
 
-from reward.data.transcripts import text_of
+from reward.data.transcripts import Side, text_of
+from reward.model.text_encoder import EncodedCompletions
 
 
-class Lookup:
+class WithoutTokens:
+    """A scorer whose `rewards` reads texts; its token ids are the prompt and the completion."""
+
+    def encode(self, prompt: Side, completions: list[Side]) -> EncodedCompletions:
+        return EncodedCompletions([(prompt, text) for text in completions], prompt_cut=False)
+
+    def rewards_of_ids(self, ids: list[tuple]) -> list[float | None]:
+        return self.rewards(ids)
+
+
+class Lookup(WithoutTokens):
     """Rewards from the completion's text alone, by hand.
 
     Args:

@@ -8,7 +8,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from scorers import Lookup
+from preferences import prepared
+from scorers import Lookup, WithoutTokens
 from standins import hh_rows
 from transformers import AutoConfig
 
@@ -21,6 +22,7 @@ from auditing.verdicts import Check, control_false_discoveries
 from reward.data.transcripts import assistant, text_of, user
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.scorer import Scorer
+from reward.model.text_encoder import TextEncoder
 
 torch.set_num_threads(1)
 
@@ -74,7 +76,7 @@ def stories(n: int = 150, seed: int = 0) -> Pairs:
     return Pairs.collect(rows)
 
 
-class Reader:
+class Reader(WithoutTokens):
     """A scorer that reads: it rewards each thing that was asked about and is named.
 
     It takes off for what is broken, and has a little noise.
@@ -281,6 +283,39 @@ def test_a_text_that_is_too_long_for_the_model_is_skipped_and_counted():
     _, results = run_probes(Lookup(reward), twenty())
     result = result_of(results, "Sure! prefix")
     assert (result.n, result.skipped, result.wins) == (18, 2, 1.0)
+
+
+class PromptLover(TextEncoder):
+    """A real encoder of 400 tokens at most, whose reward is the number of times it reads "tea"."""
+
+    def __init__(self):
+        super().__init__("prompt lover", prepared("llama3"), {}, limit=400, vocabulary=None)
+
+    rewards = Scorer.rewards
+
+    def rewards_of_ids(self, ids: list, progress: str | None = None) -> list[float | None]:
+        rewards = []
+        for tokens in ids:
+            reward = None
+            if tokens is not None:
+                reward = float(self.tokenizer.decode(tokens).count("tea"))
+            rewards.append(reward)
+        return rewards
+
+
+def test_a_longer_answer_loses_no_more_of_the_prompt_than_its_original():
+    """Or padding would lose to its original because less of the prompt was read."""
+    rows = []
+    for i in range(12):
+        texts = {"chosen": assistant("Some water."), "rejected": assistant(f"Bread {i}.")}
+        prompt = [*user("Why tea? " * 30), *assistant("Tea! " * 10), *user(f"Why tea {i}? " * 20)]
+        rows.append(texts | {"prompt": prompt, "reward_chosen": 1, "reward_rejected": 0})
+    model = PromptLover()
+    assert model.encode(rows[0]["prompt"], [rows[0]["chosen"]]).prompt_cut
+    _, results = run_probes(model, Pairs.collect(rows))
+    padding = result_of(results, "neutral padding")
+    assert (padding.n, padding.typical.reward_after) == (12, padding.typical.reward_before)
+    assert (padding.wins, padding.largest.reward_after) == (0.5, padding.largest.reward_before)
 
 
 def test_prompt_dependence_needs_pairs_to_say_that_nothing_is_lost():
