@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from auditing.benchmark_sources import BENCHMARKS
-from reward.data.files import DATA_SUFFIXES
+from reward.data.files import DATA_SUFFIXES, is_one_table
 from reward.model import TOKEN_BUDGET
 
 NEED_A_MODEL = (
@@ -15,7 +15,9 @@ NEED_A_MODEL = (
     "ood_dir",
     "adversarial",
     "policy",
+    "probed",
     "quick",
+    "token_budget",
     "dtype",
     "chat_template",
     "split",
@@ -105,7 +107,7 @@ class AuditOptions:
 
 def first_fault(options: AuditOptions) -> str | None:
     """Say in a sentence what is wrong with the options; None if nothing is."""
-    for find_fault in (combination_fault, number_fault, path_fault, folder_fault):
+    for find_fault in (combination_fault, idle_fault, number_fault, path_fault, folder_fault):
         fault = find_fault(options)
         if fault:
             return fault
@@ -134,6 +136,24 @@ def combination_fault(options: AuditOptions) -> str | None:
         return "--data_dir needs --data"
     if options.ood_dir and not options.ood:
         return "--ood_dir needs --ood"
+    return None
+
+
+def idle_fault(options: AuditOptions) -> str | None:
+    """Say which option would do nothing."""
+    if options.quick:
+        for name in ("adversarial", "probed"):
+            if getattr(options, name) != getattr(AuditOptions, name):
+                return f"--quick leaves out what --{name} asks for: give one of them"
+    if options.split != AuditOptions.split:
+        tables = [path for path in (options.data, options.ood) if path]
+        if all(is_one_table(path) for path in tables):
+            return (
+                "--split names a split of --data or --ood, where that is a folder or a Hub data "
+                "set: leave it out"
+            )
+    if options.is_local and options.revision != AuditOptions.revision:
+        return f"--revision names a version of a Hub id, and {options.ckpt} is a folder"
     return None
 
 

@@ -198,7 +198,7 @@ def identity_of(
         "device and dtype": f"{scorer.model.device}, {dtype}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    if options.data:
+    if options.data and not is_one_table(options.data):
         identity["split"] = options.split
     if data.benchmark is not None:
         identity["split"] = data.benchmark.splits

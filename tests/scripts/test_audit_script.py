@@ -292,7 +292,14 @@ def test_bradley_terry_has_calibration_judged_from_scores(run, tmp_path):
         (("--ckpt", "a", "--scores", "b"), "give one of --ckpt MODEL and --scores FILE"),
         (("--scores", "a", "--policy", "b"), "--policy needs the model"),
         (("--scores", "a", "--split", "train"), "--split needs the model"),
-        (("--scores", "a", "--probed", "0"), "--probed 0: at least 1 is needed"),
+        (("--ckpt", "a", "--probed", "0"), "--probed 0: at least 1 is needed"),
+        (("--scores", "a", "--probed", "9"), "--probed needs the model"),
+        (("--scores", "a", "--token_budget", "9"), "--token_budget needs the model"),
+        (("--ckpt", "a", "--quick", "--probed", "9"), "--quick leaves out what --probed asks for"),
+        (("--ckpt", "a", "--quick", "--adversarial", "b"), "what --adversarial asks for"),
+        (("--ckpt", "a", "--split", "train"), "--split names a split of --data or --ood"),
+        (("--ckpt", "a", "--data", "README.md", "--split", "x"), "--split names a split of"),
+        (("--ckpt", "tests", "--revision", "v2"), "--revision names a version of a Hub id"),
     ],
 )
 def test_options_that_do_not_fit_together(options, message, monkeypatch, capsys):
