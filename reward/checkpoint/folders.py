@@ -31,8 +31,10 @@ def remove_older(newest: Path, best: str | None, limit: int) -> None:
     Args:
         newest: The folder checkpoint-N that was sealed last.
         best: The folder of the best checkpoint; None where there is none.
-        limit: The recipe's save_total_limit.
+        limit: The recipe's save_total_limit; below 1 all stay, as for transformers.
     """
+    if limit < 1:
+        return
     stay = {newest.name}
     if best is not None:
         stay.add(Path(best).name)

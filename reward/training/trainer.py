@@ -37,7 +37,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 from trl import RewardConfig, RewardTrainer
 
@@ -217,6 +217,7 @@ class PairTrainer(RewardTrainer):
         self.add_callback(SelfTest(self))
         self.since_last_log = SinceLastLog(self)
         self.add_callback(self.since_last_log)
+        self._train_sampler: torch.utils.data.Sampler | None = None
         self._goes_on_from: Path | None = None  # a checkpoint that is not yet gone on from
         self._window = torch.zeros(len(PairSums._fields), dtype=torch.float64)  # as PairSums
         self.evaluated_rewards: torch.Tensor | None = None
@@ -547,7 +548,8 @@ class PairTrainer(RewardTrainer):
     def _get_train_sampler(self, *args) -> torch.utils.data.Sampler | None:
         sampler = super()._get_train_sampler(*args)
         if isinstance(sampler, LengthGroupedSampler):
-            return OrderByLength(sampler, self.args.seed)
+            sampler = OrderByLength(sampler, self.args.seed)
+        self._train_sampler = sampler
         return sampler
 
     def _get_dataloader(self, *args, is_training: bool = False, **options) -> DataLoader:
@@ -579,6 +581,9 @@ class PairTrainer(RewardTrainer):
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        if isinstance(self._train_sampler, OrderByLength | BatchRebalanceSampler):
+            # In an epoch that is resumed, accelerate does not find it behind the skipped batches.
+            self._train_sampler.set_epoch(options["epoch"])
         super()._run_epoch(**options)
 
     def _finalize_training(self, *args, **options) -> TrainOutput:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from datasets import Dataset
 from packed_models import (
     one_by_one,
@@ -252,6 +252,38 @@ def test_batch_rebalance_deals_out_the_last_pairs_once(make_trainer, monkeypatch
         weights += batch["micro_batches"][0]["weight"].tolist()
     trainer.accelerator.gradient_state._remove_dataloader(loader)
     assert weights == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_a_resumed_epoch_has_its_own_order_among_several_processes(
+    strategy, make_trainer, tmp_path, monkeypatch
+):
+    """12 pairs, 4 a step of two processes: a run goes on behind step 4, the first of epoch 2."""
+    rows = tree_pairs(12)
+    options = {"save_strategy": "steps", "save_steps": 4, "num_train_epochs": 2}
+    options |= {"per_device_train_batch_size": 2, "train_sampling_strategy": strategy}
+    orders = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-4")):
+        trainer = make_trainer(rows, **options)
+        monkeypatch.setitem(AcceleratorState._shared_state, "num_processes", 2)
+        monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+        orders.append(texts_of_steps(trainer, checkpoint))
+        monkeypatch.undo()
+    assert orders[0][4:] == orders[1] and orders[0][:3] != orders[0][3:]
+
+
+def texts_of_steps(trainer, checkpoint: str | None) -> list[list[int]]:
+    """The token ids that each step of this process trained on."""
+    steps = []
+    train = trainer.training_step
+
+    def keep(model, inputs, *args):
+        steps.append(inputs["micro_batches"][0]["texts"]["input_ids"].flatten().tolist())
+        return train(model, inputs, *args)
+
+    trainer.training_step = keep
+    trainer.train(checkpoint)
+    return steps
 
 
 # --- What is printed, counted and saved -----------------------------------------------------------

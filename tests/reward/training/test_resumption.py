@@ -183,6 +183,7 @@ def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path):
         ("elsewhere/out/checkpoint-2", 1, [2, 8]),
         ("elsewhere/out/checkpoint-2", 3, [2, 6, 8]),
         (None, 5, [2, 4, 6, 8, 20]),
+        (None, -1, [2, 4, 6, 8, 20]),
     ],
 )
 def test_the_newest_and_the_best_checkpoint_stay(best, limit, left, tmp_path):
