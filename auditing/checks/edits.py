@@ -167,9 +167,11 @@ def repeated_answer(prompt: Side, text: str, other: str | None) -> str | None:
 
 
 def truncated_answer(prompt: Side, text: str, other: str | None) -> str | None:
-    """Keep about the first half, cut between two letters of a word."""
-    middle = max(len(text) // 2, 1)
-    for cut in range(middle, len(text)):
+    """Keep about half of it, cut between two letters of a word, in the middle half of the text."""
+    middle = len(text) // 2
+    quarter = len(text) // 4
+    cuts = range(max(quarter, 1), len(text) - quarter)
+    for cut in sorted(cuts, key=lambda cut: abs(cut - middle)):
         if text[cut - 1].isalpha() and text[cut].isalpha():
             return text[:cut]
     return None
@@ -337,6 +339,14 @@ def edit_completion(edit: Edit, prompt: Side, completion: Side, other: Side | No
         if other_text is not None:
             answer_of_other = other_text[answer_start(other_text) :]
 
+    turns_before: Messages = []
+    turns_after: Messages = []
+    if not isinstance(completion, str):
+        last = last_assistant_turn(completion)
+        turns_before, turns_after = completion[:last], completion[last + 1 :]
+        if not isinstance(prompt, str):
+            prompt = [*prompt, *turns_before]  # The user may have asked on in the completion.
+
     start = answer_start(text)
     edited = edit.apply(prompt, text[start:], answer_of_other)
     if edited is None:
@@ -346,9 +356,8 @@ def edit_completion(edit: Edit, prompt: Side, completion: Side, other: Side | No
         before = before.rstrip()
     if isinstance(completion, str):
         return before + edited
-    last = last_assistant_turn(completion)
     message = {**completion[last], "content": before + edited}
-    return [*completion[:last], message, *completion[last + 1 :]]
+    return [*turns_before, message, *turns_after]
 
 
 def last_text(completion: Side) -> str | None:

@@ -179,3 +179,16 @@ def test_a_turn_that_calls_tools_is_not_edited():
     assert edit_completion(answer, EGG, assistant("A."), calling) is None
     turns = [*calling, {"role": "tool", "content": "7"}, *assistant("B.")]
     assert edit_completion(answer, EGG, assistant("A."), turns) == assistant("B.")
+
+
+def test_a_truncated_answer_ends_near_its_middle_or_nowhere():
+    numbers = "12, " * 30
+    assert edited("truncated answer", f"Sum: {numbers}ok") is None  # "o" would be left out alone
+    assert edited("truncated answer", f"Add all of {numbers}") is None
+    assert edited("truncated answer", "1 2 3 4 Add 5 6 7 8") == "1 2 3 4 A"
+    assert edited("truncated answer", "Some words 1 2 3 4 5") == "Some word"
+
+
+def test_the_question_is_copied_that_the_edited_turn_answers():
+    turns = [*assistant("So."), *user("And then?"), *assistant("Wait.")]
+    assert edit_completion(EDIT["copied prompt"], EGG, turns, None)[2] == assistant("And then?")[0]
