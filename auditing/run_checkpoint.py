@@ -11,7 +11,7 @@ from auditing.checks.golden import golden_checks
 from auditing.checks.integrity import Truncation, run_integrity
 from auditing.checks.leakage import Leaks, find_leaks, leak_checks, texts_of
 from auditing.checks.policy import policy_checks
-from auditing.checks.probes import run_probes
+from auditing.checks.probes import is_whole, run_probes
 from auditing.checks.transfer import spillover_checks
 from auditing.options import AuditOptions
 from auditing.pairs import Pairs
@@ -324,9 +324,11 @@ def add_strips(scorer: Scorer, audit: Audit) -> None:
 def strip(scorer: Scorer, prompt: Side, completion: Side) -> Strip | None:
     """The reward after each token of a completion.
 
-    None if the head reads no single token, or if the prompt must be cut: the strip would then
-    belong to another text than the reward.
+    None if the head reads no single token. It is None as well if a text was cut for the report, or
+    if the prompt must be cut: the strip would then belong to another text than the reward.
     """
+    if not is_whole(prompt) or not is_whole(completion):
+        return None
     encoded = scorer.encode(prompt, [completion])
     if encoded.ids[0] is None or encoded.prompt_cut:
         return None

@@ -15,8 +15,9 @@ from transformers import AutoConfig
 
 from auditing.checks.edits import EDITS, FLATTERY, HEDGE, PADDING
 from auditing.checks.probes import effect_of, run_probes, sample_pairs, spread_of_rewards
-from auditing.pairs import LONGEST_TEXT, Pairs
+from auditing.pairs import LONGEST_TEXT, Pairs, cut_side
 from auditing.result import ProbeResult
+from auditing.run_checkpoint import strip
 from auditing.style import hedges, markdown
 from auditing.verdicts import Check, control_false_discoveries
 from reward.data.transcripts import assistant, text_of, user
@@ -391,3 +392,18 @@ def test_a_real_model_is_probed_through_the_scorer(standin, tmp_path):
     reward = scorer.rewards([(prompt, largest.after)])[0]
     assert reward == pytest.approx(largest.reward_after, abs=1e-5)
     json.dumps([asdict(result) for result in results])
+
+
+class ByToken(WithoutTokens):
+    """A scorer that gives a reward after each letter."""
+
+    def rewards_by_token(self, prompt, completion):
+        return [(letter, 1.0) for letter in completion]
+
+
+def test_a_text_that_was_cut_for_the_report_has_no_strip():
+    """The end of the strip would not be the reward that stands beside it."""
+    long = "b" * (LONGEST_TEXT + 1)
+    assert strip(ByToken(), "Why?", "ab") == [("a", 1.0), ("b", 1.0)]
+    assert strip(ByToken(), "Why?", cut_side(long)) is None
+    assert strip(ByToken(), cut_side(long), "ab") is None
