@@ -152,6 +152,9 @@ def idle_fault(options: AuditOptions) -> str | None:
                 "--split names a split of --data or --ood, where that is a folder or a Hub data "
                 "set: leave it out"
             )
+    for name, path in (("data", options.data), ("ood", options.ood)):
+        if path and is_one_table(path) and getattr(options, f"{name}_dir"):
+            return f"--{name}_dir names a folder in --{name}, and {path} is one table: leave it out"
     if options.is_local and options.revision != AuditOptions.revision:
         return f"--revision names a version of a Hub id, and {options.ckpt} is a folder"
     return None

@@ -299,6 +299,8 @@ def test_bradley_terry_has_calibration_judged_from_scores(run, tmp_path):
         (("--ckpt", "a", "--quick", "--adversarial", "b"), "what --adversarial asks for"),
         (("--ckpt", "a", "--split", "train"), "--split names a split of --data or --ood"),
         (("--ckpt", "a", "--data", "README.md", "--split", "x"), "--split names a split of"),
+        (("--ckpt", "a", "--data", "README.md", "--data_dir", "x"), "--data_dir names a folder in"),
+        (("--ckpt", "a", "--ood", "README.md", "--ood_dir", "x"), "--ood_dir names a folder in"),
         (("--ckpt", "tests", "--revision", "v2"), "--revision names a version of a Hub id"),
     ],
 )
