@@ -156,7 +156,7 @@ def test_the_space_before_the_answer_of_a_transcript_stays():
 
 
 def test_the_answer_is_edited_and_what_was_thought_before_it_stays():
-    """Templates drop what stands before `</think>`, so that an edit there would not be read."""
+    """A preamble opens the answer, not the thought, before which some templates drop it."""
     thought = "<think>\nHm. Eggs.\n</think>\n\n"
     assert whole_edit("hedging preamble", thought + "A.") == thought + HEDGE + "A."
     assert whole_edit("repeated answer", thought + "A.") == thought + "A.\n\nA."
