@@ -418,11 +418,29 @@ def load_data(settings: Settings, base: Base) -> Data:
     note_unused_margins(encoded["train"], ledger, recipe["loss_type"])
     say(f"data:\n{ledger}")
     ledger.check(recipe["max_dropped"])
+    require_subset(recipe["metric_for_best_model"], encoded.get("validation"), subsets)
     fingerprints = {}
     for split, table in encoded.items():
         if isinstance(table, Dataset):
             fingerprints[split] = fingerprint(row_ids(table))
     return Data(sources, encoded, subsets, ledger, fingerprints)
+
+
+def require_subset(metric: str | None, validation: Dataset | None, subsets: list[str]) -> None:
+    """Raise DataError where the metric is of a subset that no evaluation measures.
+
+    transformers notices it at the first evaluation, which may be hours away.
+    """
+    metric = (metric or "").removeprefix("eval_")
+    if not metric.startswith("accuracy_") or validation is None:
+        return
+    measured = sorted(subsets[int(index)] for index in set(validation["subset_id"][:]))
+    if len(measured) < 2 or metric.removeprefix("accuracy_") not in measured:
+        raise DataError(
+            f"metric_for_best_model: {metric} is measured in no evaluation, whose pairs are of "
+            f"{' and '.join(measured)}; write `metric_for_best_model: accuracy`, or accuracy_NAME "
+            "of one of several subsets"
+        )
 
 
 def note_unused_margins(

@@ -12,10 +12,12 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
+from reward.data.files import DataError
 from reward.model.batches import BATCH_LABELS, PreferenceCollator
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head, rewards_from_logits
 from reward.training.losses import LOSSES, bradley_terry, centering, rao_kupper, smooth
+from reward.training.run import require_subset
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 
 torch.set_num_threads(1)
@@ -195,6 +197,19 @@ def test_accuracy_is_counted_per_pair_with_ties_one_half(make_trainer):
     assert metrics["eval_margin"] == pytest.approx(sum(margin) / 21, abs=1e-6)
     assert metrics["eval_accuracy_harmless"] == pytest.approx(sum(correct[::2]) / 11)
     assert metrics["eval_accuracy_helpful"] == pytest.approx(sum(correct[1::2]) / 10)
+
+
+def test_a_metric_of_a_subset_that_no_evaluation_measures_is_refused():
+    """No validation pair is of `c`; and one subset alone gets no figure of its own."""
+    subsets = ["a", "b", "c"]
+    both, one = (Dataset.from_dict({"subset_id": ids}) for ids in ([0, 1, 0], [1, 1]))
+    require_subset("eval_accuracy_b", both, subsets)
+    require_subset("accuracy", one, subsets)
+    require_subset("accuracy_c", None, subsets)  # nothing is evaluated
+    with pytest.raises(DataError, match="accuracy_c .* whose pairs are of a and b; write"):
+        require_subset("accuracy_c", both, subsets)
+    with pytest.raises(DataError, match="accuracy_b is measured in no evaluation"):
+        require_subset("accuracy_b", one, subsets)
 
 
 def test_trl_counts_otherwise(make_trainer):
