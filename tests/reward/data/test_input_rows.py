@@ -47,7 +47,7 @@ def from_stdin(monkeypatch, tmp_path):
         (b"\n \n" + JSONL, (":3", ":4")),
         (b"\xef\xbb\xbf" + JSONL, (":1", ":2")),
         (json.dumps(ROWS, indent=1).encode(), (" row 1", " row 2")),
-        (gzip.compress(JSONL), (":1", ":2")),
+        (gzip.compress(JSONL, mtime=0), (":1", ":2")),
         ("prompt,completion\n¿Té?,Sí\nhi,no\n".encode(), (":2", ":3")),
         ("prompt;completion\n¿Té?;Sí\nhi;no\n".encode("utf-16"), (":2", ":3")),
     ],

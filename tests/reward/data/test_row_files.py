@@ -151,11 +151,11 @@ REFUSED = {
     ),
     "latin.json": (b'[{"prompt": "\xe9 hunter2"}]', ": no valid UTF-8; save the file as UTF-8"),
     "cut.jsonl.gz": (
-        gzip.compress(jsonl())[:-9],
+        gzip.compress(jsonl(), mtime=0)[:-9],
         ": the compressed file is cut off or damaged; copy it again",
     ),
     "damaged.jsonl.gz": (
-        gzip.compress(jsonl())[:20] + b"\xff" * 40,
+        gzip.compress(jsonl(), mtime=0)[:20] + b"\xff" * 40,
         ": the compressed file is cut off or damaged; copy it again",
     ),
     "cut.jsonl.xz": (lzma.compress(jsonl())[:-9], ": the compressed file is cut off or damaged"),
