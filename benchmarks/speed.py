@@ -154,10 +154,10 @@ class Machine:
 
     Args:
         device: `cpu` or `cuda`.
-        peak_tflops: What the GPU can do in bf16; a CPU is measured.
+        peak_tflops: What the GPU can do in bf16, for `peak`; a CPU is measured.
     """
 
-    def __init__(self, device: str, peak_tflops: float):
+    def __init__(self, device: str, peak_tflops: float = 0.0):
         self.device = device
         self.peak_tflops = peak_tflops
         # The seconds of several threads would be added up.

@@ -81,7 +81,7 @@ def test_a_finished_model(trained, standin):
 KEYS = (
     "format_version base_model base_revision adapter trust_remote_code quantization dtype labels "
     "max_length overlong transcript encoder subsets data fingerprints versions device precision "
-    "base_files recipe paths_from validation"
+    "processes base_files recipe paths_from validation"
 ).split()
 
 

@@ -163,7 +163,7 @@ def test_the_command(checkpoint, hub, monkeypatch, capsys):
         ),
         (["--push", "me/rm"], "", "--push needs a login that may write: `hf auth login`"),
         (["--push", "me/rm", "--check-data"], "hf_x", "this trains none; delete it"),
-        (["--push"], "hf_x", "--push lacks its value, NAME, upload the verified checkpoint"),
+        (["--push"], "hf_x", "--push lacks its value, NAME: upload the verified checkpoint"),
     ],
 )
 def test_what_would_fail_after_the_training_is_said_before(
