@@ -184,7 +184,7 @@ def measured_megabytes(model: torch.nn.Module, inputs: PackedInputs, machine: Ma
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
     def micro_batch() -> None:
-        with autocast(machine.device):
+        with autocast(machine.device, machine.device == "cuda"):
             model(**inputs, use_cache=False).logits.float().sum().backward()
 
     def step() -> None:
