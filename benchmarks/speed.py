@@ -449,6 +449,9 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
         "| tokens over the limit | MFU |" + " x float32 |" * args.bf16
     )
     print("|---" * (8 + args.bf16) + "|")
+    peaks = {torch.float32: machine.peak(model, torch.float32)}
+    if args.bf16 or args.device == "cuda":
+        peaks[torch.bfloat16] = machine.peak(model, torch.bfloat16)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     for batch_size in map(int, args.batch_sizes.split(",")):
@@ -470,10 +473,11 @@ def train_table(model, tokenizer, pairs, unique: int, machine: Machine, args, fo
                 "megabytes": max(megabytes for _, megabytes in times[name]),
                 "tokens over limit": tokens / unique,
             }
-            in_bf16 = made[name][0].args.bf16
+            dtype = torch.float32
+            if made[name][0].args.bf16:
+                dtype = torch.bfloat16
             operations = operations_of(model, "packed" in name) * tokens / len(pairs)
-            peak = machine.peak(model, torch.bfloat16 if in_bf16 else torch.float32)
-            row["mfu"] = operations * speed / peak
+            row["mfu"] = operations * speed / peaks[dtype]
             line = f"| {batch_size} | {name} | {cell(row['x TRL'])} | {cell(row['x packed'])} "
             line += f"| {speed:.2f} | {row['megabytes']:.0f} | {row['tokens over limit']:.2f} "
             line += f"| {row['mfu']:.0%} |"
@@ -548,7 +552,8 @@ def cell(found: dict | None) -> str:
     return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -590,6 +595,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.bf16 and args.device == "cuda":
         parser.error("--bf16 is for a CPU: on a GPU everything is measured in bf16")
+    return args
+
+
+def main() -> None:
+    args = read_options()
     torch.set_num_threads(args.threads)
     machine = Machine(args.device, args.peak_tflops)
     pairs, tokenizer = encode_pairs(read_texts(args.pairs, args.data_dir))

@@ -24,7 +24,7 @@ def two_responses(row: dict, transcript: str) -> list[PreferencePair]:
 
     {"prompt": "2+2?", "response_a": "4", "response_b": "5", "votes": [3, 0]}
     """
-    if all(str(row.get(column)).startswith('["') for column in TURNS):
+    if all(_is_list_of_texts(row.get(column)) for column in TURNS):
         return human_preference_55k(row, transcript)  # with its one-hot columns made into one
     preference = _preference_of(row)
     return [compared(needed_prompt(row), row["response_a"], row["response_b"], preference)]
@@ -148,6 +148,11 @@ def _message_cell(row: dict, column: str) -> Messages:
             "a non-empty list of messages (role, content) is needed"
         )
     return side
+
+
+def _is_list_of_texts(cell: object) -> bool:
+    """Whether a cell begins like the JSON of a list of texts."""
+    return isinstance(cell, str) and cell.startswith('["')
 
 
 def _interleaved(row: dict, column: str) -> Messages:

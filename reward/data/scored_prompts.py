@@ -233,13 +233,12 @@ def _rewards(row: dict, columns: dict) -> list[float]:
         value = row.get(newest, empty)
         if name == "margin":
             continue
-        if not isinstance(empty, list):
-            value = [value]
-        elif list_in(value) is None:
+        values = [value]
+        if isinstance(empty, list):
+            values = list_in(value)
+        if values is None:
             raise RowError(f"`{newest}` is {kind_of(value)}; a list of numbers is needed")
-        else:
-            value = list_in(value)
-        rewards += [_number_or_nan(reward, newest) for reward in value]
+        rewards += [_number_or_nan(reward, newest) for reward in values]
     was_scored = all(newest_name(name, row) in row for name in columns)
     if not was_scored and not _has_error(row):
         raise NotScored(f"the row has no `{next(iter(columns))}`; score the file first")
