@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from reward_models import save
 from support import write_rows
+from tqdm import tqdm
 
 import score
 from reward.data import one_writer
@@ -20,7 +22,7 @@ from reward.data.files import DataError
 from reward.data.written_rows import write_rows as write_output
 from reward.model import encoded_chunks
 from reward.model.build import build_reward_model, build_tokenizer
-from reward.model.interrupts import Interrupted
+from reward.model.interrupts import Interrupted, die_with_parent
 from reward.model.partial_file import PartialFile
 from reward.model.score_file import ScoringRequest, score_file, scored_rows
 from reward.model.scorer import Scorer
@@ -331,6 +333,9 @@ def run_and_kill(scorer: Scorer, source: Path, output: Path, kill_at: list[float
 
 def _score_and_exit(scorer: Scorer, source: Path, output: Path) -> None:
     """What a copy of this process does; the test goes on in the other one alone."""
+    # The lock of the tests' process would stay held for ever by a process that is killed with it.
+    tqdm.set_lock(threading.RLock())
+    die_with_parent(signal.SIGKILL)
     try:
         with open(output.with_suffix(".err"), "w") as said:
             os.dup2(said.fileno(), 1)
