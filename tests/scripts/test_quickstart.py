@@ -144,9 +144,19 @@ def test_the_examples_run(home, monkeypatch, capsys):
     best = (home / "best-of-n" / "best.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(best) == 6
 
-    # In this process: its imports are the largest part.
-    options = "--rm rm --model loop/policy --save loop/grpo --steps 2 --questions 1 --n 4"
+    # In this process: imports are the largest part.
+    options = "--model loop/policy --prompts rm/audit/scores.jsonl --output samples.jsonl"
+    small = "--count 2 --n 3 --max_new_tokens 8"
     monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "argv", ["examples/sample.py", *options.split(), *small.split()])
+    sample = runpy.run_path("examples/sample.py", run_name="__main__")
+    samples = (home / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(samples) == 6 and json.loads(samples[0])["prompt"][-1]["role"] == "user"
+    assert (
+        sample["transcript"]([{"role": "user", "content": "Tea?"}]) == "Human: Tea?\n\nAssistant:"
+    )
+
+    options = "--rm rm --model loop/policy --save loop/grpo --steps 2 --questions 1 --n 4"
     monkeypatch.setattr(sys, "argv", ["examples/grpo.py", *options.split()])
     capsys.readouterr()
     runpy.run_path("examples/grpo.py", run_name="__main__")
