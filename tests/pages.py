@@ -18,6 +18,7 @@ PAGES = [
     REPO / "data/quickstart/README.md",
     *sorted((REPO / "docs").glob("*.md")),
     REPO / "docs/example-audit/README.md",
+    REPO / "docs/example-audit-gemma/README.md",
 ]
 # Files whose comments or docstrings say how they are launched.
 HEADERS = [
