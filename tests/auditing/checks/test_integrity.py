@@ -165,6 +165,23 @@ def test_a_way_that_gives_no_finite_number_fails():
     assert check.note == "three ways: one of these ways gives 1 text no finite number"
 
 
+def test_what_bfloat16_rounds_is_no_fault_of_batches_and_padding(folder):
+    """In half precision each way to compute a reward rounds, and a real fault is larger."""
+    scorer = Scorer(folder("qwen", "bfloat16"))
+    pairs = scored_pairs(scorer)
+    checks = by_name(run_integrity(scorer, pairs))
+    rounding = checks["reward difference, dtype"].value
+    assert rounding > 0.001  # an alarm
+    for name in ("reward difference, batch size", "reward difference, padding side"):
+        assert checks[name].verdict == "pass" and 0 < checks[name].value <= 2 * rounding, name
+    assert f"each round by {rounding:.3f}" in checks["reward difference, padding side"].note
+
+    alone = np.array([1.0, 2.0, 3.0])  # their standard deviation is 1
+    for difference, verdict in ((0.04, "pass"), (0.049, "warn"), (0.2, "fail")):
+        check = difference_check("batch size", alone, [alone + difference], "", rounding=0.021)
+        assert check.verdict == verdict, difference
+
+
 def test_bfloat16_is_compared_with_float32_and_put_back_exactly(folder):
     scorer = Scorer(folder("qwen", "bfloat16"))
     assert scorer.model.dtype == torch.bfloat16
