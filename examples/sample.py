@@ -6,8 +6,8 @@
     bash examples/best_of_n.sh rm-out samples.jsonl
 
 The prompts are rows with a `prompt` of messages, each prompt once. A model without a chat template
-goes on with the transcript "Human: ... Assistant:" until it would speak for the human. An answer's
-row is `prompt, completion` as messages; a sample with nothing in it is kept, and counted.
+goes on with the transcript "Human: ... Assistant:". Every answer ends where the model would speak
+for the human. A row is `prompt, completion` as messages; an empty answer is kept, and counted.
 """
 
 import argparse

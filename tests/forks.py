@@ -24,7 +24,6 @@ import resource
 import signal
 import struct
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -37,7 +36,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from small_runs import untimed
-from tqdm import tqdm
+from support import own_lock_of_bars
 
 import train_rm
 from reward.checkpoint import contract, convert, resume, verify
@@ -141,15 +140,6 @@ def fork(function: Callable[[], int], log: Path) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def own_lock_of_bars() -> None:
-    """Give this process a lock of its own for tqdm's bars.
-
-    A forked process shares its parent's. If it is killed while it holds that, all others wait for
-    ever.
-    """
-    tqdm.set_lock(threading.RLock())
 
 
 def status_of(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""Scripts as subprocesses, and files of rows: what tests of every folder call.
+"""Scripts as subprocesses, forked processes, files of rows: what tests of every folder call.
 
 `REPO` is the repository, `SHARED` a folder of real data beside it, which need not be there.
 """
@@ -8,10 +8,22 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+from tqdm import tqdm
 
 REPO = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("RM_SHARED", REPO.parent / "shared"))
+
+
+def own_lock_of_bars() -> None:
+    """Give this process a lock of its own for tqdm's bars.
+
+    A forked process shares its parent's. If it is killed while it holds that, all others wait for
+    ever.
+    """
+    tqdm.set_lock(threading.RLock())
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -13,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from reward_models import save
-from support import write_rows
-from tqdm import tqdm
+from support import own_lock_of_bars, write_rows
 
 import score
 from reward.data import one_writer
@@ -333,8 +331,7 @@ def run_and_kill(scorer: Scorer, source: Path, output: Path, kill_at: list[float
 
 def _score_and_exit(scorer: Scorer, source: Path, output: Path) -> None:
     """What a copy of this process does; the test goes on in the other one alone."""
-    # The lock of the tests' process would stay held for ever by a process that is killed with it.
-    tqdm.set_lock(threading.RLock())
+    own_lock_of_bars()
     die_with_parent(signal.SIGKILL)
     try:
         with open(output.with_suffix(".err"), "w") as said:
