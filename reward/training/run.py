@@ -39,7 +39,12 @@ from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_config
 
 from reward.checkpoint.card import model_card
-from reward.checkpoint.contract import ALLOWED_OF_STD, put_in_place, verify_saved_model
+from reward.checkpoint.contract import (
+    ALLOWED_OF_STD,
+    put_in_place,
+    standard_deviation,
+    verify_saved_model,
+)
 from reward.checkpoint.folders import remove
 from reward.checkpoint.fresh_process import (
     CheckpointError,
@@ -92,6 +97,9 @@ from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 # carries the template, and the model is built here.
 APPLIED_HERE = ("max_length", "chat_template_path", "eos_token", "model_init_kwargs")
 STAGING = "unverified"  # the folder in output_dir for a model that is not verified yet
+# A standard deviation of rewards below which a model hardly prefers anything: of two rewards that
+# far apart, the higher one is the better answer with a probability of .505.
+FLAT = 0.02
 ENGINE_KEYS = ("deepspeed", "fsdp", "fsdp_config")
 
 
@@ -881,6 +889,22 @@ def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[flo
         f"saved {output_dir}: a fresh process gives the same rewards within "
         f"{verified.max_difference:.1e} (allowed {verified.tolerance:.1e})"
     )
+    warn_of_flat_rewards(rewards)
+
+
+def warn_of_flat_rewards(rewards: list[float]) -> None:
+    """Say where a model gives nearly the same reward to every text; nothing else shows it.
+
+    Args:
+        rewards: Of the golden texts.
+    """
+    spread = standard_deviation(rewards)
+    if spread < FLAT:
+        print(
+            f"warning: the rewards of {len(rewards)} test texts have a standard deviation of "
+            f"{spread:.2g}, so the model hardly prefers anything. It has not learned, or has lost "
+            "what it had: try a lower learning_rate, then more steps"
+        )
 
 
 def hand_on(settings: Settings, base: Base, manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ the command line.
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,7 @@ def test_recipe_runs_unmodified(recipe, recipe_runs, hub_root):
     assert spread > 100 * verified["max_difference"]
     assert not (out / "unverified").exists()
     assert f"saved {out}: a fresh process gives the same rewards" in printed
+    assert ("warning: the rewards of" in printed) is (statistics.stdev(rewards) < 0.02)
 
     assert_saved_files(out, keys, manifest, spread)
     if recipe.stem == "from-skywork-0.6b":  # two steps of 2e-6 leave the trained head what it was
