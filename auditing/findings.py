@@ -251,6 +251,25 @@ def way_sentence(members: list[Check]) -> str:
     return f"{sentence}it moves by {number(members[0].value)} standard deviations."
 
 
+def rounding_sentence(members: list[Check]) -> str:
+    """That the dtype of the weights changes the rewards."""
+    if members[0].value is None:
+        return "In float32 some of its rewards are no finite numbers."
+    moved = number(members[0].value)
+    sentence = "Its dtype rounds its rewards: in float32 they differ by up to "
+    return f"{sentence}{moved} standard deviations."
+
+
+def saved_sentence(members: list[Check]) -> str:
+    """That the rewards are not those that the checkpoint was saved with."""
+    if members[0].value is None:
+        return "Some of the rewards that it was saved with are no finite numbers now."
+    return (
+        "It does not give the rewards that it was saved with: they differ by up to "
+        f"{number(members[0].value)} standard deviations."
+    )
+
+
 def prompt_sentence(members: list[Check]) -> str:
     """What becomes of the accuracy without the right prompt."""
     lost = members[0].value or 0.0
@@ -295,8 +314,12 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
         with_share("{} of the texts reach it in a malformed encoding."),
     ),
     "batches": (
-        ("reward difference",),
+        ("reward difference, batch size", "reward difference, padding side"),
         way_sentence,
+    ),
+    "saved rewards": (
+        ("reward difference, golden texts",),
+        saved_sentence,
     ),
     "leakage": (
         ("leaked pairs",),
@@ -362,6 +385,10 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
             "The differences between its rewards (margins) are no honest probabilities: they are "
             "off by {} on average."
         ),
+    ),
+    "rounding": (
+        ("reward difference, dtype",),
+        rounding_sentence,
     ),
     "other model": (
         ("comparison",),

@@ -318,7 +318,8 @@ def dtype_check(scorer: Scorer, ids: list[list[int]], one_by_one: np.ndarray) ->
         return judge(replace(difference_finding("dtype", len(ids)), unmeasured=why))
     saved = str(model.dtype).removeprefix("torch.")
     wide = in_float32(scorer, ids)
-    return difference_check("dtype", one_by_one, [wide], f"{saved} against float32")
+    note = f"{saved} against float32"
+    return difference_check("dtype", one_by_one, [wide], note, rule="reward difference, dtype")
 
 
 def difference_check(

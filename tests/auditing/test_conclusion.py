@@ -200,6 +200,18 @@ def test_a_warning_asks_for_care():
             None,
             "The reward of a text depends on how it is computed: in one of the ways some rewards",
         ),
+        (
+            "reward difference, golden texts",
+            "integrity",
+            0.3,
+            "It does not give the rewards that it was saved with: they differ by up to 0.30",
+        ),
+        (
+            "reward difference, dtype",
+            "integrity",
+            0.6,
+            "Its dtype rounds its rewards: in float32 they differ by up to 0.60",
+        ),
         ("saturation", "distribution", 0.5, "50% of its rewards lie at an end of its scale, where"),
         ("duplicate pairs", "labels", 0.83, "83% of the pairs repeat an earlier one."),
         (
