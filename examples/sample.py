@@ -6,8 +6,8 @@
     bash examples/best_of_n.sh rm-out samples.jsonl
 
 The prompts are rows with a `prompt` of messages, each prompt once. A model without a chat template
-goes on with the transcript "Human: ... Assistant:". Every answer ends where the model would speak
-for the human. A row is `prompt, completion` as messages; an empty answer is kept, and counted.
+goes on with the transcript "Human: ... Assistant:", and its answer ends where it would speak for
+the human. A row is `prompt, completion` as messages; an empty answer is kept, and counted.
 """
 
 import argparse
@@ -62,11 +62,13 @@ def answers(
     args: argparse.Namespace,
 ) -> Iterator[str]:
     """Sample `args.n` answers to one prompt from the whole distribution."""
+    ends = []  # a chat model ends its turn by a token of its own
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
         inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
     else:
         inputs = tokenizer(transcript(prompt), return_tensors="pt")
+        ends = [NEXT_TURN]
     with torch.inference_mode():
         tokens = model.generate(
             **inputs,
@@ -76,17 +78,22 @@ def answers(
             top_p=1.0,
             max_new_tokens=args.max_new_tokens,
             num_return_sequences=args.n,
-            stop_strings=[NEXT_TURN],
+            stop_strings=ends or None,
             tokenizer=tokenizer,
         )
     new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
     for text in tokenizer.batch_decode(new_tokens, skip_special_tokens=True):
-        yield text.split(NEXT_TURN)[0].strip()
+        for end in ends:
+            text = text.split(end)[0]
+        yield text.strip()
 
 
 def transcript(prompt: list[dict]) -> str:
     """A conversation as HH-RLHF writes it, up to where the assistant speaks."""
-    turns = [f"{SPEAKERS[message['role']]}: {message['content']}" for message in prompt]
+    turns = []
+    for message in prompt:
+        role = message["role"]
+        turns.append(f"{SPEAKERS.get(role, role.capitalize())}: {message['content']}")
     return "\n\n".join([*turns, "Assistant:"])
 
 

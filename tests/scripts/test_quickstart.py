@@ -152,9 +152,7 @@ def test_the_examples_run(home, monkeypatch, capsys):
     sample = runpy.run_path("examples/sample.py", run_name="__main__")
     samples = (home / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(samples) == 6 and json.loads(samples[0])["prompt"][-1]["role"] == "user"
-    assert (
-        sample["transcript"]([{"role": "user", "content": "Tea?"}]) == "Human: Tea?\n\nAssistant:"
-    )
+    assert sample["transcript"]([{"role": "tool", "content": "4"}]) == "Tool: 4\n\nAssistant:"
 
     options = "--rm rm --model loop/policy --save loop/grpo --steps 2 --questions 1 --n 4"
     monkeypatch.setattr(sys, "argv", ["examples/grpo.py", *options.split()])
