@@ -12,11 +12,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from reward.model.heads import head_of
+from reward.model.heads import head_of, without_adapter
 from reward.model.hub import ModelError, checkpoint_object, require_model
 from reward.model.parts import CheckpointParts
 
 CLASSIFIER = "AutoModelForSequenceClassification"
+
+OPENRLHF_CLASS = "RewardModel"
 
 # What heads of these classes give is no reward of a whole text.
 OTHER_TASKS = ("ForTokenClassification", "ForQuestionAnswering", "ForNextSentencePrediction")
@@ -202,7 +204,7 @@ def _refuse_own_class(parts: CheckpointParts, trust_remote_code: bool) -> None:
         )
 
 
-def said_of_own_code(parts: CheckpointParts, trust_remote_code: bool) -> list[str]:
+def _said_of_own_code(parts: CheckpointParts, trust_remote_code: bool) -> list[str]:
     """Return the sentence about a checkpoint's classifier that a stock class stands in for."""
     auto_map = parts.config.get("auto_map")
     if trust_remote_code or not isinstance(auto_map, dict) or CLASSIFIER not in auto_map:
@@ -212,6 +214,43 @@ def said_of_own_code(parts: CheckpointParts, trust_remote_code: bool) -> list[st
         "run: transformers' class is used, whose rewards may be others. --trust_remote_code runs "
         "the Python code of the checkpoint: read it first"
     ]
+
+
+def said_of_config(
+    parts: CheckpointParts, model: torch.nn.Module, trust_remote_code: bool
+) -> list[str]:
+    """Return sentences about what config.json names and nothing here computes.
+
+    Args:
+        parts: The checkpoint.
+        model: Its model, as it is read.
+        trust_remote_code: Whether the model's own Python code may run.
+    """
+    notes = _said_of_own_code(parts, trust_remote_code)
+    saved_as = architecture_of(parts.config)
+    is_known = saved_as in ("", OPENRLHF_CLASS) or hasattr(transformers, saved_as)
+    if not is_known and own_class(parts.config) is None:
+        notes.append(
+            f"{parts.base} was saved as a {saved_as}, which transformers {transformers.__version__}"
+            f" does not have, and holds no code for it: it is read as a "
+            f"{type(without_adapter(model)).__name__}, whose rewards may be others"
+        )
+    activation = _activation_of(parts.config)
+    if activation not in ("", "Identity"):
+        notes.append(
+            f"rewards are logits: the {activation} that config.json names, which "
+            "sentence-transformers puts behind them, is left out"
+        )
+    return notes
+
+
+def _activation_of(config: dict) -> str:
+    """Return the name of the class that a CrossEncoder puts behind the logit; empty for none."""
+    settings = config.get("sentence_transformers")
+    path = config.get("sbert_ce_default_activation_function")  # of versions before 4
+    if isinstance(settings, dict):
+        path = settings.get("activation_fn", path)
+    return str(path or "").rpartition(".")[2]
 
 
 def _refuse_unknown_type(name: str, config: dict) -> None:

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from reward.data.cells import is_finite_number, kind_of
-from reward.data.encoding import prepare_tokenizer
+from reward.data.encoding import PROBE, EncodingError, encode, first_token, prepare_tokenizer
 from reward.data.files import DataError
 from reward.model.heads import is_encoder
 from reward.model.hub import ModelError, checkpoint_file
@@ -87,14 +87,13 @@ def load_tokenizer(
         if theirs and tokenizer.eos_token:
             tokenizer.chat_template = OPENRLHF_START + tokenizer.chat_template + OPENRLHF_END
             origin += f", cut and ended with {tokenizer.eos_token} as OpenRLHF does"
+        if not parts.manifest:
+            notes += _said_of_template(tokenizer)
         return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
 
     prepare_tokenizer(tokenizer, is_encoder(config), config.get_text_config().vocab_size)
-    if is_encoder(config):
-        layout = f"{tokenizer.cls_token} prompt {tokenizer.sep_token} completion"
-        layout = f"{layout} {tokenizer.sep_token}"
-    else:
-        layout = r"\n\nHuman: prompt\n\nAssistant: completion"
+    sides = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": "completion"}]
+    layout = tokenizer.apply_chat_template(sides, tokenize=False).replace("\n", r"\n")
     origin = f"one of this package, `{layout}`, because the checkpoint has none"
     notes.append(
         f"chat template: {origin}; if the model was trained with another one, name its file: "
@@ -144,9 +143,9 @@ def pad_at_training(
 ) -> int | None:
     """Return the pad id that a head was trained with, which decides which token it reads.
 
-    It is the config's, but an adapter's config is its base's. In batches transformers trains no
-    such model without a pad id, so where the base names none, or the adapter is ours, the
-    training had set it, to that of the tokenizer beside the adapter (trl.RewardTrainer).
+    It is the config's, but an adapter's config is its base's. What pads a batch in training is the
+    pad token of the tokenizer beside the adapter, and the head passes over what pads:
+    trl.RewardTrainer sets the config's pad id to it, whatever the base names.
 
     Args:
         parts: The checkpoint.
@@ -155,9 +154,41 @@ def pad_at_training(
     """
     if is_openrlhf(parts) and not parts.is_adapter:
         return None  # it reads the last token, whatever it is
-    if parts.is_adapter and parts.has_tokenizer and (parts.manifest or config_pad is None):
-        return tokenizer.pad_token_id
+    if parts.is_adapter and parts.has_tokenizer:
+        if parts.manifest or tokenizer.pad_token_id is not None:
+            return tokenizer.pad_token_id
     return config_pad
+
+
+def _said_of_template(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return sentences about a template of others: control tokens that it leaves out, a date."""
+    notes = []
+    if "strftime_now" in tokenizer.chat_template:
+        notes.append(
+            "its chat template asks for today's date (strftime_now): where it writes it into a "
+            "text, rewards change from day to day; write a date into a copy of the template and "
+            "name its file: --chat_template FILE"
+        )
+    try:
+        ids = encode(tokenizer, PROBE[:1], PROBE[1:])
+    except EncodingError:  # each row says so
+        return notes
+    left_out = []
+    first = first_token(tokenizer)
+    if first and ids[0] != tokenizer.convert_tokens_to_ids(first):
+        left_out.append(first)
+    last = tokenizer("a")["input_ids"][-1]
+    # A template may write a newline behind its end token.
+    if last in (tokenizer.eos_token_id, tokenizer.sep_token_id) and last not in ids[-3:]:
+        left_out.append(tokenizer.convert_ids_to_tokens(last))
+    if left_out:
+        notes.append(
+            f"its chat template leaves out {' and '.join(left_out)}, which its tokenizer puts "
+            "around a text by itself: conversations are scored without, as apply_chat_template "
+            "gives them; if the model was trained with it, write it into a copy of the template "
+            "and name its file: --chat_template FILE"
+        )
+    return notes
 
 
 def _said_of_other_ids(name: str, revision: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -22,7 +22,7 @@ from transformers import (
 from reward.model.architecture import (
     read_classifier_config,
     refuse_more_than_a_head,
-    said_of_own_code,
+    said_of_config,
 )
 from reward.model.checkpoint_tokenizer import CheckpointTokenizer, load_tokenizer, pad_at_training
 from reward.model.classifier import keep_unpacked, load_classifier
@@ -97,7 +97,6 @@ def load_reward_model(
     head = find_head(parts)
     config.num_labels = head.labels
     checkpoint_tokenizer = load_tokenizer(parts, config, trust_remote_code, chat_template)
-    tokenizer = checkpoint_tokenizer.tokenizer
     quantization = _quantization(parts)
     model = _load_body(parts, config, head, quantization, trust_remote_code, dtype)
     if parts.is_adapter:
@@ -107,7 +106,8 @@ def load_reward_model(
         if getattr(model, "is_quantized", False) and not quantized:
             model = model.dequantize()
         model = with_adapter(model, parts, adapter_config)
-    notes = said_of_own_code(parts, trust_remote_code) + head.notes + checkpoint_tokenizer.notes
+    notes = said_of_config(parts, model, trust_remote_code)
+    notes += head.notes + checkpoint_tokenizer.notes
     notes += _set_place_of_the_reward(parts, head, model, checkpoint_tokenizer)
     _compute_head_in_float32(model)
     # bitsandbytes has put a quantized model where it belongs.
@@ -116,7 +116,7 @@ def load_reward_model(
     no_template = checkpoint_tokenizer.template_is_ours
     return LoadedRewardModel(
         model=model.eval(),
-        tokenizer=tokenizer,
+        tokenizer=checkpoint_tokenizer.tokenizer,
         template_origin=checkpoint_tokenizer.template_origin,
         is_pair_layout=no_template and is_encoder(config) and not parts.manifest,
         reads_last_token=head.reads_last_token,
@@ -165,13 +165,16 @@ def _set_place_of_the_reward(
         config.pad_token_id = None
         return []
     base_pad = config.pad_token_id
-    config.pad_token_id = pad_at_training(parts, tokenizer, base_pad)
-    eos = tokenizer.tokenizer.eos_token_id
-    if config.pad_token_id == base_pad or config.pad_token_id != eos or parts.manifest:
+    pad = config.pad_token_id = pad_at_training(parts, tokenizer, base_pad)
+    tokens = tokenizer.tokenizer
+    if pad == base_pad or parts.manifest or tokens.eos_token_id not in (pad, base_pad):
         return []
+    named = "no pad token"
+    if base_pad is not None:
+        named = f"the pad token {tokens.convert_ids_to_tokens(base_pad)}"
     return [
-        f"the base {parts.base} names no pad token: the head passes over that of the adapter's "
-        f"tokenizer, {tokenizer.tokenizer.eos_token}, at the end of a text, as in its training"
+        f"the base {parts.base} names {named}: the head passes over that of the adapter's "
+        f"tokenizer, {tokens.convert_ids_to_tokens(pad)}, at the end of a text, as in its training"
     ]
 
 

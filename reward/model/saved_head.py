@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from reward.model.architecture import architecture_of
+from reward.model.architecture import OPENRLHF_CLASS, architecture_of
 from reward.model.classifier import LoadedClassifier
 from reward.model.heads import HEAD_NAMES, SCORED_ONLY_HEAD_NAMES, head_of, is_head_key
 from reward.model.hub import ModelError
@@ -200,8 +200,8 @@ def _said_of_two(parts: CheckpointParts, labels: int) -> list[str]:
     if labels != 2 or parts.manifest:
         return []
     names = parts.config.get("id2label") or {}
-    which = names.get("1", "LABEL_1")
-    if names.get("0") == "chosen" or which == "rejected":
+    which = str(names.get("1", "LABEL_1"))
+    if str(names.get("0")).lower() == "chosen" or which.lower() == "rejected":
         raise ModelError(
             f"{parts.name}: of two labels the reward is the logit of label 1, which config.json "
             f"calls {which}; save it with the two rows of its head, and the labels, swapped"
@@ -212,7 +212,7 @@ def _said_of_two(parts: CheckpointParts, labels: int) -> list[str]:
 def is_openrlhf(parts: CheckpointParts) -> bool:
     """Return whether OpenRLHF saved a model, which it reads at the last token, whatever it is."""
     keys = set(OPENRLHF_KEYS[:2])
-    return architecture_of(parts.config) == "RewardModel" or bool(keys & parts.config.keys())
+    return architecture_of(parts.config) == OPENRLHF_CLASS or bool(keys & parts.config.keys())
 
 
 def _adapter_without_head(parts: CheckpointParts) -> str:
@@ -348,6 +348,8 @@ def _normalize(
     Returns:
         The tensors that this is about.
     """
+    if not is_openrlhf(parts):
+        return set()
     tensors = unused & set(NORMALIZER)
     saved = {}
     for key in NORMALIZER:
@@ -355,7 +357,7 @@ def _normalize(
             saved[key] = float(parts.config[key])
         elif key in tensors:
             saved[key] = parts.weights.read(key).float().item()
-    if not is_openrlhf(parts) or len(saved) < 2:
+    if len(saved) < 2:
         return set()
     mean, std = saved["mean"], saved["std"]
     if not parts.config.get("normalize_reward"):

@@ -80,5 +80,6 @@ def test_the_audit_names_the_template(folders, capsys, tmp_path):
     data = write_rows(tmp_path / "pairs.jsonl", rows)
     options = AuditOptions(ckpt=str(folder), data=str(data), quick=True)
     identity = audit_checkpoint(options).identity
-    assert identity["chat template"].startswith("one of this package, `\\n\\nHuman: prompt")
+    layout = r"`<|begin_of_text|>\n\nHuman: prompt"
+    assert identity["chat template"].startswith(f"one of this package, {layout}")
     assert "chat template: one of this package" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import torch
 from checkpoint_folders import (
     adapter,
     add_tensors,
+    conversations,
     edit_json,
     edit_tensors,
     ids_of,
@@ -18,8 +19,10 @@ from checkpoint_folders import (
     to_bin,
     with_random_weights,
 )
+from datasets import Dataset
 from hub import serve
 from huggingface_hub import constants
+from peft import LoraConfig
 from rewards_server import serve_rewards
 from safetensors.torch import load_file, save_file
 from standins import make_tokenizer
@@ -32,6 +35,7 @@ from transformers import (
     BertForMaskedLM,
     BitsAndBytesConfig,
 )
+from trl import RewardConfig, RewardTrainer
 
 from reward.checkpoint.convert import convert
 from reward.model.build import build_reward_model
@@ -136,6 +140,29 @@ def test_the_pad_token_of_the_training_decides_which_token_is_read(folders, caps
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").unlink()
     assert load_reward_model(str(folder)).model.config.pad_token_id == tokenizer.eos_token_id
+    with serve_rewards(folders.reward_model) as server:
+        assert EndpointScorer(str(folder), server.url).read_pad == tokenizer.eos_token_id
+
+
+def test_trl_passes_over_the_tokenizers_pad_token_whatever_the_base_names(folders, capsys):
+    """The base names a pad token of its own, and whoever trained has padded with the end token."""
+    tokenizer = AutoTokenizer.from_pretrained(folders.language_model)
+    tokenizer.pad_token = tokenizer.eos_token
+    rows = [{"chosen": text, "rejected": text} for text in conversations()]
+    folder = folders.new()
+    trainer = RewardTrainer(
+        model=str(folders.language_model),
+        args=RewardConfig(str(folder), report_to=[], use_cpu=True, bf16=False),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"]),
+    )
+    model = with_random_weights(trainer.model, seed=1)
+    trainer.save_model(folder)
+    expected = stock_rewards(model, tokenizer)
+    assert our_rewards(folder) == pytest.approx(expected, abs=1e-5)
+    said = "names the pad token <|reserved_special_token_0|>: the head passes over that of the"
+    assert said in capsys.readouterr().err
     with serve_rewards(folders.reward_model) as server:
         assert EndpointScorer(str(folder), server.url).read_pad == tokenizer.eos_token_id
 

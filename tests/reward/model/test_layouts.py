@@ -21,7 +21,7 @@ from checkpoint_folders import (
 from rewards_server import serve_rewards
 from safetensors.torch import save_file
 from standins import WORDS
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer, normalizers, processors
 from tokenizers.models import BPE
 from transformers import AutoModelForSequenceClassification, ViTConfig
 from zoo_models import make_zoo_model
@@ -80,9 +80,16 @@ def test_a_value_head_in_its_own_file_beside_a_stock_head_is_refused(folders):
 
 def test_labels_with_the_names_of_the_other_sides_are_refused(folders):
     model = with_random_weights(folders.classifier(labels=2))
-    model.config.id2label = {0: "chosen", 1: "rejected"}
-    with pytest.raises(ModelError, match=r"label 1, which config.json calls rejected"):
-        load_reward_model(str(folders.save(model)))
+    for names in (["chosen", "rejected"], ["Chosen", "Rejected"]):
+        model.config.id2label = dict(enumerate(names))
+        with pytest.raises(ModelError, match=f"label 1, which config.json calls {names[1]}"):
+            load_reward_model(str(folders.save(model)))
+
+
+def test_a_mean_that_is_not_openrlhfs_is_none_of_ours(folders):
+    folder = folders.copy(folders.reward_model)
+    edit_json(folder / "config.json", mean=[0.48, 0.46, 0.41], std=None)
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -556,6 +563,73 @@ def test_own_code_that_a_stock_class_stands_in_for_is_said(folders):
     )
     trusted = load_reward_model(str(folder), trust_remote_code=True)
     assert trusted.notes == [] and type(trusted.model).__module__.startswith("transformers_modules")
+
+
+def test_a_class_that_nobody_has_is_said(folders):
+    folder = folders.copy(folders.reward_model)
+    edit_json(folder / "config.json", architectures=["LlamaForMeanReward"])
+    (note,) = load_reward_model(str(folder)).notes
+    assert "saved as a LlamaForMeanReward" in note
+    assert "read as a LlamaForSequenceClassification" in note
+
+
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
+def test_the_activation_of_a_cross_encoder_is_said(activation, version, folders):
+    path = f"torch.nn.modules.activation.{activation}"
+    keys = {"sentence_transformers": {"activation_fn": path}}
+    if version == 3:
+        keys = {"sbert_ce_default_activation_function": path}
+    folder = folders.copy(folders.reward_model)
+    edit_json(folder / "config.json", **keys)
+    said = " ".join(load_reward_model(str(folder)).notes)
+    assert said.startswith("rewards are logits: the Sigmoid ") == (activation == "Sigmoid")
+    assert (said == "") == (activation == "Identity")
+
+
+# --- Templates ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("turn", "left_out"),
+    [
+        ("{{ m.content }}", "<|begin_of_text|> and <|eot_id|>"),
+        ("{{ m.content }}<|eot_id|>{{ '\n' }}", "<|begin_of_text|>"),
+    ],
+)
+def test_what_a_template_leaves_out_is_said(turn, left_out, folders):
+    """The maker may have rendered a text and encoded it with what the tokenizer puts around it."""
+    folder = folders.copy(folders.reward_model)
+    around = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A <|eot_id|>",
+        special_tokens=[("<|begin_of_text|>", 0), ("<|eot_id|>", 6)],
+    )
+    made = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.post_processor = around
+    made.save(str(folder / "tokenizer.json"))
+    template = f"{{% for m in messages %}}{turn}{{% endfor %}}"
+    (folder / "chat_template.jinja").write_text(template)
+    (note,) = load_reward_model(str(folder)).notes
+    assert note.startswith(f"its chat template leaves out {left_out}, which its tokenizer puts")
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}" + template + "<|eot_id|>")
+    assert load_reward_model(str(folder)).notes == []
+
+
+def test_a_template_that_asks_for_the_date_is_said(folders):
+    """As Llama 3.2's does."""
+    folder = folders.copy(folders.reward_model)
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "{{ strftime_now('%d %b %Y') }}<|eot_id|>")
+    (note,) = load_reward_model(str(folder)).notes
+    assert "today's date (strftime_now)" in note
+
+
+def test_our_own_template_is_shown_with_its_control_tokens(folders):
+    folder = folders.copy(folders.reward_model)
+    (folder / "chat_template.jinja").unlink()
+    origin = load_reward_model(str(folder)).template_origin
+    layout = r"`<|begin_of_text|>\n\nHuman: prompt\n\nAssistant: completion<|eot_id|>`"
+    assert origin == f"one of this package, {layout}, because the checkpoint has none"
 
 
 # --- Tokenizers -----------------------------------------------------------------------------------
