@@ -68,6 +68,29 @@ def decoded(value: Any, feature: Feature, kinds: tuple[str, ...] = ENCODED) -> A
     return value
 
 
+def without_padding(row: dict, encoded: dict[str, Feature]) -> dict:
+    """The row without the nulls that Arrow adds inside of its cells.
+
+    Arrow gives every mapping of a column the same keys. In tools and in the arguments of tool calls
+    a chat template would write those of all the others, as `"city": null`.
+
+    Args:
+        row: The row. Its own columns stay, whatever they hold.
+        encoded: The columns with encoded values, whose JSON has no padding.
+    """
+    return {
+        name: value if name in encoded else _without_nulls(value) for name, value in row.items()
+    }
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
+
+
 def _name_of_class(number: int, names: list[str]) -> str | None:
     """The name of a class. Which number stands for which side, only the names tell; -1 is none."""
     if 0 <= number < len(names):

@@ -63,6 +63,7 @@ __all__ = [
     "RowError",
     "is_rating",
     "rating_pairs",
+    "same_request",
     "text_of",
     "to_pairs",
     "unread_columns",
@@ -185,13 +186,18 @@ def rating_pairs(rows: list[dict]) -> list[PreferencePair]:
         RowError: A value is malformed.
     """
     pairs = rated_completions(rows)
-    for row in rows:
+    for row in rows[1:]:
         check_nothing_lost(row, unread_columns(row), _sides(pairs))
-    system = system_of(rows[0])
+    _add_the_rest(pairs, rows[0], unread_columns(rows[0]))
     for pair in pairs:
-        pair["prompt"] = with_system(pair["prompt"], system)
         _add_drop_and_subset(pair, rows[0])
     return pairs
+
+
+def same_request(first: dict, second: dict) -> bool:
+    """Whether two rated completions answer the same prompt, with the same system text and tools."""
+    columns = ("prompt", "tools", *SYSTEM_COLUMNS)
+    return all(first.get(column) == second.get(column) for column in columns)
 
 
 def format_of(row: dict) -> Format:
@@ -321,7 +327,7 @@ def _unread_keys(column: str, value: list | dict) -> list[str]:
     mappings = [item for item in value if isinstance(item, dict)]
     if not mappings:
         return []
-    if column == "completions" and "response" in mappings[0]:
+    if column == "completions" and any("response" in item for item in mappings):
         unread = _keys_without(mappings, {"response", score_key(mappings)})
     elif column in KEYS_READ:
         unread = _keys_without(mappings, KEYS_READ[column])

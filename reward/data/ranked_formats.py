@@ -46,7 +46,8 @@ def are_rated_mappings(row: dict) -> bool:
     completions = row["completions"]
     if not isinstance(completions, list) or not completions:
         return False
-    return all(isinstance(item, dict) and "response" in item for item in completions)
+    are_mappings = all(isinstance(item, dict) for item in completions)
+    return are_mappings and any("response" in item for item in completions)
 
 
 def ultrafeedback(row: dict, transcript: str) -> list[PreferencePair]:
@@ -60,7 +61,7 @@ def ultrafeedback(row: dict, transcript: str) -> list[PreferencePair]:
     ranking = []
     for item in row["completions"]:
         score = number(item.get(key), f"completions[].{key}")
-        ranking.append(Ranked(item["response"], rank=-score, rating=score))
+        ranking.append(Ranked(item.get("response"), rank=-score, rating=score))
     return every_two(needed_prompt(row), ranking)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, AnyStr, NamedTuple, TextIO
 
-from reward.data.arrow_values import Feature, decoded, encoded_columns
+from reward.data.arrow_values import Feature, decoded, encoded_columns, without_padding
 from reward.data.bad_rows import UnreadableRow
 from reward.data.cells import texts_in
 from reward.data.files import COMPRESSED_SUFFIXES, DataError, saved_dataset_files, saved_splits
@@ -567,7 +567,8 @@ def _rows_of_batches(path: str, batches: Iterator) -> Iterator[dict | Unreadable
 
 
 def _decoded_row(row: dict, columns: dict[str, Feature]) -> dict | UnreadableRow:
-    """A row with the values that datasets means in these columns."""
+    """A row with the values that datasets means in these columns, and no padding in the others."""
+    row = without_padding(row, columns)
     for column, feature in columns.items():
         try:
             row[column] = decoded(row[column], feature)

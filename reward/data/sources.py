@@ -12,7 +12,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import CastError
 
-from reward.data.arrow_values import decoded, encoded_features
+from reward.data.arrow_values import decoded, encoded_features, without_padding
 from reward.data.bad_rows import UnreadableRow
 from reward.data.cells import tools_cell
 from reward.data.columns import Columns, NamedColumns, name_in_words
@@ -21,6 +21,7 @@ from reward.data.formats import (
     PreferencePair,
     is_rating,
     rating_pairs,
+    same_request,
     to_pairs,
     unread_columns,
 )
@@ -126,6 +127,7 @@ class SplitReader:
             features = encoded_features(self.dataset.features.to_dict())
         try:
             for index, row in enumerate(self.dataset):
+                row = without_padding(row, features)
                 row = decoded(row, features, kinds=("ClassLabel",))
                 yield PlacedRow(f"{self.label} row {index}", row)
         except FAULTS_OF_A_HUB_DATASET as error:
@@ -188,7 +190,7 @@ def _grouped(rows: Iterable[PlacedRow]) -> Iterator[list[PlacedRow]]:
     group: list[PlacedRow] = []
     for placed in rows:
         is_rated = isinstance(placed.row, dict) and is_rating(placed.row)
-        if group and is_rated and placed.row["prompt"] == group[0].row["prompt"]:
+        if group and is_rated and same_request(placed.row, group[0].row):
             group.append(placed)
             continue
         if group:

@@ -8,7 +8,14 @@ import math
 
 import pytest
 
-from reward.data.formats import RowError, is_rating, rating_pairs, to_pairs, unread_columns
+from reward.data.formats import (
+    RowError,
+    is_rating,
+    rating_pairs,
+    same_request,
+    to_pairs,
+    unread_columns,
+)
 from reward.data.transcripts import (
     assistant,
     is_texts,
@@ -334,6 +341,15 @@ def test_helpsteer2_ratings():
     assert rating_pairs([first, second]) == [pair("Name a river.", "The Rhine.", "No.", **rated)]
     tie = pair("p", "a", "b", rating_chosen=3, rating_rejected=3, chosen_probability=0.5)
     assert rating_pairs([rating("p", "a", 3), rating("p", "b", 3)]) == [tie]
+
+
+def test_tools_and_system_texts_of_rated_completions():
+    """The tools were lost, and the second row's system text was the first row's."""
+    tools = [{"name": "add"}]
+    rows = [rating("p", "a", 3) | {"tools": tools}, rating("p", "b", 1) | {"tools": tools}]
+    assert rating_pairs(rows)[0]["tools"] == tools
+    assert same_request(*rows) and not same_request(rows[0], rows[1] | {"tools": None})
+    assert not same_request(rows[0] | {"system": "Be kind."}, rows[1] | {"system": "Be rude."})
 
 
 def test_helpsteer2_multi_turn_prompt():

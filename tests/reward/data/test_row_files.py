@@ -53,8 +53,8 @@ def zipped(**files: bytes) -> bytes:
     return data.getvalue()
 
 
-def arrow(kind) -> bytes:
-    table = pyarrow.Table.from_pylist(ROWS)
+def arrow(kind, rows=ROWS) -> bytes:
+    table = pyarrow.Table.from_pylist(rows)
     sink = pyarrow.BufferOutputStream()
     with kind(sink, table.schema) as writer:
         writer.write_table(table)
@@ -353,3 +353,26 @@ def test_few_reasons_are_told_apart():
     assert one_of_few("cannot be read: more", known) == OTHER_REASONS
     assert one_of_few("cannot be read: 3", known) == "cannot be read: 3"
     assert one_of_few("exact duplicate", known) == "exact duplicate"
+
+
+def test_the_nulls_that_arrow_adds_are_no_part_of_tools_and_calls(read):
+    """A call of `weather` had an argument `stock: null`, and so had the tool in the prompt."""
+    rows = [calling("weather", {"city": "Oslo"}), calling("price", {"stock": "ACME"})]
+    found = read("a.parquet", parquet_bytes(pyarrow.Table.from_pylist(rows)))
+    assert [row for _, row in found] == rows
+    found = read("a.arrow", arrow(pyarrow.ipc.new_stream, rows))
+    assert [row for _, row in found] == rows
+
+    # What datasets stores as JSON has no padding: a null in it is meant.
+    encoded = json.dumps({"info": {"features": {"tools": {"_type": "Json"}}}})
+    note = pyarrow.nulls(1, pyarrow.string())
+    table = pyarrow.table({"tools": ['[{"city": null}]'], "note": note})
+    table = table.replace_schema_metadata({"huggingface": encoded})
+    ((_, row),) = read("b.parquet", parquet_bytes(table))
+    assert row == {"tools": [{"city": None}], "note": None}
+
+
+def calling(name: str, arguments: dict) -> dict:
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    tool = {"name": name, "parameters": {key: {"type": "string"} for key in arguments}}
+    return {"prompt": [{"role": "assistant", "content": "", "tool_calls": [call]}], "tools": [tool]}
