@@ -13,8 +13,9 @@ from transformers import (
 )
 
 from reward.model.heads import head_of, without_adapter
-from reward.model.hub import ModelError, checkpoint_object, require_model
+from reward.model.hub import ModelError, checkpoint_file, checkpoint_object, require_model
 from reward.model.parts import CheckpointParts
+from reward.model.weights import MODEL_FILES
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 
@@ -241,7 +242,21 @@ def said_of_config(
             f"rewards are logits: the {activation} that config.json names, which "
             "sentence-transformers puts behind them, is left out"
         )
-    return notes
+    return notes + _said_of_whole_model(parts)
+
+
+def _said_of_whole_model(parts: CheckpointParts) -> list[str]:
+    """Return the sentence about weights of a whole model that lie beside an adapter."""
+    if not parts.is_adapter or parts.value_head is not None:
+        return []
+    for file in MODEL_FILES:
+        for name in (file, f"{file}.index.json"):
+            if checkpoint_file(parts.name, name, parts.revision) is not None:
+                return [
+                    f"{parts.name} holds an adapter and a whole model ({name}): the adapter over "
+                    f"its base {parts.base} is read, and the whole model is not"
+                ]
+    return []
 
 
 def _activation_of(config: dict) -> str:

@@ -15,12 +15,15 @@ from reward.data.cells import is_finite_number, kind_of
 from reward.data.encoding import PROBE, EncodingError, encode, first_token, prepare_tokenizer
 from reward.data.files import DataError
 from reward.model.heads import is_encoder
-from reward.model.hub import ModelError, checkpoint_file
+from reward.model.hub import ModelError, checkpoint_file, checkpoint_json
 from reward.model.parts import TOKENIZER_FILES, CheckpointParts, has_tokenizer
 from reward.model.saved_head import is_openrlhf
 
 # These are vocabularies of other packages, which transformers converts to a fast tokenizer.
 TO_CONVERT = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+
+# Where earlier versions of transformers saved the template of a processor (Gemma 3, Qwen2-VL).
+PROCESSOR_TEMPLATE = "chat_template.json"
 
 # What OpenRLHF does to a rendered conversation (RewardDataset): it cuts the newlines at the end,
 # and adds the end token where the text does not end in it. A template may be saved with this.
@@ -75,19 +78,22 @@ def load_tokenizer(
         origin = f"the file {template_file} (--chat_template)"
         return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
 
+    origin = "the checkpoint's own"
     template = tokenizer.chat_template
+    if not template and not parts.manifest:
+        template = tokenizer.chat_template = _saved_template(name, PROCESSOR_TEMPLATE, revision)
+        origin += f", of {PROCESSOR_TEMPLATE}"
     if isinstance(template, dict):
         tokenizer.chat_template = _default_of(name, template)
         origin = f"the checkpoint's own, `default` of {', '.join(sorted(template))}"
         notes.append(f"chat template: {origin}")
-    else:
-        origin = "the checkpoint's own"
     if template:
         theirs = is_openrlhf(parts) and not parts.is_adapter and not parts.manifest
         if theirs and tokenizer.eos_token:
             tokenizer.chat_template = OPENRLHF_START + tokenizer.chat_template + OPENRLHF_END
             origin += f", cut and ended with {tokenizer.eos_token} as OpenRLHF does"
         if not parts.manifest:
+            notes += _said_of_two_templates(name, revision, template)
             notes += _said_of_template(tokenizer)
         return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
 
@@ -158,6 +164,28 @@ def pad_at_training(
         if parts.manifest or tokenizer.pad_token_id is not None:
             return tokenizer.pad_token_id
     return config_pad
+
+
+def _saved_template(name: str, file: str, revision: str) -> str | None:
+    """Return the one template that a JSON file of a checkpoint holds; None where it holds none."""
+    content = checkpoint_json(name, file, revision)
+    template = None
+    if isinstance(content, dict):
+        template = content.get("chat_template")
+    if isinstance(template, str):
+        return template
+    return None
+
+
+def _said_of_two_templates(name: str, revision: str, used: str | dict) -> list[str]:
+    """Return the sentence about a template of tokenizer_config.json that another one hides."""
+    other = _saved_template(name, "tokenizer_config.json", revision)
+    if other is None or not isinstance(used, str) or other.strip() == used.strip():
+        return []
+    return [
+        "it has two chat templates that differ: chat_template.jinja is used, and that of "
+        "tokenizer_config.json, which older versions of transformers read, is not"
+    ]
 
 
 def _said_of_template(tokenizer: PreTrainedTokenizerBase) -> list[str]:

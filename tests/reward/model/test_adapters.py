@@ -92,6 +92,17 @@ def test_a_base_that_is_not_there_is_named(base, sentence, plain, folders):
         load_reward_model(str(folder))
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_whole_model_beside_an_adapter_is_said(file, plain, folders, capsys):
+    folder = folders.copy(plain[0])
+    source = folders.reward_model / "model.safetensors"
+    if file.endswith(".json"):
+        source = folders.reward_model / "config.json"
+    shutil.copy(source, folder / file)
+    assert our_rewards(folder) == pytest.approx(plain[1], abs=1e-5)
+    assert f"an adapter and a whole model ({file})" in capsys.readouterr().err
+
+
 def test_an_adapter_over_an_adapter_is_refused(plain, folders):
     folder = folders.copy(plain[0])
     edit_json(folder / CONFIG, base_model_name_or_path=str(plain[0]))

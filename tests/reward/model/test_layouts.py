@@ -624,6 +624,27 @@ def test_a_template_that_asks_for_the_date_is_said(folders):
     assert "today's date (strftime_now)" in note
 
 
+def test_a_template_that_another_one_hides_is_said(folders):
+    folder = folders.copy(folders.reward_model)
+    edit_json(folder / "tokenizer_config.json", chat_template=folders.tokenizer.chat_template)
+    assert load_reward_model(str(folder)).notes == []
+    edit_json(folder / "tokenizer_config.json", chat_template="{{ messages }}")
+    loaded = load_reward_model(str(folder))
+    assert loaded.tokenizer.chat_template == folders.tokenizer.chat_template
+    (note,) = loaded.notes
+    assert "chat_template.jinja is used, and that of tokenizer_config.json" in note
+
+
+def test_the_template_of_a_processor_is_the_checkpoints_own(folders):
+    folder = folders.copy(folders.reward_model)
+    (folder / "chat_template.jinja").unlink()
+    content = json.dumps({"chat_template": folders.tokenizer.chat_template})
+    (folder / "chat_template.json").write_text(content)
+    assert our_rewards(folder) == pytest.approx(folders.rewards, abs=1e-5)
+    origin = load_reward_model(str(folder)).template_origin
+    assert origin == "the checkpoint's own, of chat_template.json"
+
+
 def test_our_own_template_is_shown_with_its_control_tokens(folders):
     folder = folders.copy(folders.reward_model)
     (folder / "chat_template.jinja").unlink()
