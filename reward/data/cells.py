@@ -77,7 +77,7 @@ def number(value: object, name: str, low: float = -math.inf, high: float = math.
     """A value as a number, which must be finite and between `low` and `high`."""
     if isinstance(value, str):  # a CSV cell
         try:
-            value = float(value)
+            value = float(value.replace("_", "no digit"))  # Python reads "1_0" as 10
         except ValueError:
             raise RowError(
                 f"`{name}` is text that is no number; a number is needed: {MEND}"

@@ -1,8 +1,7 @@
 """Rows with two completions, and a label that says which is better -> pairs."""
 
-import math
-
 from reward.data.cells import (
+    JSON_LISTS,
     MEND,
     is_finite_number,
     kind_of,
@@ -152,7 +151,7 @@ def _message_cell(row: dict, column: str) -> Messages:
 
 def _is_list_of_texts(cell: object) -> bool:
     """Whether a cell begins like the JSON of a list of texts."""
-    return isinstance(cell, str) and cell.startswith('["')
+    return isinstance(cell, str) and cell.startswith(JSON_LISTS)
 
 
 def _interleaved(row: dict, column: str) -> Messages:
@@ -268,7 +267,7 @@ def _strength_of_one_hot(row: dict) -> float:
     tie = max(0, 1 - for_a - for_b)
     if row.get("winner_tie") is not None:
         tie = number_cell(row, "winner_tie", 0, 1)
-    if not math.isclose(for_a + for_b + tie, 1):
+    if sorted((for_a, for_b, tie)) != [0, 0, 1]:  # shares of raters or chances are no outcome
         raise RowError(
             "`winner_model_a`, `winner_model_b` and `winner_tie` do not name one outcome; one of "
             f"them must be 1, the others 0: {MEND}"

@@ -43,8 +43,16 @@ TEMPLATE_KEYS = {
 }
 
 PYTHON_MESSAGES = re.compile(
-    r"(?s)\s*\[?\s*\{(?=')(?=.*'(?:content|value)': )"
+    r"(?s)\s*+\[?+\s*+\{(?=')(?=.*'(?:content|value)': )"
     r".*?(?<=[{ ])'(?:role|from)': '(?:system|user|assistant|tool|human|gpt)'"
+)
+
+# How the JSON of messages begins. `turns_in` cannot read it if it is cut off or JSON inside of JSON.
+SPEAKER = r'\\*"(?:role|from)\\*"\s*:\s*\\*"(?:system|user|assistant|tool|human|gpt)\\*"\s*'
+TEXT = r'\\*"(?:content|value)\\*"\s*:'
+DAMAGED_JSON = re.compile(
+    r'(?s)\s*+"?+(?:\{\s*+\\*"messages\\*"\s*:\s*+)?+\[?+\s*+\{\s*+'
+    rf"(?:{SPEAKER},\s*{TEXT}|{TEXT}.*?,\s*{SPEAKER})"
 )
 JSON_START = re.compile(r"\s*[\[{]")  # how the JSON of messages starts
 
@@ -67,12 +75,18 @@ def side_of(value: object, name: str) -> Side:
             )
         value = turns_in(value) or value
         if isinstance(value, str):
+            if DAMAGED_JSON.match(value):
+                raise RowError(
+                    f"{name} begins like the JSON of messages, and is no JSON list of them: it may "
+                    "be cut off, or JSON inside of JSON; write the list (json.dumps)"
+                )
             return value
+    kind = kind_of(value)
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list) or not all(map(_is_like_a_message, value)):
         raise RowError(
-            f"{name} is {kind_of(value)}; a string or a list of messages (role, content) is needed"
+            f"{name} is {kind}; a string or a list of messages (role, content) is needed"
         )
     return [_message_of(item, name) for item in value]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reward.data.cells import kind_of, texts_in
+from reward.data.cells import kind_of, list_in, texts_in
 from reward.data.columns import name_in_words
 from reward.data.messages import side_of, turns_in
 from reward.data.transcript_shapes import prompt_messages
@@ -117,9 +117,8 @@ def _instruction(row: dict, instruction: Side) -> FoundPrompt:
 
 def _with_history(row: dict, found: FoundPrompt) -> FoundPrompt:
     """LLaMA-Factory: earlier turns as [[question, answer], ...], before a prompt that is text."""
-    history = row.get("history")
-    is_list = isinstance(history, list) and bool(history)
-    if not is_list or not isinstance(found.side, str):
+    history = list_in(row.get("history"))
+    if not history or not isinstance(found.side, str):
         return found
     messages = []
     for turn in history:
@@ -202,9 +201,9 @@ def check_nothing_lost(row: dict, unread: Iterable[str], sides: Iterable[Side]) 
             row holds images.
     """
     for column in unread:
-        if column in MEDIA and _holds_something(row[column]):
+        if column in MEDIA and _holds_something(row[column]) and list_in(row[column]) != []:
             raise RowError(f"`{column}` is not empty, and only text is read; leave the row out")
-    columns = [column for column in unread if column in PROMPT_LIKE]
+    columns = [name for name in unread if name in PROMPT_LIKE and list_in(row[name]) != []]
     if not columns:
         return
     read = words(" ".join(text for side in sides for text in texts_in(side)))

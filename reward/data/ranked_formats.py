@@ -75,6 +75,7 @@ def score_key(completions: list[dict]) -> str:
 
 def without_ranks(row: dict, transcript: str) -> list[PreferencePair]:
     """Completions without ranks can be scored, but they are no preferences."""
+    list_cell(row, "completions")
     raise RowError(
         "`completions` without `ranks`: the row says nothing about which is better; add a column "
         "`ranks` with one rank a completion, 1 for the best"

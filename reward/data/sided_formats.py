@@ -6,6 +6,7 @@ The conversation may stand in a prompt, in both sides, or in both places; it is 
 """
 
 import math
+import re
 
 from reward.data.cells import kind_of, number_cell, votes_cell
 from reward.data.columns import name_in_words
@@ -127,27 +128,44 @@ LONGEST_NAME = 40  # characters
 def _need_no_names(row: dict) -> None:
     """Refuse sides that name the columns with their texts: {"response_a": "4", "chosen": "a"}."""
     named = [_column_named(row, side) for side in SIDE_COLUMNS]
+    what = "name the columns"
+    if None in named:
+        named = [_column_with_model(row, side) for side in SIDE_COLUMNS]
+        what = "name the models in"
     if None not in named and named[0] != named[1]:
         columns = " and ".join(f"`{name_in_words(column)}`" for column in named)
         raise RowError(
-            f"`chosen` and `rejected` name the columns {columns} instead of holding their texts; "
+            f"`chosen` and `rejected` {what} {columns} instead of holding their texts; "
             "write the texts into them. If the names are the answers, `columns: [prompt, chosen, "
             "rejected]` reads these three alone"
         )
 
 
 def _column_named(row: dict, side: str) -> str | None:
-    """The column with a text whose name is the text of a side, or ends with it after a `_`."""
+    """The column with a text whose name is the text of a side, or has its last word in it."""
     text = row[side]
     if not isinstance(text, str) or not 0 < len(text) <= LONGEST_NAME or len(row) <= 3:
         return None
     name = text.lower()
-    end = "_" + name.rpartition("_")[2]
+    last_word = name.rpartition("_")[2]
     for column, value in row.items():
         is_text = isinstance(value, str | list) and column not in SIDE_COLUMNS
-        if is_text and (str(column).lower() == name or str(column).lower().endswith(end)):
+        if is_text and (str(column).lower() == name or last_word in _words_of_name(column)):
             return column
     return None
+
+
+def _column_with_model(row: dict, side: str) -> str | None:
+    """The column such as `model_a` that holds the text of a side."""
+    for column, value in row.items():
+        if value and value == row[side] and "model" in _words_of_name(column):
+            return column
+    return None
+
+
+def _words_of_name(column: object) -> list[str]:
+    """The words of the name of a column: `response_a`, `responseA` and `left_answer2` have some."""
+    return [word.lower() for word in re.findall(r"\d+|[A-Z]?[a-z]+|[A-Z]+", str(column))]
 
 
 def _hold_a_conversation(chosen: Side, rejected: Side) -> bool:

@@ -107,15 +107,18 @@ SHAPES = (
         end=re.compile(r"</s>\s*\Z"),
     ),
     Shape(  # ChatML: Qwen and others
-        start=re.compile(rf"\s*{BOS}<\|im_start\|>(?:system|user)(?:\n|<\|im_sep\|>)"),
-        mark=re.compile(rf"{BOS}<\|im_start\|>(system|user|assistant|tool)(?:\n|<\|im_sep\|>|\Z)"),
+        start=re.compile(rf"\s*{BOS}<\|im_start\|>(?:system|user)(?:\r?\n|<\|im_sep\|>)"),
+        mark=re.compile(
+            rf"{BOS}<\|im_start\|>(system|user|assistant|tool)(?:\r?\n|<\|im_sep\|>|\Z)"
+        ),
         end=re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>)\s*\Z"),
     ),
     Shape(  # ChatML and Gemma's, decoded without their control tokens
         start=re.compile(
-            r"(?s)\s*(?>system\n.*?\nuser\n|user\n).*\n(?:assistant|model)[ \t]*(?:\n|\Z)"
+            r"(?s)\s*(?>system\r?\n.*?\nuser\r?\n|user\r?\n)"
+            r".*\n(?:assistant|model)[ \t\r]*(?:\n|\Z)"
         ),
-        mark=re.compile(r"(?:\A\s*|\n)(system|user|assistant|model)[ \t]*(?:\n|\Z)"),
+        mark=re.compile(r"(?:\A\s*|\n)(system|user|assistant|model)[ \t\r]*(?:\n|\Z)"),
     ),
     Shape(  # Zephyr, Phi, TinyLlama, OpenAssistant
         start=re.compile(rf"\s*{BOS}<\|(?:system|user|prompter)\|>"),
@@ -133,8 +136,8 @@ SHAPES = (
         end=re.compile(r"(?:<\|eot_id\|>|<\|end_of_text\|>)\s*\Z"),
     ),
     Shape(  # Gemma
-        start=re.compile(r"\s*(?:<bos>)?\s*<start_of_turn>user\n"),
-        mark=re.compile(r"(?:<bos>\s*)?<start_of_turn>(user|model)(?:\n|\Z)"),
+        start=re.compile(r"\s*(?:<bos>)?\s*<start_of_turn>user\r?\n"),
+        mark=re.compile(r"(?:<bos>\s*)?<start_of_turn>(user|model)(?:\r?\n|\Z)"),
         end=re.compile(r"(?:<end_of_turn>|<eos>)\s*\Z"),
     ),
     Shape(  # Llama 2, Mistral
@@ -147,7 +150,7 @@ SHAPES = (
 # What any of them begins with, so that most texts are looked at once.
 ANY_START = re.compile(
     r"\s*(?:System:|Human:|User:|H:|### |Below is an instruction|A chat between|USER:|<\||<s>"
-    r"|<bos>|<start_of_turn>|\[INST\]|(?:system|user)\n)"
+    r"|<bos>|<start_of_turn>|\[INST\]|(?:system|user)\r?\n)"
 )
 
 # What a transcript of yet another shape begins with: a speaker between signs, as in `**User:**`.
@@ -161,6 +164,10 @@ RENDERED = re.compile(
     r"(?is)\s*(?:<s>|<bos>|<bos_token>|\[gmask\]<sop>)?\s*"
     r"(?:<[|｜][\w▁]+[|｜]>.*[>|｜]\s*(?:assistant|chatbot)|\[system_prompt\])"
 )
+
+# What a prompt of yet another shape has: a line of the user's, and at its end the mark of a reply.
+USER_MARK = re.compile(r"(?im)^[^\w\n]{0,6}(?:human|user|customer|instruction)[^\w\n]{0,6}?:")
+REPLY_MARK = re.compile(r"(?i)[^\w\n]{0,6}(?:assistant|ai|bot|chatbot|response)[^\w\n]{1,6}")
 
 LLAMA2_SYSTEM = re.compile(r"(?s)\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)")
 
@@ -258,6 +265,7 @@ def prompt_messages(text: str) -> Messages:
     if messages is None and HELPSTEER_TURN.search(text):
         messages = parse_helpsteer(text)
     if messages is None:
+        _refuse_unknown_shape(text)
         return user(text)
     if messages[-1] == {"role": "assistant", "content": ""}:
         messages.pop()
@@ -267,6 +275,17 @@ def prompt_messages(text: str) -> Messages:
             "answer is unclear; give its turns as messages (role, content)"
         )
     return messages
+
+
+def _refuse_unknown_shape(text: str) -> None:
+    """Refuse a prompt that ends with the mark of a reply, and whose turns nobody here can tell."""
+    last_line = text.rstrip().rpartition("\n")[2]
+    is_mark = ":" in last_line and REPLY_MARK.fullmatch(last_line)
+    if is_mark and USER_MARK.search(text):
+        raise RowError(
+            "a prompt ends with the mark of a reply, but no shape of transcript that is read here "
+            "fits it; give its turns as messages (role, content)"
+        )
 
 
 def reply_of(prompt: str, completions: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ class FileError(RowError):
 TURN = re.compile(r"\n\n(Human|Assistant):")  # how a turn starts in HH-RLHF's transcripts
 
 # How a turn starts in HelpSteer2's prompts of several turns. The first turn carries no mark.
-HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
+HELPSTEER_TURN = re.compile(r"<extra_id_1>(User|Assistant)\r?\n")
 
 # The speaker in a transcript -> the role in a message.
 ROLE = {"Human": "user", "User": "user", "Assistant": "assistant"}

@@ -317,7 +317,7 @@ def test_texts_that_parquet_holds_as_bytes(read):
     ((_, second),) = read("b.parquet", parquet_bytes(table.slice(1)))
     assert storable(first) == {"prompt": "¿Té?", "completion": "hi", "parts": ["hi"]}
     assert storable(second)["completion"] == {"bytes": "ffd8"}
-    with pytest.raises(RowError, match="`completion` is a list; a string or a list of messages"):
+    with pytest.raises(RowError, match="`completion` is a mapping; a string or a list of messages"):
         row_to_score(storable(second) | {"prompt": "p"}, "messages")
 
 

@@ -572,8 +572,48 @@ SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
                 ("response_A", "response_B", "model_a", "model_b"),
                 ("output_1", "output_2", "1", "2"),
                 ("llama", "gpt-4", "llama", "gpt-4"),
+                ("answer1", "answer2", "1", "2"),
+                ("left_answer", "right_answer", "left", "right"),
+                ("answerA", "answerB", "A", "B"),
             )
         ),
+        (
+            {"prompt": "p", "response_a": "A cherry.", "response_b": "A lime.", "model_a": "gpt-4"}
+            | {"model_b": "llama", "chosen": "llama", "rejected": "gpt-4"},
+            "`chosen` and `rejected` name the models in `model_b` and `model_a` instead of",
+        ),
+        *(
+            (
+                SIDES | {"prompt": f"{start}Is a cherry red?\n{mark}"},
+                "a prompt ends with the mark of a reply, but no shape of transcript",
+            )
+            for start, mark in (
+                ("**User:** ", "**Assistant:**"),
+                ("User: ", "Bot:"),
+                ("Two people talk.\n\nHuman: ", "\nAssistant: "),
+                ("You write code.\n### Instruction:\n", "### Response:\n"),
+            )
+        ),
+        *(
+            (
+                SIDES | {"prompt": text},
+                "`prompt` begins like the JSON of messages, and is no JSON list of them",
+            )
+            for text in (
+                json.dumps(FRUIT)[:-6],
+                json.dumps(json.dumps(FRUIT)),
+                "\n".join(map(json.dumps, TALK + FRUIT)),
+                json.dumps({"messages": FRUIT}),
+                '[{"content": "Is it red?", "role": "user"},]',
+            )
+        ),
+        (
+            {"prompt": "p", "response_a": "a", "response_b": "b", "winner_model_a": 0.4}
+            | {"winner_model_b": 0.35, "winner_tie": 0.25},
+            "`winner_model_a`, `winner_model_b` and `winner_tie` do not name one outcome",
+        ),
+        (SIDES | {"prompt": "p", "margin": "1_0"}, "`margin` is text that is no number"),
+        ({"prompt": "p", "completions": "['a']"}, "`completions` is a string; a list is needed"),
         (
             {"prompt": "2+2?", "chosen": ["2+2?", "4"], "rejected": ["2+2? ", "5"]},
             "`chosen` and `rejected` are lists that hold the prompt, so they seem to be",
@@ -620,6 +660,33 @@ def test_refused_rows(row, message):
         to_pairs(row)
     assert str(caught.value).startswith(message)
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "<start_of_turn>user\r\nName a red fruit.<end_of_turn>\r\n<start_of_turn>model\r\n",
+        "<|im_start|>user\r\nName a red fruit.<|im_end|>\r\n<|im_start|>assistant\r\n",
+        "user\r\nName a red fruit.\r\nassistant\r\n",
+        "\r\n\r\nHuman: Name a red fruit.\r\n\r\nAssistant:",
+        "Name a red fruit.\r\n<extra_id_1>Assistant\r\n",
+    ],
+)
+def test_marks_before_line_ends_of_windows(prompt):
+    """The marks were read as words of the user."""
+    assert to_pairs({"prompt": prompt} | SIDES)[0]["prompt"] == FRUIT
+
+
+def test_lists_that_a_csv_cell_holds_as_json():
+    """A history was refused as a lost text, an empty list of images as an image."""
+    row = SIDES | {"instruction": "Name a red fruit.", "images": "[]", "history": "[]"}
+    assert to_pairs(row)[0]["prompt"] == FRUIT
+    row["history"] = '[["Hi there.", "Hello to you!"]]'
+    assert to_pairs(row)[0]["prompt"] == TALK + FRUIT
+    arena = {"prompt": '["Hi there.", "Name a red fruit."]', "winner": "model_a"}
+    arena |= {"response_a": '[null, "A cherry is red."]', "response_b": '["", "A lime is red."]'}
+    pair = to_pairs(arena)[0]
+    assert pair["prompt"][2:] == FRUIT and (pair["chosen"], pair["rejected"]) == (CHERRY, LIME)
 
 
 @pytest.mark.parametrize(
