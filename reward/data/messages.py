@@ -47,7 +47,7 @@ PYTHON_MESSAGES = re.compile(
     r".*?(?<=[{ ])'(?:role|from)': '(?:system|user|assistant|tool|human|gpt)'"
 )
 
-# How the JSON of messages begins. `turns_in` cannot read it if it is cut off or JSON inside of JSON.
+# How the JSON of messages begins, which `turns_in` cannot read where it is cut off or JSON in JSON.
 SPEAKER = r'\\*"(?:role|from)\\*"\s*:\s*\\*"(?:system|user|assistant|tool|human|gpt)\\*"\s*'
 TEXT = r'\\*"(?:content|value)\\*"\s*:'
 DAMAGED_JSON = re.compile(

@@ -127,7 +127,7 @@ SHAPES = (
     ),
     Shape(  # Llama 3
         start=re.compile(
-            r"\s*(?:<\|begin_of_text\|>)?\s*<\|start_header_id\|>(?:system|user)<\|end_header_id\|>"
+            r"\s*+(?:<\|begin_of_text\|>)?\s*+<\|start_header_id\|>(?:system|user)<\|end_header_id\|>"
         ),
         mark=re.compile(
             r"(?:<\|begin_of_text\|>\s*)?<\|start_header_id\|>(system|user|assistant)"
@@ -136,12 +136,12 @@ SHAPES = (
         end=re.compile(r"(?:<\|eot_id\|>|<\|end_of_text\|>)\s*\Z"),
     ),
     Shape(  # Gemma
-        start=re.compile(r"\s*(?:<bos>)?\s*<start_of_turn>user\r?\n"),
+        start=re.compile(r"\s*+(?:<bos>)?\s*+<start_of_turn>user\r?\n"),
         mark=re.compile(r"(?:<bos>\s*)?<start_of_turn>(user|model)(?:\r?\n|\Z)"),
         end=re.compile(r"(?:<end_of_turn>|<eos>)\s*\Z"),
     ),
     Shape(  # Llama 2, Mistral
-        start=re.compile(r"(?s)\s*(?:<s>)?\s*\[INST\].*\[/INST\]"),
+        start=re.compile(r"(?s)\s*+(?:<s>)?\s*+\[INST\].*\[/INST\]"),
         mark=re.compile(r"(?:<s>\s*)?(\[INST\]|\[/INST\])"),
         end=re.compile(r"</s>\s*\Z"),
     ),
@@ -161,7 +161,7 @@ UNKNOWN_START = re.compile(
 # What a template renders whose shape is none of the above: it begins with a control token, and one
 # of its turns is the assistant's.
 RENDERED = re.compile(
-    r"(?is)\s*(?:<s>|<bos>|<bos_token>|\[gmask\]<sop>)?\s*"
+    r"(?is)\s*+(?:<s>|<bos>|<bos_token>|\[gmask\]<sop>)?\s*+"
     r"(?:<[|｜][\w▁]+[|｜]>.*[>|｜]\s*(?:assistant|chatbot)|\[system_prompt\])"
 )
 

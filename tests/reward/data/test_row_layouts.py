@@ -677,6 +677,12 @@ def test_marks_before_line_ends_of_windows(prompt):
     assert to_pairs({"prompt": prompt} | SIDES)[0]["prompt"] == FRUIT
 
 
+def test_a_text_that_begins_with_very_many_spaces():
+    """A million of them took an hour."""
+    row = SIDES | {"prompt": " " * 1_000_000 + "Is it red?"}
+    assert to_pairs(row)[0]["prompt"] == user(row["prompt"])
+
+
 def test_lists_that_a_csv_cell_holds_as_json():
     """A history was refused as a lost text, an empty list of images as an image."""
     row = SIDES | {"instruction": "Name a red fruit.", "images": "[]", "history": "[]"}
