@@ -286,7 +286,7 @@ def _strength_of_label(label: object) -> int:
     """
     if isinstance(label, str):
         try:
-            label = float(label)  # a number in a CSV cell
+            label = float(label.replace("_", "no digit"))  # a number in a CSV cell
         except ValueError:
             return _strength_of_name(label)
     if label == 0 and not isinstance(label, bool):

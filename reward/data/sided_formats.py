@@ -301,6 +301,7 @@ def _text_sides(
             return _explicit_texts(prompt, chosen, rejected, transcript)
     if not _are_transcripts(chosen, rejected, may_be_text=transcript == "raw"):
         if isinstance(prompt, str):
+            _need_no_marked_prompt(prompt, chosen, rejected)
             return _explicit_texts(prompt, chosen, rejected, transcript)
         return pair_of(prompt, assistant(chosen), assistant(rejected))
     sides = [turns_of(chosen), turns_of(rejected)]
@@ -356,6 +357,24 @@ def _repeated_start(prompt: str, chosen: str, rejected: str) -> int:
     if chosen.startswith(prompt) and rejected.startswith(prompt):
         return len(prompt)
     return end
+
+
+def _need_no_marked_prompt(prompt: str, chosen: str, rejected: str) -> None:
+    """Refuse sides that both begin with the prompt behind a mark, such as `### Question: ...`.
+
+    Raises:
+        RowError: They do. The reward would be of the prompt twice.
+    """
+    asked = prompt.strip()
+    if len(asked.split()) < FEWEST_WORDS:
+        return
+    start, found, _ = chosen.partition(asked)
+    is_mark = 0 < len(start.split()) <= 2 and re.search(r"[<\[#:*|]", start)
+    if found and is_mark and rejected.startswith(start + asked):
+        raise RowError(
+            "`chosen` and `rejected` begin with the prompt behind a mark, but no shape of "
+            "transcript that is read here fits them; leave the prompt out of both"
+        )
 
 
 def _explicit_texts(prompt: str, chosen: str, rejected: str, transcript: str) -> PreferencePair:

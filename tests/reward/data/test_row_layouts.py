@@ -612,6 +612,15 @@ SIDES = {"chosen": "A cherry is red.", "rejected": "A lime is red."}
             | {"winner_model_b": 0.35, "winner_tie": 0.25},
             "`winner_model_a`, `winner_model_b` and `winner_tie` do not name one outcome",
         ),
+        *(
+            (
+                {"prompt": "Is a cherry red?", "chosen": f"{mark}Is a cherry red? Yes."}
+                | {"rejected": f"{mark}Is a cherry red? No."},
+                "`chosen` and `rejected` begin with the prompt behind a mark",
+            )
+            for mark in ("<s>", "### Question: ", "Q: ", "**Question:**\n")
+        ),
+        ({"prompt": "p", "response_a": "a", "response_b": "b", "label": "0_1"}, "no label: "),
         (SIDES | {"prompt": "p", "margin": "1_0"}, "`margin` is text that is no number"),
         ({"prompt": "p", "completions": "['a']"}, "`completions` is a string; a list is needed"),
         (
