@@ -73,11 +73,21 @@ def number_cell(row: dict, column: str, low: float = -math.inf, high: float = ma
     return number(row.get(column), column, low, high)
 
 
+def number_in(text: str) -> float:
+    """The number that a text is. Raises ValueError for anything else.
+
+    Python's own reading takes "1_0" for 10, which nobody writes who means a number.
+    """
+    if "_" in text:
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
+
+
 def number(value: object, name: str, low: float = -math.inf, high: float = math.inf) -> float:
     """A value as a number, which must be finite and between `low` and `high`."""
     if isinstance(value, str):  # a CSV cell
         try:
-            value = float(value.replace("_", "no digit"))  # Python reads "1_0" as 10
+            value = number_in(value)
         except ValueError:
             raise RowError(
                 f"`{name}` is text that is no number; a number is needed: {MEND}"

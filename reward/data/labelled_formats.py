@@ -7,6 +7,7 @@ from reward.data.cells import (
     kind_of,
     list_cell,
     number_cell,
+    number_in,
     text_cells,
     votes_cell,
 )
@@ -286,7 +287,7 @@ def _strength_of_label(label: object) -> int:
     """
     if isinstance(label, str):
         try:
-            label = float(label.replace("_", "no digit"))  # a number in a CSV cell
+            label = number_in(label)  # a CSV cell
         except ValueError:
             return _strength_of_name(label)
     if label == 0 and not isinstance(label, bool):

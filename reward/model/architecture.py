@@ -217,10 +217,10 @@ def _said_of_own_code(parts: CheckpointParts, trust_remote_code: bool) -> list[s
     ]
 
 
-def said_of_config(
+def said_of_what_is_left_out(
     parts: CheckpointParts, model: torch.nn.Module, trust_remote_code: bool
 ) -> list[str]:
-    """Return sentences about what config.json names and nothing here computes.
+    """Return sentences about what a checkpoint names or holds and nothing here computes.
 
     Args:
         parts: The checkpoint.

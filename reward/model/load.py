@@ -22,7 +22,7 @@ from transformers import (
 from reward.model.architecture import (
     read_classifier_config,
     refuse_more_than_a_head,
-    said_of_config,
+    said_of_what_is_left_out,
 )
 from reward.model.checkpoint_tokenizer import CheckpointTokenizer, load_tokenizer, pad_at_training
 from reward.model.classifier import keep_unpacked, load_classifier
@@ -106,7 +106,7 @@ def load_reward_model(
         if getattr(model, "is_quantized", False) and not quantized:
             model = model.dequantize()
         model = with_adapter(model, parts, adapter_config)
-    notes = said_of_config(parts, model, trust_remote_code)
+    notes = said_of_what_is_left_out(parts, model, trust_remote_code)
     notes += head.notes + checkpoint_tokenizer.notes
     notes += _set_place_of_the_reward(parts, head, model, checkpoint_tokenizer)
     _compute_head_in_float32(model)
