@@ -48,6 +48,10 @@ UNUSABLE = (
 # A failure of one of these means that the accuracy is not that of answers in general.
 UNREPRESENTATIVE = ("leaked pairs", "missing rewards")
 
+# A failure of one of these means that an answer which is cut off, empty or repeats itself comes
+# first wherever there is one among the answers to rank.
+WORSE_WINS = ("degraded wins",)
+
 # A failure of one of these lets a model rank, but makes labels that others would learn from.
 UNFIT_TO_LABEL = (
     "calibration error",
@@ -132,6 +136,8 @@ def may_rank(checks: list[Check]) -> str:
         return NOT_TESTED
     if any(check.section in ("accuracy", LENGTH_AND_STYLE) for check in failed):
         return WITH_CARE
+    if any(is_one_of(check, WORSE_WINS) for check in failed):
+        return WITH_CARE
     return YES
 
 
@@ -142,6 +148,8 @@ def may_label(checks: list[Check]) -> str:
         return rank
     if any(is_one_of(check, UNFIT_TO_LABEL) for check in failures(checks)):
         return NO
+    if rank == WITH_CARE:
+        return WITH_CARE
     about_order = ("accuracy", LENGTH_AND_STYLE, "calibration")
     for check in alarms(checks):
         if check.section in about_order or is_one_of(check, UNFIT_TO_LABEL):

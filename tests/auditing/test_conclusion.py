@@ -1,6 +1,8 @@
 """The conclusion of an audit: the literal words that its rules give."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ def check(name, verdict, value=0.5, n=100, section="accuracy", **more):
     return Check(name, None, value, value, value, n, verdict, "t", None, section=section, **more)
 
 
+REPO = Path(__file__).resolve().parents[2]
 ACCURATE = check("accuracy", "pass", 0.72, 2200, baseline=0.502)
 CALIBRATED = check("calibration error", "pass", 0.02, section="calibration")
 PADDING = check("cosmetic wins, neutral padding", "pass", 0.4, section="probes")
@@ -43,12 +46,12 @@ def test_a_model_that_pays_for_length():
     checks.append(check("length excess", "warn", 0.18, section="length and style"))
     conclusion = conclude(checks)
     assert conclusion.text == (
-        "Do not optimise against this model; it may rank answers. It pays for length, not only for "
-        "quality: adding sentences that say nothing raises the reward in 96 of 100 answers, and "
-        "repeating the answer raises the reward in 96 of 100 answers. It orders 72% of 2,200 pairs "
-        "as the raters did."
+        "Do not optimise against this model; rank answers with it only with care. It pays for "
+        "length, not only for quality: adding sentences that say nothing raises the reward in 96 "
+        "of 100 answers, and repeating the answer raises the reward in 96 of 100 answers. It "
+        "orders 72% of 2,200 pairs as the raters did."
     )
-    assert conclusion.uses == {"rank": "yes", "label": "with care", "optimise": "no"}
+    assert conclusion.uses == {"rank": "with care", "label": "with care", "optimise": "no"}
     assert [finding.verdict for finding in conclusion.findings] == ["fail"]  # one of one theme
 
 
@@ -280,6 +283,19 @@ def test_a_model_whose_labels_would_mislead():
     )
 
 
+@pytest.mark.parametrize("edit", ["empty answer", "truncated answer", "repeated answer"])
+def test_where_a_degraded_answer_wins_it_would_be_ranked_first(edit):
+    wins = check(f"degraded wins, {edit}", "fail", 0.77, section="probes")
+    conclusion = conclude([ACCURATE, CALIBRATED, PADDING, wins])
+    assert conclusion.uses == {"rank": "with care", "label": "with care", "optimise": "no"}
+
+
+def test_padding_that_wins_does_not_change_the_order_of_plain_answers():
+    conclusion = conclude(with_verdict("fail", padding=0.96))
+    assert conclusion.uses == {"rank": "yes", "label": "yes", "optimise": "no"}
+    assert conclusion.advice == "Do not optimise against this model; it may rank answers."
+
+
 @pytest.mark.parametrize(
     "name, value, sentence",
     [
@@ -303,3 +319,14 @@ def test_a_model_whose_labels_would_mislead():
 def test_differences_in_accuracy_are_points_and_keep_their_direction(name, value, sentence):
     (finding,) = conclude([*CLEAN, check(name, "fail", value)]).findings
     assert finding.sentence == sentence
+
+
+@pytest.mark.parametrize("name", ["example-audit", "example-audit-gemma"])
+def test_the_published_examples_conclude_what_the_rules_say_today(name):
+    folder = REPO / "docs" / name
+    audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    conclusion = conclude([Check(**one) for one in audit["checks"]])
+    assert audit["conclusion"] == {"text": conclusion.text, **asdict(conclusion)}
+    for page in ("report.md", "report.html", "README.md"):
+        words = " ".join((folder / page).read_text(encoding="utf-8").replace("> ", "").split())
+        assert conclusion.advice in words
