@@ -13,7 +13,7 @@ import numpy as np
 from auditing.stats import RESAMPLES, Estimate, bootstrap_mean, wilson_interval
 from auditing.verdicts import Check, joined
 
-REWARDBENCH2_SUBSETS = 6  # Factuality, Precise IF, Math, Safety, Focus, Ties
+REWARDBENCH2_SUBSETS = ("factuality", "precise if", "math", "safety", "focus", "ties")
 RM_BENCH_DOMAINS = ("chat", "math", "code", "safety")  # safety-refuse and safety-response are one
 NO_THRESHOLD = "no threshold: to compare with published results"  # marks a benchmark's checks
 
@@ -243,22 +243,35 @@ def _rewardbench_section(
 
 def _is_right(pair: RewardBenchPair | JudgeBenchPair) -> bool:
     """Whether the chosen side has more reward. A tie and a missing reward are errors."""
-    chosen, rejected = np.array([pair.score_chosen, pair.score_rejected], dtype=float)
+    chosen, rejected = _finite([pair.score_chosen, pair.score_rejected])
     return bool(chosen > rejected)
+
+
+def _finite(scores: list[float | None]) -> np.ndarray:
+    """The scores as numbers; NaN, which wins against nothing, for one that is no finite number."""
+    values = np.asarray(scores, dtype=float)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 # --- RewardBench 2 --------------------------------------------------------------------------------
 
 
-def rewardbench2_score(prompts: list[RewardBench2Prompt]) -> Benchmark:
+def rewardbench2_score(prompts: list[RewardBench2Prompt]) -> Benchmark | None:
     """The score of each subset, and their mean, which is the leaderboard's score.
 
     Malik et al., RewardBench 2 (arXiv 2506.01937); allenai/reward-bench, scripts/run_v2.py and
     rewardbench/utils.py.
+
+    Returns:
+        The numbers; None if a prompt is in none of the benchmark's subsets, because other data has
+        several right and wrong answers too, of which this rule reads one.
     """
     subsets: dict[str, list[RewardBench2Prompt]] = {}
     for prompt in prompts:
-        subsets.setdefault(prompt.subset or "all", []).append(prompt)
+        subset = prompt.subset or ""
+        if subset.lower() not in REWARDBENCH2_SUBSETS:
+            return None
+        subsets.setdefault(subset, []).append(prompt)
     numbers = []
     for subset, group in subsets.items():
         if subset.lower() == "ties":
@@ -269,7 +282,7 @@ def rewardbench2_score(prompts: list[RewardBench2Prompt]) -> Benchmark:
             note = ""
         numbers.append(_number("RewardBench 2", subset, estimate, len(group), note))
     measured = sum(number.value is not None for number in numbers)
-    note = f"mean of {measured} subsets; the leaderboard's is of {REWARDBENCH2_SUBSETS}"
+    note = f"mean of {measured} subsets; the leaderboard's is of {len(REWARDBENCH2_SUBSETS)}"
     overall = _number("RewardBench 2", None, macro_mean(numbers), len(prompts), note)
     return Benchmark([overall, *numbers])
 
@@ -283,7 +296,7 @@ def best_of_n_credit(scores: list[float | None]) -> float:
     Returns:
         1 / (number of completions at the maximum) if the first is at the maximum, else 0.
     """
-    values = np.asarray(scores, dtype=float)
+    values = _finite(scores)
     top = values.max()
     if values[0] != top:
         return 0.0
@@ -352,7 +365,7 @@ def _ties_gaps(prompts: list[RewardBench2Prompt]) -> _TiesGaps | None:
         if kind not in gaps or not digits.isdecimal():
             return None
         prompt_number = int(digits)
-        scores = np.asarray(prompt.scores, dtype=float)
+        scores = _finite(prompt.scores)
         right = scores[: prompt.num_correct]
         wrong = scores[prompt.num_correct :]
         gaps[kind][prompt_number] = right.min() - wrong.max()
@@ -436,8 +449,11 @@ def rm_bench_matrix(prompts: list[RmBenchPrompt]) -> Benchmark:
     overall: list[BenchmarkNumber] = []
     by_domain: list[BenchmarkNumber] = []
     note = ""
-    if len(tables) > 1:
-        note = f"mean of {len(tables)} domains"
+    domains = list(tables)
+    if len(domains) > 1:
+        note = f"mean of {len(domains)} domains"
+    elif domains[0] in RM_BENCH_DOMAINS:
+        note = f"{domains[0]} alone; the benchmark has {len(RM_BENCH_DOMAINS)} domains"
     for name, cells in RM_BENCH_CELLS.items():
         numbers = [_mean_of_cells(name, cells, *domain) for domain in tables.items()]
         overall.append(_number(name, None, macro_mean(numbers), len(prompts), note))
@@ -464,8 +480,8 @@ def _mean_of_cells(name: str, cells: np.ndarray, domain: str, table: np.ndarray)
 
 def _style_wins(prompt: RmBenchPrompt) -> np.ndarray:
     """(3, 3) bool: whether the chosen style has more reward; a missing score never wins."""
-    chosen = np.asarray(prompt.score_chosen, dtype=float)
-    rejected = np.asarray(prompt.score_rejected, dtype=float)
+    chosen = _finite(prompt.score_chosen)
+    rejected = _finite(prompt.score_rejected)
     return chosen[:, None] > rejected[None, :]
 
 

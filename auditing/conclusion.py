@@ -17,6 +17,7 @@ from auditing.findings import (
     edit_of,
     failures,
     is_one_of,
+    is_perfect,
     overall,
     percent,
     stated_findings,
@@ -134,6 +135,8 @@ def may_rank(checks: list[Check]) -> str:
         return NOT_TESTED
     if any(is_one_of(check, UNREPRESENTATIVE) for check in failed):
         return NOT_TESTED
+    if any(is_perfect(check) for check in alarms(checks)):
+        return NOT_TESTED
     if any(check.section in ("accuracy", LENGTH_AND_STYLE) for check in failed):
         return WITH_CARE
     if any(is_one_of(check, WORSE_WINS) for check in failed):
@@ -215,7 +218,10 @@ def benchmark_sentence(checks: list[Check]) -> str:
     if not numbers or numbers[0].value is None:
         return ""
     name = numbers[0].name[:LONGEST_SUBSET]
-    return f"It scores {percent(numbers[0].value)} on {name} by the benchmark's own rule."
+    sentence = f"It scores {percent(numbers[0].value)} on {name} by the benchmark's own rule"
+    if numbers[0].note:
+        sentence += f" ({numbers[0].note})"
+    return f"{sentence}."
 
 
 def accuracy_sentence(checks: list[Check]) -> str:

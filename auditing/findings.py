@@ -243,6 +243,17 @@ def points(difference: float) -> str:
     return f"{percent(abs(difference)).removesuffix('%')} points"
 
 
+def suspicion(members: list[Check]) -> str:
+    """That the model agrees with the labels more than two raters do, or with every one of them."""
+    if is_perfect(members[0]):
+        return (
+            "It orders every pair as it is labelled, which no human labels allow: it has seen "
+            "them, or its own rewards chose the sides (score.py --mode label and pairs do that)."
+        )
+    value = percent(members[0].value or 0.0)
+    return f"Its accuracy of {value} is higher than human labels allow: look for leakage."
+
+
 def way_sentence(members: list[Check]) -> str:
     """That the reward of a text depends on the way in which it is computed."""
     sentence = "The reward of a text depends on how it is computed: "
@@ -373,7 +384,7 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "suspicion": (
         ("suspicious accuracy",),
-        with_share("Its accuracy of {} is higher than human labels allow: look for leakage."),
+        suspicion,
     ),
     "other data": (
         ("spillover",),
@@ -475,6 +486,11 @@ def alarms(checks: list[Check]) -> list[Check]:
 def failures(checks: list[Check]) -> list[Check]:
     """The checks that failed."""
     return [check for check in checks if check.verdict == "fail"]
+
+
+def is_perfect(check: Check) -> bool:
+    """Whether it says that every pair is in the order of its label, which tells nothing."""
+    return check.name == "suspicious accuracy" and check.value == 1.0
 
 
 def is_one_of(check: Check, names: tuple[str, ...]) -> bool:

@@ -77,6 +77,9 @@ class Pairs:
     bayes_accuracy: np.ndarray  # (n,) simulated raters only; NaN where unknown
     text: Callable[[int], PairTexts] = field(repr=False)  # index of a pair -> its texts
     length_unit: str = "tokens"
+    # (3, n) hashes of prompt, chosen, rejected that are the same within this process alone; see
+    # _hashes_of. None where pairs are not compared with those of another file.
+    texts: np.ndarray | None = None
     # False where "chosen" is right by construction (benchmarks, simulated raters).
     human_labels: bool = True
 
@@ -110,6 +113,9 @@ class Pairs:
             index = np.flatnonzero(index)
         index = index.astype(int)
         text_of_pair = self.text
+        texts = self.texts
+        if texts is not None:
+            texts = texts[:, index]
         return replace(
             self,
             rewards=self.rewards[:, index],
@@ -121,6 +127,7 @@ class Pairs:
             prompt=self.prompt[index],
             votes=self.votes[index],
             bayes_accuracy=self.bayes_accuracy[index],
+            texts=texts,
             text=lambda i: text_of_pair(int(index[i])),
         )
 
@@ -151,12 +158,14 @@ class Pairs:
         prompts: list[int] = []
         subset_names: dict[str, str] = {}  # one string object per name saves memory
         prompt_numbers: dict[int, int] = {}  # hash of the prompt's text -> its number
+        hashes: list[tuple[int, int, int]] = []
         for pair in pairs:
             numbers.append(_numbers_of(pair))
             subset = pair.get("subset") or "all"
             subsets.append(subset_names.setdefault(subset, subset))
             key = hash(text_of(pair["prompt"]))
             prompts.append(prompt_numbers.setdefault(key, len(prompt_numbers)))
+            hashes.append(_hashes_of(pair))
             spool.add(pair)
 
         # (columns, n). The order of the numbers in memory decides how NumPy rounds a sum over both
@@ -172,6 +181,7 @@ class Pairs:
             hedges=_couple(table, "hedges"),
             votes=_couple(table, "votes").T,
             bayes_accuracy=bayes_accuracy,
+            texts=np.array(hashes, dtype=np.int64).reshape(-1, 3).T,
             subset=np.array(subsets, dtype=object),
             prompt=np.array(prompts, dtype=int),
             text=spool.read,
@@ -205,6 +215,18 @@ def _numbers_of(pair: ScoredPair) -> _PairNumbers:
         votes_rejected=votes_rejected,
         bayes_accuracy=nan_for_none(pair.get("bayes_accuracy")),
     )
+
+
+def _hashes_of(pair: ScoredPair) -> tuple[int, int, int]:
+    """Hashes of the first LONGEST_TEXT characters of a pair's texts; 0 for an unknown prompt.
+
+    White space does not count, because files of scores join a prompt and its answer in other ways.
+    """
+    texts = [text_of(pair[name])[:LONGEST_TEXT] for name in ("prompt", "chosen", "rejected")]
+    prompt, chosen, rejected = (hash(" ".join(text.split())) for text in texts)
+    if not texts[0].strip():
+        prompt = 0
+    return prompt, chosen, rejected
 
 
 def _reward(reward: float | None, pair: ScoredPair) -> float:

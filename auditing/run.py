@@ -20,7 +20,7 @@ from auditing.checks.distribution import distribution_checks
 from auditing.checks.labels import label_checks, top_and_bottom, worst_errors
 from auditing.checks.length import accuracy_curve, length_checks
 from auditing.checks.transfer import rating_checks, spillover_checks
-from auditing.pairs import LONGEST_TEXT, Pairs
+from auditing.pairs import Pairs
 from auditing.result import Audit
 from auditing.scores import Completions, Scores, has_columns, read_scores
 from auditing.verdicts import Check, control_false_discoveries
@@ -59,8 +59,11 @@ def audit_scores(
             f"and takes these beside them: --completions {path}"
         )
     identity = {"scores": path, "format": scores.kind}
-    audit = summary(scores.pairs, identity, bradley_terry or None)
+    if scores.noted:
+        identity["noted"] = "; ".join(scores.noted)
+    audit = summary(scores.pairs, identity, bradley_terry or None, unreadable=scores.unreadable)
     add_benchmark(audit, scores.benchmark)
+    audit.not_measured += scores.not_measured
     if ood:
         other_data = scored_pairs_of(ood, on_bad_row=on_bad_row)
         audit.checks += spillover_checks(scores.pairs, other_data.pairs, Path(ood).name)
@@ -86,6 +89,7 @@ def summary(
     identity: dict[str, str],
     bradley_terry: bool | None,
     train: Pairs | None = None,
+    unreadable: int = 0,
 ) -> Audit:
     """Make the part of an audit that needs only scored pairs, not the model.
 
@@ -94,9 +98,10 @@ def summary(
         identity: The lines at the top of the report, to which the date is added.
         bradley_terry: Whether sigmoid(margin) claims to be a probability; None if nobody knows.
         train: Scored pairs that the model was trained on; None if there are none.
+        unreadable: How many more rows could not be read.
     """
     finite = pairs.finite()
-    checks = run_checks(pairs, train=train, bradley_terry=bradley_terry)
+    checks = run_checks(pairs, train=train, bradley_terry=bradley_terry, unreadable=unreadable)
     audit = Audit(pairs, checks + label_checks(pairs), identity)
     audit.worst = worst_errors(finite)
     audit.top, audit.bottom = top_and_bottom(finite)
@@ -115,7 +120,11 @@ def summary(
 
 
 def run_checks(
-    pairs: Pairs, *, train: Pairs | None = None, bradley_terry: bool | None = None
+    pairs: Pairs,
+    *,
+    train: Pairs | None = None,
+    bradley_terry: bool | None = None,
+    unreadable: int = 0,
 ) -> list[Check]:
     """Make all checks that need only rewards and labels, in the order of the report.
 
@@ -123,6 +132,7 @@ def run_checks(
         pairs: The audited pairs.
         train: Scored pairs that the model was trained on; None if there are none.
         bradley_terry: Whether sigmoid(margin) claims to be a probability; None if nobody knows.
+        unreadable: How many more rows could not be read.
 
     Raises:
         ValueError: There are no pairs.
@@ -135,7 +145,7 @@ def run_checks(
         checks += collapse_checks(finite)
     return [
         *checks,
-        *distribution_checks(pairs, finite),
+        *distribution_checks(pairs, finite, unreadable),
         *length_checks(finite),
         *calibration_checks(finite, bradley_terry),
     ]
@@ -264,8 +274,8 @@ def scored_pairs_of(
 def matched(ours: Pairs, theirs: Pairs, name: str) -> Pairs:
     """Return the pairs of another model if they are the audited pairs in the same order.
 
-    Pairs are compared by the lengths of their texts, up to LONGEST_TEXT, because a file of scores
-    may hold no more of a text.
+    Pairs are compared by their texts, up to LONGEST_TEXT, because a file of scores may hold no more
+    of a text. A prompt that one of the two does not know is not compared.
 
     Args:
         ours: The audited pairs.
@@ -277,9 +287,9 @@ def matched(ours: Pairs, theirs: Pairs, name: str) -> Pairs:
     """
     differ = abs(len(ours) - len(theirs))
     if not differ:
-        our_lengths = np.minimum(ours.characters, LONGEST_TEXT)
-        their_lengths = np.minimum(theirs.characters, LONGEST_TEXT)
-        differ = int(np.sum(np.any(our_lengths != their_lengths, axis=0)))
+        unequal = ours.texts != theirs.texts
+        unequal[0] &= (ours.texts[0] != 0) & (theirs.texts[0] != 0)
+        differ = int(np.sum(unequal.any(axis=0)))
     if differ:
         raise DataError(
             f"{name}: other pairs than the audited ones ({differ:,} differ); "

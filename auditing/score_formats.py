@@ -25,16 +25,24 @@ from auditing.benchmarks import (
 )
 from auditing.pairs import LONGEST_TEXT, ScoredPair, nan_for_none
 from auditing.style import hedges, markdown
-from reward.data.cells import list_in, number_cell
+from reward.data.cells import list_in, number_cell, number_in
 from reward.data.columns import columns_in_words
 from reward.data.completion_formats import (
     has_list_of_completions,
     holds_completions,
     read_completions,
 )
-from reward.data.formats import PreferencePair, RowError, is_judgebench, is_llmbar, to_pairs
+from reward.data.formats import (
+    PreferencePair,
+    RowError,
+    is_judgebench,
+    is_llmbar,
+    to_pairs,
+    unread_columns,
+)
 from reward.data.prompts import find_prompt
 from reward.data.rows_to_score import (
+    NEW_COLUMN,
     benchmark_prompt_as_one_turn,
     newest_columns,
     row_without_rewards,
@@ -61,7 +69,13 @@ READ_HERE = (
 )
 SCORE_FIRST = "score it first: python score.py --ckpt CKPT --input FILE --output scored.jsonl"
 
+COLUMNS_OF_SCORES = (
+    *("reward_chosen", "reward_rejected", "reward_error", "margin", "human_labels"),
+    *("chosen_tokens", "rejected_tokens", "scores_chosen", "scores_rejected"),
+)
 Reward = float | None  # None if there is none; NaN and infinity are kept
+NO_REWARD = ("", "na", "n/a", "<na>", "null", "none")  # how tables write that there is none
+MINUS = "\N{MINUS SIGN}"  # what a typographic table writes for "-"
 
 
 class ScoredCompletion(NamedTuple):
@@ -85,6 +99,7 @@ class ScoreRow:
     human_labels: bool  # whether humans said which side is chosen
     completions: tuple[ScoredCompletion, ...] = ()  # of one prompt; empty if the row holds pairs
     benchmark_prompt: BenchmarkPrompt | None = None  # for the benchmark's rule
+    unread: tuple[str, ...] = ()  # the columns that hold something and are not read
 
 
 def parse_score_row(row: dict) -> ScoreRow:
@@ -159,7 +174,13 @@ def _scored_by_score_py(row: dict) -> ScoreRow:
     is_benchmark = is_judgebench(row) or is_llmbar(row) or is_rewardbench(pair["subset"] or "")
     human_labels = not is_benchmark and row.get("human_labels") is not False
     prompt = _pair_of_benchmark(row, pair)
-    return ScoreRow(PREFERENCES, [pair], human_labels, benchmark_prompt=prompt)
+    unread = tuple(column for column in unread_columns(row) if not is_read_here(column))
+    return ScoreRow(PREFERENCES, [pair], human_labels, benchmark_prompt=prompt, unread=unread)
+
+
+def is_read_here(column: str) -> bool:
+    """Whether a column that is no part of a pair belongs to its scores."""
+    return column in COLUMNS_OF_SCORES or NEW_COLUMN.fullmatch(column) is not None
 
 
 def _pair_of_benchmark(row: dict, pair: ScoredPair) -> RewardBenchPair | JudgeBenchPair | None:
@@ -483,10 +504,12 @@ def _as_reward(value: object, column: str) -> Reward:
     """Read a number, its text (a CSV cell), a list of one number (RewardBench), or None."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if value is None:
+    if value is None or isinstance(value, str) and value.strip().lower() in NO_REWARD:
         return None
     try:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        if isinstance(value, str):
+            return number_in(value.strip().replace(MINUS, "-"))
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError
         return float(value)
     except OverflowError:

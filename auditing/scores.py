@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,12 +24,14 @@ from auditing.score_formats import (
     parse_score_row,
 )
 from reward.data.bad_rows import UnreadableRow, one_of_few
-from reward.data.columns import Columns, NamedColumns, name_in_words
+from reward.data.columns import UNREAD, Columns, NamedColumns, name_in_words, names_in_words
 from reward.data.files import DataError, to_json
 from reward.data.formats import RowError
 from reward.data.json_values import MOST_BRACKETS
+from reward.data.preference_pair import AGAINST, RATED_AGAINST
 from reward.data.row_files import PlacedRow, read_rows
-from reward.data.transcripts import text_of
+from reward.data.shown import count
+from reward.data.transcripts import is_messages, text_of
 from reward.data.unpacking import DAMAGED, open_text
 
 LONGEST_COLUMNS = 100_000_000  # characters of RewardBench's JSON of columns, which is read at once
@@ -63,6 +65,9 @@ class Scores:
     benchmark: Benchmark | None  # the numbers by a benchmark's own rule; None for no benchmark
     kind: str  # the format, and what was left out, in words
     left_out: tuple[str, ...] = ()  # what was left out, in words
+    noted: Sequence[str] = ()  # what is worth knowing about pairs that are kept, in words
+    unreadable: int = 0  # rows that cannot be read
+    not_measured: Sequence[str] = ()  # what these rows cannot say, in sentences
 
 
 def read_scores(
@@ -142,11 +147,25 @@ def _scores_of(path: str, rows: PlacedScoreRows, notes: "_Notes") -> Scores:
         raise DataError(f"{path}: no pair with a right side is left; {'; '.join(left_out)}")
     if notes.without_prompt:
         pairs = _with_own_prompts(pairs, *np.array(notes.without_prompt).T)
-    benchmark = None
-    if len(notes.benchmark_prompts) == notes.rows:
-        benchmark = benchmark_of(notes.benchmark_prompts)
-    kind = "; ".join([first_row.format_name, *left_out])
-    return Scores(pairs, None, benchmark, kind, tuple(left_out))
+    benchmark = benchmark_of(notes.benchmark_prompts)
+    others = notes.rows + notes.unreadable - len(notes.benchmark_prompts)
+    not_measured = []
+    if benchmark is not None and others:
+        benchmark = None
+        not_measured.append(
+            f"The benchmark's own number: {count(others, 'row')} of {path} cannot be read, or "
+            "belong to no benchmark; its rule counts every row."
+        )
+    return Scores(
+        pairs=pairs,
+        completions=None,
+        benchmark=benchmark,
+        kind="; ".join([first_row.format_name, *left_out]),
+        left_out=tuple(left_out),
+        noted=notes.noted_in_words(),
+        unreadable=notes.unreadable,
+        not_measured=not_measured,
+    )
 
 
 @dataclass
@@ -160,9 +179,12 @@ class _Notes:
     ties: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # by the reason train_rm.py would give
     places: dict[str, str] = field(default_factory=dict)  # of the first bad row, by reason
+    unreadable: int = 0  # rows that cannot be read
+    noted: Counter[str] = field(default_factory=Counter)  # of pairs that are kept, by what
 
     def add_bad_row(self, row: UnreadableRow, place: str) -> None:
         """Count a row that cannot be read."""
+        self.unreadable += 1
         reason = one_of_few(row.reason, self.dropped)
         self.dropped[reason] += 1
         self.places.setdefault(reason, place)
@@ -172,12 +194,23 @@ class _Notes:
         phrases = []
         if self.ties:
             phrases.append(f"{self.ties:,} left out because their raters tie")
-        for reason, count in sorted(self.dropped.items()):
-            phrase = f"{count:,} left out: {reason}"
+        for reason, rows in sorted(self.dropped.items()):
+            phrase = f"{rows:,} left out: {reason}"
             if reason in self.places:
                 phrase += f" (first: {self.places[reason]})"
             phrases.append(phrase)
         return phrases
+
+    def noted_in_words(self) -> list[str]:
+        """One phrase for each thing that is worth knowing about pairs that are kept."""
+        return [f"{pairs:,} with {what}" for what, pairs in sorted(self.noted.items())]
+
+    def add_doubts(self, pair: ScoredPair) -> None:
+        """Count a pair whose raters or ratings prefer its rejected side."""
+        if pair.get("chosen_probability", 1) < 0.5:
+            self.noted[AGAINST] += 1
+        if pair.get("rating_chosen", 0) < pair.get("rating_rejected", 0):
+            self.noted[RATED_AGAINST] += 1
 
 
 def _kept_pairs(rows: PlacedScoreRows, in_tokens: bool, notes: _Notes) -> Iterator[ScoredPair]:
@@ -193,6 +226,8 @@ def _kept_pairs(rows: PlacedScoreRows, in_tokens: bool, notes: _Notes) -> Iterat
         notes.rows += 1
         if row.benchmark_prompt is not None:
             notes.benchmark_prompts.append(row.benchmark_prompt)
+        if row.unread:
+            notes.noted[f"{UNREAD}: {names_in_words(row.unread)}"] += 1
         for pair in row.pairs:
             if pair.get("chosen_probability") == 0.5:
                 notes.ties += 1
@@ -205,6 +240,7 @@ def _kept_pairs(rows: PlacedScoreRows, in_tokens: bool, notes: _Notes) -> Iterat
                     f"{place}: `chosen_tokens, rejected_tokens` are needed in every row or "
                     "in none, or lengths cannot be compared"
                 )
+            notes.add_doubts(pair)
             if not text_of(pair["prompt"]).strip():
                 notes.without_prompt.append((index, number))
             index += 1
@@ -335,7 +371,8 @@ def _json_columns(path: str) -> dict[str, list]:
         content = json.loads(text)
     except (OSError, ValueError, RecursionError, *DAMAGED):
         return {}  # read_rows fails as well, and names the line.
-    if isinstance(content.get("prompt"), str):
+    prompt = content.get("prompt")
+    if isinstance(prompt, str) or is_messages(prompt):
         return {}  # one row
     return {name: values for name, values in content.items() if isinstance(values, list)}
 

@@ -22,19 +22,21 @@ SECTION = "distribution"
 FEWEST = 20  # a subset with fewer rewards is left out when spreads are compared
 EXTREME = 0.005  # the share of rewards that are the most extreme ones, at each end
 ABOUT = 0.001  # of the range of rewards: how far two equal rewards may differ
+WIDEST = 3.0  # how much wider 99% of rewards lie than 90%: 1.6 for a bell curve, 1.8 for one tail
 ALL_TIE = "every pair ties"
 # What published Bradley-Terry runs report; other losses have other scales.
 USUAL_MARGIN = (0.5, 1.0)
 
 
-def distribution_checks(pairs: Pairs, finite: Pairs) -> list[Check]:
+def distribution_checks(pairs: Pairs, finite: Pairs, unreadable: int = 0) -> list[Check]:
     """The checks of this section.
 
     Args:
         pairs: All pairs, at least one.
         finite: Those whose two rewards are finite.
+        unreadable: How many more rows could not be read.
     """
-    checks = [finite_check(pairs), missing_check(pairs)]
+    checks = [finite_check(pairs), missing_check(pairs, unreadable)]
     if not len(finite):
         return checks
     checks += [tie_check(finite), margin_check(finite), saturation_check(finite)]
@@ -54,16 +56,22 @@ def finite_check(pairs: Pairs) -> Check:
     return judge(Finding("non-finite rewards", bad_rate, n, SECTION, note=note))
 
 
-def missing_check(pairs: Pairs) -> Check:
-    """Check the share of pairs with a side that the model gave no reward."""
-    n = len(pairs)
-    missing = int(np.isnan(pairs.rewards).any(axis=0).sum())
-    note = ""
-    if missing:
-        note = (
-            f"{count(missing, 'pair')} of {n:,} left out of every other number: "
+def missing_check(pairs: Pairs, unreadable: int = 0) -> Check:
+    """Check the share of pairs with a side that has no reward, or that could not be read."""
+    n = len(pairs) + unreadable
+    without_reward = int(np.isnan(pairs.rewards).any(axis=0).sum())
+    missing = without_reward + unreadable
+    reasons = []
+    if without_reward:
+        reasons.append(
             "a side is too long for the model, or `reward_error` says why it has no reward"
         )
+    if unreadable:
+        reasons.append(f"{count(unreadable, 'row')} cannot be read")
+    note = ""
+    if missing:
+        note = f"{count(missing, 'pair')} of {n:,} left out of every other number: "
+        note += "; ".join(reasons)
     missing_rate = stats.wilson_estimate(missing, n)
     return judge(Finding("missing rewards", missing_rate, n, SECTION, note=note))
 
@@ -149,8 +157,8 @@ def saturation(rewards: np.ndarray, prompts: np.ndarray | None = None) -> Estima
     """The share of rewards that equal one of the most extreme rewards.
 
     S = the sum over both ends of the mean, over the .5% most extreme rewards x of that end, of
-    P(a reward of another prompt is about x). "About" means within .1% of the range, which goes from
-    the .5th to the 99.5th percentile. S is near 0 for a bell curve, .004 for evenly spread rewards,
+    P(a reward of another prompt is about x). "About" means within .1% of `width_without_outliers`.
+    S is near 0 for a bell curve, .004 for evenly spread rewards,
     the share that was clipped for clipped ones, and 1 for a constant. An outlier is one of many
     extreme rewards.
 
@@ -174,8 +182,7 @@ def saturation(rewards: np.ndarray, prompts: np.ndarray | None = None) -> Estima
     group = stats.numbered_groups(prompts)
     if n <= 2 or group is None:
         return None
-    low, high = np.quantile(rewards, [EXTREME, 1 - EXTREME])
-    equals = EqualRewards(rewards, group, ABOUT * (high - low))
+    equals = EqualRewards(rewards, group, ABOUT * width_without_outliers(rewards))
     equal_share = equals.total(np.ones(n)) / equals.others
     share, influence = 0.0, np.zeros(n)
     for outwards in (-rewards, rewards):
@@ -194,6 +201,18 @@ def saturation(rewards: np.ndarray, prompts: np.ndarray | None = None) -> Estima
         independent = min(n, share * (1 - share) * (stats.Z_95 / half) ** 2)
     low, high = stats.wilson_interval(share * independent, independent)
     return Estimate(share, min(share, low), max(share, high))
+
+
+def width_without_outliers(rewards: np.ndarray) -> float:
+    """The distance from the .5th to the 99.5th percentile, but at most WIDEST times that of 90%.
+
+    Of fewer than 200 rewards these percentiles lie between the most extreme reward and the next
+    one, so that a single outlier, such as -9999 for "none", would make all others look equal.
+    """
+    least, low, high, most = np.quantile(rewards, [EXTREME, 0.05, 0.95, 1 - EXTREME])
+    if high == low:
+        return most - least
+    return min(most - least, WIDEST * (high - low))
 
 
 def extreme_weights(values: np.ndarray) -> np.ndarray:

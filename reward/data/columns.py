@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from reward.data.files import DataError
 from reward.data.transcripts import RowError
 
+UNREAD = "columns not read"  # a note on a row; their names follow
+
 # Our names: what the layouts of docs/inputs.md read.
 OUR_NAMES = (
     *("prompt", "chosen", "rejected", "text_chosen", "text_rejected", "instruction", "input"),

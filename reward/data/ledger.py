@@ -12,8 +12,9 @@ import numpy as np
 from accelerate import PartialState
 
 from reward.data.bad_rows import BAD_ROW, one_of_few
-from reward.data.columns import names_in_words
+from reward.data.columns import UNREAD, names_in_words
 from reward.data.files import DataError
+from reward.data.preference_pair import AGAINST, RATED_AGAINST
 from reward.data.secrets import without_secrets
 from reward.data.shown import shown
 
@@ -32,12 +33,7 @@ DUPLICATE = "exact duplicate"
 NO_RIGHT_SIDE = "tie (no side is right)"
 TOO_LITTLE = "raters agree less than"  # the least agreement follows
 
-# Notes on pairs that are kept.
-AGAINST = "votes or chosen_probability against the chosen side"
-RATED_AGAINST = "ratings against the chosen side"
-TIE = "tie (chosen_probability .5)"
-
-UNREAD = "columns not read"  # their names follow
+TIE = "tie (chosen_probability .5)"  # a note on a pair that is kept
 
 FEW = 100  # of fewer pairs a share says little
 

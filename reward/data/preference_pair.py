@@ -12,6 +12,10 @@ from reward.data.transcripts import Messages, RowError, Side, assistant, text_of
 
 SIDES = ("chosen", "rejected")
 
+# Notes on pairs that are kept.
+AGAINST = "votes or chosen_probability against the chosen side"
+RATED_AGAINST = "ratings against the chosen side"
+
 
 class PreferencePair(TypedDict, total=False):
     """A canonical pair.

@@ -56,6 +56,10 @@ CSV_TEXTS = re.compile(
 )
 
 
+# Under these it is a reward that is missing: score.py writes it so for a text that is too long.
+CSV_REWARDS = re.compile(r"(new_)?(reward(_chosen|_rejected)?|scores_(chosen|rejected))(_\d+)?")
+
+
 class PlacedRow(NamedTuple):
     """A row of a file."""
 
@@ -483,6 +487,8 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, str] | Unreadabl
     for column, cell in zip(columns, cells, strict=True):
         if cell != "" or CSV_TEXTS.fullmatch(column):
             row[column] = cell
+        elif CSV_REWARDS.fullmatch(column):
+            row[column] = None
     return row
 
 

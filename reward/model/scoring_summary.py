@@ -8,8 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 
 from reward.data.bad_rows import one_of_few
-from reward.data.columns import names_in_words
-from reward.data.ledger import UNREAD
+from reward.data.columns import UNREAD, names_in_words
 from reward.data.rows_to_score import free_name
 from reward.model.encoded_row import NOT_FINITE, EncodedRow
 

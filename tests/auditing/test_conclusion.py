@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from auditing.benchmarks import NO_THRESHOLD
 from auditing.conclusion import conclude
 from auditing.verdicts import Check
 
@@ -121,6 +122,24 @@ def test_the_accuracy_of_those_that_it_can_read_is_not_that_of_all():
     conclusion = conclude([*CLEAN, missing])
     assert set(conclusion.uses.values()) == {"not tested"}
     assert conclusion.advice == "This audit cannot say whether the model may be trusted."
+
+
+def test_pairs_whose_sides_the_rewards_chose_say_nothing():
+    perfect = check("suspicious accuracy", "warn", 1.0, 164)
+    conclusion = conclude([replace(ACCURATE, value=1.0), CALIBRATED, PADDING, REPEATED, perfect])
+    assert set(conclusion.uses.values()) == {"not tested"}
+    assert conclusion.findings[0].sentence == (
+        "It orders every pair as it is labelled, which no human labels allow: it has seen them, or "
+        "its own rewards chose the sides (score.py --mode label and pairs do that)."
+    )
+
+
+def test_a_part_of_a_benchmark_is_called_a_part():
+    part = check("RewardBench", "not applicable", 0.975, 80, note="mean of 1 of 4 sections")
+    part = replace(part, threshold=NO_THRESHOLD)
+    assert conclude([part, *CLEAN]).benchmark == (
+        "It scores 97.5% on RewardBench by the benchmark's own rule (mean of 1 of 4 sections)."
+    )
 
 
 def test_a_model_below_published_ones_still_orders_answers():

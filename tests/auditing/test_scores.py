@@ -17,6 +17,7 @@ from support import REPO, write_rows
 
 from auditing.benchmarks import benchmark_checks
 from auditing.checks.distribution import distribution_checks
+from auditing.conclusion import conclude
 from auditing.pairs import LONGEST_TEXT, Pairs
 from auditing.run import add_completions, audit_scores, read_completions
 from auditing.score_formats import split_prompt
@@ -124,6 +125,119 @@ def test_a_reward_of_null_is_too_long_unless_its_error_says_that_it_was_not_fini
     without = read(rows[:39]).pairs
     checks = {check.name: check for check in distribution_checks(without, without.finite())}
     assert checks["non-finite rewards"].verdict == "pass"
+
+
+def test_a_row_that_cannot_be_read_is_a_missing_reward(tmp_path):
+    """37 pairs have both rewards, one has a null, and two have text that is no number."""
+    rows = [PLAIN] * 37 + [PLAIN | {"reward_chosen": x} for x in (None, "about 3", "1.5k")]
+    audit = audit_scores(write_rows(tmp_path / "scored.jsonl", rows))
+    (missing,) = [check for check in audit.checks if check.name == "missing rewards"]
+    assert (missing.value, missing.n) == (3 / 40, 40)
+    assert "says why it has no reward; 2 rows cannot be read" in missing.note
+
+
+def test_most_rows_without_a_readable_reward_leave_no_conclusion(tmp_path):
+    """The same whether score.py wrote null, a table wrote NA, or nothing can be read."""
+    rewards = np.random.default_rng(0).normal(1, 1, 80)
+    readable = [PLAIN | {"prompt": f"p{i}", "reward_chosen": r} for i, r in enumerate(rewards)]
+    for lost in (None, "NA", "n. d."):
+        others = [PLAIN | {"prompt": f"q{i}", "reward_chosen": lost} for i in range(320)]
+        audit = audit_scores(write_rows(tmp_path / "scored.jsonl", readable + others))
+        (missing,) = [check for check in audit.checks if check.name == "missing rewards"]
+        assert (missing.value, missing.n, missing.verdict) == (0.8, 400, "fail")
+        assert conclude(audit.checks).uses["rank"] == "not tested"
+
+
+def test_an_empty_cell_of_csv_is_a_missing_reward(tmp_path):
+    """score.py writes a text that is too long as an empty cell in CSV, and as null in JSONL."""
+    path = tmp_path / "scored.csv"
+    path.write_text(
+        "prompt,chosen,rejected,reward_chosen,reward_rejected,margin,reward_error\n"
+        "a?,yes,no,2,1,1,\n"
+        'b?,yes,no,,1,,"521 tokens, and the model reads 512"\n'
+        'c?,yes,no,,,,"521 tokens, and the model reads 512"\n'
+    )
+    scores = read_scores(path)
+    rewards = [[2, None, None], [1, 1, None]]
+    assert np.array_equal(scores.pairs.rewards, np.array(rewards, dtype=float), equal_nan=True)
+    assert scores.left_out == ()
+
+
+@pytest.mark.parametrize(
+    "cell, reward",
+    [("\N{MINUS SIGN}1.5", -1.5), (" 2 ", 2.0), ("1e-3", 0.001), ("NA", None), ("null", None)],
+)
+def test_how_tables_write_a_reward(read, cell, reward):
+    value = read([PLAIN | {"reward_chosen": cell}]).pairs.rewards[0, 0]
+    assert value == reward or (reward is None and np.isnan(value))
+
+
+def test_raters_against_the_chosen_side_and_unread_columns_are_named(tmp_path):
+    rows = [
+        PLAIN | {"votes": [1, 2], "language": "en"},
+        PLAIN | {"rating_chosen": 1, "rating_rejected": 5},
+        PLAIN | {"votes": [2, 1]},
+    ]
+    audit = audit_scores(write_rows(tmp_path / "scored.jsonl", rows))
+    assert audit.identity["noted"] == (
+        "1 with columns not read: language; 1 with ratings against the chosen side; "
+        "1 with votes or chosen_probability against the chosen side"
+    )
+
+
+def test_several_right_answers_of_other_data_are_not_rewardbench_2(read):
+    row = {
+        "prompt": "2+2?",
+        "chosen": ["4", "four"],
+        "rejected": ["5", "6"],
+        "scores_chosen": [1, 3],
+        "scores_rejected": [0, 0.5],
+    }
+    assert read([row]).benchmark is None and len(read([row]).pairs) == 4
+    assert read([row | {"subset": "arithmetic"}]).benchmark is None
+    assert read([row | {"subset": "Math"}]).benchmark.numbers[0].name == "RewardBench 2"
+
+
+def test_a_benchmark_with_rows_that_cannot_be_read_has_no_number(read):
+    rows = [{**PLAIN, "subset": "math-prm"}] * 3
+    assert read(rows).benchmark is not None
+    scores = read([*rows, {**PLAIN, "subset": "math-prm", "reward_chosen": SECRET}])
+    assert scores.benchmark is None
+    (said,) = scores.not_measured
+    assert said.startswith("The benchmark's own number: 1 row of ")
+    # An infinite reward orders nothing, as a missing one.
+    (number, *_) = read(
+        [{**PLAIN, "subset": "math-prm", "reward_chosen": math.inf}] * 2
+    ).benchmark.numbers
+    assert number.value == 0
+
+
+def test_other_pairs_of_equal_lengths_are_not_compared(tmp_path):
+    """Multiple choice: every answer is one letter long."""
+    ours = [PLAIN | {"prompt": f"{i}?", "chosen": "A", "rejected": "B"} for i in range(30)]
+    path = write_rows(tmp_path / "ours.jsonl", ours)
+    same = write_rows(tmp_path / "same.jsonl", [row | {"reward_chosen": 0.1} for row in ours])
+    assert audit_scores(path, compare=[same]).ranking is not None
+    without_prompt = [{k: v for k, v in row.items() if k != "prompt"} for row in ours]
+    unknown = write_rows(tmp_path / "unknown.jsonl", without_prompt)
+    assert audit_scores(path, compare=[unknown]).ranking is not None
+    swapped = [row | {"chosen": "B", "rejected": "A"} for row in ours]
+    for others, differ in ((ours[::-1], 30), (swapped, 30), ([*ours[:-1], ours[0]], 1)):
+        other = write_rows(tmp_path / "other.jsonl", others)
+        with pytest.raises(
+            DataError, match=rf"other pairs than the audited ones \({differ} differ"
+        ):
+            audit_scores(path, compare=[other])
+
+
+def test_one_row_of_json_with_messages(tmp_path):
+    row = PLAIN | {
+        "prompt": user("Sky?"),
+        "chosen": assistant("Blue."),
+        "rejected": assistant("No."),
+    }
+    (tmp_path / "one.json").write_text(json.dumps(row))
+    assert read_scores(tmp_path / "one.json").pairs.rewards.tolist() == [[1.5], [-0.5]]
 
 
 def test_transcripts_and_the_margin_of_score_py(read):

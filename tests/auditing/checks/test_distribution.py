@@ -29,6 +29,14 @@ def test_overlap_of_two_bell_curves():
     assert overlap(np.array([]), np.array([])) is None
 
 
+@pytest.mark.parametrize("n, outliers", [(120, 1), (300, 2), (500, 3)])
+def test_a_few_outliers_do_not_make_all_other_rewards_equal(n, outliers):
+    """-9999 for "none", among fewer rewards than the percentiles can part."""
+    x = np.random.default_rng(0).normal(size=n)
+    x[:outliers] = -9999.0
+    assert saturation(x).value < 0.03
+
+
 def test_saturation_sees_clipped_rewards_only():
     rng = np.random.default_rng(0)
     x = rng.normal(size=2000)
