@@ -139,7 +139,10 @@ def test_a_row_that_cannot_be_read_is_a_missing_reward(tmp_path):
 def test_most_rows_without_a_readable_reward_leave_no_conclusion(tmp_path):
     """The same whether score.py wrote null, a table wrote NA, or nothing can be read."""
     rewards = np.random.default_rng(0).normal(1, 1, 80)
-    readable = [PLAIN | {"prompt": f"p{i}", "reward_chosen": r} for i, r in enumerate(rewards)]
+    readable = []
+    for i, reward in enumerate(rewards):
+        sides = {"chosen": "a" * (i % 5), "rejected": "b" * (i % 4)}  # no length is the better one
+        readable.append(PLAIN | sides | {"prompt": f"p{i}", "reward_chosen": reward})
     for lost in (None, "NA", "n. d."):
         others = [PLAIN | {"prompt": f"q{i}", "reward_chosen": lost} for i in range(320)]
         audit = audit_scores(write_rows(tmp_path / "scored.jsonl", readable + others))
