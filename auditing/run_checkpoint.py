@@ -153,9 +153,17 @@ def load_test(
     options: AuditOptions, scorer: Scorer, recipe: Recipe | None, sources: list[Source]
 ) -> EncodedPairs:
     """Read the audited pairs. Without --data, check that they are those that training set aside."""
-    test = source.load_test_pairs(
-        scorer, sources, recipe, own=not options.data, on_bad_row=options.on_bad_row
-    )
+    try:
+        test = source.load_test_pairs(
+            scorer, sources, recipe, own=not options.data, on_bad_row=options.on_bad_row
+        )
+    except DataError as error:
+        if options.data:
+            raise
+        raise DataError(
+            f"{error}\n{options.ckpt} recorded this as its data: bring it back, or name pairs "
+            "that you know to be unseen with --data"
+        ) from error
     if not options.data:
         source.check_recorded(options.ckpt, options.revision, test.table)
     return test

@@ -363,6 +363,7 @@ class ProbeChart:
     axis: Axis
     rows: list[ProbeRow]
     paid_for: int  # how many edits raise an alarm
+    unknown: int  # of how many edits nothing can be said
     others: list[Meter]  # what else was probed: other prompts, hard pairs
 
 
@@ -391,7 +392,8 @@ def probe_chart(audit: Audit) -> ProbeChart:
         if check.section == PROBES and edit_of(check) is None and check.value is not None
     ]
     paid_for = sum(row.verdict in ("fail", "warn") for row in rows)
-    return ProbeChart(axis, rows, paid_for, others)
+    unknown = sum(row.verdict == "not measurable" for row in rows)
+    return ProbeChart(axis, rows, paid_for, unknown, others)
 
 
 def change_or_least(probe: ProbeResult) -> float:

@@ -22,6 +22,7 @@ from auditing.report.wording import (
     interval,
     label,
     one_line,
+    ranking_sentence,
     tally,
     title_of,
     worst_first,
@@ -68,7 +69,7 @@ def terminal_text(audit: Audit, verbose: bool = False) -> Text:
         shown = audit.checks
     widths = column_widths(shown)
 
-    lines = conclusion_lines(audit) + benchmark_lines(audit)
+    lines = conclusion_lines(audit) + comparison_lines(audit) + benchmark_lines(audit)
     if urgent:
         lines.append(Text(counted(audit.checks)))
     if shown:
@@ -89,6 +90,14 @@ def conclusion_lines(audit: Audit) -> list[Text]:
     text = Text("\n".join(lines))
     text.stylize("bold", 0, len(conclusion.advice))
     return [text, Text()]
+
+
+def comparison_lines(audit: Audit) -> list[Text]:
+    """Which of the models of --compare is better, and an empty line; nothing without them."""
+    if audit.ranking is None:
+        return []
+    sentence = clip(ranking_sentence(audit.ranking), LONGEST_CONCLUSION)
+    return [Text("\n".join(textwrap.wrap(sentence, WIDTH))), Text()]
 
 
 def benchmark_lines(audit: Audit) -> list[Text]:

@@ -14,6 +14,7 @@ from reward.checkpoint.folders import remove
 from reward.checkpoint.fresh_process import CheckpointError, run_in_fresh_process
 from reward.checkpoint.manifest import MANIFEST, read_manifest
 
+CARD = "README.md"
 EXACT = 1e-4  # the difference that is always allowed, and the only one in float32
 # What is allowed where weights are rounded to 16 bits or fewer, as a part of the rewards' standard
 # deviation.
@@ -76,7 +77,7 @@ def standard_deviation(values: list[float]) -> float:
     return (squares / max(len(values) - 1, 1)) ** 0.5
 
 
-def put_in_place(staging: str | Path, output_dir: str | Path) -> None:
+def put_in_place(staging: str | Path, output_dir: str | Path) -> list[str]:
     """Move a verified model to its final place: the weights behind the rest, the manifest last.
 
     What an earlier model left there goes first, its manifest last. If the process is killed
@@ -85,9 +86,21 @@ def put_in_place(staging: str | Path, output_dir: str | Path) -> None:
     Args:
         staging: The verified model, a folder on the same disk. It is gone afterwards.
         output_dir: The final place.
+
+    Returns:
+        The folders with audits of an earlier model that were removed. Where the earlier model is
+        the same one, its audits and its card stay: a scheduler may resume a run that has ended.
     """
     staging, output_dir = Path(staging), Path(output_dir)
+    audits = [output_dir / "audit", *output_dir.glob("audit-*")]
+    audits = [folder for folder in audits if folder.exists()]
+    if _is_same_model(staging, output_dir):
+        audits = []
+        if (output_dir / CARD).is_file():
+            (staging / CARD).unlink(missing_ok=True)
     _remove_earlier_model(output_dir)
+    for folder in audits:
+        remove(folder)
     order = sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors")
     for path in sorted(order, key=lambda path: path.name == MANIFEST):
         target = output_dir / path.name
@@ -95,10 +108,24 @@ def put_in_place(staging: str | Path, output_dir: str | Path) -> None:
             remove(target)
         os.replace(path, target)
     staging.rmdir()
+    return [str(folder) for folder in audits]
+
+
+def _is_same_model(staging: Path, output_dir: Path) -> bool:
+    """Whether the files of both are the same: weights, tokenizer, and the pairs of the audit."""
+    files = []
+    for folder in (staging, output_dir):
+        try:
+            hashes = dict(read_manifest(folder)["files"])
+        except (ValueError, LookupError, TypeError):  # no manifest, or a damaged one
+            return False
+        hashes.pop("recipe.yaml", None)  # what decides the weights is compared before a resume
+        files.append(hashes)
+    return files[0] == files[1]
 
 
 def _remove_earlier_model(output_dir: Path) -> None:
-    """Remove what a manifest lists, weights without one, a merged model and audits."""
+    """Remove what a manifest lists, weights without one, and a merged model."""
     try:
         listed = list(read_manifest(output_dir)["files"])
     except (ValueError, LookupError, TypeError):  # no manifest, or a damaged one
@@ -106,8 +133,7 @@ def _remove_earlier_model(output_dir: Path) -> None:
     for name in listed:
         if Path(name).name == name:  # a file of this folder
             remove(output_dir / name)
-    for old in (output_dir / "merged", output_dir / "audit", *output_dir.glob("audit-*")):
-        remove(old)
+    remove(output_dir / "merged")
     for pattern in ("*.safetensors", "*.safetensors.index.json", "adapter_config.json"):
         for old in output_dir.glob(pattern):
             old.unlink()

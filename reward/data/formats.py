@@ -8,6 +8,7 @@ write a function `row -> pairs` in the file that fits, its line in FORMATS, and 
 row (CONTRIBUTING.md). docs/inputs.md lists them all.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -219,12 +220,28 @@ def format_of(row: dict) -> Format:
         return WITHOUT_RANKS
     if isinstance(row.get("output"), list):
         return COMPARISON
+    names = _names_for_the_example(row)
+    as_option = ",".join(f"{ours}={theirs}" for ours, theirs in names.items())
+    as_mapping = ", ".join(f"{ours}: {theirs}" for ours, theirs in names.items())
     raise RowError(
         f"columns {columns_in_words(row)} are no preference format that is read here; needed: "
-        "`prompt, chosen, rejected` or another layout of docs/inputs.md. Other names: --columns "
-        "prompt=my_question,chosen=good,rejected=bad, or `columns: {prompt: my_question, ...}` in "
-        "a recipe's source"
+        "`prompt, chosen, rejected` or another layout of docs/inputs.md. Other names: score.py and "
+        f"audit.py take --columns {as_option}, train_rm.py takes --datasets "
+        f"'[{{path: FILE, columns: {{{as_mapping}}}}}]'"
     )
+
+
+PLAIN_NAME = re.compile(r"\w{1,30}")  # of a column: it can stand in a command as it is
+
+
+def _names_for_the_example(row: dict) -> dict[str, str]:
+    """Our names of columns -> names as a row has them, where only capitals or spaces differ."""
+    names = {"prompt": "my_question", "chosen": "good", "rejected": "bad"}
+    for column in row:
+        name = str(column).strip().lower()
+        if name in names and PLAIN_NAME.fullmatch(str(column)):
+            names[name] = str(column)
+    return names
 
 
 def is_judgebench(row: dict) -> bool:

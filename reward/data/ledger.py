@@ -177,16 +177,24 @@ class Ledger:
         Raises:
             DataError: A split is empty, or it lost a larger share.
         """
+        needed = self._largest_loss()
         for split, counts in self.splits.items():
             if not counts.kept:
                 table = shown(self, LONGEST_TABLE)
                 raise DataError(f"no pair of the {split} split is left.\n{table}\n{_mend(counts)}")
             if split == "train":
                 _warn_of_ties(counts)
-            self._check_share(f"the {split} pairs", _lost(counts), counts.read, max_dropped)
+            self._check_share(f"the {split} pairs", _lost(counts), counts.read, max_dropped, needed)
         bad = sum(map(_bad_rows, self.splits.values()))
         read = sum(counts.read for counts in self.splits.values())
-        self._check_share("the pairs of all splits", bad, read, max_dropped)
+        self._check_share("the pairs of all splits", bad, read, max_dropped, needed)
+
+    def _largest_loss(self) -> float:
+        """The largest share of its pairs that a split has lost."""
+        return max(
+            (_lost(counts) / counts.read for counts in self.splits.values() if counts.read),
+            default=0.0,
+        )
 
     def check_so_far(self, split: str, max_dropped: float) -> None:
         """Refuse a split that has lost too much by now. The arguments are those of `check`."""
@@ -194,8 +202,18 @@ class Ledger:
         pairs = f"the {split} pairs read so far"
         self._check_share(pairs, _lost(counts), counts.read, max_dropped)
 
-    def _check_share(self, pairs: str, dropped: int, read: int, max_dropped: float) -> None:
-        """Raise DataError if too many were dropped of the pairs that `pairs` names."""
+    def _check_share(
+        self, pairs: str, dropped: int, read: int, max_dropped: float, needed: float = 0.0
+    ) -> None:
+        """Raise DataError if too many were dropped of the pairs that `pairs` names.
+
+        Args:
+            pairs: What they are, for the message.
+            dropped: How many of them were dropped.
+            read: How many there are.
+            max_dropped: The largest share that may be dropped.
+            needed: A larger share that the message advises, because other pairs need it.
+        """
         if read == 0 or dropped / read <= max_dropped:
             return
         share = dropped / read
@@ -203,7 +221,7 @@ class Ledger:
             f"{share:.1%} of {pairs} were dropped; max_dropped allows {max_dropped:.1%}.\n"
             f"{shown(self, LONGEST_TABLE)}\n"
             f"If that is what you want, set max_dropped: "
-            f"{min(1.0, math.ceil(share * 100) / 100):.2f}."
+            f"{min(1.0, math.ceil(max(share, needed) * 100) / 100):.2f}."
         )
 
 
@@ -260,7 +278,8 @@ def _bad_rows(counts: SplitCounts) -> int:
 
 def _mend(counts: SplitCounts) -> str:
     """What to do about a split that is empty."""
-    if counts.read and _bad_rows(counts) == counts.read:
+    by_chance = (TURN_IN_TEST, TURN_IN_VALIDATION)
+    if counts.read and not any(reason in counts.dropped for reason in by_chance):
         return "None of its rows can be used, for the reasons above."
     return (
         "Splits are made of whole first user turns, so few rows, or rows that all begin alike, may "

@@ -174,7 +174,7 @@ def why_absent(name: str, revision: str = "main") -> str | None:
 def require_model(name: str, revision: str) -> None:
     """Raise ModelError where `name` is neither a folder nor a Hub model with a config.json."""
     if checkpoint_file(name, "config.json", revision) is None:
-        raise ModelError(f"{name}: neither a folder nor a Hub model with a config.json")
+        raise ModelError(f"{name}: {_without_config(name)}")
 
 
 def resolved_revision(name: str, revision: str) -> str | None:
@@ -192,4 +192,18 @@ def resolved_revision(name: str, revision: str) -> str | None:
         path = checkpoint_file(name, file, revision)
         if path is not None:  # in the cache: .../snapshots/COMMIT/config.json
             return Path(path).parent.name
-    raise ModelError(f"{name}: neither a folder nor a Hub model with a config.json")
+    raise ModelError(f"{name}: {_without_config(name)}")
+
+
+def _without_config(name: str) -> str:
+    """What is wrong with a model that has no config.json."""
+    if not os.path.isdir(name):
+        return "neither a folder nor a Hub model with a config.json"
+    checkpoints = sorted(Path(name).glob("checkpoint-*/config.json"), key=os.path.getmtime)
+    if checkpoints:
+        newest = checkpoints[-1].parent
+        return (
+            "the folder has no config.json, so its training has not ended: go on with --resume "
+            f"auto, or name its newest checkpoint, {newest}"
+        )
+    return "the folder has no config.json, so it holds no model"

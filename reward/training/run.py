@@ -66,6 +66,7 @@ from reward.data.files import DataError, Source, describe_source, write_json
 from reward.data.hashing import hash_of_model_files
 from reward.data.ledger import Ledger
 from reward.data.one_writer import LOCK, LOCK_SECONDS_OF_TRAINING, open_locked, this_run
+from reward.data.shown import count
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
 from reward.model.architecture import read_config, require_classifier
@@ -785,6 +786,7 @@ def train(settings: Settings, data: Data, training: Training) -> list[float] | N
     manifest.train_seconds = round(time.monotonic() - start, 1)
     manifest.steps = trainer.state.global_step
     manifest.batches = trainer.packing
+    warn_of_warm_up_alone(settings.args, manifest.steps)
     if "validation" in data.splits:
         manifest.validation = evaluate(trainer)
     rewards = trainer.saved_rewards(data.golden)
@@ -793,6 +795,21 @@ def train(settings: Settings, data: Data, training: Training) -> list[float] | N
         data.ledger.check(settings.recipe["max_dropped"])
     manifest.date = time.strftime("%Y-%m-%d")
     return rewards
+
+
+def warn_of_warm_up_alone(args: RewardConfig, steps: int) -> None:
+    """Say where every step was one of the warm-up, whose first step has a learning rate of 0.
+
+    Args:
+        args: The trainer's settings.
+        steps: How many steps the run has.
+    """
+    if args.get_warmup_steps(steps) >= steps:
+        say(
+            f"warning: the whole run is warm-up ({count(steps, 'step')}, of which the first has a "
+            "learning rate of 0), so the model is nearly the one that it was before. Train on more "
+            "pairs or for more epochs, or set warmup_steps: 0"
+        )
 
 
 def keep_step(training: Training) -> None:
@@ -884,7 +901,9 @@ def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[flo
     (staging / "README.md").write_text(card, encoding="utf-8")
     seal(staging, manifest.as_dict())
     with held_back():
-        put_in_place(staging, output_dir)
+        removed = put_in_place(staging, output_dir)
+    for audit in removed:
+        print(f"removed {audit}, which was of an earlier model")
     print(
         f"saved {output_dir}: a fresh process gives the same rewards within "
         f"{verified.max_difference:.1e} (allowed {verified.tolerance:.1e})"

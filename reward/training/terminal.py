@@ -62,6 +62,8 @@ class TrainingTable(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
         self.first_step = state.global_step
+        for logs in state.log_history:  # of the run that goes on
+            self.tokens = logs.get("num_tokens", self.tokens)
         self.start = self.row_start = self.step_end = time.monotonic()
         self.paused = 0.0  # seconds of evaluations and saves since the last row
         self.widths = self._widths(state.max_steps)

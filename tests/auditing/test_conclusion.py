@@ -152,6 +152,12 @@ def test_a_model_below_published_ones_still_orders_answers():
     assert conclusion.uses == {"rank": "with care", "label": "with care", "optimise": "no"}
 
 
+def test_an_accuracy_is_said_once():
+    low = check("accuracy, human labels", "fail", 0.567, 305)
+    (text,) = [conclude([replace(ACCURATE, value=0.567, n=305), CALIBRATED, PADDING, low]).text]
+    assert text.count("It orders 56.7% of 305 pairs as the raters did") == 1
+
+
 def test_one_pair_is_one_pair():
     one = conclude([replace(ACCURATE, verdict="not measurable", value=1.0, n=1)])
     assert one.accuracy == "It orders 100% of 1 pair as the raters did."

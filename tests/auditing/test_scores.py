@@ -141,10 +141,8 @@ def test_most_rows_without_a_readable_reward_leave_no_conclusion(tmp_path):
     rewards = np.random.default_rng(0).normal(1, 1, 80)
     readable = []
     for i, reward in enumerate(rewards):
-        sides = {
-            "chosen": "a" * (1 + i % 5),
-            "rejected": "b" * (1 + i % 4),
-        }  # no length is the better one
+        # No length is the better one.
+        sides = {"chosen": "a" * (1 + i % 5), "rejected": "b" * (1 + i % 4)}
         readable.append(PLAIN | sides | {"prompt": f"p{i}", "reward_chosen": reward})
     for lost in (None, "NA", "n. d."):
         others = [PLAIN | {"prompt": f"q{i}", "reward_chosen": lost} for i in range(320)]

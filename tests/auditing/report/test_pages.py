@@ -172,6 +172,7 @@ def test_probes_are_sorted_by_effect_and_show_labelled_examples():
         "<p>1 edit of 2 moves the reward in a way that a model trained on its rewards would "
         "exploit.</p>" in probes
     )
+    assert "<p>Of 1 edit nothing can be said: too few answers were edited.</p>" in probes
     words = [
         "<b>Flattering whoever asks</b>",
         ".500</td>",

@@ -5,10 +5,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from audits import rows_of
+from audits import full_audit, rows_of
 
 from auditing.pairs import Pairs
 from auditing.report.terminal import COLOURS, print_audit, terminal_text
+from auditing.report.wording import ranking_sentence
 from auditing.result import Audit
 from auditing.verdicts import VERDICTS, Check
 
@@ -46,6 +47,15 @@ def test_the_conclusion_the_alarms_and_a_line_a_section():
         "Accuracy: 1 pass",
         "Distribution: 1 not measurable",
     ]
+
+
+def test_a_comparison_says_which_model_is_better():
+    audit = full_audit()
+    lines = terminal_text(audit).plain.split("\n")
+    start = lines.index("") + 1
+    said = " ".join(lines[start : lines.index("", start)])
+    assert said == ranking_sentence(audit.ranking)
+    assert said.startswith("Of 3 models on the same ")
 
 
 def test_verbose_shows_every_check():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
 from subprocess import CompletedProcess
 
@@ -248,6 +249,26 @@ def test_put_in_place_removes_what_only_the_earlier_model_had(finished, tmp_path
     put_in_place(finished[0], out)
     assert not (out / "added_tokens.json").exists() and not (out / "modeling_own.py").exists()
     assert [name for name in kept if not (out / name).exists()] == []
+
+
+def test_the_same_model_again_keeps_its_audits_and_its_card(finished, tmp_path):
+    """A scheduler resumes a run that has ended; another model's audits go, and are named."""
+    again, out = shutil.copytree(finished[0], tmp_path / "again"), tmp_path / "out"
+    other = shutil.copytree(finished[0], tmp_path / "other")
+    put_in_place(finished[0], out)
+    (out / "README.md").write_text("audited")
+    for name in ("audit", "audit-pairs"):
+        (out / name).mkdir()
+        (out / name / "report.html").write_text("a report")
+    (again / "recipe.yaml").write_text("save_steps: 7")
+    assert put_in_place(again, out) == []
+    assert (out / "README.md").read_text() == "audited" and (out / "audit-pairs").is_dir()
+    assert (out / "recipe.yaml").read_text() == "save_steps: 7"
+
+    (other / "golden.jsonl").write_text("{}")
+    seal(other, read_manifest(other))
+    assert sorted(put_in_place(other, out)) == [str(out / "audit"), str(out / "audit-pairs")]
+    assert not (out / "audit").exists() and not (out / "audit-pairs").exists()
 
 
 def test_put_in_place_writes_the_manifest_last(finished, tmp_path, monkeypatch):

@@ -162,6 +162,26 @@ def test_max_dropped(tmp_path, qwen):
     ) and "over-long" in str(caught.value)
 
 
+def test_max_dropped_is_advised_for_the_split_that_lost_most(tmp_path):
+    """The first split that lost too much is named, and one change of the recipe is enough."""
+    equal = [row(f"train {n}", "same", "same") if n < 4 else row(f"train {n}") for n in range(10)]
+    test = [row(f"test {n}", "same", "same") if n < 3 else row(f"test {n}") for n in range(10)]
+    _, ledger = load_preferences([folder(tmp_path, equal, test)], validation_fraction=0)
+    with pytest.raises(DataError) as caught:
+        ledger.check(0.1)
+    assert str(caught.value).startswith("30.0% of the test pairs were dropped")
+    assert str(caught.value).endswith("set max_dropped: 0.40.")
+    ledger.check(0.4)
+
+
+def test_a_split_without_a_usable_row_is_no_matter_of_fractions(tmp_path):
+    same = [row(n, "same", "same") for n in range(30)]
+    _, ledger = load_preferences([folder(tmp_path, same)], validation_fraction=0)
+    with pytest.raises(DataError) as caught:
+        ledger.check(1.0)
+    assert str(caught.value).endswith("None of its rows can be used, for the reasons above.")
+
+
 def test_an_empty_split_is_an_error(tmp_path, qwen):
     _, ledger = encoded(tmp_path / "a", [row(1, LONG), row(2, LONG)], qwen, LIMIT)
     with pytest.raises(DataError, match="^no pair of the train split is left.\n"):

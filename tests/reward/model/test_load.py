@@ -30,7 +30,7 @@ import score
 from reward.data.encoding import differing_facts, encode
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head
-from reward.model.hub import ModelError
+from reward.model.hub import ModelError, require_model
 from reward.model.load import load_reward_model
 
 pytest_plugins = ["reward_model_fixtures"]
@@ -250,3 +250,16 @@ def test_differing_facts_are_what_an_rl_trainer_would_get_wrong(standin, saved):
     assert differing_facts(tokenizer, tokenizer) == []
     base = AutoTokenizer.from_pretrained(standin("tinyllama"))
     assert {"chat_template_sha256", "pad_token_id"} <= set(differing_facts(tokenizer, base))
+
+
+# --- A folder that is no model --------------------------------------------------------------------
+
+
+def test_a_folder_without_a_model_is_told_from_a_hub_id(tmp_path):
+    with pytest.raises(ModelError, match="the folder has no config.json, so it holds no model"):
+        require_model(str(tmp_path), "main")
+    newest = tmp_path / "checkpoint-20"
+    newest.mkdir()
+    (newest / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=f"go on with --resume auto, or name .*, {newest}$"):
+        require_model(str(tmp_path), "main")

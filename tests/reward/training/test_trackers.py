@@ -1,5 +1,6 @@
 """What a run prints row by row, and what TensorBoard and trackio get beside the numbers."""
 
+import itertools
 import json
 import re
 
@@ -11,7 +12,8 @@ from trl import RewardConfig
 
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.recipe.recipe import Recipe
-from reward.training.run import evaluate, fail_unforeseen
+from reward.training import terminal
+from reward.training.run import evaluate, fail_unforeseen, warn_of_warm_up_alone
 from reward.training.terminal import TrainingTable, duration
 from reward.training.trackers import TrackerPanels, best_and_worst, markdown_table
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
@@ -123,6 +125,32 @@ def steps(table: TrainingTable, **state) -> None:
         table.on_step_end(None, state, None)
         logs = {"loss": 0.69, "accuracy": 0.5, "margin": 0.0, "num_tokens": 100 * step}
         table.on_log(None, state, None, logs=logs | {"learning_rate": 2e-5})
+
+
+def test_the_first_row_after_a_resume_counts_its_own_tokens(capsys, monkeypatch):
+    """9,000 tokens were read before; ten steps of 100 tokens take 2 seconds."""
+    now = itertools.count(step=2)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(now))
+    before = {"loss": 0.7, "num_tokens": 9000, "step": 90}
+    state = TrainerState(max_steps=1000, global_step=90, log_history=[before, {"eval_loss": 0.7}])
+    table = TrainingTable(live=False)
+    table.on_train_begin(None, state, None)
+    state.global_step = 100
+    logs = {"loss": 0.69, "accuracy": 0.5, "margin": 0.0, "num_tokens": 10_000}
+    table.on_log(None, state, None, logs=logs | {"learning_rate": 2e-5})
+    assert capsys.readouterr().out.splitlines()[-1].split()[-2] == "500"
+
+
+@pytest.mark.parametrize(
+    "warmup, steps, warned", [(0.1, 1, True), (0.1, 2, False), (50, 40, True), (0, 1, False)]
+)
+def test_a_run_that_is_all_warm_up_says_that_the_model_hardly_changed(
+    warmup, steps, warned, capsys, tmp_path
+):
+    """transformers rounds a share of the steps up, so that one step is one of warm-up."""
+    args = RewardConfig(output_dir=str(tmp_path), warmup_steps=warmup, use_cpu=True, bf16=False)
+    warn_of_warm_up_alone(args, steps)
+    assert ("warning: the whole run is warm-up" in capsys.readouterr().out) == warned
 
 
 def test_a_narrow_terminal_has_fewer_columns(capsys):
