@@ -153,8 +153,8 @@ def _scores_of(path: str, rows: PlacedScoreRows, notes: "_Notes") -> Scores:
     if benchmark is not None and others:
         benchmark = None
         not_measured.append(
-            f"The benchmark's own number: {count(others, 'row')} of {path} cannot be read, or "
-            "belong to no benchmark; its rule counts every row."
+            f"The benchmark's own number: {count(others, 'row')} of {path} could not be read for "
+            "it, and its rule counts every row."
         )
     return Scores(
         pairs=pairs,
@@ -180,7 +180,9 @@ class _Notes:
     dropped: Counter[str] = field(default_factory=Counter)  # by the reason train_rm.py would give
     places: dict[str, str] = field(default_factory=dict)  # of the first bad row, by reason
     unreadable: int = 0  # rows that cannot be read
-    noted: Counter[str] = field(default_factory=Counter)  # of pairs that are kept, by what
+    unread_rows: int = 0  # rows with columns that are not read
+    unread: dict[str, None] = field(default_factory=dict)  # these columns, in order
+    doubts: Counter[str] = field(default_factory=Counter)  # pairs with a doubtful label, by why
 
     def add_bad_row(self, row: UnreadableRow, place: str) -> None:
         """Count a row that cannot be read."""
@@ -203,14 +205,23 @@ class _Notes:
 
     def noted_in_words(self) -> list[str]:
         """One phrase for each thing that is worth knowing about pairs that are kept."""
-        return [f"{pairs:,} with {what}" for what, pairs in sorted(self.noted.items())]
+        phrases = [f"{pairs:,} with {doubt}" for doubt, pairs in sorted(self.doubts.items())]
+        if self.unread:
+            phrases.append(f"{self.unread_rows:,} with {UNREAD}: {names_in_words(self.unread)}")
+        return phrases
+
+    def add_unread(self, columns: Sequence[str]) -> None:
+        """Count a row of which these columns are not read."""
+        if columns:
+            self.unread_rows += 1
+            self.unread |= dict.fromkeys(columns)
 
     def add_doubts(self, pair: ScoredPair) -> None:
         """Count a pair whose raters or ratings prefer its rejected side."""
         if pair.get("chosen_probability", 1) < 0.5:
-            self.noted[AGAINST] += 1
+            self.doubts[AGAINST] += 1
         if pair.get("rating_chosen", 0) < pair.get("rating_rejected", 0):
-            self.noted[RATED_AGAINST] += 1
+            self.doubts[RATED_AGAINST] += 1
 
 
 def _kept_pairs(rows: PlacedScoreRows, in_tokens: bool, notes: _Notes) -> Iterator[ScoredPair]:
@@ -226,8 +237,7 @@ def _kept_pairs(rows: PlacedScoreRows, in_tokens: bool, notes: _Notes) -> Iterat
         notes.rows += 1
         if row.benchmark_prompt is not None:
             notes.benchmark_prompts.append(row.benchmark_prompt)
-        if row.unread:
-            notes.noted[f"{UNREAD}: {names_in_words(row.unread)}"] += 1
+        notes.add_unread(row.unread)
         for pair in row.pairs:
             if pair.get("chosen_probability") == 0.5:
                 notes.ties += 1

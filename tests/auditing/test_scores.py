@@ -180,12 +180,13 @@ def test_raters_against_the_chosen_side_and_unread_columns_are_named(tmp_path):
     rows = [
         PLAIN | {"votes": [1, 2], "language": "en"},
         PLAIN | {"rating_chosen": 1, "rating_rejected": 5},
-        PLAIN | {"votes": [2, 1]},
+        PLAIN | {"votes": [2, 1], "region": "north"},
     ]
     audit = audit_scores(write_rows(tmp_path / "scored.jsonl", rows))
     assert audit.identity["noted"] == (
-        "1 with columns not read: language; 1 with ratings against the chosen side; "
-        "1 with votes or chosen_probability against the chosen side"
+        "1 with ratings against the chosen side; "
+        "1 with votes or chosen_probability against the chosen side; "
+        "2 with columns not read: language, region"
     )
 
 
