@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 
 import datasets
@@ -123,6 +124,8 @@ def keep_quiet() -> None:
         datasets.disable_progress_bars()
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # TRL's own default has the name that transformers warns of; in a recipe it is a fault.
+    warnings.filterwarnings("ignore", r"`gradient_checkpointing` is deprecated", FutureWarning)
 
 
 # --- The end of a process -------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from reward.data.shown import count
+
 ROWS_PER_HEADER = 40
 # Of a terminal that is too narrow for all columns, these are left out, the first one first.
 LEFT_OUT_FIRST = ("lr", "tokens/s", "margin", "left")
@@ -129,10 +131,11 @@ class TrainingTable(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
         self.trains = False
-        done = f"{state.global_step - self.first_step:,}"
+        done = count(state.global_step - self.first_step, "step")
         if state.global_step < state.max_steps:
-            done += f" of {state.max_steps - self.first_step:,}"
-        self._print(state, f"trained {done} steps in {duration(time.monotonic() - self.start)}")
+            done = f"{state.global_step - self.first_step:,} of "
+            done += count(state.max_steps - self.first_step, "step")
+        self._print(state, f"trained {done} in {duration(time.monotonic() - self.start)}")
 
     # --- Rows -----------------------------------------------------------------------------------
 

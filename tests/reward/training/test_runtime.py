@@ -1,9 +1,12 @@
 """In which precision a run computes, and what it says where that is not what was asked for."""
 
+import warnings
+
 import pytest
 import torch
+from trl import RewardConfig
 
-from reward.training.runtime import choose_precision
+from reward.training.runtime import choose_precision, keep_quiet
 
 WITH, WITHOUT = {"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": False}
 NOT_ASKED_OF = "float32 (the recipe asks for bf16, and this CPU has no AVX512-BF16 and no AMX)"
@@ -27,3 +30,12 @@ def test_the_precision_of_a_cpu(keys, quantized, processor, bf16, said, monkeypa
     machine = choose_precision(settings, quantized)
     assert settings == {"use_cpu": True, "bf16": bf16, "fp16": False}
     assert (machine.precision, machine.is_float32, machine.is_cpu) == (said, not bf16, True)
+
+
+def test_the_old_name_of_trls_own_default_is_not_warned_of(tmp_path):
+    """RewardConfig sets gradient_checkpointing itself, and transformers warns of that name."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        keep_quiet()
+        RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    assert [str(one.message) for one in caught if one.category is FutureWarning] == []
