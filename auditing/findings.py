@@ -10,6 +10,7 @@ from auditing.checks.edits import EDITS
 from auditing.verdicts import Check
 from reward.data.shown import count
 
+SWAPPED = 0.4  # a model that merely knows nothing orders half of the pairs as the raters did
 LONGEST_SUBSET = 60  # characters of a subset's name that a sentence shows
 PROBES = "probes"  # the section of the checks that edit answers
 
@@ -209,7 +210,10 @@ def accuracy_below(members: list[Check]) -> str:
     sentence = f"It orders {percent(worst.value)} of {count(worst.n, 'pair')} as the raters did"
     if worst.baseline is not None:
         sentence += f"; a rule that does not read the answers reaches {percent(worst.baseline)}"
-    return f"{sentence}{OF_WHICH_ACCURACY.get(worst.name, '')}."
+    sentence += OF_WHICH_ACCURACY.get(worst.name, "")
+    if worst.subset is None and worst.high is not None and worst.high < SWAPPED:
+        sentence += "; the columns of the two sides, or the sign of the rewards, may be swapped"
+    return f"{sentence}."
 
 
 # What is special about an accuracy that is not simply over all pairs of a subset.

@@ -25,6 +25,7 @@ from auditing.result import Audit
 from auditing.scores import Completions, Scores, has_columns, read_scores
 from auditing.verdicts import Check, control_false_discoveries
 from reward.data.files import DataError
+from reward.data.shown import count
 
 NO_OTHER_DATA = "Spillover: no other data (--ood)."
 
@@ -115,6 +116,13 @@ def summary(
         gain = calibration.temperature_on_folds(*data)
         if gain is not None:
             audit.temperature = gain.temperature
+    if pairs.texts is not None:
+        without_prompt = int(np.sum(pairs.texts[0] == 0))
+        if without_prompt:
+            audit.not_measured.append(
+                f"Whether answers fit their prompts: {without_prompt:,} of "
+                f"{count(len(pairs), 'pair')} have no prompt."
+            )
     identity["date"] = time.strftime("%Y-%m-%d")
     return audit
 

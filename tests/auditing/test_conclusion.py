@@ -66,6 +66,15 @@ def test_a_model_that_is_no_better_than_a_rule():
     assert conclusion.uses == {"rank": "no", "label": "no", "optimise": "no"}
 
 
+def test_a_model_that_prefers_the_other_side_may_have_swapped_columns():
+    conclusion = conclude([check("accuracy", "fail", 0.28, 400, baseline=0.561), PADDING])
+    assert conclusion.text == (
+        "Do not use this model. It orders 28% of 400 pairs as the raters did; a rule that does not "
+        "read the answers reaches 56.1%; the columns of the two sides, or the sign of the rewards, "
+        "may be swapped."
+    )
+
+
 def test_rewards_alone_do_not_tell_what_a_reward_pays_for():
     conclusion = conclude([ACCURATE, CALIBRATED])
     assert conclusion.advice == (

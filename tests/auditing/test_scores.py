@@ -190,6 +190,14 @@ def test_raters_against_the_chosen_side_and_unread_columns_are_named(tmp_path):
     )
 
 
+def test_pairs_without_a_prompt_are_said(tmp_path):
+    rows = [PLAIN, {name: PLAIN[name] for name in PLAIN if name != "prompt"}]
+    audit = audit_scores(write_rows(tmp_path / "scored.jsonl", rows))
+    assert "Whether answers fit their prompts: 1 of 2 pairs have no prompt." in audit.not_measured
+    whole = audit_scores(write_rows(tmp_path / "whole.jsonl", [PLAIN]))
+    assert "no prompt" not in " ".join(whole.not_measured)
+
+
 def test_several_right_answers_of_other_data_are_not_rewardbench_2(read):
     row = {
         "prompt": "2+2?",
