@@ -218,10 +218,10 @@ def benchmark_sentence(checks: list[Check]) -> str:
     if not numbers or numbers[0].value is None:
         return ""
     name = numbers[0].name[:LONGEST_SUBSET]
-    sentence = f"It scores {percent(numbers[0].value)} on {name} by the benchmark's own rule"
+    score = percent(numbers[0].value)
     if numbers[0].note:
-        sentence += f" ({numbers[0].note})"
-    return f"{sentence}."
+        score += f" ({numbers[0].note})"
+    return f"It scores {score} on {name} by the benchmark's own rule."
 
 
 def accuracy_sentence(checks: list[Check]) -> str:

@@ -221,13 +221,12 @@ def format_of(row: dict) -> Format:
     if isinstance(row.get("output"), list):
         return COMPARISON
     names = _names_for_the_example(row)
-    as_option = ",".join(f"{ours}={theirs}" for ours, theirs in names.items())
-    as_mapping = ", ".join(f"{ours}: {theirs}" for ours, theirs in names.items())
+    columns = ",".join(f"{ours}={theirs}" for ours, theirs in names.items())
     raise RowError(
         f"columns {columns_in_words(row)} are no preference format that is read here; needed: "
-        "`prompt, chosen, rejected` or another layout of docs/inputs.md. Other names: score.py and "
-        f"audit.py take --columns {as_option}, train_rm.py takes --datasets "
-        f"'[{{path: FILE, columns: {{{as_mapping}}}}}]'"
+        "`prompt, chosen, rejected` or a layout of docs/inputs.md. Other names: --columns "
+        f"{columns}; train_rm.py: --datasets "
+        f"'[{{path: FILE, columns: {{prompt: {names['prompt']}}}}}]'"
     )
 
 

@@ -147,7 +147,7 @@ def test_a_part_of_a_benchmark_is_called_a_part():
     part = check("RewardBench", "not applicable", 0.975, 80, note="mean of 1 of 4 sections")
     part = replace(part, threshold=NO_THRESHOLD)
     assert conclude([part, *CLEAN]).benchmark == (
-        "It scores 97.5% on RewardBench by the benchmark's own rule (mean of 1 of 4 sections)."
+        "It scores 97.5% (mean of 1 of 4 sections) on RewardBench by the benchmark's own rule."
     )
 
 

@@ -586,9 +586,8 @@ def test_other_names_get_the_line_that_mends_them():
     with pytest.raises(RowError) as caught:
         to_pairs({"Prompt": "p", "Chosen": "a", "REJECTED ": "b", "good": "c"})
     assert str(caught.value).endswith(
-        "Other names: score.py and audit.py take --columns "
-        "prompt=Prompt,chosen=Chosen,rejected=bad, train_rm.py takes --datasets "
-        "'[{path: FILE, columns: {prompt: Prompt, chosen: Chosen, rejected: bad}}]'"
+        "Other names: --columns prompt=Prompt,chosen=Chosen,rejected=bad; train_rm.py: "
+        "--datasets '[{path: FILE, columns: {prompt: Prompt}}]'"
     )
 
 
