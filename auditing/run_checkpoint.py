@@ -21,7 +21,6 @@ from auditing.run_benchmark import BenchmarkRows, read_benchmark, score_benchmar
 from auditing.source import EncodedPairs
 from auditing.verdicts import Check
 from reward.checkpoint.manifest import versions
-from reward.data.bad_rows import BAD_ROW
 from reward.data.columns import UNREAD
 from reward.data.files import DataError, Source, describe_source, is_one_table
 from reward.data.preference_pair import AGAINST, RATED_AGAINST
@@ -71,7 +70,7 @@ def audit_checkpoint(options: AuditOptions) -> Audit:
     test, pairs, benchmark = score_data(scorer, data)
     training = look_at_training(options, scorer, recipe, test)
     identity = identity_of(options, scorer, data, test, len(pairs))
-    unreadable = unreadable_rows(test)
+    unreadable = test.ledger.bad_rows("test")
     audit = summary(pairs, identity, bradley_terry, training.train, unreadable)
     add_benchmark(audit, benchmark)
     audit.not_measured += training.not_measured
@@ -217,12 +216,6 @@ def identity_of(
     if options.revision != "main":
         identity["revision"] = options.revision
     return {key: str(value) for key, value in identity.items() if value}
-
-
-def unreadable_rows(test: EncodedPairs) -> int:
-    """How many rows could not be read, or are refused by the chat template or the vocabulary."""
-    dropped = test.counts["dropped"]
-    return sum(rows for reason, rows in dropped.items() if reason.startswith(BAD_ROW))
 
 
 # --- What it was trained on -----------------------------------------------------------------------

@@ -145,6 +145,10 @@ class Ledger:
         """How many pairs of a split were dropped, for whatever reason."""
         return self.splits[split].dropped.total()
 
+    def bad_rows(self, split: str) -> int:
+        """How many rows of a split were dropped because they are bad by themselves."""
+        return _bad_rows(self.splits[split])
+
     def as_dict(self) -> dict[str, dict]:
         """The counts by split as JSON can hold them: the content of `ledger.json`."""
         counts = {split: counts.as_dict() for split, counts in self.splits.items()}

@@ -163,7 +163,7 @@ def test_a_model_below_published_ones_still_orders_answers():
 
 def test_an_accuracy_is_said_once():
     low = check("accuracy, human labels", "fail", 0.567, 305)
-    (text,) = [conclude([replace(ACCURATE, value=0.567, n=305), CALIBRATED, PADDING, low]).text]
+    text = conclude([replace(ACCURATE, value=0.567, n=305), CALIBRATED, PADDING, low]).text
     assert text.count("It orders 56.7% of 305 pairs as the raters did") == 1
 
 
