@@ -35,6 +35,8 @@ MODELS = {
     "Skywork/Skywork-Reward-V2-Qwen3-0.6B": ("skywork", 131072),
     "google/gemma-3-270m": ("gemma3", 1000000000000000019884624838656),
 }
+# of the models whose first blocks a recipe freezes: as many as the real ones have
+LAYERS = {"Qwen/Qwen2.5-1.5B-Instruct": 28, "google/gemma-3-270m": 18}
 HH_FOLDERS = ["harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled"]
 ROWS = {"train": 60, "test": 20}  # a folder
 FEW_STEPS = "--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1".split()
@@ -55,9 +57,7 @@ def hub_root(tmp_path_factory) -> Path:
     """The stand-ins and HH-RLHF's four folders as they lie on the Hub."""
     root = tmp_path_factory.mktemp("hub")
     for number, (name, (kind, longest)) in enumerate(MODELS.items()):
-        layers = 2
-        if "1.5B" in name:
-            layers = 28  # as many as the recipe that freezes all but eight needs
+        layers = LAYERS.get(name, 2)
         folder = make_model(root / "models" / name, kind, seed=number, layers=layers)
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         settings["model_max_length"] = longest
