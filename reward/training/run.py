@@ -256,7 +256,7 @@ def read_settings(recipe: Recipe) -> Settings:
             keys.pop(key, None)
     applied_here = {key: keys.pop(key, None) for key in APPLIED_HERE}
     keys |= liger_settings(keys)
-    if keys["use_cpu"]:  # there transformers passes ddp_timeout on to nobody
+    if machine.is_cpu:  # there transformers passes ddp_timeout on to nobody
         seconds = keys.get("ddp_timeout", RewardConfig.ddp_timeout)
         PartialState(cpu=True, backend=keys.get("ddp_backend"), timeout=timedelta(seconds=seconds))
     try:

@@ -6,7 +6,10 @@ import pytest
 import torch
 from trl import RewardConfig
 
+from reward.recipe.parse import parse_command_line
+from reward.training.run import read_settings
 from reward.training.runtime import choose_precision, keep_quiet
+from support import REPO
 
 WITH, WITHOUT = {"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": False}
 NOT_ASKED_OF = "float32 (the recipe asks for bf16, and this CPU has no AVX512-BF16 and no AMX)"
@@ -39,3 +42,14 @@ def test_the_old_name_of_trls_own_default_is_not_warned_of(tmp_path):
         keep_quiet()
         RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
     assert [str(one.message) for one in caught if one.category is FutureWarning] == []
+
+
+def test_a_recipe_on_a_gpu(monkeypatch):
+    """Without a GPU here, torch's answers are set. No recipe says `use_cpu`."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    recipe = parse_command_line(["--recipe", str(REPO / "recipes" / "quickstart.yaml")])
+    settings = read_settings(recipe)
+    assert str(settings.machine) == "a GPU; float32"
+    assert settings.args.use_cpu is False
