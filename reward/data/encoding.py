@@ -804,7 +804,7 @@ class EncodedPrompt:
 
     ids: list[list[int]]  # for each completion, the token ids of prompt + completion
     # For each completion, whether it is longer than the limit. Under truncate_prompt that means:
-    # longer even with no prompt left to cut.
+    # longer even where no more of the prompt can be cut.
     too_long: list[bool]
     prompt_cut: bool  # whether the oldest part of the prompt is left out
 
@@ -839,14 +839,19 @@ def encode_within(
     too_long = _longer_than(max_length, ids)
     if not any(too_long) or overlong != "truncate_prompt":
         return EncodedPrompt(ids, too_long, prompt_cut=False)
-    shorter: Side | None = prompt
-    while any(_longer_than(max_length, ids)):
-        excess = max(map(len, ids)) - max_length
-        shorter = _cut_oldest(tokenizer, shorter, excess)
-        if shorter is None:
-            return _encode_those_that_fit(tokenizer, prompt, completions, ids, max_length, tools)
-        ids = encode_each(tokenizer, shorter, completions, tools)
-    return EncodedPrompt(ids, _longer_than(max_length, ids), prompt_cut=True)
+    ids = list(ids)
+    fitting = list(range(len(ids)))  # the completions that are not too long by themselves
+    prompt_cut = False
+    while fitting:
+        cut = _cut_to_fit(tokenizer, prompt, [completions[i] for i in fitting], max_length, tools)
+        for i, shortened, is_too_long in zip(fitting, cut.ids, cut.too_long, strict=True):
+            ids[i], too_long[i] = shortened, is_too_long
+        if not any(cut.too_long):
+            prompt_cut = cut.prompt_cut
+            break
+        # The others keep as much of the prompt as if those did not exist.
+        fitting = [i for i in fitting if not too_long[i]]
+    return EncodedPrompt(ids, too_long, prompt_cut)
 
 
 def _longer_than(max_length: int | None, ids: list[list[int]]) -> list[bool]:
@@ -855,37 +860,34 @@ def _longer_than(max_length: int | None, ids: list[list[int]]) -> list[bool]:
     return [len(encoding) > max_length for encoding in ids]
 
 
-def _encode_those_that_fit(
+def _cut_to_fit(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Side,
     completions: list[Side],
-    shortest: list[list[int]],
     max_length: int,
     tools: list[dict] | None,
 ) -> EncodedPrompt:
-    """Encode the completions of a prompt of which some are too long by themselves.
+    """Cut the oldest part of a prompt until all completions fit, or until one cannot.
 
-    The other completions keep as much of the prompt as if the long ones did not exist.
-
-    Args:
-        tokenizer: The reward model's tokenizer.
-        prompt: The whole prompt.
-        completions: All completions.
-        shortest: The ids of every completion with no prompt left to cut.
-        max_length: The limit in tokens.
-        tools: The functions that the assistant may call.
+    Where one cannot, its ids are still longer than the limit, and it is too long; others may be
+    longer than the limit as well, and would fit under a prompt that is cut further.
     """
-    too_long = _longer_than(max_length, shortest)
-    fitting = [i for i, is_too_long in enumerate(too_long) if not is_too_long]
-    if not fitting:
-        return EncodedPrompt(shortest, too_long, prompt_cut=False)
-    encoded = encode_within(
-        tokenizer, prompt, [completions[i] for i in fitting], max_length, "truncate_prompt", tools
-    )
-    ids = list(shortest)
-    for i, fitting_ids in zip(fitting, encoded.ids, strict=True):
-        ids[i] = fitting_ids
-    return EncodedPrompt(ids, too_long, encoded.prompt_cut)
+    shorter = prompt
+    ids = encode_each(tokenizer, prompt, completions, tools)
+    prompt_cut = False
+    while any(_longer_than(max_length, ids)):
+        excesses = [len(encoding) - max_length for encoding in ids]
+        next_shorter = _cut_oldest(tokenizer, shorter, max(excesses))
+        if next_shorter is None:
+            too_long = [
+                excess > 0 and _cut_oldest(tokenizer, shorter, excess) is None
+                for excess in excesses
+            ]
+            return EncodedPrompt(ids, too_long, prompt_cut)
+        shorter = next_shorter
+        ids = encode_each(tokenizer, shorter, completions, tools)
+        prompt_cut = True
+    return EncodedPrompt(ids, [False] * len(ids), prompt_cut)
 
 
 def _cut_oldest(tokenizer: PreTrainedTokenizerBase, prompt: Side, excess: int) -> Side | None:

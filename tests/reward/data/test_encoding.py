@@ -938,6 +938,11 @@ def test_truncation_of_random_conversations(tokenizers, seed):
     whole = [encode(tokenizer, prompt, completion) for completion in completions]
     limit = rng.randint(30, max(map(len, whole)))
     encoded = encode_within(tokenizer, prompt, completions, limit, "truncate_prompt")
+    alone = [
+        encode_within(tokenizer, prompt, [completion], limit, "truncate_prompt").too_long[0]
+        for completion in completions
+    ]
+    assert encoded.too_long == alone
     if any(encoded.too_long):
         assert [len(ids) > limit for ids in encoded.ids] == encoded.too_long
         assert encoded.prompt_cut == any(
@@ -964,6 +969,22 @@ def test_a_completion_is_never_cut(tokenizers):
     encoded = encode_within(tokenizer, TALK, completions, 200, "truncate_prompt")
     assert encoded.too_long == [True, False]
     assert not encoded.prompt_cut
+
+
+def test_a_completion_that_is_too_long_leaves_the_others_as_they_are_alone(tokenizers):
+    """The last turn of the user must be cut for the short answer too, though not as far."""
+    tokenizer = tokenizers("qwen")
+    question = user(" ".join(["word"] * 60))
+    completions = [assistant("word " * length) for length in (45, 200, 30)]
+    alone = len(encode(tokenizer, question, completions[0]))
+    limit = alone - 15
+    encoded = encode_within(tokenizer, question, completions, limit, "truncate_prompt")
+    assert encoded.too_long == [False, True, False]
+    assert encoded.prompt_cut
+    pair = [completions[0], completions[2]]
+    without = encode_within(tokenizer, question, pair, limit, "truncate_prompt")
+    assert [encoded.ids[0], encoded.ids[2]] == without.ids
+    assert len(encoded.ids[0]) == limit
 
 
 def test_characters_of_several_tokens_are_cut_as_a_whole(tokenizers):

@@ -4,12 +4,12 @@ import warnings
 
 import pytest
 import torch
+from support import REPO
 from trl import RewardConfig
 
 from reward.recipe.parse import parse_command_line
 from reward.training.run import read_settings
 from reward.training.runtime import choose_precision, keep_quiet
-from support import REPO
 
 WITH, WITHOUT = {"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": False}
 NOT_ASKED_OF = "float32 (the recipe asks for bf16, and this CPU has no AVX512-BF16 and no AMX)"
