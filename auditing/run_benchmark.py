@@ -8,7 +8,6 @@ A row takes the path of score.py and of `audit.py --scores`: one reader, one sco
 scored rows. What is audited are the pairs of right and wrong completions.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +31,8 @@ from reward.data.sources import FEATURES, SplitReader, split_reader
 from reward.data.tokens import PROMPT_CUT, over_long
 from reward.data.transcripts import text_of
 from reward.model.encoded_row import EncodedRow, encode_row_to_score
+from reward.model.hub import SHA1
 from reward.model.scorer import Scorer
-
-COMMIT = re.compile("[0-9a-f]{40}")
 
 # The columns that the checks read of a table of pairs.
 TABLE = Features(
@@ -116,7 +114,7 @@ def commit_of(reader: SplitReader) -> str | None:
     """The commit of a Hub data set, by which datasets names the folder of its cache."""
     for file in reader.dataset.cache_files:
         folder = Path(file["filename"]).parent.name
-        if COMMIT.fullmatch(folder):
+        if SHA1.fullmatch(folder):
             return folder
     return None
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from reward.data.formats import (
 from reward.data.hashing import text_key
 from reward.data.hub_access import hub_fault, storage_fault, use_cache_if_unreachable
 from reward.data.row_files import PlacedRow, read_rows
-from reward.data.transcripts import RowError, first_user_turn, text_of
+from reward.data.transcript_shapes import shape_of, turns_of
+from reward.data.transcripts import RowError, Side, first_user_turn, text_of
 
 
 def _hash_of_code() -> str:
@@ -241,7 +243,7 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None, unread: str
         "where": where,
         "drop": pair["drop"],
         "unread": unread,
-        "turn_key": text_key(first_user_turn(pair["prompt"])),
+        "turn_key": text_key(_first_turn(pair["prompt"])),
         "pair_key": text_key(prompt, chosen, rejected),
         "swap_key": text_key(prompt, rejected, chosen),
         "ranking": text_key(where, prompt),
@@ -250,6 +252,14 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None, unread: str
     for label in LABELS:
         row[label] = pair.get(label)
     return row
+
+
+def _first_turn(prompt: Side) -> str:
+    """The first turn of the user, also in a transcript of any shape that is kept as a text."""
+    if isinstance(prompt, str) and shape_of(prompt) is not None:
+        with suppress(RowError):  # its turns are unclear, so the whole text counts
+            prompt = turns_of(prompt)
+    return first_user_turn(prompt)
 
 
 def _row_of_unreadable(place: str, unreadable: UnreadableRow, subset: str | None) -> dict:

@@ -23,7 +23,8 @@ from reward.data.hub_access import hub_fault, use_cache_if_unreachable
 # A model in the cache has one of these: the file of a full model or of an adapter.
 CONFIG_FILES = ("config.json", "adapter_config.json")
 
-COMMIT = re.compile("[0-9a-f]{40}")
+SHA1 = re.compile("[0-9a-f]{40}")  # the name of a commit too
+SHA256 = re.compile("[0-9a-f]{64}")
 SMALL_FILE = 1 << 25  # bytes; such a file is compared with its hash whenever it is used
 
 
@@ -88,7 +89,7 @@ def checkpoint_file(name: str, file: str, revision: str = "main") -> str | None:
         if os.path.isfile(path):
             return path
         return None
-    is_commit = COMMIT.fullmatch(revision) is not None
+    is_commit = SHA1.fullmatch(revision) is not None
     if is_commit and try_to_load_from_cache(name, file, revision=revision) is _CACHED_NO_EXIST:
         return None  # what a commit lacks it will always lack
     use_cache_if_unreachable()
@@ -125,9 +126,9 @@ def refuse_damaged_download(name: str, path: str) -> None:
     """
     stored = os.path.realpath(path)
     expected = os.path.basename(stored)
-    if len(expected) == 64:
+    if SHA256.fullmatch(expected):
         is_sound = _file_hash(stored, "sha256") == expected
-    elif len(expected) == 40:
+    elif SHA1.fullmatch(expected):
         git_header = b"blob %d\0" % os.path.getsize(stored)
         is_sound = expected == _file_hash(stored, "sha1", git_header)
         is_sound = is_sound or expected == _file_hash(stored, "sha1")

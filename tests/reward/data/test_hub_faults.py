@@ -114,6 +114,7 @@ def test_only_a_hash_of_the_file_is_taken_for_one(tmp_path):
         "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5": True,  # sha256sum
         "8cb2237d0679ca88db6464eac60da96345513965": False,
         "model.safetensors": True,
+        "pytorch_model-00001-of-00002.safetensors": True,  # 40 characters, and no hash
     }
     for name, is_sound in hashes.items():
         (tmp_path / name).write_bytes(content)

@@ -85,6 +85,31 @@ def test_splits_are_disjoint_by_first_user_turn(tmp_path):
     assert [ledger.dropped(name) for name in splits] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("transcript", ["auto", "raw"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "\n\nHuman: {0}\n\nAssistant: Hello\n\nHuman: {1}\n\nAssistant:",
+        "User: {0}\nAssistant: Hello\nUser: {1}\nAssistant:",
+        "<|im_start|>user\n{0}<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
+        "<|im_start|>user\n{1}<|im_end|>\n<|im_start|>assistant\n",
+    ],
+)
+def test_conversations_that_begin_alike_are_in_one_split(form, transcript, tmp_path):
+    """Also where transcripts are kept as texts."""
+    rows = []
+    for first in range(40):
+        for second in range(4):
+            prompt = form.format(f"question {first}", f"and {second}?")
+            rows.append({"prompt": prompt, "chosen": " yes", "rejected": " no"})
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    splits, _ = load_preferences([source(path)], transcript=transcript, test_fraction=0.25)
+    assert sum(map(len, splits.values())) == 160
+    assert [len(table) % 4 for table in splits.values()] == [0] * len(splits)
+    keys = [set(table["turn_key"]) for table in splits.values()]
+    assert sum(map(len, keys)) == 40
+
+
 def test_validation_does_not_depend_on_order_or_other_rows(tmp_path):
     rows = [row(index) for index in range(300)]
     shuffled = random.Random(1).sample(rows, 300)
