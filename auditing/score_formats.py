@@ -45,6 +45,7 @@ from reward.data.rows_to_score import (
     NEW_COLUMN,
     benchmark_prompt_as_one_turn,
     newest_columns,
+    newest_name,
     row_without_rewards,
 )
 from reward.data.transcripts import is_messages, is_texts, text_of
@@ -180,7 +181,9 @@ def _scored_by_score_py(row: dict) -> ScoreRow:
 
 def is_read_here(column: str) -> bool:
     """Whether a column that is no part of a pair belongs to its scores."""
-    return column in COLUMNS_OF_SCORES or NEW_COLUMN.fullmatch(column) is not None
+    if column in COLUMNS_OF_SCORES or NEW_COLUMN.fullmatch(column):
+        return True
+    return newest_name("margin", [column]) == column  # new_margin, new_margin_2
 
 
 def _pair_of_benchmark(row: dict, pair: ScoredPair) -> RewardBenchPair | JudgeBenchPair | None:

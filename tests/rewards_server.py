@@ -34,6 +34,7 @@ class RewardsServer:
     folder: Path
     software: str = "vLLM"
     models: dict[str, int | None] = field(default_factory=lambda: {"rm": 512})  # name -> limit
+    lists_models: bool = True  # whether it answers GET /v1/models
     activation: bool = False  # whether it applies a sigmoid unless it is asked not to
     softmax: bool = False  # the same, over the reward and another label that is 1
     always_sigmoid: bool = False  # an old one, which does not know `use_activation`
@@ -124,7 +125,8 @@ class RewardsHandler(BaseHTTPRequestHandler):
     def do_GET(self):
         if not self.may_ask():
             return
-        if self.path != "/v1/models" or self.served.software == "OpenRLHF":
+        lists_models = self.served.lists_models and self.served.software != "OpenRLHF"
+        if self.path != "/v1/models" or not lists_models:
             self.send(404, {"detail": "Not Found"})
             return
         rows = []

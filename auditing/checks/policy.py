@@ -18,8 +18,14 @@ from reward.data.shown import count
 from reward.model.architecture import read_config
 from reward.model.checkpoint_tokenizer import tokenizer_of as load_tokenizer
 from reward.model.heads import is_encoder
-from reward.model.hub import ModelError, checkpoint_file, checkpoint_json, resolved_revision
-from reward.model.parts import as_seen_from_here
+from reward.model.hub import (
+    ModelError,
+    checkpoint_file,
+    checkpoint_json,
+    checkpoint_object,
+    resolved_revision,
+)
+from reward.model.parts import as_seen_from_here, base_of_adapter
 
 SECTION = "anchor"
 SPECIAL_TOKENS = ("pad", "eos", "bos")
@@ -107,11 +113,15 @@ def recorded_base(ckpt: str, revision: str) -> ModelVersion | None:
 
 
 def anchor_of(policy: str, revision: str) -> ModelVersion:
-    """The model that the policy starts from: the policy itself, or the base of an adapter."""
-    adapter = checkpoint_json(policy, "adapter_config.json", revision)
+    """The model that the policy starts from: the policy itself, or the base of an adapter.
+
+    Raises:
+        ModelError: There is no such model, or an adapter that names no base which is there.
+    """
+    adapter = checkpoint_object(policy, "adapter_config.json", revision)
     if adapter is not None:
-        base = adapter["base_model_name_or_path"]
-        return ModelVersion(base, resolved_revision(base, adapter.get("revision") or "main"))
+        base, base_revision = base_of_adapter(policy, adapter)
+        return ModelVersion(base, resolved_revision(base, base_revision))
     if checkpoint_file(policy, "config.json", revision) is None:
         raise ModelError(
             f"{policy}: neither a folder nor a Hub model with a config.json; "

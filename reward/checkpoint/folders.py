@@ -1,7 +1,10 @@
 """The folders of an output_dir: checkpoint-N/, and how they are deleted. No link is followed."""
 
+import re
 import shutil
 from pathlib import Path
+
+OF_A_STEP = re.compile(r"checkpoint-[0-9]+")  # a copy with a name of its own is not the trainer's
 
 
 def remove(path: Path) -> None:
@@ -19,7 +22,7 @@ def step_of(folder: Path) -> str:
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
     """Return the folders checkpoint-N of a run, the first step first."""
-    folders = [path for path in output_dir.glob("checkpoint-*") if step_of(path).isdigit()]
+    folders = [path for path in output_dir.glob("checkpoint-*") if OF_A_STEP.fullmatch(path.name)]
     return sorted(folders, key=lambda path: int(step_of(path)))
 
 

@@ -57,7 +57,7 @@ from reward.data.sided_formats import (
     rewardbench,
     rewardbench_reads,
 )
-from reward.data.transcripts import RowError, Side, text_of
+from reward.data.transcripts import RowError, Side, is_messages, text_of
 
 __all__ = [
     "PreferencePair",
@@ -256,15 +256,23 @@ def is_llmbar(row: dict) -> bool:
 def named_for_scoring(row: dict) -> set[str]:
     """The columns that scoring adds to a row whose format names no chosen side.
 
-    They are `prompt`, `chosen` and `rejected`, as far as the format has none of its own.
+    They are `chosen` and `rejected`, and `prompt` if the row has none of its own.
     """
-    for layout in FORMATS:
-        if layout.fits(row) and not layout.names_sides:
-            own = [column for column in layout.prompt if row.get(column)]
-            if own == ["prompt"]:
-                return {"chosen", "rejected"}
-            return {"prompt", "chosen", "rejected"}
-    return set()
+    if "chosen" not in row:
+        return set()
+    if not any(layout.fits(row) and not layout.names_sides for layout in FORMATS):
+        return set()
+    if _sides_hold_the_prompt(row):
+        return {"chosen", "rejected"}
+    return {"prompt", "chosen", "rejected"}
+
+
+def _sides_hold_the_prompt(row: dict) -> bool:
+    """Whether the named sides are whole conversations: the row has a prompt of its own."""
+    prompt, chosen = row.get("prompt"), row["chosen"]
+    if isinstance(chosen, str):
+        return isinstance(prompt, str) and prompt != "" and chosen.startswith(prompt)
+    return is_messages(chosen) and bool(chosen) and chosen[0]["role"] != "assistant"
 
 
 def _without_named_sides(row: dict) -> dict:

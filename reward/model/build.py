@@ -281,7 +281,8 @@ def build_tokenizer(
         eos_token: The token that ends an answer, where it is not the tokenizer's own.
 
     Raises:
-        ModelError: There is no tokenizer that can be loaded.
+        ModelError: There is no tokenizer that can be loaded, or none with a template at
+            chat_template_path.
         EncodingError: See `reward.data.encoding.prepare_tokenizer`.
     """
     tokenizer = tokenizer_of(name, revision, trust_remote_code)
@@ -297,4 +298,10 @@ def _chat_template(path: str) -> str | dict | None:
     if os.path.isfile(path):
         with open(path, encoding="utf-8") as file:
             return file.read()
-    return AutoTokenizer.from_pretrained(path).chat_template
+    template = AutoTokenizer.from_pretrained(path).chat_template
+    if template is None:
+        raise ModelError(
+            f"chat_template_path: the tokenizer of {path} has no chat template. Name a file that "
+            "holds one, or a tokenizer that does; or delete the line"
+        )
+    return template

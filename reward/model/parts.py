@@ -112,7 +112,7 @@ def parts_without_weights(name: str, revision: str) -> CheckpointParts:
     adapter_config = checkpoint_object(name, "adapter_config.json", revision)
     adapter_type = ""
     if adapter_config is not None:
-        base, base_revision = _base_of_adapter(name, adapter_config)
+        base, base_revision = base_of_adapter(name, adapter_config)
         adapter_type = str(adapter_config.get("peft_type"))
     try:
         if adapter_config is not None and checkpoint_file(
@@ -155,7 +155,7 @@ def has_tokenizer(name: str, revision: str = "main") -> bool:
     return True
 
 
-def _base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:
+def base_of_adapter(name: str, adapter_config: dict) -> tuple[str, str]:
     """Return the folder or Hub id of an adapter's base, and its revision.
 
     Raises:

@@ -145,7 +145,7 @@ def add_modes(parser: argparse.ArgumentParser) -> None:
 def fault_of_mode(args: argparse.Namespace) -> str | None:
     """What is wrong with the options of --mode; None if nothing is."""
     if args.mode == "score":
-        given = [name for name in OPTIONS_OF_MODES if getattr(args, name) not in (None, False)]
+        given = [name for name in OPTIONS_OF_MODES if is_given(getattr(args, name))]
         if given:
             name = given[0].replace("label_as", "as")
             return f"--{name} goes with --mode {'|'.join(MODES)}; found --mode score"
@@ -165,6 +165,11 @@ def fault_of_mode(args: argparse.Namespace) -> str | None:
         if fault is not None:
             return f"--scored {args.scored}: {fault}"
     return fault_of(feedback_options(args))
+
+
+def is_given(value: object) -> bool:
+    """Whether an option that is unset, or a flag that is off, has a value: 0 is one."""
+    return value is not None and value is not False
 
 
 def unread_beside_scored(args: argparse.Namespace) -> str | None:
@@ -208,6 +213,8 @@ def fault_of_input(args: argparse.Namespace) -> str | None:
     """What is wrong with the rows that are read; None if nothing is."""
     if args.input is not None:
         fault = input_fault(args.input, args.split)
+        if fault is None and args.data_dir and args.split is None:
+            fault = "--data_dir names a folder of a Hub data set, of which --split names the rows"
         return fault and f"--input {args.input}: {fault}"
     options = ["split", "data_dir", "resume"]
     if args.scored is None:
@@ -232,6 +239,8 @@ def fault_of_others(args: argparse.Namespace) -> str | None:
         return f"--convert {args.convert}: it exists already; name a new folder"
     if args.chat_template and not Path(args.chat_template).is_file():
         return f"--chat_template {args.chat_template}: no such file"
+    if args.endpoint and args.token_budget != TOKEN_BUDGET:
+        return "--token_budget is for a model that is loaded here; leave it out, or --endpoint"
     if args.token_budget < 1:
         return f"--token_budget {args.token_budget}: at least 1 is needed"
     return None

@@ -325,19 +325,20 @@ class Server:
         return rewards
 
     def _served_model(self) -> ServedModel:
-        """Return what the server says of its model; nothing where it has no such list."""
+        """Return what the server says of its model; the name alone where it has no such list."""
+        unlisted = ServedModel(self.named_model or "")
         try:
             answer = self._ask("/v1/models")
         except RefusedRequest as refused:
             if refused.status in NOT_ALLOWED:
                 raise
-            return ServedModel()
+            return unlisted
         served = {}
         try:
             for row in answer["data"]:
                 served[row["id"]] = ServedModel(row["id"], row.get("max_model_len"))
         except (KeyError, TypeError, AttributeError):
-            return ServedModel()
+            return unlisted
         if self.named_model in served:
             return served[self.named_model]
         if len(served) == 1 and self.named_model is None:

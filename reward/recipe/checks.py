@@ -277,6 +277,12 @@ def _check_streaming(recipe: Recipe) -> Iterator[Fault]:
             ("dataloader_num_workers",),
             "a stream is read by the process that counts its rows; delete dataloader_num_workers",
         )
+    if recipe["train_sampling_strategy"] in ("group_by_length", "batch_rebalance"):
+        yield Fault(
+            ("train_sampling_strategy",),
+            "a stream is not read ahead, so its lengths are unknown; "
+            "delete train_sampling_strategy, or streaming",
+        )
     if recipe["max_steps"] < 1:
         yield Fault(
             ("dataset_streaming", "streaming", "max_steps"),

@@ -550,6 +550,13 @@ ONE_OF_THREE = (
         (["--input", "README.md", "--output", "a.xlsx"], "no .xlsx is written"),
         (["--input", "README.md", "--output", "-", "--resume"], "name it with --output FILE"),
         (["--input", "README.md", "--split", "test"], "--split names a split of a folder"),
+        (["--input", "README.md", "--data_dir", "x"], "--data_dir names a folder of a Hub data"),
+        (["--input", "README.md", "--min_reward", "0"], "--min_reward goes with --mode rank"),
+        (["--input", "README.md", "--n", "0"], "--n goes with --mode rank"),
+        (
+            ["--input", "README.md", "--endpoint", "x", "--token_budget", "9"],
+            "--token_budget is for a model that is loaded here",
+        ),
         (["--input", "nobody/data"], "if it is a Hub data set, name its split too"),
         (["--input", "README.md", "--tokens"], "--tokens belongs to --prompt"),
         (["--prompt", "a", "--completion", "b", "--output", "a"], "--output belongs to --input"),

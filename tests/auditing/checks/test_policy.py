@@ -160,6 +160,13 @@ def test_an_adapter_over_the_base_starts_from_the_base(standin, trained, tmp_pat
     assert verdicts(trained, tmp_path) == SAME
 
 
+@pytest.mark.parametrize("named", [{}, {"base_model_name_or_path": None}])
+def test_an_adapter_that_names_no_base(named, trained, tmp_path):
+    write_json(tmp_path / "adapter_config.json", {"peft_type": "LORA", **named})
+    with pytest.raises(ModelError, match="is an adapter that names no base model"):
+        policy_checks(trained, str(tmp_path))
+
+
 def test_not_applicable_where_nothing_is_to_be_compared(standin, tmp_path):
     foreign = reward_model(tmp_path / "foreign", standin("qwen"))
     (tmp_path / "foreign" / "manifest.json").unlink()

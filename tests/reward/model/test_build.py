@@ -6,11 +6,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import (
-    AutoModelForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from reward.model.build import build_reward_model
+from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head
 from reward.model.hub import ModelError
 
@@ -151,3 +149,14 @@ def test_train_last_layers_freezes_the_rest(kind, layers, trained, standin):
 def test_more_last_layers_than_there_are_is_an_error(kind, standin):
     with pytest.raises(ModelError, match="train_last_layers is 3; .* has 2 blocks to choose from"):
         build_reward_model(str(standin(kind)), train_last_layers=3)
+
+
+def test_a_tokenizer_without_a_template_gives_none(standin, tmp_path):
+    """An instruct model would be trained in our layout, and nothing would say so."""
+    base, plain = str(standin("qwen")), tmp_path / "plain"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(plain)
+    config = AutoConfig.from_pretrained(base)
+    with pytest.raises(ModelError, match="the tokenizer of .*plain has no chat template"):
+        build_tokenizer(base, config, chat_template_path=str(plain))

@@ -256,6 +256,12 @@ def test_one_of_several_models_is_named_in_the_address(model, no_weights):
         assert scorer.limit == 512
 
 
+def test_the_named_model_is_asked_of_a_server_without_a_list(model, no_weights):
+    with serve_rewards(model, lists_models=False) as server:
+        EndpointScorer(no_weights, f"{server.url}?model=rm")
+        assert server.bodies[-1]["model"] == "rm"
+
+
 def test_a_server_that_wants_a_key(model, no_weights, monkeypatch):
     with serve_rewards(model, key="secret") as server:
         with pytest.raises(EndpointError, match="401 Unauthorized.*ENDPOINT_API_KEY=... in the"):

@@ -11,8 +11,11 @@ from reward_models import save
 from support import write_rows
 
 import score
+from auditing.score_formats import parse_score_row
 from auditing.scores import read_scores
 from reward.data.files import DataError
+from reward.data.formats import to_pairs
+from reward.data.rows_to_score import row_without_rewards
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.score_file import score_file
 from reward.model.scorer import Scorer
@@ -180,6 +183,30 @@ def test_a_format_without_named_sides_keeps_its_prompt(scored):
     assert {name: out[0][name] for name in row} == row
     plain, _ = scored([PAIR | {"chosen": "no", "rejected": "yes"}])
     assert [out[0][name] for name in NEW] == pytest.approx([plain[0][name] for name in NEW])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"prompt": "is tea hot?", "input": "tea"},  # its own, and a column that is read too
+        {"prompt": "is tea hot?"},
+        {"question": "is tea hot?"},  # score.py adds `prompt`
+        {"instruction": "is it hot?", "input": "tea"},
+    ],
+)
+@pytest.mark.parametrize("transcript", ["messages", "raw"])
+def test_what_was_scored_has_the_same_prompt_when_it_is_read_again(prompt, transcript, scored):
+    row = prompt | {"response_a": " yes", "response_b": " no", "votes": [1, 2]}
+    (out,), _ = scored([row])
+    (before,), (after,) = (to_pairs(one, transcript) for one in (row, row_without_rewards(out)))
+    assert after == before
+    (again,), _ = scored([out])
+    assert again["new_margin"] == out["margin"]
+    assert unread_by_an_audit(again) == unread_by_an_audit(out)
+
+
+def unread_by_an_audit(row: dict) -> tuple[str, ...]:
+    return parse_score_row(row).unread
 
 
 def test_columns_of_other_names(scored):

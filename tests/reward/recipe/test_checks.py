@@ -76,6 +76,10 @@ KEYS_TOGETHER = [  # a line, and a part of its one fault
         "dataset_streaming: true\nmax_steps: 9\ndataloader_num_workers: 2",
         "a stream is read by the process that counts its rows; delete dataloader_num_workers",
     ),
+    (
+        "dataset_streaming: true\nmax_steps: 9\ntrain_sampling_strategy: group_by_length",
+        "its lengths are unknown; delete train_sampling_strategy, or streaming",
+    ),
     ("hub_model_id: you/rm", "write `--push you/name` on the command line"),
     ("loss_type: rating_mse\nsoft_labels: false", "reads ratings alone; delete soft_labels"),
 ]

@@ -193,6 +193,13 @@ def test_the_newest_and_the_best_checkpoint_stay(best, limit, left, tmp_path):
     assert sorted(int(path.name[11:]) for path in tmp_path.iterdir()) == left
 
 
+def test_a_copy_of_a_checkpoint_under_a_name_of_its_own_stays(tmp_path):
+    for name in ("checkpoint-2", "checkpoint-4", "checkpoint-keep-2", "checkpoint-8"):
+        (tmp_path / name).mkdir()
+    remove_older(tmp_path / "checkpoint-8", best=None, limit=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-8", "checkpoint-keep-2"]
+
+
 def test_a_checkpoint_without_its_best_one_cannot_be_resumed_exactly(tmp_path):
     best, folder = tmp_path / "checkpoint-2", tmp_path / "checkpoint-4"
     for place in (best, folder):
