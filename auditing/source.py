@@ -176,7 +176,7 @@ def score_pairs(
         scorer: The model.
         table: The encoded pairs.
         progress: The name of the progress bar.
-        human_labels: False unless the table is known to hold human labels.
+        human_labels: Whether the labels may be those of people.
         ids: Token ids to score in place of the table's own, chosen and rejected in turn.
 
     Returns:

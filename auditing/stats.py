@@ -23,11 +23,11 @@ FEWEST_PROMPTS = 5  # fewer of them do not show how far prompts differ
 
 
 class Estimate(NamedTuple):
-    """A number with its 95% interval."""
+    """A number with its 95% interval, whose ends are None where there are too few to tell."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 # --- Means, and shares of pairs -------------------------------------------------------------------
@@ -734,7 +734,7 @@ def detectable_accuracy(n: int, baseline: float) -> float | None:
 
     Args:
         n: The number of pairs, at least one.
-        baseline: The accuracy q to tell it apart from, at least one half.
+        baseline: The accuracy q, between 0 and 1, to tell it apart from.
 
     Returns:
         p; None if even 1 could not be told apart.

@@ -49,7 +49,7 @@ class PaddedInputs(TypedDict):
 
 
 class MicroBatch(TypedDict):
-    """What one forward computes. The keys after `example` are the labels, BATCH_LABELS."""
+    """What one forward computes. `target_margin` to `length_difference` are BATCH_LABELS."""
 
     texts: PackedInputs | PaddedInputs  # each different text once
     sides: torch.Tensor  # (pairs, 2): which text is the chosen and which the rejected side

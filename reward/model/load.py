@@ -4,7 +4,7 @@ What is read, and what gives the reward:
 
     a full model          its head: one label, or logit 1 of two (HALOs)
     a PEFT adapter        its own head over the base that it names: one label, or logit 1 of two
-    a value head          LLaMA-Factory's, beside a full model or an adapter, becomes the head
+    a value head          TRL's, LLaMA-Factory's or OpenRLHF's becomes the head
 
 Everything else is refused, because its head would be random.
 """
