@@ -260,7 +260,7 @@ def is_about_the_model(check: Check) -> bool:
 
 def has_probes(checks: list[Check]) -> bool:
     """Whether answers were edited to see what the reward pays for."""
-    return any(edit_of(check) is not None and check.value is not None for check in checks)
+    return any(edit_of(check) is not None for check in checks)
 
 
 def probes_can_tell(checks: list[Check]) -> bool:

@@ -3,6 +3,7 @@
 Alarms of one theme, such as the length of answers, share a sentence.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -100,7 +101,9 @@ def sentence_of(members: list[Check]) -> str:
     if len(subsets) > 1:
         others = f" and {count(len(subsets) - 1, 'other subset')}"
     name = worst.subset[:LONGEST_SUBSET]
-    return f"On {name}{others}: {sentence[:1].lower()}{sentence[1:]}"
+    if theme != "other model":  # whose name stays as it is
+        sentence = sentence[:1].lower() + sentence[1:]
+    return f"On {name}{others}: {sentence}"
 
 
 def alarm_in_words(check: Check) -> str:
@@ -126,14 +129,23 @@ def counted(checks: list[Check]) -> str:
 
 
 def percent(value: float) -> str:
-    """A share in percent, with one decimal where it says something: 72%, 95.8%."""
-    return f"{100 * value:.1f}".removesuffix(".0") + "%"
+    """A share in percent, with one decimal where it says something: 72%, 95.8%.
+
+    A share that is not exactly 0 or 1 gets as many decimals as it takes: .03%, and not 0%.
+    """
+    text = f"{100 * value:.1f}"
+    if text in ("0.0", "100.0") and 1e-6 < value < 1 - 1e-6:  # closer is rounding
+        decimals = math.ceil(-math.log10(100 * min(value, 1 - value)))
+        return f"{100 * value:.{decimals}f}%"
+    return text.removesuffix(".0") + "%"
 
 
 def number(value: float | None) -> str:
-    """A number with two decimals."""
+    """A number with two decimals, or with one digit where these would be 0.00."""
     if value is None:
         return "an unknown value"
+    if 0 < abs(value) < 0.005:
+        return f"{value:.1g}"
     return f"{value:.2f}"
 
 
@@ -191,7 +203,8 @@ def winners_sentence(members: list[Check]) -> str:
     comparison = "longer"
     if worst.value < 0:
         comparison = "shorter"
-    return f"The answers that it picks are {percent(abs(worst.value))} {comparison} than the rest."
+    difference = f"{percent(abs(worst.value))} {comparison}"
+    return f"The answers that it picks are {difference} than the average one."
 
 
 def other_model_sentence(members: list[Check]) -> str:

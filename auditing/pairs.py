@@ -20,6 +20,7 @@ from auditing.style import hedges, markdown
 from reward.data.formats import PreferencePair
 from reward.data.transcripts import Side, text_of
 
+NO_PROMPT = 0  # in `Pairs.texts`, the hash of a prompt that is empty
 LARGEST_REWARD = 1e100  # a larger reward counts as not finite, because its square overflows
 NOT_FINITE = "not a finite number"  # what score.py's `reward_error` says of such a reward
 LONGEST_TEXT = 20_000  # characters of a side that are kept for the report and searched for marks
@@ -190,6 +191,14 @@ class Pairs:
         )
 
 
+def with_own_prompts(pairs: Pairs, index: np.ndarray, rows: np.ndarray) -> Pairs:
+    """The same pairs, but those at `index` share a prompt only with pairs of the same row."""
+    prompt = pairs.prompt.copy()
+    _, number_of_row = np.unique(rows, return_inverse=True)
+    prompt[index] = prompt.max() + 1 + number_of_row
+    return replace(pairs, prompt=prompt)
+
+
 def _couple(table: np.ndarray, name: str) -> np.ndarray:
     """The two rows of the table, chosen and rejected, that hold one number: (2, n)."""
     row_of_chosen = _PairNumbers._fields.index(f"{name}_chosen")
@@ -225,7 +234,7 @@ def _hashes_of(pair: ScoredPair) -> tuple[int, int, int]:
     texts = [text_of(pair[name])[:LONGEST_TEXT] for name in ("prompt", "chosen", "rejected")]
     prompt, chosen, rejected = (hash(" ".join(text.split())) for text in texts)
     if not texts[0].strip():
-        prompt = 0
+        prompt = NO_PROMPT
     return prompt, chosen, rejected
 
 

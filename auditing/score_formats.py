@@ -127,7 +127,7 @@ def parse_score_row(row: dict) -> ScoreRow:
     if "scores" in row and "num_correct" in row:
         return _rewardbench2(row)
     if "scores_chosen" in row or "scores_rejected" in row:
-        human_labels = row.get("human_labels") is True
+        human_labels = _says(row, "human_labels", ("true", "yes", "1"))
         pair = _rewardbench1_pair(row)
         prompt = _pair_of_benchmark(row, pair)
         return ScoreRow(REWARDBENCH_1, [pair], human_labels, benchmark_prompt=prompt)
@@ -173,10 +173,15 @@ def _scored_by_score_py(row: dict) -> ScoreRow:
     pair = _scored(pairs[0], row, reward_chosen, reward_rejected)
     # The labels of these benchmarks are right by construction.
     is_benchmark = is_judgebench(row) or is_llmbar(row) or is_rewardbench(pair["subset"] or "")
-    human_labels = not is_benchmark and row.get("human_labels") is not False
+    human_labels = not is_benchmark and not _says(row, "human_labels", ("false", "no", "0"))
     prompt = _pair_of_benchmark(row, pair)
     unread = tuple(column for column in unread_columns(row) if not is_read_here(column))
     return ScoreRow(PREFERENCES, [pair], human_labels, benchmark_prompt=prompt, unread=unread)
+
+
+def _says(row: dict, column: str, words: tuple[str, ...]) -> bool:
+    """Whether a cell is one of these words; a table writes true and false as text."""
+    return str(row.get(column)).strip().lower() in words
 
 
 def is_read_here(column: str) -> bool:

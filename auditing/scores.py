@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from auditing.benchmarks import Benchmark, BenchmarkPrompt, benchmark_of
-from auditing.pairs import NOT_FINITE, Pairs, ScoredPair
+from auditing.pairs import LARGEST_REWARD, NOT_FINITE, Pairs, ScoredPair, with_own_prompts
 from auditing.score_formats import (
     COMPLETIONS,
     READ_HERE,
@@ -146,7 +146,7 @@ def _scores_of(path: str, rows: PlacedScoreRows, notes: "_Notes") -> Scores:
     if not len(pairs):
         raise DataError(f"{path}: no pair with a right side is left; {'; '.join(left_out)}")
     if notes.without_prompt:
-        pairs = _with_own_prompts(pairs, *np.array(notes.without_prompt).T)
+        pairs = with_own_prompts(pairs, *np.array(notes.without_prompt).T)
     benchmark = benchmark_of(notes.benchmark_prompts)
     others = notes.rows + notes.unreadable - len(notes.benchmark_prompts)
     not_measured = []
@@ -257,14 +257,6 @@ def _kept_pairs(rows: PlacedScoreRows, in_tokens: bool, notes: _Notes) -> Iterat
             yield pair
 
 
-def _with_own_prompts(pairs: Pairs, index: np.ndarray, rows: np.ndarray) -> Pairs:
-    """The same pairs, but those at `index` share a prompt only with pairs of the same row."""
-    prompt = pairs.prompt.copy()
-    _, number_of_row = np.unique(rows, return_inverse=True)
-    prompt[index] = prompt.max() + 1 + number_of_row
-    return replace(pairs, prompt=prompt)
-
-
 def _completion_columns(completions: list[ScoredCompletion]) -> Completions:
     """The completions as arrays, in the order of the file."""
     prompt_numbers: dict[int, int] = {}
@@ -275,13 +267,17 @@ def _completion_columns(completions: list[ScoredCompletion]) -> Completions:
     reward, length, hedges, markdown, gold, rating = numbers.T
     return Completions(
         prompt=np.array(prompts),
-        reward=np.where(np.isfinite(reward), reward, np.nan),
+        reward=_nan_where_not_finite(reward),
         length=length,
         hedges=hedges,
         markdown=markdown,
-        gold=_none_if_nowhere_finite(gold),
-        rating=_none_if_nowhere_finite(rating),
+        gold=_none_if_nowhere_finite(_nan_where_not_finite(gold)),
+        rating=_none_if_nowhere_finite(_nan_where_not_finite(rating)),
     )
+
+
+def _nan_where_not_finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) < LARGEST_REWARD, values, np.nan)  # False for NaN
 
 
 def _none_if_nowhere_finite(values: np.ndarray) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from auditing.pairs import Pairs
+from auditing.pairs import NO_PROMPT, Pairs, with_own_prompts
 from reward.data.files import DataError, Source
 from reward.data.ledger import Ledger
 from reward.data.splits import load_preferences, load_test_split
@@ -187,7 +187,11 @@ def score_pairs(
         for row in rows_of(table, ("chosen_ids", "rejected_ids")):
             ids += row.values()
     rewards = scorer.rewards_of_ids(ids, progress)
-    return Pairs.collect(scored_rows(scorer, table, rewards), human_labels=human_labels)
+    pairs = Pairs.collect(scored_rows(scorer, table, rewards), human_labels=human_labels)
+    without_prompt = np.flatnonzero(pairs.texts[0] == NO_PROMPT)
+    if not len(without_prompt):
+        return pairs
+    return with_own_prompts(pairs, without_prompt, without_prompt)
 
 
 def scored_rows(scorer: Scorer, table: Dataset, rewards: list[float | None]) -> Iterator[dict]:

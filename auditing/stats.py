@@ -540,7 +540,8 @@ def fisher_z_interval(
     half = half_width(changes_of_z(x, y, group))
     if half == 0:
         return Estimate(r, r, r)
-    return Estimate(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half))
+    low, high = math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
+    return Estimate(r, min(r, low), max(r, high))  # rounding may miss r
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:

@@ -123,9 +123,10 @@ def paired_difference(
 ) -> PairedDifference | None:
     """The difference in accuracy on the same pairs, with its p-value.
 
-    McNemar's test needs independent pairs; where prompts repeat, p comes from the interval over
-    prompts (mean_difference). A bootstrap of few prompts that are alike by chance would be far too
-    sure.
+    McNemar's test needs independent pairs that are right or wrong. Where prompts repeat, p comes
+    from the interval over prompts (mean_difference): a bootstrap of few prompts that are alike by
+    chance would be far too sure. Where pairs tie, p comes from the interval too: a sign test would
+    count a tie as no better than an error, or as much better, and the difference counts it half.
 
     Args:
         our_credit: (n,) how much each pair counts as right for our model, at least one.
@@ -142,7 +143,10 @@ def paired_difference(
         p = stats.two_sided_p(estimate, df=independent(prompts) - 1)
         return PairedDifference(estimate, p, stats.detectable_mean(estimate, largest=1))
     estimate = stats.paired_bootstrap_difference(our_credit, their_credit)
-    _, _, p = stats.mcnemar_exact(our_credit, their_credit)
+    if np.isin([our_credit, their_credit], (0.0, 1.0)).all():
+        _, _, p = stats.mcnemar_exact(our_credit, their_credit)
+    else:
+        p = stats.two_sided_p(estimate)
     differing = float(np.mean(our_credit != their_credit))
     return PairedDifference(estimate, p, stats.detectable_mcnemar(len(prompts), differing))
 

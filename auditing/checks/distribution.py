@@ -79,7 +79,7 @@ def missing_check(pairs: Pairs, unreadable: int = 0) -> Check:
 def tie_check(finite: Pairs) -> Check:
     """Check the share of pairs with equal rewards."""
     n = len(finite)
-    rate = stats.wilson_estimate(int(np.sum(finite.margins == 0)), n)
+    rate = stats.share_interval((finite.margins == 0).astype(float), finite.prompt)
     return judge(Finding("tie rate", rate, n, SECTION, detectable=stats.detectable_share(n)))
 
 

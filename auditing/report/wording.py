@@ -300,15 +300,16 @@ def ranking_sentence(ranking: Ranking) -> str:
     if len(ranking.models) == 2:
         return couple_sentence(ranking.couples[0], ranking.n)
     best, *others = ranking.models
-    equals = sum(model.rank == 1 for model in others)
     n = len(ranking.models)
-    if equals == len(others):
+    if not any(couple.differs for couple in ranking.couples):
         ends = f"{percent(ranking.models[-1].accuracy)} to {percent(best.accuracy)}"
         return f"{n} models cannot be told apart by these {ranking.n:,} pairs ({ends})."
     sentence = (
         f"Of {n} models on the same {ranking.n:,} pairs, {best.name} orders most right "
         f"({percent(best.accuracy)})"
     )
+    with_best = [c for c in ranking.couples if best.name in (c.better, c.worse)]
+    equals = sum(not couple.differs for couple in with_best)
     if equals:
         sentence += f", and {count(equals, 'other')} cannot be told from it"
     audited = next(model for model in ranking.models if model.is_audited)

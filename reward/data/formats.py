@@ -260,11 +260,13 @@ def named_for_scoring(row: dict) -> set[str]:
     """
     if "chosen" not in row:
         return set()
-    if not any(layout.fits(row) and not layout.names_sides for layout in FORMATS):
-        return set()
-    if _sides_hold_the_prompt(row):
-        return {"chosen", "rejected"}
-    return {"prompt", "chosen", "rejected"}
+    for layout in FORMATS:
+        if layout.fits(row) and not layout.names_sides:
+            own = [column for column in layout.prompt if row.get(column)]
+            if own == ["prompt"] or _sides_hold_the_prompt(row):
+                return {"chosen", "rejected"}
+            return {"prompt", "chosen", "rejected"}
+    return set()
 
 
 def _sides_hold_the_prompt(row: dict) -> bool:

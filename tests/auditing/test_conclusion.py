@@ -364,3 +364,23 @@ def test_the_published_examples_conclude_what_the_rules_say_today(name):
     for page in ("report.md", "report.html", "README.md"):
         words = " ".join((folder / page).read_text(encoding="utf-8").replace("> ", "").split())
         assert conclusion.advice in words
+
+
+def test_a_share_that_is_not_zero_is_not_called_so():
+    infinite = check("non-finite rewards", "fail", 2 / 6000, 6000, section="distribution")
+    assert "for 0.03% of the pairs" in conclude([*CLEAN, infinite]).text
+
+
+def test_probes_that_found_too_few_prompts_were_there():
+    unmeasured = [
+        replace(one, value=None, low=None, high=None, verdict="not measurable")
+        for one in (PADDING, REPEATED)
+    ]
+    text = conclude([ACCURATE, CALIBRATED, *unmeasured]).text
+    assert "its probes need more prompts" in text and "was not tested" not in text
+
+
+def test_the_name_of_a_better_model_keeps_its_capitals():
+    other = check("comparison, Qwen-RM", "warn", -0.04)
+    sentence = conclude([*CLEAN, replace(other, subset="code")]).findings[0].sentence
+    assert sentence.startswith("On code: Qwen-RM orders 4% more of the pairs right")

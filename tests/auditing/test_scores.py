@@ -812,3 +812,19 @@ def test_reading_imports_no_torch(tmp_path):
         [sys.executable, "-c", code, path], cwd=REPO, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "human"),
+    [("False", False), ("false", False), (False, False), ("True", True), (1, True)],
+)
+def test_human_labels_as_a_table_writes_them(read, cell, human):
+    assert read([PLAIN | {"human_labels": cell}]).pairs.human_labels is human
+
+
+def test_sentinels_among_completions_are_no_rewards(read):
+    row = {"prompt": "Sky?", "completion": "Blue.", "reward": 1.0, "gold": 1.0}
+    rows = [row, row | {"reward": -1.797e308, "gold": 1e200}]
+    completions = read(rows).completions
+    assert np.isnan(completions.reward).tolist() == [False, True]
+    assert np.isnan(completions.gold).tolist() == [False, True]

@@ -517,3 +517,10 @@ def test_metrics_import_neither_torch_nor_matplotlib():
         "assert not {'torch', 'matplotlib', 'scipy.stats', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_rounding_does_not_push_a_correlation_out_of_its_interval():
+    """Every prompt has the same rewards and ratings, so the interval has next to no width."""
+    reward, rating = np.tile([2.0, 0, 3, 1], 28), np.tile([1.0, 2, 4, 3], 28)
+    estimate = ours.spearman_interval(reward, rating, np.repeat(np.arange(28), 4))
+    assert estimate.low <= estimate.value <= estimate.high

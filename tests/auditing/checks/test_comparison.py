@@ -6,6 +6,7 @@ from statsmodels.stats.multitest import multipletests
 
 from auditing.checks.comparison import compare_checks, holm, rank_models, short_names
 from auditing.pairs import Pairs
+from auditing.report.wording import ranking_sentence
 from auditing.stats import FEW_PROMPTS
 from auditing.verdicts import control_false_discoveries
 
@@ -130,3 +131,25 @@ def test_holm(p_values):
 )
 def test_short_names(paths, names):
     assert short_names(paths) == names
+
+
+def test_where_pairs_tie_the_test_is_of_the_same_difference_as_the_estimate():
+    """A sign test would say that a is better: 200 pairs to 104, p < 1e-7."""
+    ours, theirs = first(0.5), first(0.5)
+    ours[200:], theirs[200:] = 0.5, 0.0
+    ours[:104], theirs[:104] = 0.0, 1.0
+    (couple,) = rank_models({"a": scored(ours), "b": scored(theirs)}).couples
+    assert (couple.better, couple.worse) == ("b", "a")
+    assert couple.difference == pytest.approx(0.01)
+    assert couple.low < 0 < couple.high and couple.p > 0.5 and not couple.differs
+
+
+def test_models_that_cannot_be_told_from_the_best_are_counted():
+    """a is the best, and apart from neither; b beats c."""
+    best = first(0.6)
+    best[:40], best[N - 42 :] = 0, 1
+    models = {"a": scored(best), "b": scored(first(0.6)), "c": scored(first(0.57))}
+    ranking = rank_models(models)
+    assert [couple.differs for couple in ranking.couples] == [False, False, True]
+    sentence = ranking_sentence(ranking)
+    assert "a orders most right (60.5%), and 2 others cannot be told from it" in sentence

@@ -8,7 +8,15 @@ import statsmodels.api as sm
 from scipy import stats
 
 from auditing import stats as ours
-from auditing.checks.distribution import auc, eta_squared, overlap, saturation, scale_ratio
+from auditing.checks.distribution import (
+    auc,
+    eta_squared,
+    overlap,
+    saturation,
+    scale_ratio,
+    tie_check,
+)
+from auditing.pairs import Pairs
 
 
 def test_auc_is_mann_whitneys_u():
@@ -175,3 +183,14 @@ def test_many_small_equal_subsets_do_not_seem_of_other_scale():
         estimate = scale_ratio(rng.normal(size=120) * np.array([1.0, 1.5])[two], two)
         hits += estimate.low <= 1.5 <= estimate.high
     assert 0.90 < hits / 500 < 0.98
+
+
+def test_ties_of_one_prompt_are_one_observation():
+    """Three prompts of 60 pairs, of which two tie throughout: 180 pairs would be sure of it."""
+    rows = []
+    for i in range(180):
+        texts = {"prompt": f"q{i % 3}", "chosen": f"a{i}", "rejected": f"b{i}"}
+        rows.append(texts | {"reward_chosen": float(i % 3 == 2), "reward_rejected": 0.0})
+    check = tie_check(Pairs.collect(rows))
+    assert check.value == pytest.approx(2 / 3)
+    assert check.low < 0.3 and check.verdict == "warn"  # half of the pairs would be a fail
