@@ -32,6 +32,7 @@ PAIRS=${PAIRS:-Anthropic/hh-rlhf}
 OUT=${OUT:-gpu-out}
 PYTHON=${PYTHON:-python3}
 PARTS=${PARTS:-.}
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0} # one process would be refused several
 LIMIT=${LIMIT:-530} # seconds that all parts may take together on a GPU
 mkdir -p "$OUT"
 exec > >(tee "$OUT/gpu.log") 2>&1

@@ -9,6 +9,7 @@ from reward.model.hub import ModelError
 
 if TYPE_CHECKING:  # A fresh process reads golden rewards alone, and need not wait for datasets.
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 GOLDEN_KEYS = {"prompt", "completion", "tools"}
@@ -35,15 +36,31 @@ def golden_pairs(table: "Dataset", count: int = 8) -> "Dataset":
     return table.select(sorted(places))
 
 
-def golden_texts(pairs: "Dataset") -> list[GoldenText]:
-    """Return both sides of each pair, chosen first: messages (or strings) and token ids."""
+def golden_texts(
+    pairs: "Dataset", tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> list[GoldenText]:
+    """Return both sides of each pair, chosen first: messages (or strings) and token ids.
+
+    Args:
+        pairs: The encoded pairs.
+        tokenizer: The reward model's. Arguments of tool calls become what its template reads, so
+            that stock transformers gives the ids; without one they stay as they are.
+    """
+    from reward.data.encoding import as_template_reads
     from reward.data.tokens import decode_sides
 
     texts = []
     for row in pairs:
         prompt, chosen, rejected, tools = decode_sides(row)
         for completion, ids in ((chosen, row["chosen_ids"]), (rejected, row["rejected_ids"])):
-            text = {"prompt": prompt, "completion": completion, "tools": tools}
+            turns = prompt + completion
+            if tokenizer is not None and isinstance(turns, list):
+                turns = as_template_reads(tokenizer, turns)
+            text = {
+                "prompt": turns[: len(prompt)],
+                "completion": turns[len(prompt) :],
+                "tools": tools or None,  # as it is encoded: templates may tell [] from none
+            }
             if row["truncated"]:
                 # A fresh process would encode the whole prompt from the messages, not the cut one.
                 text = None

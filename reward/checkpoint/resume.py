@@ -31,12 +31,13 @@ class SealCheckpoint(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        was_whole = (folder / MANIFEST).is_file()  # the run goes on from it
         try:
             self.trainer.accelerator.wait_for_everyone()
             if state.is_world_process_zero and folder.is_dir():
                 self._seal(folder, state)
         except BaseException:  # the disk is full, or another process is gone
-            if state.is_world_process_zero:
+            if state.is_world_process_zero and not was_whole:
                 remove(folder)
             raise
         if state.is_world_process_zero and self.limit:

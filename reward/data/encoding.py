@@ -481,7 +481,7 @@ def _render_messages(
             "take hours; no template needs it: write the number itself, or name another template "
             "as chat_template_path."
         )
-    conversations = [_as_template_reads(tokenizer, one) for one in conversations]
+    conversations = [as_template_reads(tokenizer, one) for one in conversations]
     for conversation in conversations:
         _refuse_left_out(tokenizer, conversation, tools)
     try:
@@ -511,7 +511,7 @@ def _render_messages(
         ) from None
 
 
-def _as_template_reads(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> Messages:
+def as_template_reads(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> Messages:
     """The conversation with the arguments of its tool calls as the template reads them."""
     if not has_arguments_as_text(conversation):
         return conversation

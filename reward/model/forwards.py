@@ -122,6 +122,8 @@ class Forwards:
             inputs["token_type_ids"] = torch.tensor([self.token_types.of(text)])
         try:
             return self._rewards(inputs)[0]
+        except torch.OutOfMemoryError:  # a RuntimeError, and no fault of the model
+            raise
         except (RuntimeError, ValueError, IndexError) as error:
             name = type(without_adapter(self.model)).__name__
             raise ModelError(
@@ -274,6 +276,8 @@ def self_test(
         allowed = max(ALLOWED_IN_HALF_PRECISION * size, 3 * rounding)
     try:
         rewards = torch.tensor(batched(texts))
+    except torch.OutOfMemoryError:  # a RuntimeError; another way would hide it, and be slow
+        raise
     except (RuntimeError, ValueError, IndexError) as error:
         warnings.warn(f"{error}", stacklevel=2)
         return Difference(float("inf"), allowed)

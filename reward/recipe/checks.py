@@ -507,11 +507,25 @@ def _check_output(recipe: Recipe) -> Iterator[Fault]:
             ("output_dir",),
             f"found the file {folder}; needed is a folder: `output_dir: rm-out`",
         )
+    elif _base_lies_in(folder, recipe):
+        yield Fault(
+            ("output_dir", "model_name_or_path"),
+            f"the base {recipe['model_name_or_path']} lies in {folder}, whose model is replaced by "
+            "the trained one; needed is another `--output_dir`",
+        )
     elif _must_be_empty(recipe) and folder.is_dir() and set(os.listdir(folder)) - {LOCK}:
         yield Fault(
             ("output_dir",),
             f"{folder} is not empty; add `--overwrite`, `--resume auto` or another `--output_dir`",
         )
+
+
+def _base_lies_in(folder: Path, recipe: Recipe) -> bool:
+    """Whether the base is this folder, or lies in it."""
+    base = recipe["model_name_or_path"]
+    if not base or not os.path.isdir(base):
+        return False
+    return Path(base).resolve().is_relative_to(folder.resolve())
 
 
 def _why_not_writable(folder: Path) -> str | None:

@@ -198,6 +198,7 @@ class Engine:
             refuse_4bit_stored_as_integers(recipe)
             refuse_loading_quantized_checkpoints(recipe)
         refuse_more_processes_than_gpus(self, use_cpu, environment)
+        refuse_several_gpus_for_one_process(self, use_cpu, environment)
         if self.kind == "DEEPSPEED":
             refuse_operators_that_cannot_be_built(self, use_cpu, environment)
 
@@ -353,6 +354,21 @@ def refuse_more_processes_than_gpus(
         f"GPU{plural} (CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES', 'unset')}); "
         f"each process needs one: accelerate launch{hosts} --num_processes {gpus * engine.hosts} "
         "..."
+    )
+
+
+def refuse_several_gpus_for_one_process(
+    engine: Engine, use_cpu: bool, environment: Mapping[str, str]
+) -> None:
+    """transformers would take nn.DataParallel, which TRL refuses once all data are read."""
+    if engine.kind != "NO" or "LOCAL_RANK" in environment:
+        return
+    if use_cpu or not torch.cuda.is_available() or torch.cuda.device_count() < 2:
+        return
+    raise LaunchError(
+        f"one process was started, and it sees {torch.cuda.device_count()} GPUs; to train on one "
+        "of them write `accelerate launch --config_file accelerate_configs/single.yaml train_rm.py "
+        "...`, on all of them ddp.yaml in its place, or hide the others (CUDA_VISIBLE_DEVICES=0)"
     )
 
 

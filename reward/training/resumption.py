@@ -54,8 +54,7 @@ class SinceLastLog(TrainerCallback, ExportableState):
         trainer = self.trainer
         trainer._tr_loss += saved["loss"]
         if trainer.is_world_process_zero():
-            sums = torch.tensor(saved["sums"], dtype=torch.float64)
-            trainer._window += sums.to(trainer._window)
+            trainer._window += torch.tensor(saved["sums"]).to(trainer._window)
         trainer._globalstep_last_logged = saved["logged_step"]
         trainer._total_train_tokens = saved["tokens"]
 

@@ -45,7 +45,7 @@ from reward.checkpoint.contract import (
     standard_deviation,
     verify_saved_model,
 )
-from reward.checkpoint.folders import remove
+from reward.checkpoint.folders import checkpoint_folders, remove
 from reward.checkpoint.fresh_process import (
     CheckpointError,
     leave_launcher,
@@ -181,14 +181,14 @@ def train_in_folder(settings: "Settings") -> int:
 
     # --- Save
     manifest, main_process = training.manifest, settings.state.is_main_process
-    save(settings, data, training)
+    save(settings, base, data, training)
     del training
     free_memory()  # the fresh process loads the model a second time
     if not main_process:
         return 0
 
     # --- Verify, and put in place
-    verify(settings, data, manifest, rewards)
+    verify(settings, base, data, manifest, rewards)
     try:
         hand_on(settings, base, manifest)
     except KeyboardInterrupt:
@@ -263,6 +263,8 @@ def read_settings(recipe: Recipe) -> Settings:
         args = RewardConfig(**keys, max_length=None)
     except ValueError as error:
         raise SettingsError(f"{recipe.path}: {error}") from error
+    if recipe.plan:
+        args._n_gpu = 1  # as under the launcher; plain python would count all GPUs of this machine
     return Settings(
         recipe,
         engine,
@@ -595,7 +597,7 @@ def remove_leftovers(settings: Settings) -> None:
     if settings.state.is_main_process:
         remove(settings.staging)
         if settings.recipe.overwrite:
-            for old in settings.output_dir.glob("checkpoint-*"):
+            for old in checkpoint_folders(settings.output_dir):
                 remove(old)
     settings.state.wait_for_everyone()
 
@@ -843,7 +845,7 @@ def evaluate(trainer: PairTrainer) -> dict[str, float]:
 # --- Save -----------------------------------------------------------------------------------------
 
 
-def save(settings: Settings, data: Data, training: Training) -> None:
+def save(settings: Settings, base: Base, data: Data, training: Training) -> None:
     """Write the whole checkpoint beside its final place, and leave the process group.
 
     The card is missing: it says whether the model was verified.
@@ -858,7 +860,7 @@ def save(settings: Settings, data: Data, training: Training) -> None:
         settings.recipe.save(staging / "recipe.yaml")
         write_json(staging / "ledger.json", data.ledger.as_dict())
         write_json(staging / "test_ids.json", row_ids(data.splits["test"]))
-        write_golden(staging, golden_texts(data.golden))
+        write_golden(staging, golden_texts(data.golden, base.tokenizer))
         seal(staging, training.manifest.as_dict())
     training.trainer.end()  # trackers, and the process group, which the fresh process must not meet
 
@@ -873,11 +875,14 @@ def free_memory() -> None:
 # --- Verify ---------------------------------------------------------------------------------------
 
 
-def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[float]) -> None:
+def verify(
+    settings: Settings, base: Base, data: Data, manifest: Manifest, rewards: list[float]
+) -> None:
     """Compare the saved model's golden rewards with the trained model's, and move it to its place.
 
     Args:
         settings: The settings, which say where the model lies and where it goes.
+        base: The base, whose tokenizer encoded the texts.
         data: The pairs, which hold the golden ones.
         manifest: The manifest; the result of the comparison goes into it.
         rewards: The trained model's golden rewards.
@@ -895,7 +900,7 @@ def verify(settings: Settings, data: Data, manifest: Manifest, rewards: list[flo
     if exact:
         tolerance_of_std = 0.0
     verified = verify_saved_model(staging, rewards, tolerance_of_std)
-    write_golden(staging, golden_texts(data.golden), verified.rewards)
+    write_golden(staging, golden_texts(data.golden, base.tokenizer), verified.rewards)
     manifest.verified = verified.for_manifest()
     card = model_card(manifest, data.ledger.as_dict(), str(output_dir))
     (staging / "README.md").write_text(card, encoding="utf-8")

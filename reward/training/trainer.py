@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import DistributedType
+from accelerate.utils import send_to_device
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers import (
@@ -97,6 +98,13 @@ class PairSums(NamedTuple):
     margin: float
     reward: float  # of both sides
     tokens: float  # that the model read, of all pairs
+
+
+def precision_of_sums(device: torch.device) -> torch.dtype:
+    """The dtype of sums over many pairs; Apple's GPUs have no float64."""
+    if device.type == "mps":
+        return torch.float32
+    return torch.float64
 
 
 class SelfTest(TrainerCallback):
@@ -219,7 +227,10 @@ class PairTrainer(RewardTrainer):
         self.add_callback(self.since_last_log)
         self._train_sampler: torch.utils.data.Sampler | None = None
         self._goes_on_from: Path | None = None  # a checkpoint that is not yet gone on from
-        self._window = torch.zeros(len(PairSums._fields), dtype=torch.float64)  # as PairSums
+        # As PairSums. It lies where the engine reduces it: NCCL takes no tensor on the CPU.
+        self._window = torch.zeros(
+            len(PairSums._fields), dtype=precision_of_sums(args.device), device=args.device
+        )
         self.evaluated_rewards: torch.Tensor | None = None
         self.length_head = None
         if options.length_head:
@@ -240,6 +251,14 @@ class PairTrainer(RewardTrainer):
         own = ["chosen_ids", "rejected_ids", "rows", "pairs", *LABEL_DEFAULTS]
         # `train_sampling_strategy: group_by_length` reads `length` from the dataset.
         self._signature_columns = [*own, "length"]
+
+    def _prepare_input(self, data):
+        """Move tensors to the device and leave their dtype; transformers casts under DeepSpeed.
+
+        What reaches the model are integers. The floats are labels, which bf16 would round: a rating
+        of 85.3 to 85.5, the number 257 of a subset to 256.
+        """
+        return send_to_device(data, self.args.device)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
         """Return the dataset as it is, for it is encoded already. TRL tokenises it."""
@@ -645,12 +664,9 @@ class PairTrainer(RewardTrainer):
             reward=rewards.sum(),
             tokens=inputs["tokens"],
         )
-        precision = torch.float64
-        if rewards.device.type == "mps":
-            precision = torch.float32  # Apple's GPUs have no float64
-        self._window = self._window.to(rewards.device, precision)
+        dtype, device = self._window.dtype, self._window.device
         self._window += torch.stack(
-            [torch.as_tensor(value, dtype=precision, device=rewards.device) for value in sums]
+            [torch.as_tensor(value, dtype=dtype, device=device) for value in sums]
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

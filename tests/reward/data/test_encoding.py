@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AddedToken, ByT5Tokenizer, PreTrainedTokenizerFast
 from trl.data_utils import apply_chat_template
 
+from reward.checkpoint.golden import golden_texts
+from reward.checkpoint.verify import encodes_alike
 from reward.data import encoding
 from reward.data.encoding import (
     EncodedPrompt,
@@ -818,6 +820,24 @@ def test_arguments_of_tool_calls_that_are_text(name, written):
             as_mapping = [{**messages[0], "tool_calls": [call("f", arguments)]}]
             assert render(tokenizer, user("Is it warm?"), as_mapping) == text
     assert json.loads(messages[0]["tool_calls"][0]["function"]["arguments"]) == arguments
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3"])
+@pytest.mark.parametrize("tools", [None, []])
+def test_golden_texts_of_tool_calls_are_encoded_alike_by_stock_transformers(name, tools):
+    """The run failed after its last step: the fresh process read the arguments as a text."""
+    tokenizer = with_template(name)
+    prepare_tokenizer(tokenizer, False)
+    completion = [
+        {"role": "assistant", "content": "", "tool_calls": [call("f", '{"city": "Rome"}')]}
+    ]
+    (ids,) = encode_each(tokenizer, user("Is it warm?"), [completion], tools)
+    sides = {"prompt": user("Is it warm?"), "chosen": completion, "rejected": completion}
+    row = {side: json.dumps(turns) for side, turns in sides.items()}
+    row |= {"chosen_ids": ids, "rejected_ids": ids, "truncated": False}
+    row["tools"] = None if tools is None else json.dumps(tools)
+    for golden in golden_texts([row], tokenizer):
+        assert encodes_alike(tokenizer, json.loads(json.dumps(golden))["text"], ids)
 
 
 def test_arguments_that_are_text_stay_text_in_earlier_checkpoints():

@@ -188,3 +188,17 @@ def test_left_padding_and_right_padding_agree(llama):
         expected = [forwards.alone(text) for text in texts]
         assert forwards.padded(texts) == pytest.approx(expected, abs=1e-5)
         assert scorer.model.config.pad_token_id == pad
+
+
+def test_too_little_memory_is_no_reason_for_a_slower_way(llama, monkeypatch):
+    """It is an error that names --token_budget; the scorer went on with one text at a time."""
+    scorer = Scorer(str(llama))
+
+    def too_little(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        forwards_module.self_test(scorer.forwards, too_little, WORD_IDS)
+    monkeypatch.setattr(scorer.forwards, "_rewards", too_little)
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.forwards.alone(WORD_IDS[0])

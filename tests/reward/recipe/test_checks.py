@@ -268,3 +268,15 @@ def test_trackers_that_cannot_be_opened():
     assert fault.endswith("`report_to: tensorboard`")
     for sound in ("none", "all", "null", "[none]", "flyte"):
         parse(SOUND + f"report_to: {sound}\n")
+
+
+def test_the_base_may_not_lie_where_the_trained_model_goes(tmp_path, monkeypatch):
+    """An adapter's base was deleted once the adapter was verified."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("rm", "rm/merged"):
+        Path(folder).mkdir()
+    lines = "dataset_name: org/data\noutput_dir: {}\nmodel_name_or_path: {}\n"
+    for base in ("./rm", "rm/merged"):
+        found = faults(lines.format("rm", base))
+        assert any("whose model is replaced by the trained one" in fault for fault in found)
+    assert parse(lines.format("rm-2", "rm"))["output_dir"] == "rm-2"

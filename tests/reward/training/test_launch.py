@@ -515,3 +515,18 @@ def test_engines_are_read_from_files_and_from_what_accelerate_sets(tmp_path):
     sharded = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
     own_engine = Engine.launched(Recipe(values=sharded), sizes)
     assert (own_engine.kind, own_engine.gathers_model) == ("FSDP", False)
+
+
+def test_one_process_that_sees_several_gpus(monkeypatch):
+    """TRL refuses nn.DataParallel, once the data are encoded and the model is loaded."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    engine = Engine.launched(environment={})
+    with pytest.raises(LaunchError, match="it sees 4 GPUs.*accelerate_configs/single.yaml"):
+        engine.check(Recipe(), use_cpu=False, environment={})
+    engine.check(Recipe(), use_cpu=True, environment={})
+    engine.check(Recipe(), use_cpu=False, environment={"LOCAL_RANK": "0"})  # torchrun, 1 process
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    engine.check(Recipe(), use_cpu=False, environment={})

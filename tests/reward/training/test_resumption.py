@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from support import last_of_each
 
 from reward.checkpoint.folders import remove, remove_older
 from reward.checkpoint.manifest import seal
-from reward.checkpoint.resume import checkpoint_fault
+from reward.checkpoint.resume import SealCheckpoint, checkpoint_fault
 from reward.data import one_writer
 from reward.data.files import DataError
 from reward.data.one_writer import open_locked
@@ -314,3 +315,24 @@ def test_a_second_training_in_one_folder_is_refused(limited):
     run = limited[1]["locked"]
     assert run.status == 2
     assert "process 7 on elsewhere, since noon, is writing it; wait until it ends, or" in run.output
+
+
+def test_a_checkpoint_that_a_run_goes_on_from_is_not_removed(tmp_path):
+    """A second Ctrl-C, or a full disk, while it is sealed once more."""
+    for name, is_whole in (("checkpoint-2", True), ("checkpoint-4", False)):
+        (tmp_path / name).mkdir()
+        if is_whole:
+            (tmp_path / name / "manifest.json").write_text("{}")
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(save_total_limit=None, output_dir=str(tmp_path)),
+        accelerator=SimpleNamespace(wait_for_everyone=interrupted),
+    )
+    for step in (2, 4):
+        state = SimpleNamespace(global_step=step, is_world_process_zero=True)
+        with pytest.raises(KeyboardInterrupt):
+            SealCheckpoint(trainer, manifest=None).on_save(trainer.args, state, control=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]

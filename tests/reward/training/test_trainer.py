@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from reward.model.batches import BATCH_LABELS, PreferenceCollator
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head, rewards_from_logits
 from reward.training.losses import LOSSES, bradley_terry, centering, rao_kupper, smooth
+from reward.training.resumption import SinceLastLog
 from reward.training.run import require_subset
 from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
 
@@ -847,3 +849,30 @@ def test_frozen_blocks_have_the_right_gradients_with_activation_checkpointing(
         torch.testing.assert_close(gradient, without[name], atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(gradient, unfrozen[name], atol=1e-6, rtol=1e-5)
         assert gradient.abs().max() > 0 or name.endswith("bias")
+
+
+def test_labels_keep_their_precision_under_deepspeed(make_trainer, monkeypatch):
+    """transformers casts floats to the engine's bf16: 85.3 became 85.5, subset 257 became 256."""
+    trainer = make_trainer(pairs(4))
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    batch = next(iter(trainer.get_train_dataloader()))
+    (micro_batch,) = batch["micro_batches"]
+    micro_batch["rating_chosen"] = torch.full((4,), 85.3)
+    micro_batch["subset_id"] = torch.full((4,), 257.0)
+    (moved,) = trainer._prepare_inputs(batch)["micro_batches"]
+    assert moved["rating_chosen"].tolist() == pytest.approx([85.3] * 4, rel=1e-6)
+    assert moved["subset_id"].tolist() == [257] * 4
+
+
+def test_sums_since_the_last_log_lie_where_the_engine_reduces_them(make_trainer, monkeypatch):
+    """NCCL refuses tensors of the CPU; a resumed run may log before its first step."""
+    monkeypatch.setattr(RewardConfig, "device", torch.device("meta"))
+    trainer = make_trainer(pairs(4))
+    assert trainer._window.device.type == "meta"
+    restored = SimpleNamespace(
+        _tr_loss=torch.zeros(()), _window=torch.zeros(6), is_world_process_zero=lambda: True
+    )
+    SinceLastLog(restored).restore(
+        {"loss": 1.0, "sums": [4.0, 3, 0, 2, 1, 80], "logged_step": 2, "tokens": 80}
+    )
+    assert restored._window.tolist() == [4, 3, 0, 2, 1, 80]
