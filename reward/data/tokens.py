@@ -374,11 +374,12 @@ def _encode_table(
 
 
 def _hash_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of all that decides an encoding: the template and the vocabulary."""
+    """A hash of all that decides an encoding: template, end token and vocabulary."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     # Using the tokenizer changes these two entries, and encode_within reads neither.
     state["truncation"] = state["padding"] = None
-    facts = json.dumps([encoder_facts(tokenizer), state])
+    ends = (tokenizer.eos_token, tokenizer.sep_token)  # one of them ends a text that is no messages
+    facts = json.dumps([encoder_facts(tokenizer), ends, state])
     return hashlib.sha256(facts.encode()).hexdigest()
 
 

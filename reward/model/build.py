@@ -282,11 +282,17 @@ def build_tokenizer(
 
     Raises:
         ModelError: There is no tokenizer that can be loaded, or none with a template at
-            chat_template_path.
+            chat_template_path, or eos_token is none of its control tokens.
         EncodingError: See `reward.data.encoding.prepare_tokenizer`.
     """
     tokenizer = tokenizer_of(name, revision, trust_remote_code)
     if eos_token is not None:
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        if eos_token not in added:
+            raise ModelError(
+                f"eos_token: {eos_token!r} is no control token of the tokenizer of {name}; it has "
+                f"{', '.join(added[:10])}{', ...' * (len(added) > 10)}"
+            )
         tokenizer.eos_token = eos_token
     if chat_template_path is not None:
         tokenizer.chat_template = _chat_template(chat_template_path)

@@ -41,6 +41,7 @@ from trl import ModelConfig, RewardConfig, get_peft_config, get_quantization_con
 from reward.checkpoint.card import model_card
 from reward.checkpoint.contract import (
     ALLOWED_OF_STD,
+    ALLOWED_WHERE_CAST,
     put_in_place,
     standard_deviation,
     verify_saved_model,
@@ -899,6 +900,8 @@ def verify(
     tolerance_of_std = ALLOWED_OF_STD
     if exact:
         tolerance_of_std = 0.0
+    elif settings.engine.casts_weights and not machine.is_float32:
+        tolerance_of_std = ALLOWED_WHERE_CAST
     verified = verify_saved_model(staging, rewards, tolerance_of_std)
     write_golden(staging, golden_texts(data.golden, base.tokenizer), verified.rewards)
     manifest.verified = verified.for_manifest()

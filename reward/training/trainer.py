@@ -17,7 +17,7 @@ What it changes in TRL's trainer, and why:
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -220,6 +220,7 @@ class PairTrainer(RewardTrainer):
         model.config.id2label, model.config.label2id = label_names
         if freezes_bias:
             self._freeze_head_bias()
+        self._keep_rewards_in_float32()
         self.no_cache = no_cache(self.model.config)
         self._set_packing(padded_because)
         self.add_callback(SelfTest(self))
@@ -236,6 +237,13 @@ class PairTrainer(RewardTrainer):
         if options.length_head:
             self.length_head = LengthHead(self.accelerator)
             self.add_callback(self.length_head)
+
+    def _keep_rewards_in_float32(self) -> None:
+        """Let FSDP2 hand on the head's float32 rewards, which accelerate has it round."""
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        policy = getattr(plugin, "mixed_precision_policy", None)
+        if hasattr(policy, "output_dtype"):
+            plugin.mixed_precision_policy = replace(policy, output_dtype=None)
 
     def _freeze_head_bias(self) -> None:
         """Keep `head_bias: false`: peft trains the whole head, and so would train a frozen bias."""

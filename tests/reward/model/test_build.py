@@ -160,3 +160,13 @@ def test_a_tokenizer_without_a_template_gives_none(standin, tmp_path):
     config = AutoConfig.from_pretrained(base)
     with pytest.raises(ModelError, match="the tokenizer of .*plain has no chat template"):
         build_tokenizer(base, config, chat_template_path=str(plain))
+
+
+@pytest.mark.parametrize("eos_token", ["<|im_edn|>", "tea"])
+def test_an_end_token_that_is_no_control_token(eos_token, standin):
+    """The reloaded tokenizer would add it, or make a word special: no saved text is read alike."""
+    base = str(standin("qwen"))
+    config = AutoConfig.from_pretrained(base)
+    with pytest.raises(ModelError, match="is no control token of the tokenizer of .*<.im_end.>"):
+        build_tokenizer(base, config, eos_token=eos_token)
+    assert build_tokenizer(base, config, eos_token="<|endoftext|>").eos_token == "<|endoftext|>"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
@@ -876,3 +878,12 @@ def test_sums_since_the_last_log_lie_where_the_engine_reduces_them(make_trainer,
         {"loss": 1.0, "sums": [4.0, 3, 0, 2, 1, 80], "logged_step": 2, "tokens": 80}
     )
     assert restored._window.tolist() == [4, 3, 0, 2, 1, 80]
+
+
+def test_fsdp_hands_on_rewards_in_float32():
+    """accelerate's policy rounds what the root gives, behind the head that computes in float32."""
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.bfloat16, output_dtype=torch.bfloat16)
+    plugin = SimpleNamespace(mixed_precision_policy=policy)
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    PairTrainer._keep_rewards_in_float32(SimpleNamespace(accelerator=SimpleNamespace(state=state)))
+    assert plugin.mixed_precision_policy == replace(policy, output_dtype=None)
