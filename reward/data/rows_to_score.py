@@ -95,7 +95,7 @@ def row_to_score(row: dict, transcript: str) -> RowToScore:
             f"a ranking of {len(pairs)} pairs; give one row a completion (prompt, completion)"
         )
     pair = pairs[0]
-    if "chosen" not in row:
+    if "chosen" not in row and "rejected" not in row:  # no column is overwritten
         row = row | _named_sides(pair, row)
     prompt = pair["prompt"]
     if pair["drop"].startswith("prompts differ"):

@@ -78,7 +78,7 @@ FEATURES = Features(
         "drop": Value("string"),  # why the pair is dropped; "" if it is kept
         "unread": Value("string"),  # the columns of its row that were not read, with commas
         "turn_key": Value("int64"),  # a hash of the first user turn: splits are disjoint by it
-        "pair_key": Value("int64"),  # a hash of prompt, chosen and rejected text
+        "pair_key": Value("int64"),  # a hash of prompt, chosen and rejected text, and of tools
         "swap_key": Value("int64"),  # the pair_key of the same pair the other way round
         "ranking": Value("int64"),  # the pairs of one row (K completions of a prompt) share it
         **{label: Value("float64") for label in LABELS},
@@ -234,6 +234,7 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None, unread: str
     tools = tools_cell(pair)
     if tools is not None:
         tools = to_json(tools)
+    with_tools = [] if tools is None else [tools]  # another list of tools makes another pair
     row = {
         "prompt": to_json(pair["prompt"]),
         "chosen": to_json(pair["chosen"]),
@@ -244,8 +245,8 @@ def _table_row(pair: PreferencePair, where: str, subset: str | None, unread: str
         "drop": pair["drop"],
         "unread": unread,
         "turn_key": text_key(_first_turn(pair["prompt"])),
-        "pair_key": text_key(prompt, chosen, rejected),
-        "swap_key": text_key(prompt, rejected, chosen),
+        "pair_key": text_key(prompt, chosen, rejected, *with_tools),
+        "swap_key": text_key(prompt, rejected, chosen, *with_tools),
         "ranking": text_key(where, prompt),
         "votes": pair.get("votes"),
     }

@@ -71,6 +71,7 @@ from reward.data.shown import count
 from reward.data.splits import load_preferences
 from reward.data.tokens import EncodingOptions, encode_splits, row_ids
 from reward.model.architecture import read_config, require_classifier
+from reward.model.batches import LABEL_DEFAULTS
 from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import position_limit
 from reward.model.hub import ModelError, checkpoint_object, resolved_revision
@@ -333,7 +334,7 @@ class Data:
     splits: dict[str, Dataset | IterableDataset]  # train, validation, test -> encoded pairs
     subsets: list[str]  # names, by subset_id; a stream adds to them while it is read
     ledger: Ledger  # what was kept and dropped, and why
-    fingerprints: dict[str, str]  # split -> hash over its pairs; a stream has none
+    fingerprints: dict[str, str]  # split -> hash over its pairs and labels; a stream has none
 
     @property
     def streamed(self) -> bool:
@@ -434,8 +435,19 @@ def load_data(settings: Settings, base: Base) -> Data:
     fingerprints = {}
     for split, table in encoded.items():
         if isinstance(table, Dataset):
-            fingerprints[split] = fingerprint(row_ids(table))
+            fingerprints[split] = fingerprint([*row_ids(table), *labels_in_words(table)])
     return Data(sources, encoded, subsets, ledger, fingerprints)
+
+
+def labels_in_words(table: Dataset) -> list[str]:
+    """Return what the raters said of each pair of an encoded split, if it is more than a choice."""
+    defaults = {name: value for name, value in LABEL_DEFAULTS.items() if name != "subset_id"}
+    names = [name for name in defaults if name in table.column_names]
+    said = [repr(labels) for labels in zip(*(table[name][:] for name in names), strict=True)]
+    nothing = repr(tuple(defaults[name] for name in names))
+    if set(said) <= {nothing}:
+        return []
+    return said
 
 
 def require_subset(metric: str | None, validation: Dataset | None, subsets: list[str]) -> None:

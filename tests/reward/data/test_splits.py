@@ -149,6 +149,15 @@ def test_train_rows_shared_with_test_are_dropped_and_counted(tmp_path):
     assert ledger.as_dict()["train"]["dropped"] == {"first user turn shared with test": 1}
 
 
+def test_the_same_texts_with_other_tools_are_another_pair(tmp_path):
+    tools = [[{"type": "function", "function": {"name": name}}] for name in ("weather", "add")]
+    rows = [row(0, "a", "b") | {"tools": one} for one in (*tools, tools[0])]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    splits, ledger = load_preferences([source(path)], test_fraction=0.01)
+    kept = sum(map(len, splits.values()))
+    assert kept == 2 and sum(ledger.dropped(name) for name in splits) == 1
+
+
 def test_one_source_of_a_mixture_may_not_train_on_anothers_test(tmp_path):
     """The first source's test split is carved from it. The second source trains on its rows."""
     rows = [row(index) for index in range(100)]

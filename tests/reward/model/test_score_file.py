@@ -273,3 +273,11 @@ def test_the_script_reads_folders_and_files_of_every_kind(strict, tmp_path, monk
         assert rewards == pytest.approx(expected)
     status, _, error = run(tmp_path / "splits")
     assert status == 2 and f"name one of them: {tmp_path}/splits/test" in error
+
+
+def test_a_column_of_the_sides_name_is_not_overwritten(scored):
+    row = {"prompt": "tea?", "response_a": "yes", "response_b": "no", "winner": "b"}
+    (out,), _ = scored([row | {"rejected": False}])
+    assert out["rejected"] is False and "chosen" not in out
+    (named,), _ = scored([row])
+    assert [out[name] for name in NEW] == [named[name] for name in NEW]

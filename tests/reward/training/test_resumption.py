@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from launched import read_json, train_in_forks, train_several
 from small_runs import CONFIGURATIONS, make_material, untimed, words
 from support import last_of_each
@@ -22,6 +23,7 @@ from reward.data import one_writer
 from reward.data.files import DataError
 from reward.data.one_writer import open_locked
 from reward.training.failures import DISK_FULL, OUT_OF_MEMORY, explanation
+from reward.training.run import labels_in_words
 
 COMPARED = ("weights", "rewards", "best", "log", "validation", "steps")
 
@@ -336,3 +338,11 @@ def test_a_checkpoint_that_a_run_goes_on_from_is_not_removed(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             SealCheckpoint(trainer, manifest=None).on_save(trainer.args, state, control=None)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_what_the_raters_said_is_part_of_a_split():
+    """A run went on with other votes and margins, so that half of it had other labels."""
+    plain = {"pair_key": [1, 2], "target_margin": [0.0, 0.0], "chosen_probability": [1.0, 1.0]}
+    assert labels_in_words(Dataset.from_dict(plain)) == []
+    voted = plain | {"chosen_probability": [1.0, 0.75]}
+    assert labels_in_words(Dataset.from_dict(voted)) == ["(0.0, 1.0)", "(0.0, 0.75)"]
