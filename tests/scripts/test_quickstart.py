@@ -143,6 +143,12 @@ def test_the_examples_run(home, monkeypatch, capsys):
     assert re.search(r"^ +4 +-?\d", said, re.M)  # the best of 4
     best = (home / "best-of-n" / "best.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(best) == 6
+    # A model that was trained without validation pairs names no spread of its rewards.
+    manifest = json.loads((home / "rm/manifest.json").read_text(encoding="utf-8"))
+    (home / "rm/manifest.json").write_text(json.dumps(manifest | {"validation": {}}))
+    type_in(["bash", "examples/best_of_n.sh", "rm", "loop/answers.jsonl"], home)
+    kept = (home / "best-of-n" / "kept.jsonl").read_text(encoding="utf-8").splitlines()
+    assert 6 <= len(kept) <= 18  # of four answers one to three lie above their mean
 
     # In this process: imports are the largest part.
     options = "--model loop/policy --prompts rm/audit/scores.jsonl --output samples.jsonl"
