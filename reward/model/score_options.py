@@ -259,10 +259,14 @@ def fault_of_output(args: argparse.Namespace) -> str | None:
 
 
 def is_what_is_read(args: argparse.Namespace) -> bool:
-    """Whether the output is the file that --input or --scored names."""
+    """Whether the output is the file that --input or --scored names, or one of its folder."""
     source = Path(args.input or args.scored or STANDARD_INPUT)
     output = Path(args.output or STANDARD_OUTPUT)
-    return source.exists() and output.exists() and source.samefile(output)
+    if not source.exists() or not output.exists():
+        return False
+    if source.is_dir():
+        return output.resolve().is_relative_to(source.resolve())
+    return source.samefile(output)
 
 
 def feedback_options(args: argparse.Namespace) -> FeedbackOptions:

@@ -569,6 +569,14 @@ def test_wrong_options_are_answered_before_loading(options, message, run, monkey
     assert status == 2 and message in error
 
 
+def test_a_file_of_the_folder_that_is_read_is_not_overwritten(run, tmp_path):
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "tea?", "completion": "yes"}\n')
+    options = ["--input", tmp_path, "--split", "test", "--output", tmp_path / "train.jsonl"]
+    status, _, error = run(score, "--ckpt", "nothing-is-loaded", *options)
+    assert status == 2 and "the file that is read, and it would be overwritten" in error
+
+
 @pytest.mark.parametrize("kind", ["full", "adapter", "encoder"])
 def test_convert_writes_a_stock_checkpoint_with_the_same_rewards(
     kind, trained, run, score_rows, tmp_path
