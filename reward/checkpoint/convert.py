@@ -28,7 +28,7 @@ from reward.data.files import WriteError
 from reward.data.shown import shown
 from reward.model.forwards import pair_token_types
 from reward.model.heads import head_of, rewards_from_logits
-from reward.model.load import load_reward_model
+from reward.model.load import free_memory, load_reward_model
 
 
 @dataclass
@@ -91,6 +91,8 @@ def convert(
     with folder_of_its_own(Path(target)) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        del loaded, model, layer
+        free_memory()  # one GPU need not hold the model twice
         converted = load_reward_model(str(folder), trust_remote_code=trust_remote_code).model
         after = rewards_of(converted, texts)
     moved = largest_difference(after, before)

@@ -9,6 +9,7 @@ What is read, and what gives the reward:
 Everything else is refused, because its head would be random.
 """
 
+import gc
 from dataclasses import dataclass
 
 import torch
@@ -245,3 +246,10 @@ def default_device() -> str:
     if torch.backends.mps.is_available():
         return "mps"
     return "cpu"
+
+
+def free_memory() -> None:
+    """Give the memory of what nobody refers to any more back to the machine."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -6,7 +6,6 @@
 `train_and_verify` is the whole way, step by step. Exit statuses: reward.training.runtime.
 """
 
-import gc
 import json
 import os
 import sys
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
@@ -76,6 +74,7 @@ from reward.model.build import build_reward_model, build_tokenizer
 from reward.model.heads import position_limit
 from reward.model.hub import ModelError, checkpoint_object, resolved_revision
 from reward.model.interrupts import INTERRUPTED, die_with_launcher, held_back
+from reward.model.load import free_memory
 from reward.recipe.keys import PATHS
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
@@ -876,13 +875,6 @@ def save(settings: Settings, base: Base, data: Data, training: Training) -> None
         write_golden(staging, golden_texts(data.golden, base.tokenizer))
         seal(staging, training.manifest.as_dict())
     training.trainer.end()  # trackers, and the process group, which the fresh process must not meet
-
-
-def free_memory() -> None:
-    """Give the memory of what nobody refers to any more back to the machine."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 # --- Verify ---------------------------------------------------------------------------------------
