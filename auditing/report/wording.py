@@ -299,7 +299,7 @@ def ranking_sentence(ranking: Ranking) -> str:
     """The ranking in a sentence: who is best, and how the audited model stands."""
     if len(ranking.models) == 2:
         return couple_sentence(ranking.couples[0], ranking.n)
-    best, *others = ranking.models
+    best = ranking.models[0]
     n = len(ranking.models)
     if not any(couple.differs for couple in ranking.couples):
         ends = f"{percent(ranking.models[-1].accuracy)} to {percent(best.accuracy)}"

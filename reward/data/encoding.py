@@ -835,15 +835,16 @@ def encode_within(
     """
     if texts is None:
         texts = render_each(tokenizer, prompt, completions, tools)
-    ids = encode_texts(tokenizer, texts)
-    too_long = _longer_than(max_length, ids)
+    whole = encode_texts(tokenizer, texts)
+    too_long = _longer_than(max_length, whole)
     if not any(too_long) or overlong != "truncate_prompt":
-        return EncodedPrompt(ids, too_long, prompt_cut=False)
-    ids = list(ids)
+        return EncodedPrompt(whole, too_long, prompt_cut=False)
+    ids = list(whole)
     fitting = list(range(len(ids)))  # the completions that are not too long by themselves
     prompt_cut = False
     while fitting:
-        cut = _cut_to_fit(tokenizer, prompt, [completions[i] for i in fitting], max_length, tools)
+        some, ids_of_some = [completions[i] for i in fitting], [whole[i] for i in fitting]
+        cut = _cut_to_fit(tokenizer, prompt, some, ids_of_some, max_length, tools)
         for i, shortened, is_too_long in zip(fitting, cut.ids, cut.too_long, strict=True):
             ids[i], too_long[i] = shortened, is_too_long
         if not any(cut.too_long):
@@ -864,16 +865,17 @@ def _cut_to_fit(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Side,
     completions: list[Side],
+    ids: list[list[int]],
     max_length: int,
     tools: list[dict] | None,
 ) -> EncodedPrompt:
     """Cut the oldest part of a prompt until all completions fit, or until one cannot.
 
     Where one cannot, its ids are still longer than the limit, and it is too long; others may be
-    longer than the limit as well, and would fit under a prompt that is cut further.
+    longer than the limit as well, and would fit under a prompt that is cut further. `ids` are those
+    of each completion behind the whole prompt.
     """
     shorter = prompt
-    ids = encode_each(tokenizer, prompt, completions, tools)
     prompt_cut = False
     while any(_longer_than(max_length, ids)):
         excesses = [len(encoding) - max_length for encoding in ids]

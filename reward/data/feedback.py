@@ -98,6 +98,11 @@ TASKS_OF_OPTIONS = {
 }
 
 
+def is_given(value: object) -> bool:
+    """Whether an option has a value, which 0 is too. Unset is None, a flag that is off False."""
+    return value is not None and value is not False
+
+
 def fault_of(options: FeedbackOptions) -> str | None:
     """Say in a sentence what is wrong with the options; None if nothing is."""
     if options.mode == "label" and options.label_as is None:
@@ -106,7 +111,7 @@ def fault_of(options: FeedbackOptions) -> str | None:
         return f"--as goes with --mode label; found --mode {options.mode}"
     for name, tasks in TASKS_OF_OPTIONS.items():
         value = getattr(options, name)
-        if value is not None and value is not False and options.task not in tasks:
+        if is_given(value) and options.task not in tasks:
             needed = " or ".join(f"--mode {task}" for task in tasks)
             return f"--{name} goes with {needed}; found --mode {options.task}"
     for name in ("min_reward", "min_gap", "min_margin"):

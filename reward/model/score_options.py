@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from reward.data.columns import Columns, parse_columns
-from reward.data.feedback import LABELS, MODES, FeedbackOptions, fault_of
+from reward.data.feedback import LABELS, MODES, FeedbackOptions, fault_of, is_given
 from reward.data.input_rows import STANDARD_INPUT, input_fault
 from reward.data.written_rows import STANDARD_OUTPUT, is_standard_output, output_fault
 from reward.model import TOKEN_BUDGET
@@ -165,11 +165,6 @@ def fault_of_mode(args: argparse.Namespace) -> str | None:
         if fault is not None:
             return f"--scored {args.scored}: {fault}"
     return fault_of(feedback_options(args))
-
-
-def is_given(value: object) -> bool:
-    """Whether an option that is unset, or a flag that is off, has a value: 0 is one."""
-    return value is not None and value is not False
 
 
 def unread_beside_scored(args: argparse.Namespace) -> str | None:

@@ -54,9 +54,7 @@ class SinceLastLog(TrainerCallback, ExportableState):
         trainer = self.trainer
         trainer._tr_loss += saved["loss"]
         if trainer.is_world_process_zero():
-            # On Apple's GPUs, which have no float64, the sums are float32.
-            sums = torch.tensor(saved["sums"], dtype=torch.float64)
-            trainer._window += sums.to(trainer._window.dtype).to(trainer._window.device)
+            trainer._window += trainer._window.new_tensor(saved["sums"])
         trainer._globalstep_last_logged = saved["logged_step"]
         trainer._total_train_tokens = saved["tokens"]
 
