@@ -268,6 +268,8 @@ def kept_bytes(
         **options: Passed on to make_model.
     """
     config = _smaller_config(config, blocks)
+    if "flash" in (options.get("attn_implementation") or ""):
+        options["attn_implementation"] = "sdpa"  # runs on a CPU, and keeps as little
     model = make_model(config, precision.dtype, device="cpu", **options).train()
     if paths is not None:
         enable_packing(without_adapter(model))

@@ -729,9 +729,10 @@ class PairTrainer(RewardTrainer):
     def saved_rewards(self, pairs: Dataset) -> list[float]:
         """Compute the rewards of encoded pairs as the saved files will give them.
 
-        One text is computed at a time, without autocast. Sharded models (DeepSpeed, FSDP) compute
-        in their own way, which `predict` follows. To be called when training is over: this takes
-        accelerate's autocast wrapper off the model.
+        One text is computed at a time, without autocast, float32 products are not rounded (as
+        `tf32` and `torch_compile` do), and FlashAttention, which has no float32, gives way. Sharded
+        models (DeepSpeed, FSDP) compute in their own way, which `predict` follows. To be called
+        when training is over: this takes accelerate's autocast wrapper off the model.
 
         Args:
             pairs: Encoded pairs.
@@ -743,6 +744,10 @@ class PairTrainer(RewardTrainer):
             logits = torch.as_tensor(self.predict(pairs).predictions)  # (pairs, 2, labels)
             return rewards_from_logits(logits).flatten().tolist()
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False).eval()
+        if "flash" in model.config._attn_implementation:
+            model.set_attn_implementation("sdpa")
+        for products in (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+            products.fp32_precision = "ieee"
         rewards = []
         with torch.inference_mode():
             for row in pairs:

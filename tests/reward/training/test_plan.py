@@ -189,6 +189,16 @@ def test_activations_of_an_encoder(standin):
     assert kept_bytes(config, 1, 64, precision, checkpointing=False) > 0
 
 
+def test_flash_attention_is_planned_where_it_cannot_run(standin):
+    config = AutoConfig.from_pretrained(standin("llama3"), num_labels=1)
+    how = {"precision": ForwardPrecision(BF16, autocast=None), "checkpointing": False}
+    sdpa, flash, eager = (
+        kept_bytes(config, 2, 256, attn_implementation=name, **how)
+        for name in ("sdpa", "flash_attention_2", "eager")
+    )
+    assert sdpa == flash < eager
+
+
 def test_checkpointing_and_half_precision_keep_less(standin):
     config = AutoConfig.from_pretrained(standin("llama3"), num_labels=1)
     eight_blocks = SimpleNamespace(trained_blocks=8, trained_linear=1000)

@@ -760,6 +760,22 @@ def test_a_two_logit_head_trains_as_a_classifier(peft, make_trainer):
     assert trainer.saved_rewards(data) == pytest.approx(expected, abs=1e-5)
 
 
+def test_saved_rewards_are_those_of_float32_whatever_training_rounded(make_trainer):
+    """`tf32: true` and `flash_attention_2` ended a run here, after all of its steps."""
+    data = pairs(4, seed=8)
+    trainer = make_trainer(data, max_steps=1)
+    trainer.train()
+    exact = trainer.saved_rewards(data)
+    trainer.model.config._attn_implementation = "flash_attention_2"
+    products = torch.backends.cuda.matmul  # a GPU's; a CPU rounds only larger ones than these
+    try:
+        products.fp32_precision = "tf32"
+        assert trainer.saved_rewards(data) == exact
+        assert products.fp32_precision == "ieee"
+    finally:
+        products.fp32_precision = "none"
+
+
 def test_a_zero_head_starts_at_exactly_ln_2(make_trainer):
     trainer = make_trainer(
         pairs(8), head={"head_init": "zero"}, per_device_train_batch_size=8, max_steps=2
