@@ -17,7 +17,7 @@ from typing import IO, Any, AnyStr, NamedTuple, TextIO
 
 from reward.data.arrow_values import Feature, decoded, encoded_columns, without_padding
 from reward.data.bad_rows import UnreadableRow
-from reward.data.cells import texts_in
+from reward.data.cells import list_in, texts_in
 from reward.data.files import COMPRESSED_SUFFIXES, DataError, saved_dataset_files, saved_splits
 from reward.data.json_values import (
     LONGEST_ROW,
@@ -27,6 +27,7 @@ from reward.data.json_values import (
     next_json_value,
     refuse_unusual,
 )
+from reward.data.transcripts import is_texts
 from reward.data.unpacking import DAMAGED, ReadingMeter, compression_of, open_bytes, open_text
 
 PARQUET = b"PAR1"
@@ -58,6 +59,10 @@ CSV_TEXTS = re.compile(
 
 # Under these it is a reward that is missing: score.py writes it so for a text that is too long.
 CSV_REWARDS = re.compile(r"(new_)?(reward(_chosen|_rejected)?|scores_(chosen|rejected))(_\d+)?")
+
+# Where a side is a list, these are one too: columns of score.py and of the benchmarks' scripts.
+SCORES_OF_LISTS = ("scores", "scores_chosen", "score_chosen", "reward_chosen")
+LIST_START = re.compile(r"""\[\s*["']""")
 
 
 class PlacedRow(NamedTuple):
@@ -489,7 +494,37 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, str] | Unreadabl
             row[column] = cell
         elif CSV_REWARDS.fullmatch(column):
             row[column] = None
-    return row
+    return _with_lists_of_sides(row)
+
+
+def _with_lists_of_sides(row: dict[str, str]) -> dict[str, Any] | UnreadableRow:
+    """A row of RewardBench 2 or RM-Bench with its lists and counts, which a cell holds as JSON.
+
+    Any other row stays as it is: its two texts may be answers that were asked for in JSON.
+    """
+    sides = [row.get("chosen") or "", row.get("rejected") or ""]
+    scores = [row.get(column) or "" for column in SCORES_OF_LISTS]
+    has_scores = any(cell.startswith("[") for cell in scores)
+    of_benchmark = has_scores or "num_correct" in row or "domain" in row
+    if not of_benchmark or not all(map(LIST_START.match, sides)):
+        return row
+    lists = [list_in(side) for side in sides]
+    if not all(map(is_texts, lists)):
+        return UnreadableRow(
+            "`chosen` and `rejected` begin like lists of texts and are no JSON lists of them; "
+            "write the lists (json.dumps)"
+        )
+    if "domain" in row and not has_scores and [len(texts) for texts in lists] != [3, 3]:
+        return row  # RM-Bench has three
+    with_lists = {}
+    for column, cell in row.items():
+        values = None
+        if column not in ("prompt", "id"):
+            values = list_in(cell)
+        if column == "num_correct" and cell.isdecimal():
+            values = int(cell)
+        with_lists[column] = cell if values is None else values
+    return with_lists
 
 
 # --- Parquet and Arrow ----------------------------------------------------------------------------

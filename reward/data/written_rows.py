@@ -64,7 +64,7 @@ def write_rows(rows: Iterable[dict], output: str | None) -> None:
         print_rows(rows)
         return
     kind = _kind_of(output)
-    temporary = f"{output}.tmp"
+    temporary = _beside(output, "tmp")
     try:
         if kind in (".parquet", ".csv", ".tsv"):
             _write_table(rows, temporary, output)
@@ -105,6 +105,12 @@ def rows_of_lines(path: str | Path) -> Iterator[dict]:
     with open(path, encoding="utf-8", newline="\n") as file:
         for line in file:
             yield json.loads(line)
+
+
+def _beside(output: str, what: str) -> str:
+    """A file of this process alone beside the output: nothing of a user's is overwritten."""
+    path = Path(output)
+    return str(path.with_name(f".{path.name}.{os.getpid()}.{what}"))
 
 
 def _kind_of(output: str) -> str:
@@ -190,7 +196,7 @@ def _write_table(rows: Iterable[dict], path: str, output: str) -> None:
 
     The rows are stored as JSONL until then.
     """
-    stored = f"{output}.rows.tmp"
+    stored = _beside(output, "rows")
     columns = _Columns()
     try:
         with open(stored, "w", encoding="utf-8", newline="\n") as sink:

@@ -20,6 +20,7 @@ from reward.data.files import DataError, local_files, storable
 from reward.data.row_files import read_rows
 from reward.data.rows_to_score import row_to_score
 from reward.data.transcripts import RowError
+from reward.data.written_rows import write_rows
 
 ROW = {"prompt": "¿Té?", "completion": "Sí,\nclaro; a\tb"}
 OTHER = {"prompt": "hi", "completion": "no"}
@@ -236,6 +237,43 @@ def test_a_malformed_row_of_a_csv_file(read):
         (":7", OTHER),
         (":8", UnreadableRow("no valid UTF-8")),
     ]
+
+
+RM_BENCH = {
+    "id": "[1]",
+    "prompt": '["2+2?"]',
+    "chosen": ["4", "It is 4.", "**4**"],
+    "rejected": ["5", "It is 5.", "**5**"],
+    "domain": "math",
+}
+REWARDBENCH_2 = {
+    "prompt": "2+2?",
+    "chosen": ["4"],
+    "rejected": ["5", "6"],
+    "num_correct": 1,
+    "models": ["a", "b", "c"],
+}
+SCORED_LISTS = {"prompt": "2+2?", "chosen": ["4"], "rejected": ["5"], "reward_chosen": [1.5]}
+
+
+@pytest.mark.parametrize("row", [RM_BENCH, REWARDBENCH_2, SCORED_LISTS])
+def test_a_benchmark_in_csv_keeps_its_lists(row, read, tmp_path):
+    """A list of completions was read as one completion that is JSON."""
+    output = tmp_path / "benchmark.csv"
+    write_rows([row], str(output))
+    assert read("a.csv", output.read_bytes()) == [(":2", row)]
+
+
+def test_answers_in_json_are_no_lists_of_completions(read, tmp_path):
+    colors = {"prompt": "Two colors, in JSON", "chosen": '["red", "blue"]', "rejected": '["red"]'}
+    for others in ({}, {"domain": "color"}, {"reward_chosen": "1.5"}):
+        output = tmp_path / "colors.csv"
+        write_rows([colors | others], str(output))
+        assert read("a.csv", output.read_bytes()) == [(":2", colors | others)]
+    of_pandas = RM_BENCH | {side: str(RM_BENCH[side]) for side in ("chosen", "rejected")}
+    write_rows([of_pandas], str(output))
+    [(_, refused)] = read("a.csv", output.read_bytes())
+    assert refused.problem.endswith("are no JSON lists of them; write the lists (json.dumps)")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])

@@ -127,3 +127,13 @@ def test_names_that_cannot_be_written(tmp_path):
     for suffix in (".zip", ".xlsx", ".jsonl.zst"):
         assert "no ." in output_fault(str(tmp_path / f"a{suffix}"))
     assert "compressed by itself" in output_fault(str(tmp_path / "a.parquet.gz"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_file_with_a_name_like_a_temporary_one_stays(name, tmp_path):
+    of_the_user = [tmp_path / f"{name}.tmp", tmp_path / f"{name}.rows.tmp"]
+    for file in of_the_user:
+        file.write_text("mine")
+    write_rows([{"prompt": "p", "reward": 1.5}], str(tmp_path / name))
+    assert [file.read_text() for file in of_the_user] == ["mine", "mine"]
+    assert len(list(tmp_path.iterdir())) == 3
