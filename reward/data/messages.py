@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from reward.data.cells import json_cell, kind_of
+from reward.data.columns import name_in_words
 from reward.data.transcripts import Message, RowError, Side
 
 # The names of speakers -> roles. A role that is not listed is kept as it is.
@@ -190,6 +191,7 @@ def _move_text(message: dict[str, Any], name: str) -> None:
     """Put the text of a message under `content`, in its place after the role."""
     key = next((key for key in TEXT_KEYS if key in message), None)
     if key is None:
+        _refuse_another_name(message, name)
         return
     content = message[key]
     if isinstance(content, list):
@@ -207,6 +209,21 @@ def _move_text(message: dict[str, Any], name: str) -> None:
     role = message["role"]
     message.clear()
     message.update({"role": role, "content": content, **others})
+
+
+def _refuse_another_name(message: dict[str, Any], name: str) -> None:
+    """Refuse a turn that would be empty, and that has a text under a name which nobody reads.
+
+    {"role": "user", "utterance": "Hi"}
+    """
+    if "tool_calls" in message or FUNCTION_CALL in message:
+        return
+    for key, value in message.items():
+        if key not in TEMPLATE_KEYS and isinstance(value, (str, list)) and value:
+            raise RowError(
+                f"{name} has a message without `content`, and {kind_of(value)} under "
+                f"`{name_in_words(key)}`; name its text `content`"
+            )
 
 
 TEXT_PARTS = ("text", "input_text", "output_text")  # the types of parts that are text

@@ -348,6 +348,18 @@ def test_sharegpt_roles_and_tool_calls():
     ]
 
 
+@pytest.mark.parametrize(("key", "value"), [("utterance", "Hi"), ("parts", [{"text": "Hi"}])])
+def test_a_message_with_its_text_under_another_name_is_refused(key, value):
+    """It was an empty turn."""
+    for text in ({}, {"content": None}):
+        row = {"prompt": [{"role": "user", key: value} | text], "chosen": "a", "rejected": "b"}
+        with pytest.raises(RowError, match=f"`{key}`; name its text `content`"):
+            to_pairs(row)
+    known = {"role": "assistant", "reasoning_content": "It is red.", "tool_calls": [{"id": "1"}]}
+    row = {"prompt": FRUIT + [known | {key: value}], "chosen": "a", "rejected": "b"}
+    assert to_pairs(row)[0]["prompt"] == FRUIT + [known | {key: value}]
+
+
 def test_the_json_of_messages_in_a_csv_cell():
     cell = '[{"role": "assistant", "content": "A cherry is red."}]'
     row = {
