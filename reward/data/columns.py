@@ -133,6 +133,8 @@ class NamedColumns:
             named.pop(ours, None)
             if theirs in row:
                 self.seen.add(theirs)
+            elif ours not in OPTIONAL and theirs in self.seen:
+                raise RowError(f"`{theirs}` is empty or missing, which other rows have")
             elif ours not in OPTIONAL:
                 raise RowError(lacking(theirs, row))
         for ours, theirs in columns.names:

@@ -52,6 +52,13 @@ def test_an_unknown_name_shows_the_columns():
         named(None, [])
 
 
+def test_an_empty_cell_of_a_renamed_column_is_no_wrong_name():
+    columns = NamedColumns(Columns.of(NAMES))
+    columns.of(THEIRS)
+    with pytest.raises(RowError, match="^`bad` is empty or missing, which other rows have$"):
+        columns.of({"ask": "And a green one?", "good": "A lime is."})
+
+
 def test_a_name_that_some_rows_lack(tmp_path):
     """A system text may be missing in a row; if no row has it, the name is wrong."""
     rows = [{**THEIRS, "rules": "Be kind."}, {**THEIRS, "ask": "And a green one?"}]
