@@ -154,6 +154,17 @@ def batch_rows(table: Dataset | IterableDataset) -> Dataset | IterableDataset:
     return rankings
 
 
+def train_in_float32(model: torch.nn.Module) -> None:
+    """Cast the weights that are trained, and no other, to float32.
+
+    fp16's loss scaler takes no gradients in bf16 or fp16, which a base in half precision has, and
+    so have the adapters that TRL puts on 4-bit layers.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+
+
 class PairTrainer(RewardTrainer):
     """`trl.RewardTrainer` on pairs that reward.data.splits has encoded.
 
@@ -221,6 +232,8 @@ class PairTrainer(RewardTrainer):
         if freezes_bias:
             self._freeze_head_bias()
         self._keep_rewards_in_float32()
+        if args.fp16 and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            train_in_float32(self.model)
         self.no_cache = no_cache(self.model.config)
         self._set_packing(padded_because)
         self.add_callback(SelfTest(self))
@@ -440,12 +453,20 @@ class PairTrainer(RewardTrainer):
         return self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
 
     def _track_num_input_tokens(self, inputs: CollatedBatch) -> None:
-        """Count the tokens of each micro-batch. transformers counts those of one `input_ids`."""
+        """Count the tokens of all micro-batches at once. transformers counts those of `input_ids`.
+
+        It gathers each count from all processes, which may have unequal numbers of micro-batches.
+        """
+        counted = []
         for part in inputs["micro_batches"]:
             texts = part["texts"]
-            if "packing" in texts:  # no packed token is padding
-                texts = {"input_ids": texts["input_ids"]}
-            super()._track_num_input_tokens(texts)
+            ids = texts["input_ids"]
+            no_padding = self.args.include_num_input_tokens_seen == "non_padding"
+            if no_padding and "packing" not in texts:  # no packed token is padding
+                ids = ids[texts["attention_mask"].bool()]
+            counted.append(ids.flatten())
+        ids = torch.cat(counted)
+        super()._track_num_input_tokens({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
     def floating_point_ops(self, inputs: CollatedBatch) -> int:
         """Add up the operations of all micro-batches. transformers counts those of one batch."""
@@ -553,6 +574,17 @@ class PairTrainer(RewardTrainer):
             self.args.eval_on_start = False  # this is not the start
             self.args.restore_callback_states_from_checkpoint = False  # `restore` does so always
         return super().train(resume_from_checkpoint, **options)
+
+    def _prepare_for_training(self, *args, **options) -> tuple:
+        """Let the backward end at the first block that is trained.
+
+        For activation checkpointing transformers has the embeddings ask for a gradient, which only
+        its reentrant form needs. Frozen blocks would compute it, and be computed again for it.
+        """
+        how = self.args.activation_checkpointing_kwargs or {}
+        if self.args.activation_checkpointing and not how.get("use_reentrant"):
+            self.model.disable_input_require_grads()
+        return super()._prepare_for_training(*args, **options)
 
     def _go_on(self) -> None:
         """Restore the rest of the checkpoint, and do what was due after its step, once."""

@@ -338,11 +338,19 @@ def test_the_trainer_says_what_it_does_and_why(make_trainer, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("prefix_sharing", ["on", "off"])
-def test_tokens_seen_are_counted_where_asked(prefix_sharing, make_trainer):
+def test_tokens_seen_are_counted_where_asked(prefix_sharing, make_trainer, monkeypatch):
+    """Other processes may have another number of micro-batches, so that one count is gathered."""
     rows = tree_pairs(4)
     options = {"prefix_sharing": prefix_sharing, "max_steps": 1, "per_device_train_batch_size": 4}
-    trainer = make_trainer(rows, include_num_input_tokens_seen="non_padding", **options)
+    trainer = make_trainer(
+        rows, include_num_input_tokens_seen="non_padding", token_budget=20, **options
+    )
+    gathered = []
+    monkeypatch.setattr(
+        trainer.accelerator, "gather", lambda tensor: gathered.append(tensor) or tensor
+    )
     trainer.train()
+    assert len(gathered) == 1
     read = [row[side] for row in rows for side in ("chosen_ids", "rejected_ids")]
     expected = own_tokens(read) if prefix_sharing == "on" else sum(map(len, read))
     assert trainer.state.num_input_tokens_seen == expected

@@ -17,12 +17,12 @@ from trl import RewardConfig, RewardTrainer
 
 from reward.data.files import DataError
 from reward.model.batches import BATCH_LABELS, PreferenceCollator
-from reward.model.build import build_reward_model, build_tokenizer
+from reward.model.build import blocks_of, build_reward_model, build_tokenizer
 from reward.model.heads import Float32Head, rewards_from_logits
 from reward.training.losses import LOSSES, bradley_terry, centering, rao_kupper, smooth
 from reward.training.resumption import SinceLastLog
 from reward.training.run import require_subset
-from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer
+from reward.training.trainer import NonFiniteError, PairOptions, PairTrainer, train_in_float32
 
 torch.set_num_threads(1)
 
@@ -867,6 +867,40 @@ def test_frozen_blocks_have_the_right_gradients_with_activation_checkpointing(
         torch.testing.assert_close(gradient, without[name], atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(gradient, unfrozen[name], atol=1e-6, rtol=1e-5)
         assert gradient.abs().max() > 0 or name.endswith("bias")
+
+
+@pytest.mark.parametrize("kind", ["qwen", "encoder"])
+def test_frozen_blocks_have_no_backward_under_activation_checkpointing(kind, make_trainer):
+    """They were computed again and derived: with 4 of 14 blocks a step took twice as long."""
+    head = {"train_last_layers": 1}
+    trainer = make_trainer(
+        pairs(4, vocabulary=200), kind=kind, head=head, activation_checkpointing=True, max_steps=1
+    )
+    has_gradient = set()
+
+    def note(block, inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            has_gradient.add(block)
+
+    frozen, trained = blocks_of(trainer.model.base_model)
+    for block in (frozen, trained):
+        block.register_forward_hook(note)
+    trainer.train()
+    assert has_gradient == {trained}
+
+
+@pytest.mark.parametrize(
+    "peft", [None, LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], r=4)]
+)
+def test_fp16_trains_weights_in_float32(peft, make_trainer):
+    """A GPU without bf16, such as a T4, cannot divide the gradients of bf16 weights by a scale."""
+    trainer = make_trainer(pairs(4), head={"dtype": "bfloat16"}, peft=peft)
+    train_in_float32(trainer.model)
+    dtypes = {p.dtype for p in trainer.model.parameters() if p.requires_grad}
+    frozen = {p.dtype for p in trainer.model.parameters() if not p.requires_grad}
+    assert dtypes == {torch.float32}
+    assert torch.bfloat16 in frozen or peft is None
 
 
 def test_labels_keep_their_precision_under_deepspeed(make_trainer, monkeypatch):
