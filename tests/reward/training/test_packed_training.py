@@ -350,7 +350,7 @@ def test_tokens_seen_are_counted_where_asked(prefix_sharing, make_trainer, monke
         trainer.accelerator, "gather", lambda tensor: gathered.append(tensor) or tensor
     )
     trainer.train()
-    assert len(gathered) == 1
+    assert sum(not tensor.is_floating_point() for tensor in gathered) == 1
     read = [row[side] for row in rows for side in ("chosen_ids", "rejected_ids")]
     expected = own_tokens(read) if prefix_sharing == "on" else sum(map(len, read))
     assert trainer.state.num_input_tokens_seen == expected
