@@ -21,7 +21,7 @@ from reward.data.prompts import (
     with_system,
 )
 from reward.data.ranked_formats import are_rated_mappings
-from reward.data.transcript_shapes import prompt_messages
+from reward.data.transcript_shapes import prompt_messages, without_marks_of_one_turn
 from reward.data.transcripts import Messages, RowError, Side
 
 # The column of the completion. The first one that a row has is read.
@@ -138,6 +138,8 @@ def _all_texts(prompt: Side, completions: list[Side]) -> bool:
 
 def _as_messages(prompt: Side, completions: list[Side]) -> tuple[Messages, list[Messages]]:
     """The prompt and its completions as messages; the turns of a transcript are messages each."""
+    if _all_texts(prompt, completions):
+        prompt, completions = without_marks_of_one_turn(prompt, completions)
     completions = completions_of(prompt, completions)
     if isinstance(prompt, str):
         prompt = prompt_messages(prompt)

@@ -238,6 +238,9 @@ def _files_in_folder(folder: str, split: str | None) -> list[str]:
     for pattern in patterns:
         paths += sorted(glob.glob(os.path.join(folder, pattern)))
     paths = list(dict.fromkeys(paths))
+    below = os.path.join(folder, "data")  # where the Hub's own Parquet files lie in a download
+    if not paths and os.path.isdir(below):
+        return _files_in_folder(below, split)
     _need_all_shards(paths)
     return paths
 

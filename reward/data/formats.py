@@ -220,6 +220,11 @@ def format_of(row: dict) -> Format:
         return WITHOUT_RANKS
     if isinstance(row.get("output"), list):
         return COMPARISON
+    if row.keys() >= {"completion", "label"}:
+        raise RowError(
+            "`completion` and `label` are single answers with a label each (KTO), and no pairs; "
+            "make rows (prompt, chosen, rejected) of two answers to one prompt"
+        )
     names = _names_for_the_example(row)
     columns = ",".join(f"{ours}={theirs}" for ours, theirs in names.items())
     raise RowError(
@@ -240,7 +245,27 @@ def _names_for_the_example(row: dict) -> dict[str, str]:
         name = str(column).strip().lower()
         if name in names and PLAIN_NAME.fullmatch(str(column)):
             names[name] = str(column)
+    answers = _two_answers(row)
+    if answers:  # of which a label says the better one, so that neither is always `chosen`
+        names = {"prompt": names["prompt"], "response_a": answers[0], "response_b": answers[1]}
     return names
+
+
+FIRST_AND_SECOND = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"))
+
+
+def _two_answers(row: dict) -> tuple[str, str] | None:
+    """Two columns such as `response_1` and `response_2`; None if the row has no such two."""
+    for column in map(str, row):
+        for first, second in FIRST_AND_SECOND:
+            other = column.removesuffix(first) + second
+            is_answer = ANSWER.search(column) and PLAIN_NAME.fullmatch(column)
+            if is_answer and column.endswith(first) and other in row:
+                return column, other
+    return None
+
+
+ANSWER = re.compile(r"(?i)response|answer|output|completion|reply|text|candidate")
 
 
 def is_judgebench(row: dict) -> bool:

@@ -24,7 +24,7 @@ def two_responses(row: dict, transcript: str) -> list[PreferencePair]:
 
     {"prompt": "2+2?", "response_a": "4", "response_b": "5", "votes": [3, 0]}
     """
-    if all(_is_list_of_texts(row.get(column)) for column in TURNS):
+    if all(is_json_of_texts(row.get(column)) for column in TURNS):
         return human_preference_55k(row, transcript)  # with its one-hot columns made into one
     preference = _preference_of(row)
     return [compared(needed_prompt(row), row["response_a"], row["response_b"], preference)]
@@ -76,7 +76,7 @@ def safe_rlhf(row: dict, transcript: str) -> list[PreferencePair]:
 
 
 def _by_index(row: dict, column: str) -> Preference:
-    better = number_cell(row, column, 0, 1)
+    better = _on_scale(row, column, 0, 1)
     if better not in (0, 1):
         raise RowError(f"`{column}` is neither 0 nor 1, the better response: {MEND}")
     return Preference(strength=1 - 2 * better)
@@ -87,7 +87,7 @@ def stanford_human_preferences(row: dict, transcript: str) -> list[PreferencePai
 
     {"history": "2+2?", "human_ref_A": "4", "human_ref_B": "5", "labels": 1}
     """
-    first_is_better = number_cell(row, "labels", 0, 1)
+    first_is_better = _on_scale(row, "labels", 0, 1)
     if first_is_better not in (0, 1):
         raise RowError(f"`labels` is neither 1 (A is better) nor 0: {MEND}")
     preference = Preference(strength=2 * first_is_better - 1)
@@ -124,8 +124,8 @@ def human_preference_55k(row: dict, transcript: str) -> list[PreferencePair]:
 
     {"prompt": '["2+2?"]', "response_a": '["4"]', "response_b": '["5"]', "winner_model_a": 1, ...}
     """
-    first = _interleaved(row, "response_a")
-    return [_compared_conversations(row, first, _interleaved(row, "response_b"))]
+    first = turn_by_turn(row, "response_a")
+    return [_compared_conversations(row, first, turn_by_turn(row, "response_b"))]
 
 
 def _compared_conversations(row: dict, first: Messages, second: Messages) -> PreferencePair:
@@ -150,12 +150,12 @@ def _message_cell(row: dict, column: str) -> Messages:
     return side
 
 
-def _is_list_of_texts(cell: object) -> bool:
+def is_json_of_texts(cell: object) -> bool:
     """Whether a cell begins like the JSON of a list of texts."""
     return isinstance(cell, str) and cell.startswith(JSON_LISTS)
 
 
-def _interleaved(row: dict, column: str) -> Messages:
+def turn_by_turn(row: dict, column: str) -> Messages:
     """The conversation of `prompt` and one column of replies. Both hold one text per turn."""
     prompts = text_cells(row, "prompt")
     replies = text_cells(row, column)
@@ -175,7 +175,7 @@ def helpsteer2_preference(row: dict, transcript: str) -> list[PreferencePair]:
 
     {"prompt": "2+2?", "response_1": "4", "response_2": "5", "preference_strength": -3}
     """
-    strength = number_cell(row, "preference_strength", -3, 3)
+    strength = _signed_strength(row, "preference_strength")
     prompt = needed_prompt(row)
     return [_by_strength(prompt, row["response_1"], row.get("response_2"), strength)]
 
@@ -185,9 +185,39 @@ def helpsteer3(row: dict, transcript: str) -> list[PreferencePair]:
 
     {"context": [messages], "response1": "4", "response2": "5", "overall_preference": -3}
     """
-    strength = number_cell(row, "overall_preference", -3, 3)
+    strength = _signed_strength(row, "overall_preference")
     prompt = needed_prompt(row, ("context",))
     return [_by_strength(prompt, row["response1"], row.get("response2"), strength)]
+
+
+def _signed_strength(row: dict, column: str) -> float:
+    """A preference on HelpSteer's scale, whose sign says which response is better.
+
+    Raises:
+        RowError: It is no number, or another column names the better response, so that this one may
+            be a strength without a sign.
+        FileError: It is outside of [-3, 3].
+    """
+    named = next((name for name in NAMED_LABELS if row.get(name) not in (None, "")), None)
+    if named is not None:
+        raise RowError(
+            f"`{named}` stands beside `{column}`, so which of them says what is better is unclear: "
+            f"in `{column}` the sign does, below 0 for the first. Leave one of them out"
+        )
+    return _on_scale(row, column, -3, 3)
+
+
+def _on_scale(row: dict, column: str, low: float, high: float) -> float:
+    """The number of a cell.
+
+    Raises:
+        RowError: It is none.
+        FileError: It is outside of [low, high]: the scale is another one in the whole file.
+    """
+    value = number_cell(row, column)
+    if not low <= value <= high:
+        raise FileError(f"`{column}` is outside [{low:g}, {high:g}]: {MEND}")
+    return value
 
 
 def _by_strength(prompt: Side, first: object, second: object, strength: float) -> PreferencePair:
@@ -215,6 +245,7 @@ def chosen_then_rejected(row: dict, transcript: str) -> list[PreferencePair]:
 
 
 # --- Labels ---------------------------------------------------------------------------------------
+
 
 NO_LABEL = (
     "no label: `label` (or `winner`) must be a, b or tie (or 0 for response_a, 1 for response_b, "
@@ -299,6 +330,17 @@ def _strength_of_label(label: object) -> int:
     if is_finite_number(label):
         raise FileError(f"{NO_LABEL}. {OTHER_NUMBER}")
     raise RowError(NO_LABEL)
+
+
+def names_a_side(label: object) -> bool:
+    """Whether a label is the name of the better side, or of a tie: `model_a`, `A>B`, `tie`."""
+    if not isinstance(label, str):
+        return False
+    try:
+        _strength_of_name(label)
+    except RowError:
+        return False
+    return True
 
 
 def _strength_of_name(label: str) -> int:

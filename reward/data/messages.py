@@ -22,6 +22,7 @@ ROLES = {
     "chatgpt": "assistant",
     "ai": "assistant",
     "bot": "assistant",
+    "chatbot": "assistant",  # Cohere's name for it
     "model": "assistant",
     "observation": "tool",
     "function_response": "tool",
@@ -81,6 +82,11 @@ def side_of(value: object, name: str) -> Side:
                     f"{name} begins like the JSON of messages, and is no JSON list of them: it may "
                     "be cut off, or JSON inside of JSON; write the list (json.dumps)"
                 )
+            if _has_unknown_keys(value):
+                raise RowError(
+                    f"{name} is the JSON of a conversation whose messages have other keys, or that "
+                    "lies inside of an object; a list of messages (role, content) is needed"
+                )
             return value
     kind = kind_of(value)
     if isinstance(value, dict):
@@ -106,6 +112,27 @@ def turns_in(value: object) -> list[dict]:
     if is_text and not any(map(_is_said_by_somebody, value)):
         return []
     return value
+
+
+def _has_unknown_keys(text: str) -> bool:
+    """Whether a text is the JSON of turns that are said by known speakers, under unknown keys.
+
+    [{"speaker": "user", "text": "Hi"}], or {"conversation": [{"role": "user", "content": "Hi"}]}
+    """
+    turns = _value_of_json(text)
+    if (
+        not isinstance(turns, list)
+        or not turns
+        or not all(isinstance(turn, dict) for turn in turns)
+    ):
+        return False
+    if len(turns) == 1:
+        return any(isinstance(value, list) and turns_in(value) for value in turns[0].values())
+    for key in ("speaker", "author", "sender", "type"):
+        speakers = [turn.get(key) for turn in turns]
+        if all(isinstance(one, str) and _role(one) in KNOWN_ROLES for one in speakers):
+            return True
+    return False
 
 
 def other_keys(side: Side) -> list[str]:
@@ -203,6 +230,8 @@ def _move_text(message: dict[str, Any], name: str) -> None:
         )
     if key == "content":
         message["content"] = content
+        if not content:
+            _refuse_another_name(message, name)
         return
     del message[key]
     others = {other: value for other, value in message.items() if other != "role"}
@@ -219,11 +248,13 @@ def _refuse_another_name(message: dict[str, Any], name: str) -> None:
     if "tool_calls" in message or FUNCTION_CALL in message:
         return
     for key, value in message.items():
-        if key not in TEMPLATE_KEYS and isinstance(value, (str, list)) and value:
+        if key not in TEMPLATE_KEYS and isinstance(value, (str, list, dict)) and value:
             raise RowError(
                 f"{name} has a message without `content`, and {kind_of(value)} under "
                 f"`{name_in_words(key)}`; name its text `content`"
             )
+    if message["role"] == "user" and "content" not in message:
+        raise RowError(f"{name} has a message of the user without `content`")
 
 
 TEXT_PARTS = ("text", "input_text", "output_text")  # the types of parts that are text

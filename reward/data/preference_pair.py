@@ -7,7 +7,13 @@ from typing import Any, TypedDict
 from reward.data.cells import MEND, is_finite_number, kind_of
 from reward.data.messages import side_of
 from reward.data.prompts import words
-from reward.data.transcript_shapes import is_transcript, prompt_messages, reply_of, turns_of
+from reward.data.transcript_shapes import (
+    is_transcript,
+    prompt_messages,
+    reply_of,
+    turns_of,
+    without_marks_of_one_turn,
+)
 from reward.data.transcripts import Messages, RowError, Side, assistant, text_of, user
 
 SIDES = ("chosen", "rejected")
@@ -91,10 +97,10 @@ def compared(prompt: Side, first: object, second: object, preference: Preference
         second: The cell of the other one.
         preference: Which of them is better.
     """
-    chosen, rejected = completions_of(
-        prompt,
-        [side_of(first, "the first completion"), side_of(second, "the second completion")],
-    )
+    sides = [side_of(first, "the first completion"), side_of(second, "the second completion")]
+    if all(isinstance(text, str) for text in (prompt, *sides)):
+        prompt, sides = without_marks_of_one_turn(prompt, sides)
+    chosen, rejected = completions_of(prompt, sides)
     votes = preference.votes
     if preference.strength < 0:
         chosen, rejected = rejected, chosen
@@ -117,8 +123,13 @@ def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
     If the prompt is a transcript, its marks and the white space around them are no text.
     """
     are_texts = all(isinstance(completion, str) for completion in completions)
-    if are_texts and isinstance(prompt, str) and prompt_messages(prompt) != user(prompt):
-        completions = reply_of(prompt, completions)
+    if are_texts and isinstance(prompt, str):
+        if prompt_messages(prompt) != user(prompt):
+            completions = reply_of(prompt, completions)
+        else:
+            start = repeated_start(prompt, completions)
+            if start:
+                completions = [completion[start:].strip() for completion in completions]
     messages = []
     for completion in completions:
         if isinstance(completion, str):
@@ -127,6 +138,29 @@ def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
             completion = _without_prompt(prompt, completion)
         messages.append(completion)
     return messages
+
+
+FEWEST_WORDS = 3  # an answer to "Hi" may well begin with "Hi"
+FEWEST_LETTERS = 12  # of a prompt without spaces between its words
+ENDS_A_SENTENCE = (".", "?", "!", ":", "\u3002", "\uff1f", "\uff01", "\uff1a")
+
+
+def repeated_start(prompt: str, completions: list[str]) -> int:
+    """The length of the prompt that all completions repeat before their answer; 0 if not all do."""
+    start = prompt.rstrip()
+    if not start or not all(completion.startswith(start) for completion in completions):
+        return 0
+    is_short = len(start.split()) < FEWEST_WORDS and len(start) < FEWEST_LETTERS
+    if is_short and not is_transcript(start):
+        return 0
+    answers = [completion[len(start) :] for completion in completions]
+    if not all(answer.strip() for answer in answers):
+        return 0
+    if not start.endswith(ENDS_A_SENTENCE) and not all(answer[0].isspace() for answer in answers):
+        return 0
+    if all(completion.startswith(prompt) for completion in completions):
+        return len(prompt)
+    return len(start)
 
 
 def probability_of_first(votes: list[int]) -> float:

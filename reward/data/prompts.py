@@ -34,10 +34,16 @@ CONVERSATIONS = ("trajectory", "conversations", "conversation", "messages", "con
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 
-MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+MEDIA = ("image", "images", "image_url", "image_urls", "video", "videos", "audio", "audios")
 
 # A text in one of these columns belongs to the conversation.
 PROMPT_LIKE = {*PROMPT_COLUMNS, *SYSTEM_COLUMNS, "history", "dialogue", "instructions"}
+
+# Other names of the same: `chat_history`, `previous_messages`, `System`.
+LIKE_A_PROMPT = re.compile(
+    r"(?i)(?:(?:chat|conversation|dialogue?|message)s?_?history|previous_(?:messages|turns|dialogue?)"
+    r"|context_messages|system(?:_?(?:instructions?|text|msg|message|prompt))?)"
+)
 
 # A few words, no sentence, are no prompt in a column whose name ends with one of these words.
 METADATA = re.compile(
@@ -203,7 +209,7 @@ def check_nothing_lost(row: dict, unread: Iterable[str], sides: Iterable[Side]) 
     for column in unread:
         if column in MEDIA and _holds_something(row[column]) and list_in(row[column]) != []:
             raise RowError(f"`{column}` is not empty, and only text is read; leave the row out")
-    columns = [name for name in unread if name in PROMPT_LIKE and list_in(row[name]) != []]
+    columns = [name for name in unread if _is_like_a_prompt(name) and list_in(row[name]) != []]
     if not columns:
         return
     read = words(" ".join(text for side in sides for text in texts_in(side)))
@@ -216,6 +222,11 @@ def check_nothing_lost(row: dict, unread: Iterable[str], sides: Iterable[Side]) 
                 f"recipe's source, --columns instruction=prompt,input={column} in score.py and "
                 "audit.py"
             )
+
+
+def _is_like_a_prompt(column: str) -> bool:
+    """Whether a text in a column of this name belongs to the conversation."""
+    return column in PROMPT_LIKE or bool(LIKE_A_PROMPT.fullmatch(column))
 
 
 def _texts_of_turns(value: object) -> Iterable[str]:

@@ -31,6 +31,7 @@ from reward.data.transcripts import is_texts
 from reward.data.unpacking import DAMAGED, ReadingMeter, compression_of, open_bytes, open_text
 
 PARQUET = b"PAR1"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 ARROW = (b"ARROW1", b"\xff\xff\xff\xff")  # a file, and a stream
 
 # Names of the list of rows inside a JSON object.
@@ -56,6 +57,9 @@ CSV_TEXTS = re.compile(
     r"|human_ref_[AB]"
 )
 
+
+# How tools write that a cell has no value. In the columns above it is what it says.
+NO_VALUE = ("nan", "NaN", "None", "NULL", "null", "\\N", "<NA>")
 
 # Under these it is a reward that is missing: score.py writes it so for a text that is too long.
 CSV_REWARDS = re.compile(r"(new_)?(reward(_chosen|_rejected)?|scores_(chosen|rejected))(_\d+)?")
@@ -116,8 +120,12 @@ def _rows_of(path: str, meter: ReadingMeter) -> Iterator[tuple[str, Any]]:
     if os.path.isdir(path):
         return _rows_of_folder(path, meter)
     with open_bytes(path) as file:
-        start = file.read(8)
+        start = file.read(len(LFS_POINTER))
     suffix = _suffix(path)
+    if start == LFS_POINTER:
+        raise DataError(
+            f"{path}: not the file itself but Git LFS's pointer to it; fetch it with `git lfs pull`"
+        )
     if start.startswith((PARQUET, *ARROW)):
         if compression_of(path):
             raise DataError(f"{path}: compressed as a whole; unpack it first")
@@ -490,7 +498,10 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, str] | Unreadabl
         return UnreadableRow("no valid UTF-8")
     row = {}
     for column, cell in zip(columns, cells, strict=True):
-        if cell != "" or CSV_TEXTS.fullmatch(column):
+        is_text = bool(CSV_TEXTS.fullmatch(column))
+        if cell in NO_VALUE and not is_text:
+            continue
+        if cell != "" or is_text:
             row[column] = cell
         elif CSV_REWARDS.fullmatch(column):
             row[column] = None

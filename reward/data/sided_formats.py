@@ -10,8 +10,10 @@ import re
 
 from reward.data.cells import kind_of, number_cell, votes_cell
 from reward.data.columns import name_in_words
+from reward.data.labelled_formats import is_json_of_texts, names_a_side, turn_by_turn
 from reward.data.messages import side_of
 from reward.data.preference_pair import (
+    FEWEST_WORDS,
     IN_TWO_PLACES,
     Preference,
     PreferencePair,
@@ -24,8 +26,10 @@ from reward.data.preference_pair import (
     need_one_place,
     pair_of,
     probability_of_first,
+    repeated_start,
 )
 from reward.data.prompts import (
+    PROMPT_COLUMNS,
     FoundPrompt,
     could_be_prompts,
     find_prompt,
@@ -35,6 +39,7 @@ from reward.data.prompts import (
     words,
 )
 from reward.data.transcript_shapes import (
+    ESCAPED,
     UNKNOWN_START,
     is_hh_transcript,
     is_transcript,
@@ -44,6 +49,7 @@ from reward.data.transcript_shapes import (
     reply_of,
     shape_of,
     turns_of,
+    without_marks_of_one_turn,
 )
 from reward.data.transcripts import (
     TURN,
@@ -67,6 +73,11 @@ LABEL_COLUMNS = (
     "rating_rejected",
     "score_chosen",
     "score_rejected",
+    "chosen_rating",
+    "rejected_rating",
+    "chosen-rating",
+    "rejected-rating",
+    "is_tie",
 )
 SIDE_COLUMNS = ("chosen", "rejected")
 
@@ -86,11 +97,15 @@ def chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
     rejected = side_of(row["rejected"], "`rejected`")
     _need_one_form(chosen, rejected)
     _need_no_names(row)
+    _need_no_winner(row)
+    if all(is_json_of_texts(row.get(column)) for column in ("prompt", *SIDE_COLUMNS)):
+        return _last_turns(turn_by_turn(row, "chosen"), turn_by_turn(row, "rejected"))
     found = find_prompt(row)
     if found is None and not _hold_a_conversation(chosen, rejected):
         _need_no_other_text(row)
-        if isinstance(row.get("prompt"), str):
-            found = FoundPrompt(row["prompt"], ("prompt",))
+        empty = [column for column in PROMPT_COLUMNS if column in row]
+        if empty:  # its sides are answers to nothing, and not texts with one start
+            found = FoundPrompt("", (empty[0],))
     pair = _pair_of_sides(found, chosen, rejected, transcript)
     _add_labels(pair, row)
     return pair
@@ -127,6 +142,12 @@ LONGEST_NAME = 40  # characters
 
 def _need_no_names(row: dict) -> None:
     """Refuse sides that name the columns with their texts: {"response_a": "4", "chosen": "a"}."""
+    holder = _column_with_keys(row)
+    if holder is not None:
+        raise RowError(
+            f"`chosen` and `rejected` are places in `{name_in_words(holder)}` instead of texts; "
+            "write the texts into them"
+        )
     named = [_column_named(row, side) for side in SIDE_COLUMNS]
     what = "name the columns"
     if None in named:
@@ -141,6 +162,29 @@ def _need_no_names(row: dict) -> None:
         )
 
 
+ANSWER_COLUMN = re.compile(r"(?:response|output|answer|conversation)_?[abAB012]")
+
+
+def _need_no_winner(row: dict) -> None:
+    """Refuse sides beside a column that says which of two is better: {"winner": "model_b"}.
+
+    Raises:
+        RowError: There is one. Perhaps the sides are not in its order, and it was not looked at.
+            Beside the two answers themselves, score.py has named the sides by it.
+    """
+    if any(map(ANSWER_COLUMN.fullmatch, map(str, row))):
+        return
+    for column in ("winner", "label", "preference"):
+        value = row.get(column)
+        if names_a_side(value) or (column == "winner" and value in (0, 1, 2)):
+            raise RowError(
+                f"`{column}` says which of two answers is better, beside `chosen` and `rejected`. "
+                "If the better one is not always `chosen`, name the two `response_a` and "
+                f"`response_b` instead; if it is, leave `{column}` out "
+                "(`columns: [prompt, chosen, rejected]`)"
+            )
+
+
 def _column_named(row: dict, side: str) -> str | None:
     """The column with a text whose name is the text of a side, or has its last word in it."""
     text = row[side]
@@ -152,6 +196,22 @@ def _column_named(row: dict, side: str) -> str | None:
         is_text = isinstance(value, str | list) and column not in SIDE_COLUMNS
         if is_text and (str(column).lower() == name or last_word in _words_of_name(column)):
             return column
+    return None
+
+
+def _column_with_keys(row: dict) -> str | None:
+    """The column with a list or mapping of texts in which both sides are places: "0" and "1"."""
+    keys = [str(row[side]).strip() for side in SIDE_COLUMNS]
+    if keys[0] == keys[1]:
+        return None
+    for column, value in row.items():
+        places = ()
+        if isinstance(value, dict):
+            places = [str(key) for key, text in value.items() if isinstance(text, str)]
+        elif isinstance(value, list) and len(value) > 1:
+            places = [str(place) for place, text in enumerate(value) if isinstance(text, str)]
+        if set(keys) <= set(places):
+            return str(column)
     return None
 
 
@@ -222,6 +282,13 @@ def _message_sides(
     return _last_turns(chosen, rejected)
 
 
+# A word of a rendered conversation that nobody says: `User:`, `<|im_start|>user`, `###`.
+MARK_OF_TURN = re.compile(
+    r"(?i)\W*(?:\W\w*\W|system|human|user|assistant|ai|bot|model|instruction|response|input|inst"
+    r"|prompter|gpt)?\W*|\S*[<>|\[\]#:]\S*"
+)
+
+
 def _need_repeated(prompt: str, side: Messages, column: str) -> None:
     """Check that a prompt beside whole conversations says nothing that they do not say.
 
@@ -237,6 +304,11 @@ def _need_repeated(prompt: str, side: Messages, column: str) -> None:
         words(message.get("content") or "") for message in side[:-1] if message["role"] == "user"
     ]
     has_side = bool(users) and all(turn in prompt_words for turn in users)
+    if has_side:
+        rest = prompt_words
+        for turn in filter(None, turns):
+            rest = rest.replace(turn, " ", 1)
+        has_side = all(map(MARK_OF_TURN.fullmatch, rest.split()))
     if not is_in_side and not has_side:
         raise RowError(
             f"`{column}` and the conversations in `chosen` and `rejected` differ, so which of them "
@@ -292,7 +364,7 @@ def _text_sides(
         return _texts_alone(chosen, rejected, transcript)
     prompt = found.side
     if isinstance(prompt, str):
-        start = _repeated_start(prompt, chosen, rejected)
+        start = repeated_start(prompt, [chosen, rejected])
         if start and transcript == "raw":
             return pair_of(chosen[:start], chosen[start:], rejected[start:])
         if start:
@@ -340,25 +412,6 @@ def _are_transcripts(chosen: str, rejected: str, may_be_text: bool = False) -> b
     return chosen_is
 
 
-FEWEST_WORDS = 3  # an answer to "Hi" may well begin with "Hi"
-
-
-def _repeated_start(prompt: str, chosen: str, rejected: str) -> int:
-    """The length of the prompt that both sides repeat before their answer; 0 if they do not."""
-    start = prompt.rstrip()
-    if not start or not chosen.startswith(start) or not rejected.startswith(start):
-        return 0
-    if len(start.split()) < FEWEST_WORDS and not is_transcript(start):
-        return 0
-    end = len(start)
-    answers = (chosen[end:], rejected[end:])
-    if not all(answer.strip() and answer[0].isspace() for answer in answers):
-        return 0
-    if chosen.startswith(prompt) and rejected.startswith(prompt):
-        return len(prompt)
-    return end
-
-
 def _need_no_marked_prompt(prompt: str, chosen: str, rejected: str) -> None:
     """Refuse sides that both begin with the prompt behind a mark, such as `### Question: ...`.
 
@@ -381,6 +434,7 @@ def _explicit_texts(prompt: str, chosen: str, rejected: str, transcript: str) ->
     """A prompt and two completions, all of them text."""
     if transcript == "raw":
         return pair_of(prompt, chosen, rejected)
+    prompt, (chosen, rejected) = without_marks_of_one_turn(prompt, [chosen, rejected])
     messages = prompt_messages(prompt)
     if messages == user(prompt):
         return pair_of(messages, assistant(chosen), assistant(rejected))
@@ -396,6 +450,11 @@ def _texts_alone(chosen: str, rejected: str, transcript: str) -> PreferencePair:
             raise RowError(
                 "`chosen` and `rejected` have text before the first turn of a transcript; put it "
                 "into a column `system`, or give the turns as messages (role, content)"
+            )
+        if ESCAPED.match(chosen) and ESCAPED.match(rejected):
+            raise RowError(
+                "`chosen` and `rejected` have a backslash and an n where line breaks belong, so "
+                "their turns cannot be told apart; write the line breaks"
             )
         if UNKNOWN_START.match(chosen) and UNKNOWN_START.match(rejected):
             raise RowError(
@@ -534,11 +593,11 @@ def _add_labels(pair: PreferencePair, row: dict) -> None:
     if row.get("votes") is not None:
         pair["votes"] = votes_cell(row)
         pair["chosen_probability"] = probability_of_first(pair["votes"])
-    if _has_values(row, "rating_chosen", "rating_rejected"):
-        _add_ratings(pair, row, "rating_chosen", "rating_rejected")
-    elif _has_values(row, "score_chosen", "score_rejected"):
-        # UltraFeedback-binarized calls its ratings scores.
-        _add_ratings(pair, row, "score_chosen", "score_rejected")
+    ratings = _columns_of_ratings(row)
+    if ratings:
+        _add_ratings(pair, row, *ratings)
+    if row.get("is_tie") in (True, 1, "True", "true"):
+        pair["chosen_probability"] = 0.5
     if row.get("chosen_probability") is not None:
         pair["chosen_probability"] = number_cell(row, "chosen_probability", 0, 1)
 
@@ -548,11 +607,22 @@ def labels_read(row: dict) -> set[str]:
     read = {"margin", "votes", "chosen_probability"}
     if is_difference_of_rewards(row):
         read.remove("margin")
-    if _has_values(row, "rating_chosen", "rating_rejected"):
-        return read | {"rating_chosen", "rating_rejected"}
-    if _has_values(row, "score_chosen", "score_rejected"):
-        return read | {"score_chosen", "score_rejected"}
-    return read
+    if row.get("is_tie") is not None:
+        read.add("is_tie")
+    return read | set(_columns_of_ratings(row))
+
+
+# The columns of the ratings of both sides; the first two that a row has are read.
+RATINGS = (
+    ("rating_chosen", "rating_rejected"),
+    ("score_chosen", "score_rejected"),  # UltraFeedback-binarized
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),  # distilabel and Argilla
+)
+
+
+def _columns_of_ratings(row: dict) -> tuple[str, ...]:
+    return next((columns for columns in RATINGS if _has_values(row, *columns)), ())
 
 
 def is_difference_of_rewards(row: dict) -> bool:

@@ -92,10 +92,16 @@ SHAPES = (
     _words("Human", "AI", LINE_BREAK),
     _words("User", "Assistant", EMPTY_LINE),
     _words("User", "Assistant", LINE_BREAK),
+    _words("user", "assistant", LINE_BREAK),
+    _words("prompter", "assistant", LINE_BREAK),  # OASST
     _words("H", "A", EMPTY_LINE),
     _words("H", "A", LINE_BREAK),
     _words("### Human", "### Assistant", LINE_BREAK),
     _words("### User", "### Assistant", LINE_BREAK),
+    Shape(  # Guanaco: ### Human: Hi### Assistant: Hello!### Human: ...
+        start=re.compile(r"(?s)\s*### Human:.*\S### Assistant:"),
+        mark=re.compile(r"### (Human|Assistant):"),
+    ),
     Shape(  # Alpaca
         start=re.compile(rf"(?s)\s*(?:{ALPACA_START})?### Instruction:.*\n[ \t]*### Response:"),
         mark=re.compile(r"(?:\A\s*|\n[ \t]*)### (Instruction|Input|Response):"),
@@ -149,8 +155,8 @@ SHAPES = (
 
 # What any of them begins with, so that most texts are looked at once.
 ANY_START = re.compile(
-    r"\s*(?:System:|Human:|User:|H:|### |Below is an instruction|A chat between|USER:|<\||<s>"
-    r"|<bos>|<start_of_turn>|\[INST\]|(?:system|user)\r?\n)"
+    r"\s*(?:System:|Human:|[Uu]ser:|prompter:|H:|### |Below is an instruction|A chat between"
+    r"|USER:|<\||<s>|<bos>|<start_of_turn>|\[INST\]|(?:system|user)\r?\n)"
 )
 
 # What a transcript of yet another shape begins with: a speaker between signs, as in `**User:**`.
@@ -168,6 +174,19 @@ RENDERED = re.compile(
 # What a prompt of yet another shape has: a line of the user's, and at its end the mark of a reply.
 USER_MARK = re.compile(r"(?im)^[^\w\n]{0,6}(?:human|user|customer|instruction)[^\w\n]{0,6}?:")
 REPLY_MARK = re.compile(r"(?i)[^\w\n]{0,6}(?:assistant|ai|bot|chatbot|response)[^\w\n]{1,6}")
+
+# A prompt that is one turn of the user behind a mark, and how each of its answers then begins.
+ONE_TURN = re.compile(r"\s*(?:### ?)?(?:Human|User|USER|human|user|prompter|H):\s*")
+REPLY = re.compile(r"\s*(?:### ?)?(?:Assistant|ASSISTANT|assistant|AI|A):\s*")
+
+# A transcript whose line breaks were written as a backslash and an n.
+ESCAPED = re.compile(r"(?:\\r|\\n|\s)*\\n\s*(?:Human|Assistant|User):")
+
+# A transcript in one line, which ends with the mark of a reply; and one of no known shape.
+IN_ONE_LINE = re.compile(
+    r"(?s)\s*(Human|User):.*\s(?:Assistant|AI):.*\s\1:.*\s(?:Assistant|AI):\s*"
+    r"|\s*human:.*\n(?:assistant|gpt):.*\nhuman:.*"
+)
 
 LLAMA2_SYSTEM = re.compile(r"(?s)\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)")
 
@@ -279,6 +298,16 @@ def prompt_messages(text: str) -> Messages:
 
 def _refuse_unknown_shape(text: str) -> None:
     """Refuse a prompt that ends with the mark of a reply, and whose turns nobody here can tell."""
+    if ESCAPED.match(text):
+        raise RowError(
+            "a prompt has a backslash and an n where line breaks belong, so its turns cannot be "
+            "told apart; write the line breaks"
+        )
+    if IN_ONE_LINE.fullmatch(text):
+        raise RowError(
+            "a prompt is a transcript of no shape that is read here, so where its turns begin is "
+            "unclear; give them as messages (role, content)"
+        )
     last_line = text.rstrip().rpartition("\n")[2]
     is_mark = ":" in last_line and REPLY_MARK.fullmatch(last_line)
     if is_mark and USER_MARK.search(text):
@@ -318,6 +347,22 @@ def _without_marks(shape: Shape, texts: list[str]) -> list[str]:
         if mark is None or ROLES[mark[1].lower()] != "assistant":
             return texts
     return [text[mark.end() :].strip() for text, mark in zip(texts, marks, strict=True)]
+
+
+def without_marks_of_one_turn(prompt: str, completions: list[str]) -> tuple[str, list[str]]:
+    """A prompt `Human: Hi` and its answers `Assistant: Hello!` without these marks.
+
+    Texts of which one has no mark stay as they are.
+    """
+    mark = ONE_TURN.match(prompt)
+    replies = [REPLY.match(completion) for completion in completions]
+    if mark is None or None in replies or is_transcript(prompt):
+        return prompt, completions
+    answers = [
+        completion[reply.end() :].strip()
+        for completion, reply in zip(completions, replies, strict=True)
+    ]
+    return prompt[mark.end() :].strip(), answers
 
 
 def last_mark_end(text: str) -> int:
