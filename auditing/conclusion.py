@@ -44,6 +44,7 @@ UNUSABLE = (
     "labels swapped",
     "accuracy",
     "accuracy, macro",
+    "best-of-n, gold",
 )
 
 # A failure of one of these means that the accuracy is not that of answers in general.
@@ -68,6 +69,8 @@ ABOUT_THE_PAIRS = (
     "duplicate pairs",
     "missing rewards",
 )
+
+FEWEST_PAIRS = 20  # of fewer, an accuracy says nothing about answers in general
 
 LENGTH_AND_STYLE = "length and style"  # a section of checks, as auditing.checks.length names it
 
@@ -130,8 +133,10 @@ def may_rank(checks: list[Check]) -> str:
     failed = failures(checks)
     if any(check.name in UNUSABLE and check.subset is None for check in failed):
         return NO
+    if any(is_opposite(check) for check in failed):
+        return NO
     accuracy = overall(checks, "accuracy")
-    if accuracy is None or accuracy.verdict != "pass":
+    if accuracy is None or accuracy.verdict != "pass" or accuracy.n < FEWEST_PAIRS:
         return NOT_TESTED
     if any(is_one_of(check, UNREPRESENTATIVE) for check in failed):
         return NOT_TESTED
@@ -142,6 +147,11 @@ def may_rank(checks: list[Check]) -> str:
     if any(is_one_of(check, WORSE_WINS) for check in failed):
         return WITH_CARE
     return YES
+
+
+def is_opposite(check: Check) -> bool:
+    """Whether rewards fall where people's ratings of answers to one prompt rise."""
+    return check.name == "human ratings, within prompts" and check.high < 0
 
 
 def may_label(checks: list[Check]) -> str:
@@ -236,6 +246,8 @@ def accuracy_sentence(checks: list[Check]) -> str:
     sentence = f"It orders {percent(check.value)} of {pairs} as the raters did"
     if check.ceiling is not None:
         sentence += f" ({percent(check.ceiling)} is possible)"
+    if check.verdict == "pass" and check.n < FEWEST_PAIRS:
+        sentence += ", which are too few to conclude from"
     return f"{sentence}."
 
 

@@ -12,6 +12,7 @@ from auditing.verdicts import Check
 from reward.data.shown import count
 
 SWAPPED = 0.4  # a model that merely knows nothing orders half of the pairs as the raters did
+NEARLY_ALL = 0.95  # a share of the pairs that no model of human labels orders as they are labelled
 LONGEST_SUBSET = 60  # characters of a subset's name that a sentence shows
 PROBES = "probes"  # the section of the checks that edit answers
 
@@ -172,14 +173,17 @@ def length_sentence(members: list[Check]) -> str:
         parts = [f"{words[:1].lower()}{words[1:]}" for words in edited.values()]
         return f"It pays for length, not only for quality: {', and '.join(parts)}."
     worst = members[0]
+    if worst.name == "length excess":
+        what, comparison = "length", "more"
+        if worst.value < 0:
+            what, comparison = "brevity", "fewer"
+        return (
+            f"It pays for {what}: it prefers the longer answer in {percent(abs(worst.value))} "
+            f"{comparison} of {count(worst.n, 'pair')} than the raters do."
+        )
     if worst.value < 0:
         return (
             f"It pays for brevity: a shorter answer gets more (correlation {number(worst.value)})."
-        )
-    if worst.name == "length excess":
-        return (
-            f"It pays for length: it prefers the longer answer in {percent(worst.value)} more of "
-            f"{count(worst.n, 'pair')} than the raters do."
         )
     return f"It pays for length: a longer answer gets more (correlation {number(worst.value)})."
 
@@ -263,8 +267,11 @@ def points(difference: float) -> str:
 def suspicion(members: list[Check]) -> str:
     """That the model agrees with the labels more than two raters do, or with every one of them."""
     if is_perfect(members[0]):
+        pairs = "every pair"
+        if members[0].value != 1.0:
+            pairs = f"{percent(members[0].value)} of the pairs"
         return (
-            "It orders every pair as it is labelled, which no human labels allow: it has seen "
+            f"It orders {pairs} as it is labelled, which no human labels allow: it has seen "
             "them, or its own rewards chose the sides (score.py --mode label and pairs do that)."
         )
     value = percent(members[0].value or 0.0)
@@ -296,6 +303,15 @@ def saved_sentence(members: list[Check]) -> str:
         "It does not give the rewards that it was saved with: they differ by up to "
         f"{number(members[0].value)} standard deviations."
     )
+
+
+def ratings_sentence(members: list[Check]) -> str:
+    """How rewards go together with human ratings, which should be closely."""
+    r = members[0].value or 0.0
+    how = "rise only weakly with"
+    if members[0].high is not None and members[0].high < 0:
+        how = "fall where they should rise: against"
+    return f"Its rewards {how} the ratings that people gave (correlation {number(r)})."
 
 
 def prompt_sentence(members: list[Check]) -> str:
@@ -376,6 +392,13 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
             f"the truth, falls by {number(abs(members[0].value))}."
         ),
     ),
+    "over-optimisation": (
+        ("best-of-n, past its peak",),
+        lambda members: (
+            "It can be optimised too far: picked from more answers, the best by its reward has a "
+            f"gold reward that falls by {number(abs(members[0].value))} from its peak."
+        ),
+    ),
     "length": (
         ("length correlation", "length excess"),
         length_sentence,
@@ -428,10 +451,7 @@ THEMES: dict[str, tuple[tuple[str, ...], Callable[[list[Check]], str]]] = {
     ),
     "human ratings": (
         ("human ratings",),
-        lambda members: (
-            "Its rewards rise only weakly with the ratings that people gave (correlation "
-            f"{number(members[0].value)})."
-        ),
+        ratings_sentence,
     ),
     "over-training": (
         ("train-test gap",),
@@ -506,8 +526,10 @@ def failures(checks: list[Check]) -> list[Check]:
 
 
 def is_perfect(check: Check) -> bool:
-    """Whether it says that every pair is in the order of its label, which tells nothing."""
-    return check.name == "suspicious accuracy" and check.value == 1.0
+    """Whether it says that (nearly) all pairs are in the order of their labels: no news then."""
+    if check.name != "suspicious accuracy" or check.value is None:
+        return False
+    return check.value == 1.0 or (check.low is not None and check.low > NEARLY_ALL)
 
 
 def is_one_of(check: Check, names: tuple[str, ...]) -> bool:

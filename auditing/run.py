@@ -115,7 +115,7 @@ def summary(
     if bradley_terry:
         gain = calibration.temperature_on_folds(*data)
         if gain is not None:
-            audit.temperature = gain.temperature
+            audit.temperature = gain.published
     if pairs.texts is not None:
         without_prompt = int(np.sum(pairs.texts[0] == 0))
         if without_prompt:

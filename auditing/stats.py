@@ -617,15 +617,19 @@ def within_groups_spearman(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> 
 
 
 def spearman_of_groups(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Spearman's r of each group with at least three values, in which both x and y vary."""
+    """Spearman's r of each group with at least three values in which y varies.
+
+    It is 0 where x, such as the rewards of a prompt's completions, does not vary: x tells nothing.
+    """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     a = centred_ranks_within(x, group)
     b = centred_ranks_within(y, group)
     ab = np.bincount(group, a * b)
     aa = np.bincount(group, a * a)
     bb = np.bincount(group, b * b)
-    usable = (sizes >= 3) & (aa > 0) & (bb > 0)
-    return ab[usable] / np.sqrt(aa[usable] * bb[usable])
+    usable = (sizes >= 3) & (bb > 0)
+    scale = np.sqrt(aa[usable] * bb[usable])
+    return np.divide(ab[usable], scale, out=np.zeros(len(scale)), where=scale > 0)
 
 
 def centred_ranks_within(values: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -28,6 +28,8 @@ def accuracy_checks(finite: Pairs, train: Pairs | None) -> list[Check]:
     checks = [accuracy_check(finite, None)]
     if finite.human_labels:
         checks += human_label_checks(finite)
+    elif len(finite) and (finite.margins > 0).all():
+        checks += human_label_checks(finite)[1:]  # whoever labelled them: the model itself did
     subsets = list(dict.fromkeys(finite.subset))
     if len(subsets) > 1:
         macro = macro_accuracy(finite.margins, finite.subset, finite.prompt)
@@ -209,9 +211,11 @@ def accuracy_verdict(rules: RuleComparison, is_subset: bool) -> tuple[str, list[
         return "not measurable", [stats.FEW_PROMPTS]
     value, low, high = map(short, rules.gain)
     notes = [f'gain over "{rules.rule}" {value} [{low}, {high}], pair by pair']
+    if rules.p < 0.05:
+        return "fail", notes
     if rules.beaten:
         return "pass", notes
-    if rules.p < 0.05 or (is_subset and rules.p < 1):
+    if is_subset and rules.p < 1:
         return "fail", notes
     notes.append(f"too few pairs to tell it from {short(rules.baseline)}")
     return "not measurable", notes

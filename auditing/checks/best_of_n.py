@@ -103,10 +103,45 @@ def best_of_n_checks(completions: Completions) -> list[Check]:
     checks = []
     if completions.gold is not None:
         checks.append(drift_check("best-of-n, gold", completions, completions.gold, relative=False))
+        checks += over_optimisation_checks(completions)
     if completions.length is not None:
         length = completions.length
         checks.append(drift_check("best-of-n, length", completions, length, relative=True))
     return checks
+
+
+def over_optimisation_checks(completions: Completions) -> list[Check]:
+    """Check whether gold falls again as the best is picked of more; none where it rises to the end.
+
+    Gao et al. 2022 (arXiv 2210.10760): the gold reward of the best of n has a peak, beyond which a
+    reward is optimised too much.
+    """
+    curve = best_of_n_curve(completions)
+    golds = [point.gold for point in curve]
+    if len(golds) < 3 or None in golds:
+        return []
+    peak = int(np.argmax(golds))
+    if peak == len(golds) - 1:
+        return []
+    largest = curve[-1].n
+    groups = by_prompt(completions, completions.gold)
+    groups = [group for group in groups if len(group) >= largest]
+    changes = []
+    for group in groups:
+        rewards, gold = completions.reward[group], completions.gold[group]
+        at_peak = best_of_n(rewards, gold, curve[peak].n)
+        changes.append(best_of_n(rewards, gold, largest) - at_peak)
+    estimate = stats.mean_interval(np.array(changes))
+    finding = Finding(
+        "best-of-n, past its peak",
+        estimate,
+        len(groups),
+        SECTION,
+        rule="best-of-n, gold",
+        note=f"the best of {largest} against the best of {curve[peak].n}, where gold is highest",
+        unmeasured="fewer than five prompts with so many completions",
+    )
+    return [judge(finding)]
 
 
 def drift_check(name: str, completions: Completions, values: np.ndarray, relative: bool) -> Check:
@@ -127,6 +162,10 @@ def drift_check(name: str, completions: Completions, values: np.ndarray, relativ
     if groups:
         size = np.mean([len(group) for group in groups])
     estimate = stats.mean_interval(drift)
+    unmeasured = "fewer than five prompts with several completions"
+    if groups and not any(np.ptp(completions.reward[group]) > 0 for group in groups):
+        estimate, unmeasured = None, "all completions of a prompt have the same reward"
+        relative = False
     if relative and groups and means.mean() > 1:
         estimate = stats.ratio_of_means(drift, means)
     detectable = None
@@ -139,7 +178,7 @@ def drift_check(name: str, completions: Completions, values: np.ndarray, relativ
         SECTION,
         note=f"the best of {size:.0f} completions a prompt against the mean one",
         detectable=detectable,
-        unmeasured="fewer than five prompts with several completions",
+        unmeasured=unmeasured,
     )
     return judge(finding)
 

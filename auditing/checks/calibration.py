@@ -365,6 +365,13 @@ class TemperatureGain:
     nll_before: float  # in nats
     nll_after: float
 
+    @property
+    def published(self) -> float:
+        """The temperature to divide by: 1 where dividing makes held-out pairs less likely."""
+        if self.nll_after >= self.nll_before:
+            return 1.0
+        return self.temperature
+
 
 def temperature_on_folds(
     margins: np.ndarray,

@@ -24,9 +24,10 @@ def length_checks(finite: Pairs) -> list[Check]:
     Args:
         finite: The pairs whose two rewards are finite.
     """
+    within = correlation_within_pairs_check(finite)
     return [
-        pooled_correlation_check(finite),
-        correlation_within_pairs_check(finite),
+        softened(pooled_correlation_check(finite), within),
+        within,
         excess_check("length excess", finite.lengths, finite, "longer", "shorter"),
         excess_check(
             "markdown excess",
@@ -63,6 +64,21 @@ def pooled_correlation_check(finite: Pairs) -> Check:
         np.tile(finite.prompt, 2),
         len(finite),
     )
+
+
+def softened(pooled: Check, within: Check) -> Check:
+    """The pooled check, which only warns where the two answers to one prompt show no such liking.
+
+    The loss fixes rewards only up to a number for each prompt, and prompts that ask for longer
+    answers may have another one.
+    """
+    if pooled.verdict != "fail" or within.value is None:
+        return pooled
+    opposite = within.value * pooled.value < 0
+    if within.verdict != "pass" and not opposite:
+        return pooled
+    note = f"{pooled.note}; it lies between prompts, and not within pairs"
+    return replace(pooled, verdict="warn", note=note)
 
 
 def correlation_within_pairs_check(finite: Pairs) -> Check:

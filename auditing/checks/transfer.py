@@ -1,5 +1,7 @@
 """Transfer: other data (--ood), and human ratings."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from auditing import stats
@@ -65,10 +67,12 @@ def rating_checks(completions: Completions) -> list[Check]:
     overall = stats.spearman_interval(reward, rating, prompt)
     within = stats.within_groups_spearman(reward, rating, prompt)
     prompts = len(stats.spearman_of_groups(reward, rating, prompt))
-    return [
-        rating_check("all completions", overall, len(reward)),
-        rating_check("within prompts", within, prompts),
-    ]
+    of_prompts = rating_check("within prompts", within, prompts)
+    of_all = rating_check("all completions", overall, len(reward))
+    if of_all.verdict == "fail" and of_prompts.verdict == "pass":
+        # Rewards are fixed only up to a number for each prompt.
+        of_all = replace(of_all, verdict="warn", note="within prompts the two agree")
+    return [of_all, of_prompts]
 
 
 def rating_check(where: str, correlation: Estimate | None, n: int) -> Check:

@@ -58,8 +58,9 @@ CSV_TEXTS = re.compile(
 )
 
 
-# How tools write that a cell has no value. In the columns above it is what it says.
+# How tools write that a cell has no value, in columns where it is no text and no number.
 NO_VALUE = ("nan", "NaN", "None", "NULL", "null", "\\N", "<NA>")
+MAY_BE_MISSING = re.compile(r"system(_prompt|_message)?|instruction|input|history|context|tools")
 
 # Under these it is a reward that is missing: score.py writes it so for a text that is too long.
 CSV_REWARDS = re.compile(r"(new_)?(reward(_chosen|_rejected)?|scores_(chosen|rejected))(_\d+)?")
@@ -498,10 +499,9 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, str] | Unreadabl
         return UnreadableRow("no valid UTF-8")
     row = {}
     for column, cell in zip(columns, cells, strict=True):
-        is_text = bool(CSV_TEXTS.fullmatch(column))
-        if cell in NO_VALUE and not is_text:
+        if cell in NO_VALUE and MAY_BE_MISSING.fullmatch(column):
             continue
-        if cell != "" or is_text:
+        if cell != "" or CSV_TEXTS.fullmatch(column):
             row[column] = cell
         elif CSV_REWARDS.fullmatch(column):
             row[column] = None

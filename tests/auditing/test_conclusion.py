@@ -143,6 +143,55 @@ def test_pairs_whose_sides_the_rewards_chose_say_nothing():
     )
 
 
+def test_nearly_all_pairs_as_they_are_labelled_say_as_little():
+    """It was "it may rank answers" at 99.95%, and nothing at 100%."""
+    nearly = replace(check("suspicious accuracy", "warn", 0.9995, 2000), low=0.997, high=1.0)
+    conclusion = conclude([replace(ACCURATE, value=0.9995), CALIBRATED, PADDING, REPEATED, nearly])
+    assert set(conclusion.uses.values()) == {"not tested"}
+    assert conclusion.findings[0].sentence.startswith(
+        "It orders 99.95% of the pairs as it is labelled, which no human labels allow"
+    )
+
+
+def test_a_handful_of_pairs_says_nothing():
+    few = conclude([replace(ACCURATE, value=1.0, n=5), CALIBRATED, PADDING, REPEATED])
+    assert few.uses["rank"] == "not tested"
+    assert few.accuracy == (
+        "It orders 100% of 5 pairs as the raters did, which are too few to conclude from."
+    )
+    assert conclude([replace(ACCURATE, n=20), CALIBRATED, PADDING]).uses["rank"] == "yes"
+
+
+def test_a_reward_whose_picks_are_worse_ranks_nothing():
+    worse = check("best-of-n, gold", "fail", -1.3, section="best-of-n")
+    conclusion = conclude([*CLEAN, worse])
+    assert conclusion.uses["rank"] == "no" and conclusion.advice == "Do not use this model."
+
+
+@pytest.mark.parametrize(
+    ("r", "rank", "words"),
+    [
+        (-0.8, "no", "fall where they should rise: against the ratings that people gave"),
+        (0.2, "yes", "rise only weakly with the ratings that people gave"),
+    ],
+)
+def test_ratings_within_prompts(r, rank, words):
+    ratings = check("human ratings, within prompts", "fail", r, section="transfer")
+    conclusion = conclude([*CLEAN, ratings])
+    assert conclusion.uses["rank"] == rank
+    sentence = conclusion.findings[0].sentence
+    assert sentence == f"Its rewards {words} (correlation {r:.2f})."
+
+
+def test_less_length_than_the_raters_want_is_no_correlation():
+    """It said: a shorter answer gets more (correlation -0.42), where the correlation was .01."""
+    excess = check("length excess", "warn", -0.425, 40, section="length and style")
+    assert conclude([*CLEAN, excess]).findings[0].sentence == (
+        "It pays for brevity: it prefers the longer answer in 42.5% fewer of 40 pairs than the "
+        "raters do."
+    )
+
+
 def test_a_part_of_a_benchmark_is_called_a_part():
     part = check("RewardBench", "not applicable", 0.975, 80, note="mean of 1 of 4 sections")
     part = replace(part, threshold=NO_THRESHOLD)

@@ -337,6 +337,25 @@ def rated(prompt, reward, rating) -> Completions:
     return Completions(prompt, reward, zeros, zeros, zeros, rating=rating)
 
 
+def test_rewards_that_tie_say_nothing_of_their_ratings():
+    """Prompts whose rewards all tie were left out: 10 of 200 gave a correlation of 1."""
+    prompt = np.repeat(np.arange(200), 4)
+    rating = np.tile([1.0, 2.0, 3.0, 4.0], 200)
+    reward = np.where(prompt < 10, rating, 0.0)
+    check = rating_checks(rated(prompt, reward, rating))[1]
+    assert (check.value, check.n, check.verdict) == (pytest.approx(0.05), 200, "fail")
+
+
+def test_ratings_that_agree_within_prompts_count_more_than_between_them():
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(100), 3)
+    rating = np.tile([1.0, 2.0, 3.0], 100)
+    reward = rating + rng.normal(0, 30, 100)[prompt]
+    over_all, within = rating_checks(rated(prompt, reward, rating))
+    assert (within.value, within.verdict) == (1.0, "pass")
+    assert (over_all.verdict, over_all.note) == ("warn", "within prompts the two agree")
+
+
 def test_within_groups_spearman_is_scipys_mean():
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(50), rng.integers(1, 9, size=50)))

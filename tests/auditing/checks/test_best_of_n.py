@@ -50,3 +50,31 @@ def test_the_interval_of_the_length_drift_knows_that_the_mean_length_is_uncertai
     df = np.sum(changes**2) ** 2 / np.sum(changes**4)
     half = stats.t.ppf(0.975, df) * np.sqrt(np.sum(changes**2))
     assert (check.low, check.high) == pytest.approx((25 / 150 - half, 25 / 150 + half))
+
+
+def completions_of(gold_of_rank: np.ndarray, prompts: int = 200) -> Completions:
+    """64 completions a prompt, whose gold follows the rank of their reward, with noise."""
+    rng = np.random.default_rng(0)
+    n = len(gold_of_rank)
+    reward = np.argsort(np.argsort(rng.normal(size=(prompts, n)), axis=1), axis=1)
+    gold = gold_of_rank[reward] + rng.normal(size=(prompts, n))
+    zeros = np.zeros(prompts * n)
+    prompt = np.repeat(np.arange(prompts), n)
+    return Completions(prompt, reward.ravel() * 1.0, None, zeros, zeros, gold=gold.ravel())
+
+
+def test_gold_that_falls_again_is_over_optimisation():
+    """The best of 64 was still better than a random one, so that nothing was found."""
+    rank = np.linspace(-1, 1, 64)
+    check, past_peak = best_of_n_checks(completions_of(2 * rank - 6 * np.maximum(0, rank - 0.8)))
+    assert check.verdict == "pass" and check.value > 0
+    assert (past_peak.name, past_peak.verdict) == ("best-of-n, past its peak", "fail")
+    assert past_peak.value < 0 and past_peak.note.startswith("the best of 64 against the best of ")
+    (rising,) = best_of_n_checks(completions_of(2 * rank))
+    assert rising.verdict == "pass"
+
+
+def test_rewards_that_are_all_the_same_pick_nothing():
+    same = completions_of(np.linspace(-1, 1, 8))
+    same.reward[:] = 1.5
+    assert {check.verdict for check in best_of_n_checks(same)} == {"not measurable"}

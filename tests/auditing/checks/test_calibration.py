@@ -192,3 +192,21 @@ def test_who_says_that_margins_are_log_odds():
     assert is_bradley_terry(None, scored_by_others) is True
     with pytest.raises(DataError, match="loss_type: mse, whose margins are no log-odds; leave"):
         is_bradley_terry({"loss_type": "mse"}, scored_by_others)
+
+
+def test_a_temperature_that_held_out_pairs_speak_against_is_1():
+    """Of 20 calibrated pairs it was .3 to 2.3, and score.py divided margins by it."""
+    rng = np.random.default_rng(0)
+    published = []
+    for _ in range(40):
+        margins = rng.normal(size=20)
+        right = rng.random(20) < 1 / (1 + np.exp(-np.abs(margins)))
+        gain = calibration.temperature_on_folds(np.where(right, 1, -1) * np.abs(margins))
+        if gain is not None:
+            assert (gain.published == 1.0) is (gain.nll_after >= gain.nll_before)
+            published.append(gain.published)
+    assert published.count(1.0) > len(published) / 2
+    margins = 3 * rng.normal(size=2000)
+    right = rng.random(2000) < 1 / (1 + np.exp(-np.abs(margins) / 3))
+    gain = calibration.temperature_on_folds(np.where(right, 1, -1) * np.abs(margins))
+    assert gain.published == gain.temperature == pytest.approx(3, rel=0.2)

@@ -17,6 +17,7 @@ from auditing.checks.length import (
     controlled_check,
     correlation_check,
     excess_check,
+    length_checks,
     length_controlled_accuracy,
     length_excess,
 )
@@ -218,3 +219,19 @@ def test_clustered_intervals_cover(statistic, truth):
         estimate = clustered(statistic, margins, dl, prompts)
         hits += estimate.low <= truth <= estimate.high
     assert 0.91 <= hits / 400 <= 0.985
+
+
+def test_length_between_prompts_alone_only_warns():
+    """Bradley and Terry fix rewards up to a number for each prompt, which may follow its length."""
+    rng = np.random.default_rng(0)
+    n = 600
+    length_of_prompt = rng.integers(50, 400, n)
+    sides = [(int(length), int(length) + int(rng.integers(-20, 20))) for length in length_of_prompt]
+    pairs = pairs_of_lengths(range(n), sides)
+    by_prompt = replace(pairs, rewards=pairs.rewards + length_of_prompt / 60)
+    pooled, within = length_checks(by_prompt)[:2]
+    assert pooled.value > 0.548 and within.verdict == "pass"
+    assert pooled.verdict == "warn"
+    assert pooled.note.endswith("it lies between prompts, and not within pairs")
+    within_pairs = replace(pairs, rewards=pairs.rewards + pairs.lengths / 10)
+    assert [check.verdict for check in length_checks(within_pairs)[:2]] == ["fail", "fail"]
