@@ -71,6 +71,9 @@ WITHOUT_EFFECT = {
     "hub_strategy": WHAT_UPLOADS,
     "hub_always_push": WHAT_UPLOADS,
     "hub_revision": WHAT_UPLOADS,
+    "hub_token": "an upload uses your login (`hf auth login`) or HF_TOKEN; delete it",
+    "save_on_each_node": "all hosts share output_dir, where one process writes; delete it",
+    "enable_jit_checkpoint": "on SIGTERM every run writes a checkpoint; delete it",
 }
 # How keys begin that do nothing without another one -> that one, and the line that sets it.
 NEED_ANOTHER = {
@@ -433,9 +436,20 @@ def _check_best_checkpoint(recipe: Recipe) -> Iterator[Fault]:
             f"found {metric}, which no evaluation measures; needed is one of {', '.join(METRICS)}, "
             f"or accuracy_NAME of a subset: `metric_for_best_model: {nearest}`",
         )
+    evaluates, saves = recipe["eval_strategy"], recipe["save_strategy"]
+    if saves == "best" and not recipe["load_best_model_at_end"]:
+        if evaluates == "no":
+            yield Fault(
+                ("save_strategy", "eval_strategy"),
+                "save_strategy: best saves after evaluations; add `eval_strategy: steps`",
+            )
+        if recipe["metric_for_best_model"] is None:
+            yield Fault(
+                ("save_strategy", "metric_for_best_model"),
+                "save_strategy: best needs a metric; add `metric_for_best_model: accuracy`",
+            )
     if not recipe["load_best_model_at_end"]:
         return
-    evaluates, saves = recipe["eval_strategy"], recipe["save_strategy"]
     keys = (
         "load_best_model_at_end",
         "eval_strategy",

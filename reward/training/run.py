@@ -794,8 +794,10 @@ def train(settings: Settings, data: Data, training: Training) -> list[float] | N
         keep_step(training)
         return None
     if stop.received_by_any():  # too late for a step, and what follows may take long
-        say("interrupted after the last step; go on with --resume auto", file=sys.stderr)
-        return None
+        if training.seals.step == trainer.state.global_step:
+            say("interrupted after the last step; go on with --resume auto", file=sys.stderr)
+            return None
+        say("interrupted after the last step, which has no checkpoint: saving", file=sys.stderr)
     stop.restore()
     manifest.train_seconds = round(time.monotonic() - start, 1)
     manifest.steps = trainer.state.global_step
@@ -806,9 +808,23 @@ def train(settings: Settings, data: Data, training: Training) -> list[float] | N
     rewards = trainer.saved_rewards(data.golden)
     if data.streamed:  # only now is it known what was read
         say(f"data, as streamed:\n{data.ledger}")
-        data.ledger.check(settings.recipe["max_dropped"])
+        check_streamed(data.ledger, settings)
     manifest.date = time.strftime("%Y-%m-%d")
     return rewards
+
+
+def check_streamed(ledger: Ledger, settings: Settings) -> None:
+    """Refuse a stream that lost too much, and say how the steps that it trained are not lost.
+
+    Raises:
+        DataError: It did.
+    """
+    try:
+        ledger.check(settings.recipe["max_dropped"])
+    except DataError as error:
+        raise DataError(
+            f"{error}\nOf the trained steps {what_is_kept(settings.output_dir)}"
+        ) from None
 
 
 def warn_of_warm_up_alone(args: RewardConfig, steps: int) -> None:
@@ -818,7 +834,8 @@ def warn_of_warm_up_alone(args: RewardConfig, steps: int) -> None:
         args: The trainer's settings.
         steps: How many steps the run has.
     """
-    if args.get_warmup_steps(steps) >= steps:
+    warms_up = args.lr_scheduler_type not in ("constant", "reduce_lr_on_plateau")
+    if warms_up and args.get_warmup_steps(steps) >= steps:
         say(
             f"warning: the whole run is warm-up ({count(steps, 'step')}, of which the first has a "
             "learning rate of 0), so the model is nearly the one that it was before. Train on more "

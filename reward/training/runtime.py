@@ -179,7 +179,8 @@ class StopOnSignal(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             handler = signal.signal(signal_number, self._on_signal)
-            self.handlers_before[signal_number] = handler
+            if handler != self._on_signal:  # as auto_find_batch_size begins once more
+                self.handlers_before[signal_number] = handler
 
     def restore(self) -> None:
         """Let signals do what they did before: training is over."""

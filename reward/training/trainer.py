@@ -689,10 +689,7 @@ class PairTrainer(RewardTrainer):
     # --- Metrics of training ----------------------------------------------------------------------
 
     def _add_to_window(self, rewards: torch.Tensor, inputs: MicroBatch) -> None:
-        """Add the rewards (pairs, 2) of a micro-batch to the sums since the last log.
-
-        They stay on the device, because reading them would make every micro-batch wait.
-        """
+        """Add the rewards (pairs, 2) of a micro-batch to the sums since the last log."""
         counted = (inputs["chosen_probability"] != 0.5) & (inputs["weight"] > 0)
         rewards = rewards[counted]  # of a tie by the raters no side is right
         margin = rewards[:, 0] - rewards[:, 1]

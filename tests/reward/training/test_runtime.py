@@ -1,15 +1,19 @@
 """In which precision a run computes, and what it says where that is not what was asked for."""
 
+import signal
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support import REPO
 from trl import RewardConfig
 
+from reward.data.files import DataError
+from reward.data.ledger import Ledger
 from reward.recipe.parse import parse_command_line
-from reward.training.run import read_settings
-from reward.training.runtime import choose_precision, keep_quiet
+from reward.training.run import check_streamed, read_settings
+from reward.training.runtime import StopOnSignal, choose_precision, keep_quiet
 
 WITH, WITHOUT = {"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": False}
 NOT_ASKED_OF = "float32 (the recipe asks for bf16, and this CPU has no AVX512-BF16 and no AMX)"
@@ -53,3 +57,24 @@ def test_a_recipe_on_a_gpu(monkeypatch):
     settings = read_settings(recipe)
     assert str(settings.machine) == "a GPU; float32"
     assert settings.args.use_cpu is False
+
+
+def test_signals_do_what_they_did_after_a_training_that_began_twice():
+    """auto_find_batch_size begins once more; SIGTERM was then ignored while the model was saved."""
+    before = signal.getsignal(signal.SIGTERM)
+    stop = StopOnSignal()
+    for _ in range(2):
+        stop.on_train_begin(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) == stop._on_signal
+    stop.restore()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_steps_of_a_stream_that_lost_too_much_are_not_lost(tmp_path):
+    ledger = Ledger()
+    ledger.add_read("train", 5 * ["", "empty completion (chosen)"])
+    (tmp_path / "checkpoint-7").mkdir()
+    (tmp_path / "checkpoint-7" / "manifest.json").touch()
+    settings = SimpleNamespace(recipe={"max_dropped": 0.1}, output_dir=tmp_path)
+    with pytest.raises(DataError, match="set max_dropped: 0.50.\nOf the trained steps .*/checkp"):
+        check_streamed(ledger, settings)
