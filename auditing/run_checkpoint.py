@@ -24,6 +24,7 @@ from reward.checkpoint.manifest import versions
 from reward.data.columns import UNREAD
 from reward.data.files import DataError, Source, describe_source, is_one_table
 from reward.data.preference_pair import AGAINST, RATED_AGAINST
+from reward.model.load import check_reward_model
 from reward.model.scorer import Scorer
 from reward.model.threads import choose_threads
 from reward.recipe.recipe import Recipe
@@ -374,7 +375,7 @@ def check_policy(options: AuditOptions) -> list[Check] | None:
 
 
 def read_others(options: AuditOptions, scorer: Scorer, recipe: Recipe | None) -> Others:
-    """Read the pairs of other data, and other models' files of scores."""
+    """Read the pairs of other data and other models' files of scores, and look at the models."""
     others = Others()
     if options.ood:
         ood_source = named_source(options.ood, options.ood_dir, options.split)
@@ -385,6 +386,8 @@ def read_others(options: AuditOptions, scorer: Scorer, recipe: Recipe | None) ->
         if Path(path).is_file():
             scores = scored_pairs_of(path, options.columns, options.on_bad_row)
             others.scored[path] = scores.pairs
+        else:
+            check_reward_model(path, options.trust_remote_code)
     return others
 
 

@@ -134,4 +134,7 @@ def model_index(audit: Audit, name: str, dataset: str) -> dict:
 
 def belongs_on_card(check: Check) -> bool:
     """Whether a check is one of the card's numbers, is over all pairs, and was measured."""
-    return check.name in CARD_CHECKS and check.subset is None and check.value is not None
+    if check.name not in CARD_CHECKS or check.subset is not None or check.value is None:
+        return False
+    says_nothing = check.low is not None and check.low < 0.01 and check.high > 0.99
+    return not says_nothing

@@ -27,6 +27,7 @@ LONGEST_NAME = 60  # characters of a subset's name
 MAX_TIES = 0.3  # a train split with a larger share of ties gets a warning; our own choice
 
 # Reasons to drop a pair.
+OVER_LONG = "over-long"  # how such reasons begin
 TURN_IN_TEST = "first user turn shared with test"
 TURN_IN_VALIDATION = "first user turn shared with validation"
 DUPLICATE = "exact duplicate"
@@ -223,10 +224,18 @@ class Ledger:
         share = dropped / read
         raise DataError(
             f"{share:.1%} of {pairs} were dropped; max_dropped allows {max_dropped:.1%}.\n"
-            f"{shown(self, LONGEST_TABLE)}\n"
+            f"{shown(self, LONGEST_TABLE)}\n{self._mend_of_lengths()}"
             f"If that is what you want, set max_dropped: "
             f"{min(1.0, math.ceil(max(share, needed) * 100) / 100):.2f}."
         )
+
+    def _mend_of_lengths(self) -> str:
+        """What to do where most pairs were dropped for their length; "" where not."""
+        dropped = sum((counts.dropped for counts in self.splits.values()), Counter())
+        too_long = sum(n for reason, n in dropped.items() if reason.startswith(OVER_LONG))
+        if 2 * too_long <= dropped.total():
+            return ""
+        return "Most are too long: raise max_length, or set overlong: truncate_prompt.\n"
 
 
 def first_places(table: Dataset, drop: np.ndarray) -> dict[str, str]:

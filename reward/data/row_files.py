@@ -513,29 +513,42 @@ def _with_lists_of_sides(row: dict[str, str]) -> dict[str, Any] | UnreadableRow:
 
     Any other row stays as it is: its two texts may be answers that were asked for in JSON.
     """
-    sides = [row.get("chosen") or "", row.get("rejected") or ""]
-    scores = [row.get(column) or "" for column in SCORES_OF_LISTS]
-    has_scores = any(cell.startswith("[") for cell in scores)
-    of_benchmark = has_scores or "num_correct" in row or "domain" in row
-    if not of_benchmark or not all(map(LIST_START.match, sides)):
+    if not _may_have_lists(row):
         return row
-    lists = [list_in(side) for side in sides]
+    lists = [list_in(row[side]) for side in ("chosen", "rejected")]
     if not all(map(is_texts, lists)):
         return UnreadableRow(
             "`chosen` and `rejected` begin like lists of texts and are no JSON lists of them; "
             "write the lists (json.dumps)"
         )
-    if "domain" in row and not has_scores and [len(texts) for texts in lists] != [3, 3]:
-        return row  # RM-Bench has three
-    with_lists = {}
-    for column, cell in row.items():
-        values = None
-        if column not in ("prompt", "id"):
-            values = list_in(cell)
-        if column == "num_correct" and cell.isdecimal():
-            values = int(cell)
-        with_lists[column] = cell if values is None else values
-    return with_lists
+    is_rm_bench = [len(texts) for texts in lists] == [3, 3]
+    if is_rm_bench or "num_correct" in row or _has_lists_of_scores(row):
+        return {column: _value_of_benchmark(column, cell) for column, cell in row.items()}
+    return row
+
+
+def _may_have_lists(row: dict[str, str]) -> bool:
+    """Whether both sides begin like lists, in a row with a column of one of the benchmarks."""
+    sides = [row.get("chosen") or "", row.get("rejected") or ""]
+    if not all(map(LIST_START.match, sides)):
+        return False
+    return "num_correct" in row or "domain" in row or _has_lists_of_scores(row)
+
+
+def _has_lists_of_scores(row: dict[str, str]) -> bool:
+    return any((row.get(column) or "").startswith("[") for column in SCORES_OF_LISTS)
+
+
+def _value_of_benchmark(column: str, cell: str | None) -> Any:
+    """The list or count of a cell; a text of the request stays as it is."""
+    if column in ("prompt", "id"):
+        return cell
+    if column == "num_correct" and cell.isdecimal():
+        return int(cell)
+    values = list_in(cell)
+    if values is None:
+        return cell
+    return values
 
 
 # --- Parquet and Arrow ----------------------------------------------------------------------------

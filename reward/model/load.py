@@ -53,6 +53,22 @@ class LoadedRewardModel:
     notes: list[str]  # sentences that whoever loads it tells the user, once
 
 
+def check_reward_model(name: str, trust_remote_code: bool = False) -> None:
+    """Check what can be checked soon of a saved reward model: loading its weights checks the rest.
+
+    Args:
+        name: A folder, or the id of a Hub model.
+        trust_remote_code: Whether the model's own Python code may run.
+
+    Raises:
+        ModelError: It is not there, its files are not those that it lists, or its head is of a kind
+            that is not read.
+    """
+    parts = _sound_parts(name, "main", verify=False)
+    read_classifier_config(parts, trust_remote_code)
+    find_head(parts)
+
+
 def load_reward_model(
     name: str,
     *,

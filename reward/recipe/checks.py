@@ -71,7 +71,6 @@ WITHOUT_EFFECT = {
     "hub_strategy": WHAT_UPLOADS,
     "hub_always_push": WHAT_UPLOADS,
     "hub_revision": WHAT_UPLOADS,
-    "hub_token": "an upload uses your login (`hf auth login`) or HF_TOKEN; delete it",
     "save_on_each_node": "all hosts share output_dir, where one process writes; delete it",
     "enable_jit_checkpoint": "on SIGTERM every run writes a checkpoint; delete it",
 }
@@ -147,6 +146,9 @@ def _absent(path: str, hub_id: str) -> str:
     """
     if Path(path).parts[:2] == ("data", "quickstart"):
         script = as_seen_from_here(REPOSITORY / "data" / "quickstart" / "make.py")
+        model = "data/quickstart/model"
+        if path.rstrip("/") != model and difflib.get_close_matches(path, [model], cutoff=0.9):
+            return f"did you mean {model}? `python {script} --model` makes it"
         return f"make it first: `python {script}`"
     return f"give a path that exists from here, or a Hub id such as `{hub_id}`"
 

@@ -76,6 +76,7 @@ from reward.model.hub import ModelError, checkpoint_object, resolved_revision
 from reward.model.interrupts import INTERRUPTED, die_with_launcher, held_back
 from reward.model.load import free_memory
 from reward.recipe.keys import PATHS
+from reward.recipe.paths import REPOSITORY, as_seen_from_here
 from reward.recipe.recipe import Recipe
 from reward.training.engine import Engine, LaunchError, same_everywhere, shared_by_hosts
 from reward.training.failures import LOST_PROCESS, explanation
@@ -195,7 +196,8 @@ def train_in_folder(settings: "Settings") -> int:
     except KeyboardInterrupt:
         saved = f"{settings.output_dir} is saved and verified"
         return fail(f"interrupted; {saved}, and --resume auto does the rest", INTERRUPTED)
-    print(f"next: python audit.py --ckpt {settings.output_dir}")
+    audit = as_seen_from_here(REPOSITORY / "audit.py")
+    print(f"next: python {audit} --ckpt {settings.output_dir}")
     return 0
 
 

@@ -31,6 +31,7 @@ from transformers import (
 
 import audit
 import score
+from auditing import run_checkpoint
 from auditing.report.card import CARD_SECTION
 from reward.checkpoint.golden import read_golden
 from reward.checkpoint.manifest import read_manifest
@@ -783,6 +784,16 @@ def test_audit_compares_with_another_model_and_another_file(trained, data, run, 
     assert overall_checks(tmp_path / "b")["comparison"]["value"] == 0
     status, _, error = run(audit, "--scores", out / "scores.jsonl", "--output_dir", out)
     assert status == 2 and "its scores.jsonl is read and would be overwritten" in error
+
+
+def test_a_model_to_compare_with_is_looked_at_before_anything_is_scored(
+    trained, data, run, tmp_path, monkeypatch
+):
+    """A typo cost the whole audit of a large model."""
+    ckpt, _ = moved_checkpoint(trained("full")[0], data, tmp_path)
+    monkeypatch.setattr(run_checkpoint, "score_data", None)
+    status, _, error = run(audit, "--ckpt", ckpt, "--quick", "--compare", tmp_path / "nope")
+    assert status == 2 and "no such folder" in error, error
 
 
 def test_score_py_uses_the_temperature_that_an_audit_left(trained, data, run, tmp_path):

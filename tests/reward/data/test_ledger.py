@@ -255,3 +255,17 @@ def test_kept_is_read_and_added_less_dropped(tmp_path, qwen):
         "              added           4  mismatched prompt (the rejected side is chosen for"
         in str(ledger)
     )
+
+
+def test_pairs_that_are_too_long_have_their_own_remedy():
+    ledger = Ledger()
+    ledger.add_read("train", ["", *4 * ["over-long (chosen)"], "identical sides"])
+    with pytest.raises(DataError) as caught:
+        ledger.check(0.05)
+    assert "Most are too long: raise max_length, or set overlong: truncate_prompt." in str(
+        caught.value
+    )
+    ledger.add_read("train", 9 * ["identical sides"])
+    with pytest.raises(DataError) as caught:
+        ledger.check(0.05)
+    assert "too long" not in str(caught.value)

@@ -83,7 +83,6 @@ KEYS_TOGETHER = [  # a line, and a part of its one fault
     ("save_strategy: best\nmetric_for_best_model: loss", "best saves after evaluations; add `eval"),
     ("save_strategy: best\neval_strategy: epoch", "add `metric_for_best_model: accuracy`"),
     ("save_on_each_node: true", "all hosts share output_dir, where one process writes"),
-    ("hub_token: secret", "an upload uses your login"),
     ("enable_jit_checkpoint: true", "on SIGTERM every run writes a checkpoint"),
     ("hub_model_id: you/rm", "write `--push you/name` on the command line"),
     ("loss_type: rating_mse\nsoft_labels: false", "reads ratings alone; delete soft_labels"),
