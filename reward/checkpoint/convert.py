@@ -28,6 +28,7 @@ from reward.data.files import WriteError
 from reward.data.shown import shown
 from reward.model.forwards import pair_token_types
 from reward.model.heads import head_of, rewards_from_logits
+from reward.model.hub import ModelError
 from reward.model.load import free_memory, load_reward_model
 
 
@@ -77,7 +78,13 @@ def convert(
     texts = texts or probe_texts(tokenizer)
     before = rewards_of(model, texts)
     if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+        try:
+            model = model.merge_and_unload()
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            raise ModelError(
+                f"{source}: PEFT cannot merge this adapter into its base: {error}"
+            ) from error
+    _forget_pad_token_outside(model)
     dropped_bias = 0.0
     layer = keep_one_label(model)
     if layer.bias is not None and not stock_head_has_bias(model):
@@ -130,6 +137,17 @@ def probe_texts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     return texts
 
 
+def _forget_pad_token_outside(model: torch.nn.Module) -> None:
+    """Leave out a pad token without an embedding, with which stock transformers loads no model.
+
+    No text ends with it, so that the reward is read at the same token without one.
+    """
+    config = model.config.get_text_config()
+    pad = config.pad_token_id
+    if pad is not None and pad >= len(model.get_input_embeddings().weight):
+        config.pad_token_id = None
+
+
 def set_pad_token(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
     """Give the model a pad token that never comes last, and return it.
 
@@ -139,7 +157,8 @@ def set_pad_token(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) ->
         EncodingError: Every candidate is also the end or BOS token.
     """
     end_id = encode(tokenizer, *([message] for message in PROBE))[-1]
-    tokenizer.pad_token = choose_pad_token(tokenizer, end_id)
+    rows = len(model.get_input_embeddings().weight)
+    tokenizer.pad_token = choose_pad_token(tokenizer, end_id, rows)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return tokenizer.pad_token
 

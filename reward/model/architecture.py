@@ -121,6 +121,7 @@ def read_classifier_config(parts: CheckpointParts, trust_remote_code: bool) -> P
             "a sequence-classification model with one label is needed"
         )
     config = read_config(parts.base, parts.base_revision, trust_remote_code)
+    config.return_dict = True  # a file may say otherwise, and outputs are read by their names
     require_classifier(parts.base, config, parts.config)
     return config
 

@@ -88,6 +88,10 @@ def load_tokenizer(
         origin = f"the checkpoint's own, `default` of {', '.join(sorted(template))}"
         notes.append(f"chat template: {origin}")
     if template:
+        if not isinstance(tokenizer.chat_template, str):
+            raise ModelError(
+                f"{name}: its chat template is no text; name one: --chat_template FILE"
+            )
         theirs = is_openrlhf(parts) and not parts.is_adapter and not parts.manifest
         if theirs and tokenizer.eos_token:
             tokenizer.chat_template = OPENRLHF_START + tokenizer.chat_template + OPENRLHF_END
@@ -97,7 +101,8 @@ def load_tokenizer(
             notes += _said_of_template(tokenizer)
         return CheckpointTokenizer(tokenizer, origin, pad, notes=notes)
 
-    prepare_tokenizer(tokenizer, is_encoder(config), config.get_text_config().vocab_size)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    prepare_tokenizer(tokenizer, is_encoder(config), rows)
     sides = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": "completion"}]
     layout = tokenizer.apply_chat_template(sides, tokenize=False).replace("\n", r"\n")
     origin = f"one of this package, `{layout}`, because the checkpoint has none"
@@ -201,6 +206,8 @@ def _said_of_template(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         ids = encode(tokenizer, PROBE[:1], PROBE[1:])
     except EncodingError:  # each row says so
         return notes
+    if not ids:
+        return [*notes, "its chat template renders nothing for a user and an assistant"]
     left_out = []
     first = first_token(tokenizer)
     if first and ids[0] != tokenizer.convert_tokens_to_ids(first):

@@ -124,10 +124,11 @@ class Forwards:
             return self._rewards(inputs)[0]
         except torch.OutOfMemoryError:  # a RuntimeError, and no fault of the model
             raise
-        except (RuntimeError, ValueError, IndexError) as error:
+        except Exception as error:  # a model's own code may raise anything
             name = type(without_adapter(self.model)).__name__
             raise ModelError(
-                f"{name} fails on a single text of {len(text):,} tokens: {error}"
+                f"{name} fails on a single text of {len(text):,} tokens: "
+                f"{str(error) or type(error).__name__}"
             ) from error
 
     @torch.inference_mode()

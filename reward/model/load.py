@@ -120,8 +120,9 @@ def load_reward_model(
         from reward.model.adapters import resize_embeddings, with_adapter
 
         resize_embeddings(model, parts)
-        if getattr(model, "is_quantized", False) and not quantized:
-            model = model.dequantize()
+    if getattr(model, "is_quantized", False) and not quantized:
+        model = model.dequantize()
+    if parts.is_adapter:
         model = with_adapter(model, parts, adapter_config)
     notes = said_of_what_is_left_out(parts, model, trust_remote_code)
     notes += head.notes + checkpoint_tokenizer.notes
@@ -181,7 +182,7 @@ def _set_place_of_the_reward(
     if head.reads_last_token:
         config.pad_token_id = None
         return []
-    base_pad = config.pad_token_id
+    base_pad = getattr(config, "pad_token_id", None)  # a class of the maker's own may have none
     pad = config.pad_token_id = pad_at_training(parts, tokenizer, base_pad)
     tokens = tokenizer.tokenizer
     if pad == base_pad or parts.manifest or tokens.eos_token_id not in (pad, base_pad):

@@ -1,5 +1,6 @@
 """Converting, merging and verifying give the rewards that the checkpoint gives."""
 
+import json
 import shutil
 
 import pytest
@@ -104,6 +105,22 @@ def test_a_converted_value_head_can_be_trained_on(value_head, tmp_path):
     assert torch.equal(model.score.weight, value_head[1]) and torch.equal(
         model.score.bias, value_head[2]
     )
+
+
+def test_a_converted_model_has_no_pad_token_without_an_embedding(value_head, tmp_path):
+    """A [PAD] was added, and the model not resized: stock transformers could not load the copy."""
+    folder = tmp_path / "source"
+    shutil.copytree(value_head[0], folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    tokenizer.add_tokens([f"<new{i}>" for i in range(rows - len(tokenizer))])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id >= rows
+    tokenizer.save_pretrained(folder)
+    expected = scored(folder)
+    convert(str(folder), tmp_path / "plain")
+    stock = stock_logits(tmp_path / "plain", 1)
+    torch.testing.assert_close(stock[:, 0] + 0.75, expected, atol=1e-5, rtol=0)
 
 
 # --- Merging, verifying ---------------------------------------------------------------------------

@@ -236,6 +236,29 @@ def test_an_unknown_layout_names_the_tensors_found(
     )
 
 
+@pytest.mark.parametrize("kind", ["qwen", "encoder"])
+def test_a_config_that_wants_tuples_changes_nothing(kind, saved, tmp_path):
+    """`return_dict: false` was an AttributeError."""
+    folder = tmp_path / "tuples"
+    shutil.copytree(saved(kind), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"return_dict": False}))
+    torch.testing.assert_close(scored(folder), scored(saved(kind)))
+
+
+def test_a_template_that_renders_nothing_is_said(saved, tmp_path):
+    """It knows the roles human and gpt alone; loading was an IndexError."""
+    folder = tmp_path / "silent"
+    shutil.copytree(saved("qwen"), folder)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    template = (
+        "{% for m in messages %}{% if m.role == 'human' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    said = load_reward_model(str(folder)).notes
+    assert "its chat template renders nothing for a user and an assistant" in said
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere" / "at" / "all"):
         with pytest.raises(ModelError, match="folder"):
