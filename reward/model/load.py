@@ -99,9 +99,8 @@ def load_reward_model(
         dtype: `float32` or `bfloat16`, which the model computes in; None for that of its files.
 
     Raises:
-        ModelError: The checkpoint has no head (its rewards would be those of random weights), or
-            more than two labels, or its files are not those that its manifest lists. The message
-            names the tensors or the files. Or a CPU cannot compute in bfloat16.
+        ModelError: The checkpoint has no head, or more than two labels, or its files are not those
+            that its manifest lists: the message names them. Or a CPU cannot compute in bfloat16.
     """
     device = _device_for(dtype, device)
     parts = _sound_parts(name, revision, verify)
