@@ -44,6 +44,9 @@ TEMPLATE_KEYS = {
     "thinking",
 }
 
+# Keys that say something about a message, and are no text of it.
+ABOUT_A_MESSAGE = ("id", "uuid", "model", "date", "time", "timestamp", "type", "source", "metadata")
+
 PYTHON_MESSAGES = re.compile(
     r"(?s)\s*+\[?+\s*+\{(?=')(?=.*'(?:content|value)': )"
     r".*?(?<=[{ ])'(?:role|from)': '(?:system|user|assistant|tool|human|gpt)'"
@@ -114,25 +117,29 @@ def turns_in(value: object) -> list[dict]:
     return value
 
 
+WRAPPERS = ("conversation", "conversations", "dialogue", "dialog", "turns", "history", "messages")
+SPEAKER_KEYS = ("speaker", "author", "sender")
+
+
 def _has_unknown_keys(text: str) -> bool:
     """Whether a text is the JSON of turns that are said by known speakers, under unknown keys.
 
-    [{"speaker": "user", "text": "Hi"}], or {"conversation": [{"role": "user", "content": "Hi"}]}
+    [{"speaker": "user", "text": "Hi"}], LangChain's [{"type": "human", "content": "Hi"}], or
+    {"conversation": [{"role": "user", "content": "Hi"}]}
     """
     turns = _value_of_json(text)
-    if (
-        not isinstance(turns, list)
-        or not turns
-        or not all(isinstance(turn, dict) for turn in turns)
-    ):
+    if not isinstance(turns, list) or not turns:
         return False
-    if len(turns) == 1:
-        return any(isinstance(value, list) and turns_in(value) for value in turns[0].values())
-    for key in ("speaker", "author", "sender", "type"):
-        speakers = [turn.get(key) for turn in turns]
-        if all(isinstance(one, str) and _role(one) in KNOWN_ROLES for one in speakers):
-            return True
-    return False
+    if not all(isinstance(turn, dict) for turn in turns):
+        return False
+    if any(turns_in(turn.get(key)) for turn in turns for key in WRAPPERS):
+        return True
+    if not all(set(TEXT_KEYS) & turn.keys() for turn in turns):
+        return False
+    speakers = [next((turn[key] for key in SPEAKER_KEYS if key in turn), None) for turn in turns]
+    if all(isinstance(speaker, str) and _role(speaker) in KNOWN_ROLES for speaker in speakers):
+        return True
+    return all(turn.get("type") in ("human", "ai", "system", "tool") for turn in turns)
 
 
 def other_keys(side: Side) -> list[str]:
@@ -230,7 +237,7 @@ def _move_text(message: dict[str, Any], name: str) -> None:
         )
     if key == "content":
         message["content"] = content
-        if not content:
+        if not content and message["role"] == "user":
             _refuse_another_name(message, name)
         return
     del message[key]
@@ -248,7 +255,11 @@ def _refuse_another_name(message: dict[str, Any], name: str) -> None:
     if "tool_calls" in message or FUNCTION_CALL in message:
         return
     for key, value in message.items():
-        if key not in TEMPLATE_KEYS and isinstance(value, (str, list, dict)) and value:
+        if (
+            key not in (*TEMPLATE_KEYS, *ABOUT_A_MESSAGE)
+            and isinstance(value, (str, list, dict))
+            and value
+        ):
             raise RowError(
                 f"{name} has a message without `content`, and {kind_of(value)} under "
                 f"`{name_in_words(key)}`; name its text `content`"

@@ -8,7 +8,7 @@ The conversation may stand in a prompt, in both sides, or in both places; it is 
 import math
 import re
 
-from reward.data.cells import kind_of, number_cell, votes_cell
+from reward.data.cells import kind_of, list_in, number_cell, votes_cell
 from reward.data.columns import name_in_words
 from reward.data.labelled_formats import is_json_of_texts, names_a_side, turn_by_turn
 from reward.data.messages import side_of
@@ -29,7 +29,6 @@ from reward.data.preference_pair import (
     repeated_start,
 )
 from reward.data.prompts import (
-    PROMPT_COLUMNS,
     FoundPrompt,
     could_be_prompts,
     find_prompt,
@@ -80,6 +79,7 @@ LABEL_COLUMNS = (
     "is_tie",
 )
 SIDE_COLUMNS = ("chosen", "rejected")
+OWN_PROMPTS = ("prompt", "instruction", "question", "query")  # an empty one is an empty prompt
 
 
 def chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
@@ -98,17 +98,31 @@ def chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
     _need_one_form(chosen, rejected)
     _need_no_names(row)
     _need_no_winner(row)
-    if all(is_json_of_texts(row.get(column)) for column in ("prompt", *SIDE_COLUMNS)):
+    if _are_turn_by_turn(row):
         return _last_turns(turn_by_turn(row, "chosen"), turn_by_turn(row, "rejected"))
     found = find_prompt(row)
     if found is None and not _hold_a_conversation(chosen, rejected):
         _need_no_other_text(row)
-        empty = [column for column in PROMPT_COLUMNS if column in row]
+        empty = [column for column in OWN_PROMPTS if column in row]
         if empty:  # its sides are answers to nothing, and not texts with one start
             found = FoundPrompt("", (empty[0],))
     pair = _pair_of_sides(found, chosen, rejected, transcript)
     _add_labels(pair, row)
     return pair
+
+
+def _are_turn_by_turn(row: dict) -> bool:
+    """Whether a prompt and both sides are the JSON of lists of texts, one text a turn.
+
+    Only the last replies may differ: answers that were asked for in JSON are no turns.
+    """
+    if not all(is_json_of_texts(row.get(column)) for column in ("prompt", *SIDE_COLUMNS)):
+        return False
+    turns = [list_in(row[column]) for column in ("prompt", *SIDE_COLUMNS)]
+    if not all(map(is_texts, turns)) or len({len(texts) for texts in turns}) > 1:
+        return False
+    _, chosen, rejected = turns
+    return chosen[:-1] == rejected[:-1]
 
 
 def _hh_transcripts(chosen: str, rejected: str, transcript: str) -> PreferencePair:
@@ -199,18 +213,22 @@ def _column_named(row: dict, side: str) -> str | None:
     return None
 
 
+ANSWERS = re.compile(r"(?i)response|answer|completion|output|candidate|generation|repl(?:y|ies)")
+
+
 def _column_with_keys(row: dict) -> str | None:
-    """The column with a list or mapping of texts in which both sides are places: "0" and "1"."""
-    keys = [str(row[side]).strip() for side in SIDE_COLUMNS]
-    if keys[0] == keys[1]:
-        return None
+    """The column with the answers, in which both sides are places: "0" and "1", or keys."""
+    keys = {str(row[side]).strip() for side in SIDE_COLUMNS}
     for column, value in row.items():
-        places = ()
+        if column in SIDE_COLUMNS or not ANSWERS.search(str(column)):
+            continue
+        answers = {}
         if isinstance(value, dict):
-            places = [str(key) for key, text in value.items() if isinstance(text, str)]
-        elif isinstance(value, list) and len(value) > 1:
-            places = [str(place) for place, text in enumerate(value) if isinstance(text, str)]
-        if set(keys) <= set(places):
+            answers = value
+        elif isinstance(value, list):
+            answers = dict(enumerate(value))
+        places = {str(place) for place, text in answers.items() if isinstance(text, str)}
+        if len(keys) == 2 and keys <= places:
             return str(column)
     return None
 
@@ -282,6 +300,9 @@ def _message_sides(
     return _last_turns(chosen, rejected)
 
 
+# What Alpaca's and Vicuna's templates say before the first turn.
+START_OF_TEMPLATE = re.compile(r"\A(?:Below is an instruction[^#]*|A chat between [^:]*?(?=USER:))")
+
 # A word of a rendered conversation that nobody says: `User:`, `<|im_start|>user`, `###`.
 MARK_OF_TURN = re.compile(
     r"(?i)\W*(?:\W\w*\W|system|human|user|assistant|ai|bot|model|instruction|response|input|inst"
@@ -305,8 +326,8 @@ def _need_repeated(prompt: str, side: Messages, column: str) -> None:
     ]
     has_side = bool(users) and all(turn in prompt_words for turn in users)
     if has_side:
-        rest = prompt_words
-        for turn in filter(None, turns):
+        rest = START_OF_TEMPLATE.sub("", prompt_words)
+        for turn in filter(None, turns[:-1]):
             rest = rest.replace(turn, " ", 1)
         has_side = all(map(MARK_OF_TURN.fullmatch, rest.split()))
     if not is_in_side and not has_side:

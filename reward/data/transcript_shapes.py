@@ -176,8 +176,8 @@ USER_MARK = re.compile(r"(?im)^[^\w\n]{0,6}(?:human|user|customer|instruction)[^
 REPLY_MARK = re.compile(r"(?i)[^\w\n]{0,6}(?:assistant|ai|bot|chatbot|response)[^\w\n]{1,6}")
 
 # A prompt that is one turn of the user behind a mark, and how each of its answers then begins.
-ONE_TURN = re.compile(r"\s*(?:### ?)?(?:Human|User|USER|human|user|prompter|H):\s*")
-REPLY = re.compile(r"\s*(?:### ?)?(?:Assistant|ASSISTANT|assistant|AI|A):\s*")
+ONE_TURN = re.compile(r"\s*(?:### ?)?(?:Human|User|USER|human|user|prompter):\s*")
+REPLY = re.compile(r"\s*(?:### ?)?(?:Assistant|ASSISTANT|assistant|AI):\s*")
 
 # A transcript whose line breaks were written as a backslash and an n.
 ESCAPED = re.compile(r"(?:\\r|\\n|\s)*\\n\s*(?:Human|Assistant|User):")

@@ -133,8 +133,13 @@ PASSAGE = f"France moved its capital.\n\n{QUESTION}"
             "are places in `answers_of`",
         ),
         (
-            {"prompt": QUESTION, "by": {"m": GOOD, "n": BAD}, "chosen": "m", "rejected": "n"},
-            "are places in `by`",
+            {
+                "prompt": QUESTION,
+                "candidates": {"m": GOOD, "n": BAD},
+                "chosen": "m",
+                "rejected": "n",
+            },
+            "are places in `candidates`",
         ),
         (SIDES | {"prompt": [{"role": "user"}]}, "without `content`"),
         (SIDES | {"prompt": [{"role": "user", "message": {"text": "Hi"}}]}, "under `message`"),
@@ -193,3 +198,48 @@ def test_a_download_of_a_hub_repository_has_its_files_in_data(tmp_path):
     file = tmp_path / "data" / "train-00000-of-00001.parquet"
     file.touch()
     assert local_files({"path": str(tmp_path), "split": "train"}, "train") == [str(file)]
+
+
+EVENTS = '[{"type": "system", "v": 1}, {"type": "user", "v": 2}]'
+CHAT = '{"chat": [{"role": "user", "content": "Hi"}]}'
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "H: is hydrogen. What is He?", "chosen": "A: helium", "rejected": "A: iron"},
+        {"prompt": "2 - 2?", "chosen": "0", "rejected": "1", "tags": ["math", "easy"]},
+        {"prompt": "Which?", "chosen": "a", "rejected": "b", "options": {"a": "one", "b": "two"}},
+        {"prompt": "Events, in JSON", "chosen": EVENTS, "rejected": "[]"},
+        {"prompt": "A chat, in JSON", "chosen": CHAT, "rejected": "{}"},
+        {"prompt": '["b", "a"] sorted?', "chosen": '["a", "b"]', "rejected": '["b", "a"]'},
+        {"prompt": '["b", "a"]', "chosen": '["a", "b"]', "rejected": '["b", "a"]'},
+        {"prompt": "User: jsmith cannot log in. Write a ticket.", "chosen": "a", "rejected": "b"},
+    ],
+)
+def test_ordinary_texts_stay_as_they_are(row):
+    sides = assistant(row["chosen"]), assistant(row["rejected"])
+    assert pair_of(row) == (user(row["prompt"]), *sides)
+
+
+def test_what_is_said_about_a_message_is_no_text():
+    system = {"role": "system", "content": "", "id": "x1"}
+    answer = {"role": "assistant", "content": "", "refusal": "No."}
+    row = {"prompt": [system, *user(QUESTION)], "chosen": assistant(GOOD), "rejected": [answer]}
+    (pair,) = to_pairs(row)
+    assert pair["drop"] == "empty completion (rejected)"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        f"Below is an instruction. Write.\n\n### Instruction:\n{QUESTION}\n\n### Response:",
+        f"system\nSay yes.\nuser\n{QUESTION}\nassistant\n",
+    ],
+)
+def test_the_words_of_a_template_are_no_passage(prompt):
+    start = user(QUESTION)
+    if "Say yes." in prompt:
+        start = [{"role": "system", "content": "Say yes."}, *start]
+    sides = {"chosen": start + assistant("x"), "rejected": start + assistant("y")}
+    assert pair_of({"prompt": prompt} | sides)[0] == start
