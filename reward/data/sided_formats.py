@@ -96,8 +96,9 @@ def chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
     chosen = side_of(row["chosen"], "`chosen`")
     rejected = side_of(row["rejected"], "`rejected`")
     _need_one_form(chosen, rejected)
-    _need_no_names(row)
-    _need_no_winner(row)
+    if len(row) > 3:
+        _need_no_names(row)
+        _need_no_winner(row)
     if _are_turn_by_turn(row):
         return _last_turns(turn_by_turn(row, "chosen"), turn_by_turn(row, "rejected"))
     found = find_prompt(row)
@@ -303,11 +304,14 @@ def _message_sides(
 # What Alpaca's and Vicuna's templates say before the first turn.
 START_OF_TEMPLATE = re.compile(r"\A(?:Below is an instruction[^#]*|A chat between [^:]*?(?=USER:))")
 
-# A word of a rendered conversation that nobody says: `User:`, `<|im_start|>user`, `###`.
-MARK_OF_TURN = re.compile(
-    r"(?i)\W*(?:\W\w*\W|system|human|user|assistant|ai|bot|model|instruction|response|input|inst"
-    r"|prompter|gpt)?\W*|\S*[<>|\[\]#:]\S*"
-)
+ROLE_WORDS = {"system", "user", "human", "prompter", "assistant", "ai", "bot", "gpt", "model"}
+
+
+def _is_mark(word: str) -> bool:
+    """Whether nobody says a word of a rendered conversation: `User:`, `<|im_start|>user`, `###`."""
+    if not set(word).isdisjoint("<>[]|#:"):
+        return True
+    return word.lower() in ROLE_WORDS or not any(map(str.isalnum, word))
 
 
 def _need_repeated(prompt: str, side: Messages, column: str) -> None:
@@ -329,7 +333,7 @@ def _need_repeated(prompt: str, side: Messages, column: str) -> None:
         rest = START_OF_TEMPLATE.sub("", prompt_words)
         for turn in filter(None, turns[:-1]):
             rest = rest.replace(turn, " ", 1)
-        has_side = all(map(MARK_OF_TURN.fullmatch, rest.split()))
+        has_side = all(map(_is_mark, rest.split()))
     if not is_in_side and not has_side:
         raise RowError(
             f"`{column}` and the conversations in `chosen` and `rejected` differ, so which of them "
@@ -643,6 +647,8 @@ RATINGS = (
 
 
 def _columns_of_ratings(row: dict) -> tuple[str, ...]:
+    if len(row) < len(SIDE_COLUMNS) + 2:
+        return ()
     return next((columns for columns in RATINGS if _has_values(row, *columns)), ())
 
 

@@ -182,11 +182,9 @@ REPLY = re.compile(r"\s*(?:### ?)?(?:Assistant|ASSISTANT|assistant|AI):\s*")
 # A transcript whose line breaks were written as a backslash and an n.
 ESCAPED = re.compile(r"(?:\\r|\\n|\s)*\\n\s*(?:Human|Assistant|User):")
 
-# A transcript in one line, which ends with the mark of a reply; and one of no known shape.
-IN_ONE_LINE = re.compile(
-    r"(?s)\s*(Human|User):.*\s(?:Assistant|AI):.*\s\1:.*\s(?:Assistant|AI):\s*"
-    r"|\s*human:.*\n(?:assistant|gpt):.*\nhuman:.*"
-)
+# The marks of a transcript in one line, and in a shape that is not read.
+MARKS_IN_A_LINE = re.compile(r"(?:\A|\s)(Human|User|Assistant|AI):")
+LOWER_MARKS = re.compile(r"(?:\A\s*|\n)(human|assistant|gpt):")
 
 LLAMA2_SYSTEM = re.compile(r"(?s)\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)")
 
@@ -303,7 +301,7 @@ def _refuse_unknown_shape(text: str) -> None:
             "a prompt has a backslash and an n where line breaks belong, so its turns cannot be "
             "told apart; write the line breaks"
         )
-    if IN_ONE_LINE.fullmatch(text):
+    if _has_turns_without_a_shape(text):
         raise RowError(
             "a prompt is a transcript of no shape that is read here, so where its turns begin is "
             "unclear; give them as messages (role, content)"
@@ -315,6 +313,23 @@ def _refuse_unknown_shape(text: str) -> None:
             "a prompt ends with the mark of a reply, but no shape of transcript that is read here "
             "fits it; give its turns as messages (role, content)"
         )
+
+
+def _has_turns_without_a_shape(text: str) -> bool:
+    """Whether a prompt has turns in one line, up to the mark of a reply, or turns of `human:`.
+
+    `Human: Hi Assistant: Hello! Human: Why? Assistant:`
+    """
+    start = text.lstrip()[:6]
+    if start == "human:":
+        speakers = [mark[1] for mark in LOWER_MARKS.finditer(text)]
+        return "human" in speakers[2:] and speakers[1] != "human"
+    if not start.startswith(("Human:", "User:")) or not text.rstrip().endswith(
+        ("Assistant:", "AI:")
+    ):
+        return False
+    speakers = [mark[1] for mark in MARKS_IN_A_LINE.finditer(text.strip())]
+    return len(speakers) > 3 and speakers[0] in speakers[2:]
 
 
 def reply_of(prompt: str, completions: list[str]) -> list[str]:
