@@ -1,5 +1,7 @@
 """Rows with two completions, and a label that says which is better -> pairs."""
 
+import re
+
 from reward.data.cells import (
     JSON_LISTS,
     MEND,
@@ -198,7 +200,7 @@ def _signed_strength(row: dict, column: str) -> float:
             be a strength without a sign.
         FileError: It is outside of [-3, 3].
     """
-    named = next((name for name in NAMED_LABELS if row.get(name) not in (None, "")), None)
+    named = next((name for name in NAMED_LABELS if _names_a_response(row.get(name))), None)
     if named is not None:
         raise RowError(
             f"`{named}` stands beside `{column}`, so which of them says what is better is unclear: "
@@ -207,16 +209,29 @@ def _signed_strength(row: dict, column: str) -> float:
     return _on_scale(row, column, -3, 3)
 
 
+NAMED_RESPONSE = re.compile(r"(?:model|response|answer|output)[_ ]?[ab12]")
+
+
+def _names_a_response(label: object) -> bool:
+    """Whether a label is a number, or names one of two responses or a tie."""
+    if isinstance(label, str):
+        return bool(NAMED_RESPONSE.fullmatch(label.strip().lower())) or names_a_side(label)
+    return is_finite_number(label)
+
+
 def _on_scale(row: dict, column: str, low: float, high: float) -> float:
     """The number of a cell.
 
     Raises:
-        RowError: It is none.
-        FileError: It is outside of [low, high]: the scale is another one in the whole file.
+        RowError: It is none, or below `low`, as is a -1 that stands for no number.
+        FileError: It is above `high`: the scale is another one in the whole file.
     """
     value = number_cell(row, column)
-    if not low <= value <= high:
-        raise FileError(f"`{column}` is outside [{low:g}, {high:g}]: {MEND}")
+    outside = f"`{column}` is outside [{low:g}, {high:g}]: {MEND}"
+    if value < low:
+        raise RowError(outside)
+    if value > high:
+        raise FileError(outside)
     return value
 
 

@@ -85,11 +85,6 @@ def side_of(value: object, name: str) -> Side:
                     f"{name} begins like the JSON of messages, and is no JSON list of them: it may "
                     "be cut off, or JSON inside of JSON; write the list (json.dumps)"
                 )
-            if _has_unknown_keys(value):
-                raise RowError(
-                    f"{name} is the JSON of a conversation whose messages have other keys, or that "
-                    "lies inside of an object; a list of messages (role, content) is needed"
-                )
             return value
     kind = kind_of(value)
     if isinstance(value, dict):
@@ -121,6 +116,18 @@ WRAPPERS = ("conversation", "conversations", "dialogue", "dialog", "turns", "his
 SPEAKER_KEYS = ("speaker", "author", "sender")
 
 
+def refuse_unknown_keys(side: Side, name: str) -> None:
+    """Refuse a text that is the JSON of a conversation under unknown keys.
+
+    To be asked of prompts, and of sides without one: an answer may have been asked for in JSON.
+    """
+    if isinstance(side, str) and _has_unknown_keys(side):
+        raise RowError(
+            f"{name} is the JSON of a conversation whose messages have other keys, or that lies "
+            "inside of an object; a list of messages (role, content) is needed"
+        )
+
+
 def _has_unknown_keys(text: str) -> bool:
     """Whether a text is the JSON of turns that are said by known speakers, under unknown keys.
 
@@ -132,7 +139,8 @@ def _has_unknown_keys(text: str) -> bool:
         return False
     if not all(isinstance(turn, dict) for turn in turns):
         return False
-    if any(turns_in(turn.get(key)) for turn in turns for key in WRAPPERS):
+    wrapped = [turns_in(turn.get(key)) for turn in turns for key in WRAPPERS]
+    if any(inner and all(map(_is_said_by_somebody, inner)) for inner in wrapped):
         return True
     if not all(set(TEXT_KEYS) & turn.keys() for turn in turns):
         return False

@@ -1,6 +1,7 @@
 """A canonical preference pair, and why it may be useless for training."""
 
 import itertools
+import re
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -129,7 +130,7 @@ def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
         else:
             start = repeated_start(prompt, completions)
             if start:
-                completions = [completion[start:].strip() for completion in completions]
+                completions = [after_prompt(completion, start) for completion in completions]
     messages = []
     for completion in completions:
         if isinstance(completion, str):
@@ -141,26 +142,53 @@ def completions_of(prompt: Side, completions: list[Side]) -> list[Messages]:
 
 
 FEWEST_WORDS = 3  # an answer to "Hi" may well begin with "Hi"
-FEWEST_LETTERS = 12  # of a prompt without spaces between its words
-ENDS_A_SENTENCE = (".", "?", "!", ":", "\u3002", "\uff1f", "\uff01", "\uff1a")
+FEWEST_LETTERS = 12  # of a prompt in a language that has no spaces between its words
+ENDS = ("?", "!", ":", "\u3002", "\uff1f", "\uff01", "\uff1a")  # behind them no space is needed
+LINE_BREAK = re.compile(r"[ \t]*\n")
 
 
 def repeated_start(prompt: str, completions: list[str]) -> int:
-    """The length of the prompt that all completions repeat before their answer; 0 if not all do."""
+    """The length of the prompt that all completions repeat before their answer; 0 if not all do.
+
+    An answer may well begin with the words of its question: "World War II" with "World War II was".
+    So the repeated prompt ends a sentence or a line, and of a single answer a line.
+    """
     start = prompt.rstrip()
     if not start or not all(completion.startswith(start) for completion in completions):
         return 0
-    is_short = len(start.split()) < FEWEST_WORDS and len(start) < FEWEST_LETTERS
-    if is_short and not is_transcript(start):
+    has_spaces = start.isascii() or len(start) < FEWEST_LETTERS
+    if len(start.split()) < FEWEST_WORDS and has_spaces and not is_transcript(start):
         return 0
     answers = [completion[len(start) :] for completion in completions]
     if not all(answer.strip() for answer in answers):
         return 0
-    if not start.endswith(ENDS_A_SENTENCE) and not all(answer[0].isspace() for answer in answers):
+    if not _is_cut_off(start, answers):
         return 0
     if all(completion.startswith(prompt) for completion in completions):
         return len(prompt)
     return len(start)
+
+
+def _is_cut_off(start: str, answers: list[str]) -> bool:
+    """Whether answers are told from the text before them by a line break, or by its last mark."""
+    if is_transcript(start) or all(map(LINE_BREAK.match, answers)):
+        return True
+    if len(answers) == 1:
+        return False
+    if start.endswith("."):
+        return all(answer[0].isspace() for answer in answers)
+    return start.endswith(ENDS)
+
+
+def after_prompt(completion: str, start: int) -> str:
+    """A completion behind the prompt that it repeats; the indentation of a first line stays."""
+    answer = completion[start:]
+    if completion[:start].endswith("\n"):
+        return answer.strip("\n").rstrip()
+    line_break = LINE_BREAK.match(answer)
+    if line_break:
+        return answer[line_break.end() :].strip("\n").rstrip()
+    return answer.strip()
 
 
 def probability_of_first(votes: list[int]) -> float:

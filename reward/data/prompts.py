@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from reward.data.cells import kind_of, list_in, texts_in
 from reward.data.columns import name_in_words
-from reward.data.messages import side_of, turns_in
+from reward.data.messages import ABOUT_A_MESSAGE, refuse_unknown_keys, side_of, turns_in
 from reward.data.transcript_shapes import prompt_messages
 from reward.data.transcripts import RowError, Side, assistant, user
 
@@ -83,6 +83,7 @@ def find_prompt(row: dict, columns: tuple[str, ...] = PROMPT_COLUMNS) -> FoundPr
         if column == "context" and len(columns) > 1 and not turns_in(value):
             continue
         side = side_of(value, f"`{column}`")
+        refuse_unknown_keys(side, f"`{column}`")
         _need_no_answer(column, side)
         if column == "instruction":
             return _with_history(row, _instruction(row, side))
@@ -209,7 +210,9 @@ def check_nothing_lost(row: dict, unread: Iterable[str], sides: Iterable[Side]) 
     for column in unread:
         if column in MEDIA and _holds_something(row[column]) and list_in(row[column]) != []:
             raise RowError(f"`{column}` is not empty, and only text is read; leave the row out")
-    columns = [name for name in unread if _is_like_a_prompt(name) and list_in(row[name]) != []]
+    columns = [
+        name for name in unread if _is_like_a_prompt(name) and _says_something(name, row[name])
+    ]
     if not columns:
         return
     read = words(" ".join(text for side in sides for text in texts_in(side)))
@@ -224,9 +227,24 @@ def check_nothing_lost(row: dict, unread: Iterable[str], sides: Iterable[Side]) 
             )
 
 
+NOTHING = ("none", "nan", "null", "n/a", "-")
+
+
 def _is_like_a_prompt(column: str) -> bool:
     """Whether a text in a column of this name belongs to the conversation."""
     return column in PROMPT_LIKE or bool(LIKE_A_PROMPT.fullmatch(column))
+
+
+def _says_something(column: str, value: object) -> bool:
+    """Whether a cell of such a column holds a part of the conversation."""
+    if list_in(value) == []:
+        return False
+    if column in PROMPT_LIKE or not isinstance(value, str) or len(value.split()) > MOST_WORDS:
+        return True
+    return column.lower() != "system" and value.strip().lower() not in NOTHING  # "Windows 10"
+
+
+NO_TEXT_OF_A_TURN = ("role", "from", *ABOUT_A_MESSAGE)
 
 
 def _texts_of_turns(value: object) -> Iterable[str]:
@@ -234,7 +252,7 @@ def _texts_of_turns(value: object) -> Iterable[str]:
     turns = turns_in(value)
     if turns:
         value = [
-            [text for key, text in message.items() if key not in ("role", "from")]
+            [text for key, text in message.items() if key not in NO_TEXT_OF_A_TURN]
             for message in turns
         ]
     return texts_in(value)

@@ -59,14 +59,16 @@ CSV_TEXTS = re.compile(
 
 
 # How tools write that a cell has no value, in columns where it is no text and no number.
-NO_VALUE = ("nan", "NaN", "None", "NULL", "null", "\\N", "<NA>")
-MAY_BE_MISSING = re.compile(r"system(_prompt|_message)?|instruction|input|history|context|tools")
+NOT_A_NUMBER = ("nan", "NaN", "\\N", "<NA>")
+NO_VALUE = (*NOT_A_NUMBER, "None", "NULL", "null")
+MAY_BE_MISSING = re.compile(r"system(_prompt|_message)?|history|context|tools")
 
 # Under these it is a reward that is missing: score.py writes it so for a text that is too long.
 CSV_REWARDS = re.compile(r"(new_)?(reward(_chosen|_rejected)?|scores_(chosen|rejected))(_\d+)?")
 
 # Where a side is a list, these are one too: columns of score.py and of the benchmarks' scripts.
 SCORES_OF_LISTS = ("scores", "scores_chosen", "score_chosen", "reward_chosen")
+PYTHON_LIST = re.compile(r"(?s)\[\s*'.*'\s*\]\s*")  # as pandas writes one
 LIST_START = re.compile(r"""\[\s*["']""")
 
 
@@ -501,6 +503,8 @@ def _csv_row(columns: list[str], cells: list[str]) -> dict[str, str] | Unreadabl
     for column, cell in zip(columns, cells, strict=True):
         if cell in NO_VALUE and MAY_BE_MISSING.fullmatch(column):
             continue
+        if cell in NOT_A_NUMBER and column in ("instruction", "input"):
+            continue
         if cell != "" or CSV_TEXTS.fullmatch(column):
             row[column] = cell
         elif CSV_REWARDS.fullmatch(column):
@@ -516,13 +520,16 @@ def _with_lists_of_sides(row: dict[str, str]) -> dict[str, Any] | UnreadableRow:
     if not _may_have_lists(row):
         return row
     lists = [list_in(row[side]) for side in ("chosen", "rejected")]
+    has_lists = "num_correct" in row or _has_lists_of_scores(row)
     if not all(map(is_texts, lists)):
+        if not has_lists and not all(PYTHON_LIST.match(row[s]) for s in ("chosen", "rejected")):
+            return row
         return UnreadableRow(
             "`chosen` and `rejected` begin like lists of texts and are no JSON lists of them; "
             "write the lists (json.dumps)"
         )
-    is_rm_bench = [len(texts) for texts in lists] == [3, 3]
-    if is_rm_bench or "num_correct" in row or _has_lists_of_scores(row):
+    sentences = [text for texts in lists for text in texts if " " in text]
+    if has_lists or (sentences and [len(texts) for texts in lists] == [3, 3]):
         return {column: _value_of_benchmark(column, cell) for column, cell in row.items()}
     return row
 
@@ -532,7 +539,8 @@ def _may_have_lists(row: dict[str, str]) -> bool:
     sides = [row.get("chosen") or "", row.get("rejected") or ""]
     if not all(map(LIST_START.match, sides)):
         return False
-    return "num_correct" in row or "domain" in row or _has_lists_of_scores(row)
+    of_rm_bench = {"id", "prompt", "domain"} <= row.keys()
+    return of_rm_bench or "num_correct" in row or _has_lists_of_scores(row)
 
 
 def _has_lists_of_scores(row: dict[str, str]) -> bool:

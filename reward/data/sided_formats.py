@@ -8,15 +8,16 @@ The conversation may stand in a prompt, in both sides, or in both places; it is 
 import math
 import re
 
-from reward.data.cells import kind_of, list_in, number_cell, votes_cell
+from reward.data.cells import is_finite_number, kind_of, list_in, number_cell, number_in, votes_cell
 from reward.data.columns import name_in_words
-from reward.data.labelled_formats import is_json_of_texts, names_a_side, turn_by_turn
-from reward.data.messages import side_of
+from reward.data.labelled_formats import is_json_of_texts, turn_by_turn
+from reward.data.messages import refuse_unknown_keys, side_of
 from reward.data.preference_pair import (
     FEWEST_WORDS,
     IN_TWO_PLACES,
     Preference,
     PreferencePair,
+    after_prompt,
     compared,
     end_of_prompt,
     is_system,
@@ -100,16 +101,27 @@ def chosen_and_rejected(row: dict, transcript: str) -> PreferencePair:
         _need_no_names(row)
         _need_no_winner(row)
     if _are_turn_by_turn(row):
-        return _last_turns(turn_by_turn(row, "chosen"), turn_by_turn(row, "rejected"))
-    found = find_prompt(row)
-    if found is None and not _hold_a_conversation(chosen, rejected):
-        _need_no_other_text(row)
-        empty = [column for column in OWN_PROMPTS if column in row]
-        if empty:  # its sides are answers to nothing, and not texts with one start
-            found = FoundPrompt("", (empty[0],))
-    pair = _pair_of_sides(found, chosen, rejected, transcript)
+        pair = _last_turns(turn_by_turn(row, "chosen"), turn_by_turn(row, "rejected"))
+    else:
+        found = _prompt_beside(row, chosen, rejected)
+        pair = _pair_of_sides(found, chosen, rejected, transcript)
     _add_labels(pair, row)
     return pair
+
+
+def _prompt_beside(row: dict, chosen: Side, rejected: Side) -> FoundPrompt | None:
+    """The prompt of a row; None if the sides hold it."""
+    found = find_prompt(row)
+    if found is not None or _hold_a_conversation(chosen, rejected):
+        return found
+    _need_no_other_text(row)
+    for side in (chosen, rejected):
+        refuse_unknown_keys(side, "a side")
+    empty = [column for column in OWN_PROMPTS if column in row]
+    if not empty or not isinstance(chosen, str):
+        return None
+    _need_a_known_start(chosen, rejected)
+    return FoundPrompt("", (empty[0],))  # the sides are answers to nothing
 
 
 def _are_turn_by_turn(row: dict) -> bool:
@@ -177,6 +189,9 @@ def _need_no_names(row: dict) -> None:
         )
 
 
+# What names the better of two. Of a `label`, "A" may be the letter of a right answer.
+SIDE_OF_LABEL = re.compile(r"(?:model|response|answer|output)[_ ]?[ab12]|[ab]\s*[<>=]+\s*[ab]")
+SIDE_OF_WINNER = re.compile(rf"{SIDE_OF_LABEL.pattern}|[ab012]|tie(?:\W.*)?")
 ANSWER_COLUMN = re.compile(r"(?:response|output|answer|conversation)_?[abAB012]")
 
 
@@ -191,7 +206,8 @@ def _need_no_winner(row: dict) -> None:
         return
     for column in ("winner", "label", "preference"):
         value = row.get(column)
-        if names_a_side(value) or (column == "winner" and value in (0, 1, 2)):
+        pattern = SIDE_OF_LABEL if column == "label" else SIDE_OF_WINNER
+        if value is not None and pattern.fullmatch(str(value).strip().lower()):
             raise RowError(
                 f"`{column}` says which of two answers is better, beside `chosen` and `rejected`. "
                 "If the better one is not always `chosen`, name the two `response_a` and "
@@ -214,14 +230,16 @@ def _column_named(row: dict, side: str) -> str | None:
     return None
 
 
-ANSWERS = re.compile(r"(?i)response|answer|completion|output|candidate|generation|repl(?:y|ies)")
+ANSWERS = re.compile(
+    r"(?i).*(?:responses?|answers?|completions?|outputs?|candidates?|generations?|repl(?:y|ies))"
+)
 
 
 def _column_with_keys(row: dict) -> str | None:
     """The column with the answers, in which both sides are places: "0" and "1", or keys."""
     keys = {str(row[side]).strip() for side in SIDE_COLUMNS}
     for column, value in row.items():
-        if column in SIDE_COLUMNS or not ANSWERS.search(str(column)):
+        if column in SIDE_COLUMNS or not ANSWERS.fullmatch(str(column)):
             continue
         answers = {}
         if isinstance(value, dict):
@@ -229,7 +247,7 @@ def _column_with_keys(row: dict) -> str | None:
         elif isinstance(value, list):
             answers = dict(enumerate(value))
         places = {str(place) for place, text in answers.items() if isinstance(text, str)}
-        if len(keys) == 2 and keys <= places:
+        if len(keys) == 2 and keys <= places and keys.isdisjoint(map(str, answers.values())):
             return str(column)
     return None
 
@@ -331,7 +349,7 @@ def _need_repeated(prompt: str, side: Messages, column: str) -> None:
     has_side = bool(users) and all(turn in prompt_words for turn in users)
     if has_side:
         rest = START_OF_TEMPLATE.sub("", prompt_words)
-        for turn in filter(None, turns[:-1]):
+        for turn in sorted(filter(None, turns[:-1]), key=len, reverse=True):
             rest = rest.replace(turn, " ", 1)
         has_side = all(map(_is_mark, rest.split()))
     if not is_in_side and not has_side:
@@ -393,8 +411,8 @@ def _text_sides(
         if start and transcript == "raw":
             return pair_of(chosen[:start], chosen[start:], rejected[start:])
         if start:
-            chosen = chosen[start:].strip()
-            rejected = rejected[start:].strip()
+            chosen = after_prompt(chosen, start)
+            rejected = after_prompt(rejected, start)
             return _explicit_texts(prompt, chosen, rejected, transcript)
     if not _are_transcripts(chosen, rejected, may_be_text=transcript == "raw"):
         if isinstance(prompt, str):
@@ -471,25 +489,30 @@ def _explicit_texts(prompt: str, chosen: str, rejected: str, transcript: str) ->
 def _texts_alone(chosen: str, rejected: str, transcript: str) -> PreferencePair:
     """Two transcripts, or two texts with one start."""
     if not _are_transcripts(chosen, rejected):
-        if TURN.search(chosen) and TURN.search(rejected):
-            raise RowError(
-                "`chosen` and `rejected` have text before the first turn of a transcript; put it "
-                "into a column `system`, or give the turns as messages (role, content)"
-            )
-        if ESCAPED.match(chosen) and ESCAPED.match(rejected):
-            raise RowError(
-                "`chosen` and `rejected` have a backslash and an n where line breaks belong, so "
-                "their turns cannot be told apart; write the line breaks"
-            )
-        if UNKNOWN_START.match(chosen) and UNKNOWN_START.match(rejected):
-            raise RowError(
-                "`chosen` and `rejected` begin like transcripts, but no shape that is read here "
-                "fits them; give the turns as messages (role, content)"
-            )
+        _need_a_known_start(chosen, rejected)
         return _implicit_texts(chosen, rejected, transcript)
     if transcript == "raw":
         return _raw_transcripts(chosen, rejected)
     return _last_turns(turns_of(chosen), turns_of(rejected))
+
+
+def _need_a_known_start(chosen: str, rejected: str) -> None:
+    """Refuse two texts without a prompt that begin like transcripts of no known shape."""
+    if TURN.search(chosen) and TURN.search(rejected):
+        raise RowError(
+            "`chosen` and `rejected` have text before the first turn of a transcript; put it "
+            "into a column `system`, or give the turns as messages (role, content)"
+        )
+    if ESCAPED.match(chosen) and ESCAPED.match(rejected):
+        raise RowError(
+            "`chosen` and `rejected` have a backslash and an n where line breaks belong, so "
+            "their turns cannot be told apart; write the line breaks"
+        )
+    if UNKNOWN_START.match(chosen) and UNKNOWN_START.match(rejected):
+        raise RowError(
+            "`chosen` and `rejected` begin like transcripts, but no shape that is read here "
+            "fits them; give the turns as messages (role, content)"
+        )
 
 
 def _raw_transcripts(chosen: str, rejected: str) -> PreferencePair:
@@ -641,15 +664,31 @@ def labels_read(row: dict) -> set[str]:
 RATINGS = (
     ("rating_chosen", "rating_rejected"),
     ("score_chosen", "score_rejected"),  # UltraFeedback-binarized
-    ("chosen_rating", "rejected_rating"),
-    ("chosen-rating", "rejected-rating"),  # distilabel and Argilla
 )
+# Of these two names, only what holds two numbers.
+OTHER_RATINGS = (("chosen_rating", "rejected_rating"), ("chosen-rating", "rejected-rating"))
 
 
 def _columns_of_ratings(row: dict) -> tuple[str, ...]:
     if len(row) < len(SIDE_COLUMNS) + 2:
         return ()
-    return next((columns for columns in RATINGS if _has_values(row, *columns)), ())
+    for columns in RATINGS:
+        if _has_values(row, *columns):
+            return columns
+    for columns in OTHER_RATINGS:
+        if all(_is_number(row.get(column)) for column in columns):
+            return columns
+    return ()
+
+
+def _is_number(value: object) -> bool:
+    """Whether a cell is a number, or the text of one, as in CSV."""
+    if isinstance(value, str):
+        try:
+            value = number_in(value)
+        except ValueError:
+            return False
+    return is_finite_number(value)
 
 
 def is_difference_of_rewards(row: dict) -> bool:

@@ -177,6 +177,7 @@ REPLY_MARK = re.compile(r"(?i)[^\w\n]{0,6}(?:assistant|ai|bot|chatbot|response)[
 
 # A prompt that is one turn of the user behind a mark, and how each of its answers then begins.
 ONE_TURN = re.compile(r"\s*(?:### ?)?(?:Human|User|USER|human|user|prompter):\s*")
+NEXT_TURN = re.compile(r"(?im)^\W*(?:human|user|prompter|assistant|ai|bot|chatbot|gpt)\W*:")
 REPLY = re.compile(r"\s*(?:### ?)?(?:Assistant|ASSISTANT|assistant|AI):\s*")
 
 # A transcript whose line breaks were written as a backslash and an n.
@@ -372,6 +373,8 @@ def without_marks_of_one_turn(prompt: str, completions: list[str]) -> tuple[str,
     mark = ONE_TURN.match(prompt)
     replies = [REPLY.match(completion) for completion in completions]
     if mark is None or None in replies or is_transcript(prompt):
+        return prompt, completions
+    if NEXT_TURN.search(prompt, mark.end()):
         return prompt, completions
     answers = [
         completion[reply.end() :].strip()

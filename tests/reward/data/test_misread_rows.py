@@ -55,9 +55,34 @@ def test_completions_that_repeat_the_prompt():
         row = {"prompt": QUESTION, "response_a": bad, "response_b": good, "label": 1}
         assert pair_of(row) == expected
         scored = row_to_score({"prompt": QUESTION, "completion": good}, "messages")
-        assert scored.completions == [assistant(GOOD)]
-    row = {"prompt": "Paris", "response_a": "Paris is.", "response_b": "Paris was.", "label": 0}
-    assert pair_of(row)[1] == assistant("Paris is.")
+        kept = good if gap != "\n" else GOOD  # a single one may say the question again
+        assert scored.completions == [assistant(kept)]
+    for topic in ("Paris", "Photosynthesis", "World War II", "The answer of 22/7 is 3."):
+        good, bad = f"{topic} is.", f"{topic}14 was."
+        row = {"prompt": topic, "response_a": good, "response_b": bad, "label": 0}
+        assert pair_of(row)[1:] == (assistant(good), assistant(bad))
+        assert pair_of({"prompt": topic, "chosen": good, "rejected": bad})[1] == assistant(good)
+
+
+def test_the_indentation_of_code_behind_the_prompt_stays():
+    head = "def double(x: int) -> int:\n"
+    rest = "    y = x\n    return y + y"
+    for prompt in (head, head.rstrip()):
+        row = {"prompt": prompt, "completion": head + rest}
+        assert row_to_score(row, "messages").completions == [assistant(rest)]
+
+
+def test_texts_beside_an_empty_prompt_may_be_transcripts_of_no_known_shape():
+    for text in ("Be kind.\n\nHuman: Hi\n\nAssistant: ", "**User:** Hi\n**Assistant:** "):
+        row = {"prompt": None, "chosen": text + "a", "rejected": text + "b"}
+        with pytest.raises(RowError, match="transcript"):
+            to_pairs(row)
+
+
+def test_labels_beside_lists_of_turns_count():
+    row = {"prompt": '["Hi"]', "chosen": '["a"]', "rejected": '["b"]', "margin": 2.0}
+    (pair,) = to_pairs(row | {"score_chosen": 5, "score_rejected": 5})
+    assert (pair["target_margin"], pair["chosen_probability"]) == (2.0, 0.5)
 
 
 def test_an_empty_prompt_is_not_made_of_the_start_of_the_answers():
@@ -126,11 +151,11 @@ PASSAGE = f"France moved its capital.\n\n{QUESTION}"
             "differ, so which of them is the prompt is unclear",
         ),
         (SIDES | {"prompt": QUESTION, "chat_history": EARLIER[:2]}, "`chat_history` holds text"),
-        (SIDES | {"prompt": QUESTION, "System": "Be brief, be kind."}, "`System` holds text"),
+        (SIDES | {"prompt": QUESTION, "System": "Be brief, and be kind."}, "`System` holds text"),
         (SIDES | {"prompt": QUESTION, "image_url": "a.png"}, "only text is read"),
         (
-            {"prompt": QUESTION, "answers_of": [GOOD, BAD], "chosen": "0", "rejected": "1"},
-            "are places in `answers_of`",
+            {"prompt": QUESTION, "answers": [GOOD, BAD], "chosen": "0", "rejected": "1"},
+            "are places in `answers`",
         ),
         (
             {
@@ -164,6 +189,19 @@ def test_another_scale_ends_the_file(row):
     """Of better_response_id 1 and 2, each 1 was read as the second response."""
     with pytest.raises(FileError, match="is outside"):
         to_pairs(row)
+
+
+def test_a_number_that_stands_for_none_ends_no_file():
+    row = {"prompt": "?", "response_0": "a", "response_1": "b", "better_response_id": -1}
+    with pytest.raises(RowError) as caught:
+        to_pairs(row)
+    assert not isinstance(caught.value, FileError)
+
+
+def test_a_category_beside_a_strength_is_no_winner():
+    for others in ({"label": "math"}, {"preference": "It is better since ..."}):
+        (pair,) = to_pairs(ANSWERS | {"preference_strength": 2} | others)
+        assert pair["chosen"] == assistant(GOOD)
 
 
 def test_a_prompt_beside_the_whole_conversation_may_be_rendered():
@@ -215,6 +253,19 @@ CHAT = '{"chat": [{"role": "user", "content": "Hi"}]}'
         {"prompt": '["b", "a"] sorted?', "chosen": '["a", "b"]', "rejected": '["b", "a"]'},
         {"prompt": '["b", "a"]', "chosen": '["a", "b"]', "rejected": '["b", "a"]'},
         {"prompt": "User: jsmith cannot log in. Write a ticket.", "chosen": "a", "rejected": "b"},
+        {"prompt": "Speakers, in JSON", "chosen": SPEAKERS % "a", "rejected": "[]"},
+        {"prompt": "Which?", "chosen": "B. Paris", "rejected": "A. Lyon", "label": "B"},
+        {"prompt": "Which?", "chosen": "a", "rejected": "b", "label": "tier_1"},
+        {"prompt": "Which?", "chosen": "a", "rejected": "b", "preference": "both"},
+        {"prompt": "Which?", "chosen": "a", "rejected": "b", "winner": "gpt-4"},
+        {"prompt": "Which?", "chosen": "a", "rejected": "b", "chosen_rating": "5/5"}
+        | {"rejected_rating": "1/5"},
+        {"prompt": "0 or 1?", "chosen": "0", "rejected": "1", "response_lengths": ["12", "14"]},
+        {"prompt": "0 or 1?", "chosen": "0", "rejected": "1", "generations": ["1", "0"]},
+        {"prompt": "Which?", "chosen": "a", "rejected": "b", "System": "Windows 10"},
+        {"prompt": "Which?", "chosen": "a", "rejected": "b", "chat_history": "None"},
+        {"prompt": "Human: Hi\nBot: Hello\nHuman: Bye", "chosen": "Assistant: a"}
+        | {"rejected": "Assistant: b"},
     ],
 )
 def test_ordinary_texts_stay_as_they_are(row):
