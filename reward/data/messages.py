@@ -142,12 +142,17 @@ def _has_unknown_keys(text: str) -> bool:
     wrapped = [turns_in(turn.get(key)) for turn in turns for key in WRAPPERS]
     if any(inner and all(map(_is_said_by_somebody, inner)) for inner in wrapped):
         return True
-    if not all(set(TEXT_KEYS) & turn.keys() for turn in turns):
+    return all(map(_has_another_speaker, turns))
+
+
+def _has_another_speaker(turn: dict) -> bool:
+    """Whether an object has a text, and says under a key of its own which known role said it."""
+    if set(TEXT_KEYS).isdisjoint(turn):
         return False
-    speakers = [next((turn[key] for key in SPEAKER_KEYS if key in turn), None) for turn in turns]
-    if all(isinstance(speaker, str) and _role(speaker) in KNOWN_ROLES for speaker in speakers):
+    speakers = [turn.get(key) for key in SPEAKER_KEYS]
+    if any(isinstance(speaker, str) and _role(speaker) in KNOWN_ROLES for speaker in speakers):
         return True
-    return all(turn.get("type") in ("human", "ai", "system", "tool") for turn in turns)
+    return turn.get("type") in ("human", "ai", "system", "tool")  # LangChain
 
 
 def other_keys(side: Side) -> list[str]:
