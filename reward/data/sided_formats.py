@@ -118,9 +118,12 @@ def _prompt_beside(row: dict, chosen: Side, rejected: Side) -> FoundPrompt | Non
     for side in (chosen, rejected):
         refuse_unknown_keys(side, "a side")
     empty = [column for column in OWN_PROMPTS if column in row]
-    if not empty or not isinstance(chosen, str):
+    if isinstance(chosen, list):
+        empty = [column for column in empty if isinstance(row[column], str)]
+    elif empty:
+        _need_a_known_start(chosen, rejected)
+    if not empty:
         return None
-    _need_a_known_start(chosen, rejected)
     return FoundPrompt("", (empty[0],))  # the sides are answers to nothing
 
 

@@ -90,6 +90,9 @@ def test_an_empty_prompt_is_not_made_of_the_start_of_the_answers():
     for prompt in ({"prompt": None}, {"prompt": ""}, {"instruction": ""}, {"question": None}):
         assert pair_of(prompt | sides)[1] == assistant("The capital is Paris.")
     assert pair_of(sides)[1] == assistant("Paris.")  # TRL's implicit prompt
+    answers = {"chosen": assistant(GOOD), "rejected": assistant(BAD)}
+    assert pair_of({"prompt": ""} | answers)[0] == user("")
+    assert pair_of({"prompt": None} | answers)[0] == []
 
 
 def test_lists_of_turns_in_json():
