@@ -135,18 +135,23 @@ def may_rank(checks: list[Check]) -> str:
         return NO
     if any(is_opposite(check) for check in failed):
         return NO
-    accuracy = overall(checks, "accuracy")
-    if accuracy is None or accuracy.verdict != "pass" or accuracy.n < FEWEST_PAIRS:
-        return NOT_TESTED
-    if any(is_one_of(check, UNREPRESENTATIVE) for check in failed):
-        return NOT_TESTED
-    if any(is_perfect(check) for check in alarms(checks)):
+    if not is_accuracy_of_answers(checks):
         return NOT_TESTED
     if any(check.section in ("accuracy", LENGTH_AND_STYLE) for check in failed):
         return WITH_CARE
     if any(is_one_of(check, WORSE_WINS) for check in failed):
         return WITH_CARE
     return YES
+
+
+def is_accuracy_of_answers(checks: list[Check]) -> bool:
+    """Whether there is an accuracy that passes, on enough pairs, and that says how others fare."""
+    accuracy = overall(checks, "accuracy")
+    if accuracy is None or accuracy.verdict != "pass" or accuracy.n < FEWEST_PAIRS:
+        return False
+    if any(is_one_of(check, UNREPRESENTATIVE) for check in failures(checks)):
+        return False
+    return accuracy.value != 1.0 and not any(is_perfect(check) for check in alarms(checks))
 
 
 def is_opposite(check: Check) -> bool:
@@ -248,6 +253,8 @@ def accuracy_sentence(checks: list[Check]) -> str:
         sentence += f" ({percent(check.ceiling)} is possible)"
     if check.verdict == "pass" and check.n < FEWEST_PAIRS:
         sentence += ", which are too few to conclude from"
+    elif check.verdict == "pass" and check.value == 1.0:
+        sentence += ", which it also does where its own rewards chose the sides"
     return f"{sentence}."
 
 

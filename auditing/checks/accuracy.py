@@ -28,8 +28,6 @@ def accuracy_checks(finite: Pairs, train: Pairs | None) -> list[Check]:
     checks = [accuracy_check(finite, None)]
     if finite.human_labels:
         checks += human_label_checks(finite)
-    elif len(finite) and (finite.margins > 0).all():
-        checks += human_label_checks(finite)[1:]  # whoever labelled them: the model itself did
     subsets = list(dict.fromkeys(finite.subset))
     if len(subsets) > 1:
         macro = macro_accuracy(finite.margins, finite.subset, finite.prompt)

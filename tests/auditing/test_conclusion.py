@@ -143,6 +143,16 @@ def test_pairs_whose_sides_the_rewards_chose_say_nothing():
     )
 
 
+def test_labels_that_the_model_gave_conclude_nothing_whoever_says_so():
+    """Of `audit.py --data` no labels count as human, and 100% was "it may rank answers"."""
+    own = conclude([replace(ACCURATE, value=1.0, n=408), CALIBRATED, PADDING, REPEATED])
+    assert set(own.uses.values()) == {"not tested"}
+    assert own.accuracy == (
+        "It orders 100% of 408 pairs as the raters did, which it also does where its own rewards "
+        "chose the sides."
+    )
+
+
 def test_nearly_all_pairs_as_they_are_labelled_say_as_little():
     """It was "it may rank answers" at 99.95%, and nothing at 100%."""
     nearly = replace(check("suspicious accuracy", "warn", 0.9995, 2000), low=0.997, high=1.0)

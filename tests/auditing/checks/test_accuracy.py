@@ -265,17 +265,6 @@ def test_a_small_gain_is_no_pass_because_it_is_sure():
     assert (check.value, check.verdict) == (0.52, "fail")
 
 
-def test_labels_that_the_model_gave_are_suspicious_whoever_says_so():
-    """Of `audit.py --data` no labels count as human, and 100% was "it may rank answers"."""
-    rng = np.random.default_rng(0)
-    own = pairs_of(np.abs(rng.normal(size=200)), rng.normal(size=200))
-    own = Pairs(**{**vars(own), "human_labels": False})
-    names = [check.name for check in accuracy_checks(own, None)]
-    assert names == ["accuracy", "suspicious accuracy"]
-    own.rewards[0, 0] = -1.0
-    assert [check.name for check in accuracy_checks(own, None)] == ["accuracy"]
-
-
 def test_a_random_head_is_recognised():
     rng = np.random.default_rng(0)
     random = collapse_checks(drawn_pairs(rng, 2000, 0.5))[1]
