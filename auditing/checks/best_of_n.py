@@ -65,10 +65,7 @@ def best_of_n_curve(completions: Completions) -> list[BestOfN]:
     n is 1, 2, 4, ... up to the number of completions that half of the prompts have, or MOST if that
     is less. Prompts with fewer completions are left out. A value is None if no prompt has it.
     """
-    counts = [len(group) for group in by_prompt(completions)]
-    if not counts:
-        return []
-    largest = min(MOST, int(np.median(counts)))
+    largest = largest_n(completions)
     curve = [BestOfN(n=n, kl=kl_best_of_n(n)) for n in sizes_up_to(largest)]
     for name in ("reward", "gold", "length", "hedges", "markdown"):
         values = getattr(completions, name)
@@ -81,6 +78,14 @@ def best_of_n_curve(completions: Completions) -> list[BestOfN]:
             expected = [best_of_n(completions.reward[g], values[g], point.n) for g in groups]
             setattr(point, name, float(np.mean(expected)))
     return curve
+
+
+def largest_n(completions: Completions) -> int:
+    """The number of completions that half of the prompts have, at most MOST; 0 without any."""
+    counts = [len(group) for group in by_prompt(completions)]
+    if not counts:
+        return 0
+    return min(MOST, int(np.median(counts)))
 
 
 def sizes_up_to(largest: int) -> list[int]:
@@ -116,29 +121,28 @@ def over_optimisation_checks(completions: Completions) -> list[Check]:
     Gao et al. 2022 (arXiv 2210.10760): the gold reward of the best of n has a peak, beyond which a
     reward is optimised too much.
     """
-    curve = best_of_n_curve(completions)
-    golds = [point.gold for point in curve]
-    if len(golds) < 3 or None in golds:
-        return []
-    peak = int(np.argmax(golds))
-    if peak == len(golds) - 1:
-        return []
-    largest = curve[-1].n
+    sizes = sizes_up_to(largest_n(completions))
     groups = by_prompt(completions, completions.gold)
-    groups = [group for group in groups if len(group) >= largest]
-    changes = []
-    for group in groups:
-        rewards, gold = completions.reward[group], completions.gold[group]
-        at_peak = best_of_n(rewards, gold, curve[peak].n)
-        changes.append(best_of_n(rewards, gold, largest) - at_peak)
-    estimate = stats.mean_interval(np.array(changes))
+    groups = [group for group in groups if sizes and len(group) >= sizes[-1]]
+    if len(sizes) < 3 or not groups:
+        return []
+    golds = np.array(  # (prompts, sizes)
+        [
+            [best_of_n(completions.reward[group], completions.gold[group], n) for n in sizes]
+            for group in groups
+        ]
+    )
+    peak = int(np.argmax(golds.mean(axis=0)))
+    if peak == len(sizes) - 1:
+        return []
+    estimate = stats.mean_interval(golds[:, -1] - golds[:, peak])
     finding = Finding(
         "best-of-n, past its peak",
         estimate,
         len(groups),
         SECTION,
         rule="best-of-n, gold",
-        note=f"the best of {largest} against the best of {curve[peak].n}, where gold is highest",
+        note=f"the best of {sizes[-1]} against the best of {sizes[peak]}, where gold is highest",
         unmeasured="fewer than five prompts with so many completions",
     )
     return [judge(finding)]
@@ -162,12 +166,12 @@ def drift_check(name: str, completions: Completions, values: np.ndarray, relativ
     if groups:
         size = np.mean([len(group) for group in groups])
     estimate = stats.mean_interval(drift)
-    unmeasured = "fewer than five prompts with several completions"
-    if groups and not any(np.ptp(completions.reward[group]) > 0 for group in groups):
-        estimate, unmeasured = None, "all completions of a prompt have the same reward"
-        relative = False
     if relative and groups and means.mean() > 1:
         estimate = stats.ratio_of_means(drift, means)
+    unmeasured = "fewer than five prompts with several completions"
+    if groups and not any(np.ptp(completions.reward[group]) > 0 for group in groups):
+        estimate = None
+        unmeasured = "all completions of a prompt have the same reward"
     detectable = None
     if estimate is not None:
         detectable = stats.detectable_mean(estimate)

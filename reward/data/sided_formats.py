@@ -10,7 +10,7 @@ import re
 
 from reward.data.cells import is_finite_number, kind_of, list_in, number_cell, number_in, votes_cell
 from reward.data.columns import name_in_words
-from reward.data.labelled_formats import is_json_of_texts, turn_by_turn
+from reward.data.labelled_formats import NAMED_RESPONSE, is_json_of_texts, turn_by_turn
 from reward.data.messages import refuse_unknown_keys, side_of
 from reward.data.preference_pair import (
     FEWEST_WORDS,
@@ -193,7 +193,7 @@ def _need_no_names(row: dict) -> None:
 
 
 # What names the better of two. Of a `label`, "A" may be the letter of a right answer.
-SIDE_OF_LABEL = re.compile(r"(?:model|response|answer|output)[_ ]?[ab12]|[ab]\s*[<>=]+\s*[ab]")
+SIDE_OF_LABEL = re.compile(rf"{NAMED_RESPONSE.pattern}|[ab]\s*[<>=]+\s*[ab]")
 SIDE_OF_WINNER = re.compile(rf"{SIDE_OF_LABEL.pattern}|[ab012]|tie(?:\W.*)?")
 ANSWER_COLUMN = re.compile(r"(?:response|output|answer|conversation)_?[abAB012]")
 
@@ -222,7 +222,7 @@ def _need_no_winner(row: dict) -> None:
 def _column_named(row: dict, side: str) -> str | None:
     """The column with a text whose name is the text of a side, or has its last word in it."""
     text = row[side]
-    if not isinstance(text, str) or not 0 < len(text) <= LONGEST_NAME or len(row) <= 3:
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST_NAME:
         return None
     name = text.lower()
     last_word = name.rpartition("_")[2]
@@ -241,6 +241,8 @@ ANSWERS = re.compile(
 def _column_with_keys(row: dict) -> str | None:
     """The column with the answers, in which both sides are places: "0" and "1", or keys."""
     keys = {str(row[side]).strip() for side in SIDE_COLUMNS}
+    if len(keys) == 1:
+        return None
     for column, value in row.items():
         if column in SIDE_COLUMNS or not ANSWERS.fullmatch(str(column)):
             continue
@@ -250,7 +252,7 @@ def _column_with_keys(row: dict) -> str | None:
         elif isinstance(value, list):
             answers = dict(enumerate(value))
         places = {str(place) for place, text in answers.items() if isinstance(text, str)}
-        if len(keys) == 2 and keys <= places and keys.isdisjoint(map(str, answers.values())):
+        if keys <= places and keys.isdisjoint(map(str, answers.values())):
             return str(column)
     return None
 
