@@ -27,7 +27,7 @@ from reward.data.encoding import PROBE, choose_pad_token, encode
 from reward.data.files import WriteError
 from reward.data.shown import shown
 from reward.model.forwards import pair_token_types
-from reward.model.heads import head_of, rewards_from_logits
+from reward.model.heads import embedding_size, head_of, rewards_from_logits
 from reward.model.hub import ModelError
 from reward.model.load import free_memory, load_reward_model
 
@@ -84,7 +84,6 @@ def convert(
             raise ModelError(
                 f"{source}: PEFT cannot merge this adapter into its base: {error}"
             ) from error
-    _forget_pad_token_outside(model)
     dropped_bias = 0.0
     layer = keep_one_label(model)
     if layer.bias is not None and not stock_head_has_bias(model):
@@ -137,17 +136,6 @@ def probe_texts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     return texts
 
 
-def _forget_pad_token_outside(model: torch.nn.Module) -> None:
-    """Leave out a pad token without an embedding, with which stock transformers loads no model.
-
-    No text ends with it, so that the reward is read at the same token without one.
-    """
-    config = model.config.get_text_config()
-    pad = config.pad_token_id
-    if pad is not None and pad >= len(model.get_input_embeddings().weight):
-        config.pad_token_id = None
-
-
 def set_pad_token(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
     """Give the model a pad token that never comes last, and return it.
 
@@ -157,8 +145,7 @@ def set_pad_token(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) ->
         EncodingError: Every candidate is also the end or BOS token.
     """
     end_id = encode(tokenizer, *([message] for message in PROBE))[-1]
-    rows = len(model.get_input_embeddings().weight)
-    tokenizer.pad_token = choose_pad_token(tokenizer, end_id, rows)
+    tokenizer.pad_token = choose_pad_token(tokenizer, end_id, embedding_size(model))
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return tokenizer.pad_token
 

@@ -100,11 +100,22 @@ def read_config(
             f"{name}: transformers {transformers.__version__} cannot read its config.json: {reason}"
         ) from None
     text_config = config.get_text_config()
-    pad = getattr(text_config, "pad_token_id", None)
-    rows = getattr(text_config, "vocab_size", None)
-    if pad is not None and rows is not None and not 0 <= pad < rows:
-        text_config.pad_token_id = None
+    if hasattr(text_config, "pad_token_id"):
+        rows = getattr(text_config, "vocab_size", None)
+        text_config.pad_token_id = pad_inside(text_config.pad_token_id, rows)
     return config
+
+
+def pad_inside(pad: int | None, rows: int | None) -> int | None:
+    """Return a pad id, or None for one that no text can hold: it is as good as none.
+
+    Args:
+        pad: The id; None for none.
+        rows: How many tokens have an embedding; None if that is not known.
+    """
+    if pad is None or pad < 0 or (rows is not None and pad >= rows):
+        return None
+    return pad
 
 
 def read_classifier_config(parts: CheckpointParts, trust_remote_code: bool) -> PretrainedConfig:

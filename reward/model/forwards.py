@@ -18,6 +18,7 @@ import torch
 from accelerate.utils import send_to_device
 from transformers import PreTrainedTokenizerBase
 
+from reward.model.architecture import pad_inside
 from reward.model.batches import PackedInputs, PaddedInputs, TokenIds, pack, padded, read_index
 from reward.model.heads import embedding_size, head_of, rewards_from_logits, without_adapter
 from reward.model.hub import ModelError
@@ -105,10 +106,7 @@ class Forwards:
     @property
     def pad_token_id(self) -> int | None:
         """The config's pad id. One that no text can hold (-1, or too high) is as good as none."""
-        pad = self.model.config.get_text_config().pad_token_id
-        if pad is None or pad < 0 or (self.vocabulary is not None and pad >= self.vocabulary):
-            return None
-        return pad
+        return pad_inside(self.model.config.get_text_config().pad_token_id, self.vocabulary)
 
     @torch.inference_mode()
     def alone(self, text: TokenIds) -> float:

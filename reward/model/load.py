@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from reward.model.architecture import (
+    pad_inside,
     read_classifier_config,
     refuse_more_than_a_head,
     said_of_what_is_left_out,
@@ -182,7 +183,9 @@ def _set_place_of_the_reward(
         config.pad_token_id = None
         return []
     base_pad = getattr(config, "pad_token_id", None)  # a class of the maker's own may have none
-    pad = config.pad_token_id = pad_at_training(parts, tokenizer, base_pad)
+    pad = pad_at_training(parts, tokenizer, base_pad)
+    # One that is saved would keep stock transformers from loading a copy.
+    config.pad_token_id = pad_inside(pad, getattr(config, "vocab_size", None))
     tokens = tokenizer.tokenizer
     if pad == base_pad or parts.manifest or tokens.eos_token_id not in (pad, base_pad):
         return []
